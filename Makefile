@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# make demo   a real Xen host, a real guest, a wedge, and the hardware that pulls it down
+# make test   all tests: the units here, the scenarios on nested Xen
+# make help   the rest
+
+CARGO ?= cargo
+LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
+N ?= 20
+SECONDS ?= 60
+WEDGE ?= guest-handler-lost
+
+.PHONY: help build prerequisites lab demo test unit scenarios soak fuzz lint install clean
+
+help:
+	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
+	@echo 'make test               unit tests, then scenarios on nested Xen'
+	@echo 'make unit               unit tests alone (seconds)'
+	@echo 'make scenarios          scenarios alone'
+	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
+	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
+	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
+	@echo 'make lint               format, clippy, licences'
+	@echo 'make install DESTDIR=   programs, manual pages, configuration, unit file'
+
+# A linker and the C headers: all that building needs besides Rust.
+prerequisites:
+	@if ! command -v cc >/dev/null || ! test -e /usr/include/linux/watchdog.h; then \
+	    echo 'installing gcc and libc6-dev (apt-get)'; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; \
+	fi
+
+build: prerequisites
+	$(CARGO) build --release --workspace
+
+lab: build
+	$(LAB) build
+
+demo: build
+	@$(LAB) demo $(WEDGE)
+
+unit: prerequisites
+	$(CARGO) test -p xenwarden
+	$(CARGO) test --release -p xenwarden-lab --lib --bins
+
+scenarios: lab
+	$(CARGO) test --release -p xenwarden-lab --test scenarios
+
+test: unit scenarios
+
+soak: lab
+	$(LAB) soak $(N)
+
+fuzz: prerequisites
+	@command -v c++ >/dev/null || { \
+	    echo 'installing g++ (apt-get)'; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends g++; }
+	fuzz/run $(SECONDS)
+
+lint: prerequisites
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test --quiet -p xenwarden --test licences
+	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
+	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
+
+install: build
+	install -D -m 755 target/release/xenwardend $(DESTDIR)/usr/sbin/xenwardend
+	install -D -m 755 target/release/xenwarden $(DESTDIR)/usr/bin/xenwarden
+	install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
+	install -D -m 644 init/systemd/xenwardend.service $(DESTDIR)/usr/lib/systemd/system/xenwardend.service
+	install -D -m 644 man/xenwardend.8 $(DESTDIR)/usr/share/man/man8/xenwardend.8
+	install -D -m 644 man/xenwarden.1 $(DESTDIR)/usr/share/man/man1/xenwarden.1
+	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)/usr/share/man/man5/xenwarden.conf.5
+
+clean:
+	$(CARGO) clean

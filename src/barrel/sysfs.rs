@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the kernel tells of a watchdog without opening it: opening would arm it.
+//!
+//! Source: Linux `Documentation/ABI/testing/sysfs-class-watchdog`. Kernels without
+//! CONFIG_WATCHDOG_SYSFS tell nothing, older ones less; what is absent is `None`.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The attributes of a watchdog in sysfs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// The driver's name for it.
+    pub identity: Option<String>,
+    /// Least timeout it can do, seconds.
+    pub min_timeout_s: Option<u32>,
+    /// Greatest timeout it can do, seconds; 0 where the driver sets no limit.
+    pub max_timeout_s: Option<u32>,
+    /// It cannot be disarmed once armed.
+    pub nowayout: Option<bool>,
+    /// `active` or `inactive`.
+    pub state: Option<String>,
+}
+
+/// Drivers that are no hardware: what they watch with dies with what they watch.
+const NOT_HARDWARE: [(&str, &str); 2] = [
+    (
+        "xen_wdt",
+        "Xen's own timer, run by the hypervisor that is to be watched",
+    ),
+    (
+        "Software Watchdog",
+        "a kernel timer of dom0 (softdog), run by the hypervisor that is to be watched",
+    ),
+];
+
+/// Why an identity is not hardware; `None` when nothing is known against it.
+#[must_use]
+pub fn not_hardware(identity: &str) -> Option<&'static str> {
+    let known = NOT_HARDWARE.iter().find(|(name, _)| *name == identity);
+    known.map(|(_, why)| *why)
+}
+
+impl Attributes {
+    /// Reads the attributes of `device` below `sysfs` (normally /sys). Never opens the
+    /// device itself; what cannot be read is absent.
+    #[must_use]
+    pub fn read(sysfs: &Path, device: &Path) -> Self {
+        directory(sysfs, device).map_or_else(Self::default, |dir| Self::read_directory(&dir))
+    }
+
+    fn read_directory(dir: &Path) -> Self {
+        let text = |name: &str| {
+            let text = fs::read_to_string(dir.join(name)).ok()?;
+            Some(text.trim().to_owned())
+        };
+        let number = |name: &str| text(name)?.parse::<u32>().ok();
+        Self {
+            identity: text("identity"),
+            min_timeout_s: number("min_timeout"),
+            max_timeout_s: number("max_timeout"),
+            nowayout: number("nowayout").map(|n| n != 0),
+            state: text("state"),
+        }
+    }
+
+    /// Whether the device says that it can do `timeout_s`; true where it says nothing.
+    #[must_use]
+    pub fn allows_timeout(&self, timeout_s: u32) -> bool {
+        let above = self.min_timeout_s.is_none_or(|min| timeout_s >= min);
+        let below = self
+            .max_timeout_s
+            .is_none_or(|max| max == 0 || timeout_s <= max);
+        above && below
+    }
+}
+
+/// The class directory whose `dev` is the device's number: /dev/watchdog is a misc device
+/// of its own and names the same watchdog as watchdog0.
+fn directory(sysfs: &Path, device: &Path) -> Option<PathBuf> {
+    let class = sysfs.join("class/watchdog");
+    let metadata = fs::metadata(device).ok()?;
+    if !metadata.file_type().is_char_device() {
+        return None;
+    }
+    let number = metadata.rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    // WATCHDOG_MINOR (linux/miscdevice.h): the legacy node of the first watchdog.
+    if (major, minor) == (10, 130) {
+        return Some(class.join("watchdog0"));
+    }
+    let wanted = format!("{major}:{minor}");
+    let entries = fs::read_dir(class).ok()?.flatten();
+    entries
+        .map(|e| e.path())
+        .find(|dir| fs::read_to_string(dir.join("dev")).is_ok_and(|text| text.trim() == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_the_driver_does_not_tell_do_not_bind() {
+        let silent = Attributes::default();
+        assert!(silent.allows_timeout(1) && silent.allows_timeout(u32::MAX));
+        let unlimited = Attributes {
+            min_timeout_s: Some(2),
+            max_timeout_s: Some(0),
+            ..Attributes::default()
+        };
+        assert!(unlimited.allows_timeout(2) && unlimited.allows_timeout(99_999));
+        assert!(!unlimited.allows_timeout(1));
+    }
+
+    #[test]
+    fn a_watchdog_that_the_hypervisor_itself_runs_is_not_hardware() {
+        assert!(not_hardware("xen_wdt").is_some());
+        assert!(not_hardware("i6300ESB timer").is_none());
+    }
+}

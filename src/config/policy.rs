@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The policy: the configuration with its defaults, validated as a whole.
+
+use super::file::{File, Level};
+use crate::hypervisor::Coverage;
+use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use std::path::PathBuf;
+
+/// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
+const DEFAULT_TIMEOUT_S: u32 = 5;
+/// Longest timeout that still deserves the name; the fence bound grows with it.
+const MAX_TIMEOUT_S: u32 = 300;
+/// Time between two looks, milliseconds.
+const DEFAULT_SAMPLE_MS: u32 = 250;
+/// Shortest: below it the looks themselves become a load.
+const MIN_SAMPLE_MS: u32 = 10;
+/// Longest: half of the slack ([`crate::evidence::SLACK_NS`]), after which a look may have
+/// ceased to prove anything.
+const MAX_SAMPLE_MS: u32 = 250;
+/// Samples a deadline must have room for, so that a few late ones do no harm.
+const SAMPLES_PER_DEADLINE: u64 = 20;
+/// Longest path of a unix socket (unix(7)), without the closing zero byte.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What the daemon is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The host watchdog's device.
+    pub device: PathBuf,
+    /// Its timeout, seconds.
+    pub timeout_s: u32,
+    /// What the evidence must cover.
+    pub coverage: Coverage,
+    /// The time between two looks, ns.
+    pub sample_ns: u64,
+    /// Log to /dev/log as well.
+    pub syslog: bool,
+    /// The least severe level to log.
+    pub level: log::LevelFilter,
+    /// The control socket.
+    pub control_socket: PathBuf,
+    /// The group that may ask for status.
+    pub control_group: String,
+}
+
+impl Policy {
+    /// Fills in defaults and checks each value and the values together.
+    ///
+    /// # Errors
+    /// One line that names the keys and what to do.
+    pub fn from_file(file: File) -> Result<Self, String> {
+        let timeout_s = file.host_watchdog.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
+        let sample_ms = file.evidence.sample_ms.unwrap_or(DEFAULT_SAMPLE_MS);
+        let policy = Self {
+            device: absolute(
+                "host-watchdog.device",
+                file.host_watchdog.device,
+                "/dev/watchdog0",
+            )?,
+            timeout_s,
+            coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
+            sample_ns: u64::from(sample_ms) * NS_PER_MS,
+            syslog: file.log.syslog.unwrap_or(true),
+            level: level(file.log.level.unwrap_or(Level::Info)),
+            control_socket: absolute(
+                "control.socket",
+                file.control.socket,
+                "/run/xenwarden/control.sock",
+            )?,
+            control_group: file.control.group.unwrap_or_else(|| "xenwarden".to_owned()),
+        };
+        if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
+            return Err(format!(
+                "host-watchdog.timeout_s = {timeout_s}: must be 1 to {MAX_TIMEOUT_S} seconds"
+            ));
+        }
+        if !(MIN_SAMPLE_MS..=MAX_SAMPLE_MS).contains(&sample_ms) {
+            return Err(format!(
+                "evidence.sample_ms = {sample_ms}: must be {MIN_SAMPLE_MS} to {MAX_SAMPLE_MS} \
+                 milliseconds"
+            ));
+        }
+        policy.enough_samples()?;
+        if policy.control_socket.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(format!(
+                "control.socket: a socket's path has at most {MAX_SOCKET_PATH} bytes"
+            ));
+        }
+        Ok(policy)
+    }
+
+    fn enough_samples(&self) -> Result<(), String> {
+        let longest_ns = self.timeout_ns() / SAMPLES_PER_DEADLINE;
+        if self.sample_ns <= longest_ns {
+            return Ok(());
+        }
+        Err(format!(
+            "evidence.sample_ms = {} and host-watchdog.timeout_s = {} fight: a timeout must \
+             hold at least {SAMPLES_PER_DEADLINE} samples; set sample_ms to at most {} or \
+             raise timeout_s",
+            self.sample_ns / NS_PER_MS,
+            self.timeout_s,
+            longest_ns / NS_PER_MS
+        ))
+    }
+
+    /// The host watchdog's timeout, ns.
+    #[must_use]
+    pub fn timeout_ns(&self) -> u64 {
+        u64::from(self.timeout_s) * NS_PER_S
+    }
+
+    /// How old evidence may be: two samples.
+    #[must_use]
+    pub fn max_age_ns(&self) -> u64 {
+        2 * self.sample_ns
+    }
+}
+
+fn absolute(key: &str, given: Option<PathBuf>, default: &str) -> Result<PathBuf, String> {
+    let path = given.unwrap_or_else(|| PathBuf::from(default));
+    let plain = !path.to_string_lossy().chars().any(char::is_control);
+    if path.is_absolute() && plain {
+        Ok(path)
+    } else {
+        Err(format!(
+            "{key} = {path:?}: must be an absolute path without control characters"
+        ))
+    }
+}
+
+fn level(level: Level) -> log::LevelFilter {
+    match level {
+        Level::Error => log::LevelFilter::Error,
+        Level::Warn => log::LevelFilter::Warn,
+        Level::Info => log::LevelFilter::Info,
+        Level::Debug => log::LevelFilter::Debug,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::parse;
+    use std::path::Path;
+
+    fn policy(text: &str) -> Result<Policy, String> {
+        let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;
+        Policy::from_file(file)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default_policy() {
+        let policy = policy("").expect("defaults");
+        assert_eq!(policy.timeout_s, 5);
+        assert_eq!(policy.sample_ns, 250 * NS_PER_MS);
+        assert_eq!(policy.coverage, Coverage::Full);
+        assert_eq!(policy.device, Path::new("/dev/watchdog0"));
+    }
+
+    #[test]
+    fn bad_input_names_the_line_or_the_key_and_what_to_do() {
+        let cases = [
+            (
+                "[evidence]\nsample = 1",
+                &["x.conf:2", "unknown field `sample`", "sample_ms"][..],
+            ),
+            ("[evidense]\n", &["x.conf:1", "evidense", "host-watchdog"]),
+            ("[log]\n\n[log]", &["x.conf:3", "duplicate"]),
+            (
+                "[host-watchdog]\ntimeout_s = \"5\"",
+                &["x.conf:2", "timeout_s = \"5\"", "u32"],
+            ),
+            (
+                "[host-watchdog]\ntimeout_s = -1",
+                &["x.conf:2", "timeout_s = -1"],
+            ),
+            ("[host-watchdog\n", &["x.conf:1"]),
+            (
+                "[evidence]\ncoverage = \"most\"",
+                &["x.conf:2", "`full` or `partial`"],
+            ),
+            (
+                "[host-watchdog]\ntimeout_s = 0",
+                &["host-watchdog.timeout_s = 0", "1 to 300"],
+            ),
+            (
+                "[host-watchdog]\ntimeout_s = 301",
+                &["host-watchdog.timeout_s = 301"],
+            ),
+            ("[evidence]\nsample_ms = 0", &["evidence.sample_ms = 0"]),
+            (
+                "[host-watchdog]\ndevice = \"watchdog\"",
+                &["host-watchdog.device", "absolute"],
+            ),
+            (
+                "[evidence]\nsample_ms = 120\n[host-watchdog]\ntimeout_s = 2",
+                &[
+                    "evidence.sample_ms = 120",
+                    "host-watchdog.timeout_s = 2",
+                    "at most 100",
+                ],
+            ),
+            (
+                "[evidence]\nsample_ms = 251\n[host-watchdog]\ntimeout_s = 60",
+                &["evidence.sample_ms = 251", "10 to 250"],
+            ),
+            (
+                "[control]\nsocket = \"a\\nb\"",
+                &["control.socket", "absolute"],
+            ),
+        ];
+        for (text, expected) in cases {
+            let error = policy(text).expect_err(text);
+            for part in expected {
+                assert!(error.contains(part), "{text:?}: {error:?} lacks {part:?}");
+            }
+            assert!(!error.contains('\n'), "{error:?} is more than a line");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_refused_with_their_line() {
+        let error = parse(Path::new("x.conf"), b"[log]\n\xff\xfe").expect_err("not UTF-8");
+        assert!(
+            error.to_string().starts_with("x.conf:2: not UTF-8"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Exit codes, as sysexits.h names them, and the one line that goes with each.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// `EX_USAGE`: the command line is wrong.
+pub const USAGE: u8 = 64;
+/// `EX_UNAVAILABLE`: no Xen, no evidence, no watchdog.
+pub const UNAVAILABLE: u8 = 69;
+/// `EX_OSERR`: the system refused what the daemon needs.
+pub const OSERR: u8 = 71;
+/// `EX_NOPERM`: not allowed.
+pub const NOPERM: u8 = 77;
+/// `EX_CONFIG`: the configuration is wrong.
+pub const CONFIG: u8 = 78;
+
+/// Why the daemon does not run: an exit code and one line.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<Failure> for ExitCode {
+    fn from(failure: Failure) -> Self {
+        Self::from(failure.code)
+    }
+}

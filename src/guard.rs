@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guard: assembles the threads and runs until it is told to stop.
+//!
+//! In: a policy and a hypervisor that serves. Out: an armed host watchdog, kicked by two
+//! real-time threads, until SIGTERM or SIGINT disarms it. The order matters: memory is
+//! locked and every thread proven real-time before the device is opened, and READY=1 is
+//! said only after it is armed and read back.
+
+use crate::barrel::Barrel;
+use crate::barrel::hardware::HostWatchdog;
+use crate::config::Policy;
+use crate::control::{self, Context};
+use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
+use crate::gate::Decision;
+use crate::guests::names::Names;
+use crate::hypervisor::{Coverage, Hypervisor};
+use crate::ledger::Ledger;
+use crate::startup::{arm_failure, await_served};
+use crate::status::Armed;
+use crate::sys::clock::Monotonic;
+use crate::sys::realtime::{become_realtime, block_signals, lock_memory};
+use crate::{kicker, narrator, notify, sampler};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+
+/// SCHED_FIFO priorities: above ordinary real-time work, below the kernel's own threads
+/// (50); the kicker above the sampler.
+const KICKER_PRIORITY: u8 = 42;
+const SAMPLER_PRIORITY: u8 = 41;
+/// Bytes of stack: the kick path calls nothing deep, and every byte is locked memory.
+const REALTIME_STACK: usize = 64 * 1024;
+const ORDINARY_STACK: usize = 128 * 1024;
+
+/// What an ordinary thread does.
+type Body = Box<dyn FnOnce() + Send>;
+
+/// Ways to look at the hypervisor, one for each thread that does.
+pub struct Eyes {
+    /// The sampler's: its looks are the evidence.
+    pub sampler: Box<dyn Hypervisor>,
+    /// The narrator's, if it can have any: for people only.
+    pub narrator: Option<Box<dyn Hypervisor>>,
+}
+
+/// What the threads share.
+struct Shared {
+    ledger: Ledger,
+    names: Names,
+}
+
+/// Guards until told to stop.
+///
+/// # Errors
+/// A [`Failure`] with nothing armed.
+pub fn run(policy: &Policy, eyes: Eyes) -> Result<(), Failure> {
+    let listener = control::bind(&policy.control_socket, &policy.control_group).map_err(|e| {
+        let path = policy.control_socket.display();
+        let code = match e.kind() {
+            io::ErrorKind::AlreadyExists => CONFIG,
+            _ => UNAVAILABLE,
+        };
+        Failure::new(code, format!("control.socket: {path}: {e}"))
+    })?;
+    let outcome = guard(policy, eyes, listener);
+    // The socket goes whatever came of it; should it stay, the next start replaces it.
+    let _ = std::fs::remove_file(&policy.control_socket);
+    outcome
+}
+
+fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Failure> {
+    let Eyes {
+        sampler: mut hypervisor,
+        narrator,
+    } = eyes;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
+    lock_memory()
+        .map_err(|errno| Failure::new(OSERR, format!("cannot lock memory: {}", errno.desc())))?;
+    let shared = Arc::new(Shared {
+        ledger: Ledger::new(),
+        names: Names::default(),
+    });
+    let coverage = hypervisor.coverage();
+    let (give_barrel, take_barrel) = bounded(1);
+    let kicker = spawn_kicker(policy, &shared, take_barrel)?;
+    await_served(hypervisor.as_mut(), &shared.ledger, policy)?;
+    let sampler = spawn_sampler(policy, &shared, hypervisor)?;
+    let armed = arm(policy, coverage, &shared, &give_barrel)?;
+    announce(policy, &armed);
+    let ordinary = spawn_ordinary(policy, &shared, armed, listener, narrator);
+    notify::ready();
+    await_stop(&mut signals, &shared.ledger);
+    let _ = kicker.join();
+    drop(sampler);
+    for thread in ordinary {
+        let _ = thread.join();
+    }
+    if shared.ledger.disarmed.load(Ordering::Acquire) {
+        Ok(())
+    } else {
+        let device = policy.device.display();
+        Err(Failure::new(
+            OSERR,
+            format!(
+                "{device} is still armed: the host goes down in {} s",
+                policy.timeout_s
+            ),
+        ))
+    }
+}
+
+/// Arms the host watchdog and hands it to the kicker.
+fn arm(
+    policy: &Policy,
+    coverage: Coverage,
+    shared: &Shared,
+    give: &Sender<Box<dyn Barrel>>,
+) -> Result<Armed, Failure> {
+    let at = Monotonic::now();
+    let watchdog = HostWatchdog::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    let last_kick = &shared.ledger.counters.last_kick;
+    last_kick.store(at.0, Ordering::Relaxed);
+    let armed = Armed {
+        device: policy.device.clone(),
+        identity: watchdog.identity().to_owned(),
+        timeout_ns: policy.timeout_ns(),
+        coverage,
+        period_ns: policy.sample_ns,
+    };
+    match give.send(Box::new(watchdog)) {
+        Ok(()) => Ok(armed),
+        Err(returned) => {
+            // Never reached while the kicker waits; should it be gone, nothing may stay armed.
+            let _ = returned.into_inner().disarm();
+            Err(Failure::new(OSERR, "the kicker thread is gone"))
+        }
+    }
+}
+
+fn announce(policy: &Policy, armed: &Armed) {
+    let coverage = match armed.coverage {
+        Coverage::Full => "full (every guest watchdog and pcpu)",
+        Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
+    };
+    log::info!(
+        "armed {} ({}), timeout {} s, sample {} ms, coverage {coverage}",
+        armed.device.display(),
+        armed.identity,
+        policy.timeout_s,
+        policy.sample_ns / crate::sys::clock::NS_PER_MS,
+    );
+}
+
+/// Starts a thread, has it become real-time, and waits until that is proven.
+fn spawn_realtime(
+    name: &str,
+    priority: u8,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let (tell, told) = bounded(1);
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(REALTIME_STACK)
+        .spawn(move || {
+            let realtime = block_signals().and_then(|()| become_realtime(priority));
+            let failed = realtime.is_err();
+            if tell.send(realtime).is_err() || failed {
+                return;
+            }
+            body();
+        })
+        .map_err(|e| Failure::new(OSERR, format!("cannot start thread {name}: {e}")))?;
+    match told.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(errno)) => Err(Failure::new(
+            OSERR,
+            format!("cannot make thread {name} real-time: {}", errno.desc()),
+        )),
+        Err(_) => Err(Failure::new(OSERR, format!("thread {name} died at once"))),
+    }
+}
+
+/// The kicker waits for the armed barrel; it ends at once when none comes.
+fn spawn_kicker(
+    policy: &Policy,
+    shared: &Arc<Shared>,
+    barrel: Receiver<Box<dyn Barrel>>,
+) -> Result<JoinHandle<()>, Failure> {
+    let shared = Arc::clone(shared);
+    let (period_ns, max_age_ns) = (policy.sample_ns, policy.max_age_ns());
+    spawn_realtime("kicker", KICKER_PRIORITY, move || {
+        if let Ok(barrel) = barrel.recv() {
+            let ledger = &shared.ledger;
+            let armed = Monotonic(ledger.counters.last_kick.load(Ordering::Relaxed));
+            kicker::run(barrel, ledger, armed, period_ns, max_age_ns);
+        }
+    })
+}
+
+fn spawn_sampler(
+    policy: &Policy,
+    shared: &Arc<Shared>,
+    mut hypervisor: Box<dyn Hypervisor>,
+) -> Result<JoinHandle<()>, Failure> {
+    let shared = Arc::clone(shared);
+    let period_ns = policy.sample_ns;
+    spawn_realtime("sampler", SAMPLER_PRIORITY, move || {
+        sampler::run(hypervisor.as_mut(), &shared.ledger, period_ns);
+    })
+}
+
+/// Starts the threads that the guard can live without: one that does not start, or
+/// panics, is reported, and the kicks go on.
+fn spawn_ordinary(
+    policy: &Policy,
+    shared: &Arc<Shared>,
+    armed: Armed,
+    listener: UnixListener,
+    eyes: Option<Box<dyn Hypervisor>>,
+) -> Vec<JoinHandle<()>> {
+    let timeout_ns = policy.timeout_ns();
+    let told = Arc::clone(shared);
+    let named = Arc::clone(shared);
+    let asked = Arc::clone(shared);
+    let threads: [(&'static str, Body); 3] = [
+        (
+            "narrator",
+            Box::new(move || narrator::run(&told.ledger, timeout_ns, eyes)),
+        ),
+        ("names", Box::new(move || named.names.run(&named.ledger))),
+        (
+            "control",
+            Box::new(move || {
+                let context = Context {
+                    armed: &armed,
+                    ledger: &asked.ledger,
+                    names: &asked.names,
+                };
+                control::run(&listener, &context);
+            }),
+        ),
+    ];
+    let started = threads
+        .into_iter()
+        .map(|(name, body)| spawn_contained(name, body));
+    started.flatten().collect()
+}
+
+fn spawn_contained(name: &'static str, body: Body) -> Option<JoinHandle<()>> {
+    let contained = move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            log::error!("thread {name} panicked and is gone; the kicks are not affected");
+        }
+    };
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(ORDINARY_STACK);
+    match thread.spawn(contained) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            log::error!("cannot start thread {name}: {error}; the kicks are not affected");
+            None
+        }
+    }
+}
+
+/// Waits for a signal to stop and passes it on to the kicker, which disarms once the
+/// evidence allows it.
+fn await_stop(signals: &mut Signals, ledger: &Ledger) {
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            log::info!("SIGHUP ignored: restart the daemon to read the configuration anew");
+            continue;
+        }
+        log::info!("signal {signal}: disarming");
+        notify::stopping();
+        if !matches!(ledger.decision(), Some((Decision::Kick, _))) {
+            log::error!("kicks are withheld: not disarming unless everything is served again");
+        }
+        ledger.stop.store(true, Ordering::Relaxed);
+        return;
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The operating system's edge: the only room with `unsafe`.
+//!
+//! In: plain values. Out: plain values or an error with the errno. Each submodule
+//! wraps one kernel interface, cites the header or driver that defines it, and
+//! offers safe methods; nothing here decides anything.
+#![allow(unsafe_code)]
+
+pub mod allocator;
+pub mod clock;
+pub mod hypercall;
+pub mod realtime;
+pub mod watchdog;

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Real-time scheduling, locked memory, and what the kernel counts of a thread.
+//!
+//! Sources: sched(7), sched_setscheduler(2), mlockall(2), getrusage(2), mallopt(3).
+
+use nix::errno::Errno;
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::SigSet;
+use std::fs;
+
+/// Keeps glibc to one malloc arena. Each thread would reserve one of its own, which a
+/// later [`lock_memory`] counts as locked. To be called before there are threads.
+pub fn keep_one_malloc_arena() {
+    // SAFETY: mallopt takes no pointer and locks malloc's own state.
+    #[cfg(target_env = "gnu")]
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Locks every page the process has or will have into memory.
+///
+/// # Errors
+/// EPERM or ENOMEM of mlockall(2).
+pub fn lock_memory() -> Result<(), Errno> {
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+}
+
+/// Makes the calling thread real-time: SCHED_FIFO at `priority`, not inherited by
+/// children, read back.
+///
+/// Kernels with RT_GROUP_SCHED refuse it outside the root cpu cgroup (EPERM): the
+/// process is then moved there and the call tried once more.
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE; EIO when the kernel says afterwards that it is not so.
+pub fn become_realtime(priority: u8) -> Result<(), Errno> {
+    match set_fifo(priority) {
+        Err(Errno::EPERM) => {
+            move_to_root_cpu_cgroup();
+            set_fifo(priority)?;
+        }
+        other => other?,
+    }
+    // SAFETY: 0 names the calling thread; the call takes no pointer.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    if policy == libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK {
+        Ok(())
+    } else {
+        Err(Errno::EIO)
+    }
+}
+
+/// Keeps every signal away from the calling thread: others handle them.
+///
+/// # Errors
+/// None that Linux documents; the errno if there is one.
+pub fn block_signals() -> Result<(), Errno> {
+    SigSet::all().thread_block()
+}
+
+fn set_fifo(priority: u8) -> Result<(), Errno> {
+    let param = libc::sched_param {
+        sched_priority: libc::c_int::from(priority),
+    };
+    // SAFETY: 0 names the calling thread and the parameter is a live sched_param.
+    let answer = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const param,
+        )
+    };
+    Errno::result(answer).map(|_| ())
+}
+
+/// cgroup v1's cpu controller: the only one that RT_GROUP_SCHED knows. Best effort, as
+/// the second attempt tells whether it helped.
+fn move_to_root_cpu_cgroup() {
+    let pid = std::process::id().to_string();
+    let _ = fs::write("/sys/fs/cgroup/cpu/cgroup.procs", pid);
+}
+
+/// Page faults of the calling thread since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageFaults {
+    /// Served without I/O.
+    pub minor: u64,
+    /// Served with I/O.
+    pub major: u64,
+}
+
+/// The calling thread's page faults (RUSAGE_THREAD). Does not block.
+///
+/// # Errors
+/// None that Linux documents for these arguments; the errno if there is one.
+pub fn page_faults_of_this_thread() -> Result<PageFaults, Errno> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(PageFaults {
+        minor: count(usage.minor_page_faults()),
+        major: count(usage.major_page_faults()),
+    })
+}

@@ -1,0 +1,37 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# dom0's first process: brings up Xen's tools, then serves the laboratory's commands for ever.
+
+export PATH=/usr/sbin:/usr/bin:/usr/lib/xen-4.17/bin HOME=/
+/usr/bin/busybox --install -s /usr/bin
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o size=16m tmpfs /var
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/xen /var/lib/xen /var/lib/xenstored /var/log/xen/console
+ln -s /run /var/run
+ln -s /run/lock /var/lock
+
+for module in /modules/*.ko; do
+    insmod "$module" || echo "dom0-init: cannot load $module"
+done
+mount -t xenfs xenfs /proc/xen
+
+# From here on a log line costs a slow serial port nothing.
+echo 1 > /proc/sys/kernel/printk
+syslogd -O /var/log/messages
+
+xenstored --pid-file /run/xenstored.pid
+xen-init-dom0
+xenconsoled --log=all --pid-file=/run/xenconsoled.pid
+
+stty -F /dev/ttyS1 115200 raw -echo
+while true; do
+    dom0-agent /dev/ttyS1
+    echo "dom0-init: the agent ended with $?"
+    sleep 1
+done

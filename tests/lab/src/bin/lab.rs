@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The laboratory's command line.
+
+use std::process::ExitCode;
+use std::time::Duration;
+use xenwarden_lab::command::say;
+use xenwarden_lab::demo;
+use xenwarden_lab::error::{Context, Error, Result};
+use xenwarden_lab::host::PROMPT;
+use xenwarden_lab::laboratory::Laboratory;
+use xenwarden_lab::scenario::Scenario;
+use xenwarden_lab::scenario::figures::Ledger;
+use xenwarden_lab::scenario::phase::Phases;
+use xenwarden_lab::scenario::wedges::WEDGES;
+
+const USAGE: &str = "usage: lab build                 provide all parts and the saved state
+       lab demo WEDGE | demo list   show what a wedge does
+       lab list                     name all scenarios
+       lab run NAME [RUNS]          run the scenarios whose name contains NAME
+       lab soak RUNS                run all that end with a reset, at random phases
+       lab dom0 COMMAND...          run commands in dom0 of a restored host";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["build"] => Laboratory::provide().map(drop),
+        ["demo", "list"] => {
+            WEDGES
+                .iter()
+                .for_each(|wedge| println!("{:<22}{}", wedge.name, wedge.what));
+            Ok(())
+        }
+        ["demo", name] => demo::run(demo::known(name)?),
+        ["list"] => {
+            Scenario::all()
+                .iter()
+                .for_each(|scenario| println!("{:<32}{}", scenario.name(), scenario.what()));
+            Ok(())
+        }
+        ["run", name] => repeat("run", |scenario| scenario.name().contains(name), 1),
+        ["run", name, runs] => repeat(
+            "run",
+            |scenario| scenario.name().contains(name),
+            number(runs)?,
+        ),
+        ["soak", runs] => repeat("soak", Scenario::ends_with_reset, number(runs)?),
+        ["dom0", commands @ ..] => dom0(commands),
+        _ => Err(Error::new(USAGE)),
+    }
+}
+
+fn number(word: &str) -> Result<u32> {
+    word.parse()
+        .context(|| format!("{word} is no number of runs"))
+}
+
+/// Runs commands in dom0 of a restored host and shows what they print.
+fn dom0(commands: &[&str]) -> Result<()> {
+    let mut host = Laboratory::provide()?.host()?;
+    for command in commands {
+        let outcome = host.dom0(command, 10 * PROMPT)?;
+        println!("{}[exit code {}]", outcome.output, outcome.code);
+    }
+    Ok(())
+}
+
+/// Runs the wanted scenarios over and over, each time at another phase, and sums up.
+fn repeat(kind: &str, wanted: impl Fn(&Scenario) -> bool, runs: u32) -> Result<()> {
+    let scenarios: Vec<Scenario> = Scenario::all().into_iter().filter(wanted).collect();
+    if scenarios.is_empty() {
+        return Err(Error::new("no scenario is called so; see: lab list"));
+    }
+    let laboratory = Laboratory::provide()?;
+    let ledger = Ledger::create(&laboratory.results()?.join(format!("{kind}.jsonl")))?;
+    let mut phases = Phases::from_clock();
+    for _ in 0..runs {
+        for scenario in &scenarios {
+            let phase: Duration = phases.next(0, 1);
+            ledger.record(scenario.run(&laboratory, phase))?;
+        }
+    }
+    println!("{}", ledger.table());
+    match ledger.failures() {
+        0 => Ok(()),
+        count => Err(Error::new(format!("{count} runs failed"))),
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A running host as the scenarios see it: commands in dom0, the guard, the host watchdog, wedges.
+
+use crate::error::{Context, Error, Result};
+use crate::machine::Machine;
+use crate::machine::agent::Outcome;
+use crate::machine::symbols::Symbols;
+use crate::wedge::{Fault, GUEST_HANDLER};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xenwarden::status::Status;
+
+/// How long an ordinary command in dom0 may take.
+pub const PROMPT: Duration = Duration::from_secs(60);
+/// Exit codes of programs that SIGSEGV, SIGABRT or SIGILL ended.
+const KILLED_AT_START: [i32; 3] = [139, 134, 132];
+/// How often a command is run again.
+const RETRIES: u32 = 3;
+/// How long the guard must have kicked without a break before a scenario begins.
+const SETTLED_MS: u64 = 1000;
+/// The guard's process; everything that it says goes out through the debug port. It must not hold the agent's pipes.
+const START_GUARD: &str =
+    "(setsid sh -c 'xenwardend 2>&1 | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)";
+
+/// A host under test.
+pub struct Host {
+    /// The machine it runs on.
+    pub machine: Machine,
+    /// The hypervisor's symbols.
+    pub symbols: Arc<Symbols>,
+}
+
+impl Host {
+    /// Runs a shell command in dom0. Under emulation a program now and then dies of a signal at its very start, whichever it is
+    /// and with a stock Xen as well: a command that ends so is run again.
+    pub fn dom0(&mut self, command: &str, limit: Duration) -> Result<Outcome> {
+        for _ in 0..RETRIES {
+            let outcome = self.machine.agent.run(command, limit)?;
+            if !KILLED_AT_START.contains(&outcome.code) {
+                return Ok(outcome);
+            }
+        }
+        self.machine.agent.run(command, limit)
+    }
+
+    /// Runs a shell command in dom0 that has to succeed, and returns what it printed.
+    pub fn dom0_ok(&mut self, command: &str, limit: Duration) -> Result<String> {
+        let Outcome { code, output } = self.dom0(command, limit)?;
+        match code {
+            0 => Ok(output),
+            _ => Err(Error::new(format!(
+                "dom0: exit code {code} from: {command}\n{output}"
+            ))),
+        }
+    }
+
+    /// Starts the guard and waits until it says that it has armed the host watchdog.
+    pub fn start_guard(&mut self) -> Result<()> {
+        let log = self.machine.log.clone();
+        let first = log.length();
+        self.dom0_ok(START_GUARD, PROMPT)?;
+        let armed = log.wait_line(first, PROMPT, "armed ");
+        armed.map(drop).context(|| {
+            format!(
+                "the guard does not arm; it said: {}",
+                log.lines_from(first).join("\n")
+            )
+        })
+    }
+
+    /// The guard's own view, from its command line.
+    pub fn status(&mut self) -> Result<Status> {
+        let text = self.dom0_ok("xenwarden status --json", PROMPT)?;
+        serde_json::from_str(&text).context(|| format!("cannot read the guard's status: {text}"))
+    }
+
+    /// Waits until the guard has kicked without a break for a while, and returns that status.
+    pub fn wait_kicking(&mut self) -> Result<Status> {
+        let deadline = Instant::now() + PROMPT;
+        loop {
+            let status = self.status()?;
+            if status.decision.kick && status.decision.for_ms >= SETTLED_MS {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(format!(
+                    "the guard does not kick: {:?}",
+                    status.decision
+                )));
+            }
+        }
+    }
+
+    /// Injects a fault; returns the moment from which the hypervisor runs with it.
+    pub fn inject(&mut self, fault: Fault) -> Result<Duration> {
+        let symbols = Arc::clone(&self.symbols);
+        self.machine.debug(|gdb| fault.inject(gdb, &symbols))
+    }
+
+    /// Injects a fault at the moment when a guest watchdog's deadline has passed and its handler is about to run; returns it.
+    pub fn inject_at_deadline(&mut self, fault: Fault) -> Result<Duration> {
+        let symbols = Arc::clone(&self.symbols);
+        let handler = symbols.get(GUEST_HANDLER)?.address;
+        self.machine.debug(|gdb| {
+            gdb.run_until(handler, PROMPT).map(drop)?;
+            fault.inject(gdb, &symbols)
+        })
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The images that the laboratory boots: dom0's initramfs, which carries the guests' kernel and initramfs.
+//!
+//! In: the unpacked packages, the programs that cargo built. Out: files named by the hash of their content, so that a
+//! changed program means a new image and an unchanged one costs nothing.
+
+mod kernel;
+mod libraries;
+mod tree;
+
+use crate::error::{Error, Result};
+use crate::layout::{Layout, cache_key, make_dir, prune, write};
+use crate::provision::Packages;
+use libraries::Libraries;
+use std::path::{Path, PathBuf};
+use tree::Tree;
+
+/// The program that users install and that the laboratory puts to the test, and its command line.
+const GUARD: &[&str] = &["xenwardend", "xenwarden"];
+/// The laboratory's own programs in dom0.
+const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-tee"];
+/// The laboratory's own programs in a guest.
+const GUEST_HELPERS: &[&str] = &["slot-toggler"];
+/// Xen's tools in dom0, at their installed paths.
+const XEN_PROGRAMS: &[&str] = &[
+    "/usr/lib/xen-4.17/bin/xenstored",
+    "/usr/lib/xen-4.17/bin/xen-init-dom0",
+    "/usr/lib/xen-4.17/bin/xenconsoled",
+    "/usr/lib/xen-4.17/bin/xenconsole",
+    "/usr/lib/xen-4.17/bin/libxl-save-helper",
+    "/usr/lib/xen-4.17/bin/xl",
+    "/usr/sbin/xenhypfs",
+    "/usr/bin/xenstore-ls",
+    "/usr/bin/xenstore-read",
+    "/usr/bin/xenstore-write",
+];
+/// Programs of this machine that busybox does not have.
+const HOST_PROGRAMS: &[&str] = &["/usr/bin/chrt"];
+/// Kernel modules in the order in which they load, below `/lib/modules/RELEASE/kernel`.
+const DOM0_MODULES: &[&str] = &[
+    "drivers/xen/xen-privcmd",
+    "drivers/xen/xen-evtchn",
+    "drivers/xen/xen-gntdev",
+    "drivers/xen/xen-gntalloc",
+    "drivers/xen/xenfs/xenfs",
+    "drivers/watchdog/watchdog",
+    "drivers/watchdog/i6300esb",
+];
+const GUEST_MODULES: &[&str] = &[
+    "drivers/xen/xen-privcmd",
+    "drivers/xen/xenfs/xenfs",
+    "drivers/watchdog/watchdog",
+    "drivers/watchdog/xen_wdt",
+];
+/// Links that every Debian system has, and every command that busybox offers is found below /usr.
+const LINKS: &[(&str, &str)] = &[
+    ("/bin", "usr/bin"),
+    ("/sbin", "usr/sbin"),
+    ("/lib", "usr/lib"),
+    ("/lib64", "usr/lib64"),
+];
+const FOLDERS: &[&str] = &[
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp",
+    "/var",
+    "/etc/xenwarden",
+    "/usr/sbin",
+    "/usr/bin",
+];
+
+const DOM0_INIT: &str = include_str!("../../images/dom0-init.sh");
+const GUEST_INIT: &str = include_str!("../../images/guest-init.sh");
+const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
+
+/// How many files of other versions are kept besides the ones in use.
+const OTHER_IMAGES: usize = 3;
+
+/// What dom0 boots.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// The uncompressed Linux kernel.
+    pub kernel: PathBuf,
+    /// dom0's initramfs.
+    pub dom0: PathBuf,
+    /// A hash of the content of both.
+    pub key: String,
+}
+
+impl Images {
+    /// Assembles the images from what is there now.
+    pub fn provide(layout: &Layout, packages: &Packages) -> Result<Self> {
+        let folder = layout.lab("images");
+        make_dir(&folder)?;
+        let kernel = layout.lab(&format!("packages/vmlinux-{}", packages.kernel_release));
+        kernel::unpack(
+            &packages.file(&format!("/boot/vmlinuz-{}", packages.kernel_release)),
+            &kernel,
+        )?;
+        let parts = Parts { layout, packages };
+        let dom0 = parts.dom0(&kernel)?.into_cpio();
+        let key = cache_key([packages.kernel_release.as_bytes(), &dom0]);
+        let path = folder.join(format!("dom0-{key}"));
+        if !path.exists() {
+            prune(&folder, OTHER_IMAGES)?;
+            write(&path, dom0)?;
+        }
+        Ok(Images {
+            kernel,
+            dom0: path,
+            key,
+        })
+    }
+}
+
+/// Where an image's parts come from.
+struct Parts<'a> {
+    layout: &'a Layout,
+    packages: &'a Packages,
+}
+
+impl Parts<'_> {
+    fn dom0(&self, kernel: &Path) -> Result<Tree> {
+        let guard = GUARD
+            .iter()
+            .chain(DOM0_HELPERS)
+            .map(|name| (format!("/usr/sbin/{name}"), self.built(name)));
+        let xen = XEN_PROGRAMS
+            .iter()
+            .map(|path| ((*path).to_owned(), self.packages.file(path)));
+        let host = HOST_PROGRAMS
+            .iter()
+            .map(|path| ((*path).to_owned(), PathBuf::from(path)));
+        let programs: Vec<_> = guard.chain(xen).chain(host).collect();
+        let mut tree = self.base(DOM0_INIT, DOM0_MODULES, &programs)?;
+        tree.file("/etc/xenwarden/xenwarden.conf", GUARD_CONFIG);
+        tree.file("/etc/xen/xl.conf", "");
+        tree.file("/guest/initramfs", self.guest()?.into_cpio());
+        tree.copy("/guest/vmlinux", kernel)?;
+        Ok(tree)
+    }
+
+    fn guest(&self) -> Result<Tree> {
+        let helpers = GUEST_HELPERS
+            .iter()
+            .map(|name| (format!("/usr/sbin/{name}"), self.built(name)));
+        self.base(GUEST_INIT, GUEST_MODULES, &helpers.collect::<Vec<_>>())
+    }
+
+    /// What dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.
+    fn base(&self, init: &str, modules: &[&str], programs: &[(String, PathBuf)]) -> Result<Tree> {
+        let mut tree = Tree::default();
+        LINKS
+            .iter()
+            .for_each(|(path, target)| tree.symlink(path, target));
+        FOLDERS.iter().for_each(|path| tree.directory(path));
+        tree.copy("/usr/bin/busybox", &self.packages.file("/bin/busybox"))?;
+        tree.symlink("/usr/bin/sh", "busybox");
+        tree.file("/init", init);
+        let mut libraries = Libraries::new(&self.packages.file("/"));
+        for (path, source) in programs {
+            if !source.exists() {
+                return Err(Error::new(format!(
+                    "{} is missing: cargo build --release --workspace",
+                    source.display()
+                )));
+            }
+            tree.copy(path, source)?;
+            libraries.add(source)?;
+        }
+        libraries.install(&mut tree)?;
+        for (order, module) in modules.iter().enumerate() {
+            let name = module.rsplit('/').next().unwrap_or(module);
+            let file = format!(
+                "/lib/modules/{}/kernel/{module}.ko",
+                self.packages.kernel_release
+            );
+            tree.copy(
+                &format!("/modules/{order:02}-{name}.ko"),
+                &self.packages.file(&file),
+            )?;
+        }
+        Ok(tree)
+    }
+
+    fn built(&self, name: &str) -> PathBuf {
+        self.layout.release_binary(name)
+    }
+}

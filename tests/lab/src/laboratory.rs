@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The laboratory as a whole: all parts there, one host booted and its state saved, hosts restored from it on demand.
+//!
+//! The saved state is a host as it should be: two guests that feed their watchdogs, and the guard armed and kicking.
+
+use crate::command::say;
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::image::Images;
+use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
+use crate::machine::symbols::Symbols;
+use crate::machine::{Machine, Parts, definition};
+use crate::provision::{Hypervisor, Packages, install_missing};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The guests of the saved state.
+pub const GUESTS: [&str; 2] = ["web", "db"];
+/// How long the emulated host may take to come up.
+const BOOT: Duration = Duration::from_secs(180);
+/// How many states of other versions are kept besides the one in use; each takes some 300 MB.
+const OTHER_STATES: usize = 2;
+/// A change of how the saved state comes about; it makes old ones invalid.
+const STATE_RECIPE: &str = "3";
+
+/// Everything that hosts are made of.
+pub struct Laboratory {
+    layout: Layout,
+    parts: Parts,
+    symbols: Arc<Symbols>,
+    state: PathBuf,
+}
+
+impl Laboratory {
+    /// Provides all parts and the saved state; what is there already is used again.
+    pub fn provide() -> Result<Self> {
+        let layout = Layout::of_this_tree();
+        let _lock = CacheLock::take(&layout)?;
+        install_missing(&layout)?;
+        let packages = Packages::provide(&layout)?;
+        let hypervisor = Hypervisor::provide(&layout, &packages)?;
+        let images = Images::provide(&layout, &packages)?;
+        let symbols = Arc::new(Symbols::read(&hypervisor.symbols)?);
+        let key = cache_key([
+            STATE_RECIPE.as_bytes(),
+            &read(&hypervisor.image)?,
+            images.key.as_bytes(),
+            definition().join(" ").as_bytes(),
+        ]);
+        let parts = Parts {
+            hypervisor: hypervisor.image,
+            kernel: images.kernel,
+            initramfs: images.dom0,
+        };
+        let state = layout.lab("states").join(key);
+        let laboratory = Laboratory {
+            layout,
+            parts,
+            symbols,
+            state,
+        };
+        if !laboratory.state.exists() {
+            laboratory.make_state()?;
+        }
+        Ok(laboratory)
+    }
+
+    /// A host from the saved state, its time running.
+    pub fn host(&self) -> Result<Host> {
+        let machine = Machine::restore(&self.parts, &self.run_folder(), &self.state)?;
+        let mut host = self.host_on(machine);
+        host.machine.resume()?;
+        Ok(host)
+    }
+
+    /// A folder for the results of scenarios.
+    pub fn results(&self) -> Result<PathBuf> {
+        let folder = self.layout.lab("results");
+        make_dir(&folder)?;
+        Ok(folder)
+    }
+
+    fn make_state(&self) -> Result<()> {
+        say("booting the emulated host once (a minute or two)");
+        let folder = self.layout.lab("states");
+        make_dir(&folder)?;
+        prune(&folder, OTHER_STATES)?;
+        let began = Instant::now();
+        let machine = Machine::boot(&self.parts, &self.run_folder())?;
+        let mut host = self.host_on(machine);
+        self.bring_up(&mut host, began).map_err(|error| {
+            let console = host.machine.console();
+            let last = console.lines().rev().take(15).collect::<Vec<_>>();
+            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+            Error::new(format!("{error}\nthe host's console ends with:\n{last}"))
+        })?;
+        host.machine.save(&self.state)
+    }
+
+    fn bring_up(&self, host: &mut Host, began: Instant) -> Result<()> {
+        host.machine.agent.wait_ready(BOOT)?;
+        say(format!("  {:>4} s  dom0 is up", began.elapsed().as_secs()));
+        for name in GUESTS {
+            host.create(&Guest::named(name))?;
+            say(format!(
+                "  {:>4} s  guest {name} is up and feeds its watchdog",
+                began.elapsed().as_secs()
+            ));
+        }
+        host.start_guard()?;
+        host.wait_kicking()?;
+        say(format!(
+            "  {:>4} s  the guard has armed the host watchdog and kicks it",
+            began.elapsed().as_secs()
+        ));
+        Ok(())
+    }
+
+    fn host_on(&self, machine: Machine) -> Host {
+        Host {
+            machine,
+            symbols: Arc::clone(&self.symbols),
+        }
+    }
+
+    fn run_folder(&self) -> PathBuf {
+        self.layout.lab("run").join(std::process::id().to_string())
+    }
+}
+
+impl Drop for Laboratory {
+    fn drop(&mut self) {
+        // Only sockets and logs of machines that are gone; should it fail, the next run does not mind.
+        let _ = std::fs::remove_dir_all(self.run_folder());
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Where things are: the project's own files, what cargo built, and the laboratory's cache.
+//!
+//! Everything that the laboratory makes is under `target/lab`; removing that folder is always safe.
+
+use crate::error::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// The folders of one laboratory.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    project: PathBuf,
+    target: PathBuf,
+}
+
+impl Layout {
+    /// The laboratory of this source tree.
+    pub fn of_this_tree() -> Self {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .nth(2)
+            .unwrap_or(Path::new("."));
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| project.join("target"), PathBuf::from);
+        Layout {
+            project: project.to_path_buf(),
+            target,
+        }
+    }
+
+    /// A file or folder of the project.
+    pub fn project(&self, path: &str) -> PathBuf {
+        self.project.join(path)
+    }
+
+    /// A program as `cargo build --release` left it: the very file that users install.
+    pub fn release_binary(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
+    /// A file or folder of the laboratory's cache.
+    pub fn lab(&self, path: &str) -> PathBuf {
+        self.target.join("lab").join(path)
+    }
+}
+
+/// Keeps others from changing the laboratory's cache while it lives.
+pub struct CacheLock {
+    _file: Flock<File>,
+}
+
+impl CacheLock {
+    /// Waits until nobody else changes the cache.
+    pub fn take(layout: &Layout) -> Result<Self> {
+        make_dir(&layout.lab(""))?;
+        let path = layout.lab("lock");
+        let file = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(file) => Ok(CacheLock { _file: file }),
+            Err((_, error)) => Err(error).context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+/// Removes all but the newest `keep` files of a folder.
+pub fn prune(folder: &Path, keep: usize) -> Result<()> {
+    let what = || format!("cannot tidy up {}", folder.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).context(what)? {
+        let entry = entry.context(what)?;
+        files.push((
+            entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .context(what)?,
+            entry.path(),
+        ));
+    }
+    files.sort();
+    let surplus = files.len().saturating_sub(keep);
+    files
+        .iter()
+        .take(surplus)
+        .try_for_each(|(_, path)| fs::remove_file(path))
+        .context(what)
+}
+
+/// Creates a folder and its parents.
+pub fn make_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).context(|| format!("cannot create {}", path.display()))
+}
+
+/// Empties a folder that may or may not exist.
+pub fn fresh_dir(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path).context(|| format!("cannot remove {}", path.display()))?;
+    }
+    make_dir(path)
+}
+
+/// Reads a whole file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a whole file of text.
+pub fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a whole file.
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).context(|| format!("cannot write {}", path.display()))
+}
+
+/// The name under which something made from these parts is cached. Each part's length counts, so that text
+/// moving from one part to the next is a change.
+pub fn cache_key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cache_key;
+
+    #[test]
+    fn text_that_moves_from_one_part_to_the_next_changes_the_cache_key() {
+        let key = |parts: &[&str]| cache_key(parts.iter().map(|part| part.as_bytes()));
+        assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+    }
+}

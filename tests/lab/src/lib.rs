@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The nested-Xen laboratory: a real Xen host, emulated, with real guests, in which xenwarden's promises are tested and shown.
+//!
+//! ```text
+//!  provision    Debian's packages by name, the patched hypervisor built
+//!      │
+//!    image      dom0's and the guests' initramfs, with the programs that users install
+//!      │
+//!  laboratory   boots a host once and saves its state
+//!      │                                        machine: QEMU, its monitor, its gdb stub,
+//!    host       restored in half a second  ───▶          commands in dom0, the log out of dom0
+//!      │
+//!   wedge       faults injected into the running hypervisor
+//!      │
+//!  scenario     what must come of them: `cargo test --test scenarios`, `lab soak`
+//!    demo       the same as a story: `lab demo`
+//! ```
+//!
+//! Everything is measured in the emulated host's own time, which does not depend on how busy this machine is.
+
+pub mod command;
+pub mod demo;
+pub mod error;
+pub mod guest;
+pub mod host;
+pub mod image;
+pub mod laboratory;
+pub mod layout;
+pub mod machine;
+pub mod provision;
+pub mod scenario;
+pub mod wedge;

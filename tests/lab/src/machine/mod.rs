@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One emulated host and the ways to it: QEMU's monitor, its gdb stub, commands in dom0, the log out of dom0.
+
+pub mod agent;
+pub mod gdb;
+pub mod log;
+mod mailbox;
+pub mod pause;
+mod qemu;
+mod qmp;
+pub mod symbols;
+
+pub use qemu::{Machine, Parts, definition};

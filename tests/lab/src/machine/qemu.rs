@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One emulated host: starting it, stopping its time, saving and restoring it, and seeing it end.
+//!
+//! QEMU's software emulation runs the hypervisor; `i6300esb` is the hardware watchdog. When it fires, QEMU says so by an event
+//! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
+
+use super::agent::Agent;
+use super::gdb::Gdb;
+use super::log::Log;
+use super::qmp::Qmp;
+use crate::error::{Context, Error, Result};
+use crate::layout::{fresh_dir, read_text};
+use serde_json::json;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How often a condition outside our reach (a socket that appears, a process that ends) is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long QEMU may take to open its sockets, and to end after it was told to.
+const PROMPT: Duration = Duration::from_secs(20);
+/// How long saving or restoring the machine's state may take.
+const MOVING: Duration = Duration::from_secs(120);
+/// How often the machine's own time is looked at, while something is waited for.
+const POLL: Duration = Duration::from_millis(20);
+/// How long some seconds of the machine's time may take, however busy this machine is.
+const FIRING: Duration = Duration::from_secs(300);
+/// QEMU's processor model, without what the emulation gets wrong or warns of: MWAIT faults in Xen's idle loop, SMAP breaks
+/// the return to PV guests, SVM is of no use to them, and the rest is not emulated.
+const PROCESSOR: &str = "EPYC,-monitor,-smap,-smep,-svm,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-xsavec";
+/// How the machine's time passes: each instruction takes 8 ns of it, and where all processors idle, it jumps to the next timer. So it
+/// does not depend on how fast or busy this machine is, no bound is missed through this machine's fault, and most scenarios
+/// take less time than they measure. The processors take turns. With `thread=multi` (see [`TIME_OVERRIDE`]) they run in
+/// parallel, in this machine's time; that emulation now and then corrupts the memory of a program in dom0.
+const TIME: &str = "-accel tcg,thread=single -icount shift=3,sleep=off";
+/// Other options in place of [`TIME`], such as `-accel tcg,thread=multi`.
+const TIME_OVERRIDE: &str = "XENWARDEN_LAB_TIME";
+/// One count of QEMU's HPET.
+const HPET_PERIOD_NS: u64 = 10;
+/// The hypervisor's command line.
+const XEN_ARGUMENTS: &str =
+    "dom0_mem=512M console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all cpuidle=0";
+/// The dom0 kernel's command line.
+const DOM0_ARGUMENTS: &str = "console=hvc0 quiet";
+
+/// What a machine is made of. Two machines of the same parts can exchange their saved states.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The hypervisor's image.
+    pub hypervisor: PathBuf,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// dom0's initramfs.
+    pub initramfs: PathBuf,
+}
+
+/// The arguments that define the machine, apart from its files.
+pub fn definition() -> Vec<String> {
+    let words = "-nodefaults -no-user-config -display none -machine pc -smp 2 -m 1536 \
+                 -device i6300esb -action watchdog=reset,reboot=shutdown,shutdown=pause \
+                 -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
+                 -chardev file,id=console,path=console.log -serial chardev:console \
+                 -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
+                 -chardev socket,id=qmp,path=qmp,server=on,wait=off -mon chardev=qmp,mode=control \
+                 -chardev socket,id=gdb,path=gdb,server=on,wait=off -gdb chardev:gdb";
+    let own = ["-cpu", PROCESSOR, "-append", XEN_ARGUMENTS];
+    let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
+    words
+        .split_whitespace()
+        .chain(time.split_whitespace())
+        .chain(own)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A running QEMU. Dropping it kills it.
+pub struct Machine {
+    child: Child,
+    folder: PathBuf,
+    /// QEMU's monitor.
+    pub qmp: Qmp,
+    /// Commands in dom0.
+    pub agent: Agent,
+    /// The log out of dom0.
+    pub log: Log,
+}
+
+impl Machine {
+    /// Starts a machine from power-on.
+    pub fn boot(parts: &Parts, folder: &Path) -> Result<Self> {
+        Self::start(parts, folder, None, 1)
+    }
+
+    /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
+    pub fn restore(parts: &Parts, folder: &Path, state: &Path) -> Result<Self> {
+        // The agent in the saved state may still owe answers to the ids of the boot.
+        let mut machine = Self::start(parts, folder, Some(state), 1 << 32)?;
+        let deadline = Instant::now() + MOVING;
+        while machine.status()? == "inmigrate" {
+            machine.check_deadline(deadline, "restoring its state")?;
+            sleep(LOOK_EVERY);
+        }
+        Ok(machine)
+    }
+
+    fn start(parts: &Parts, folder: &Path, state: Option<&Path>, first_id: u64) -> Result<Self> {
+        fresh_dir(folder)?;
+        let stderr = std::fs::File::create(folder.join("qemu.log"))
+            .context(|| "cannot create QEMU's log")?;
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(definition());
+        command
+            .arg("-kernel")
+            .arg(&parts.hypervisor)
+            .arg("-initrd")
+            .arg(format!(
+                "{} {DOM0_ARGUMENTS},{}",
+                parts.kernel.display(),
+                parts.initramfs.display()
+            ));
+        if let Some(state) = state {
+            std::os::unix::fs::symlink(state, folder.join("state"))
+                .context(|| "cannot link the saved state")?;
+            command.args(["-S", "-incoming", "exec:cat state"]);
+        }
+        command
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        let mut child = command.spawn().context(|| "cannot start QEMU")?;
+        let log = Log::follow(child.stdout.take().context(|| "QEMU has no output")?);
+        let mut starting = Starting {
+            child: Some(child),
+            folder,
+        };
+        let (qmp, agent) = (starting.connect("qmp")?, starting.connect("agent")?);
+        let machine = Machine {
+            qmp: Qmp::new(qmp)?,
+            agent: Agent::new(agent, first_id)?,
+            log,
+            folder: folder.to_path_buf(),
+            child: starting.child.take().context(|| "QEMU is gone")?,
+        };
+        Ok(machine)
+    }
+
+    /// Lets a machine's time run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.qmp.execute("cont", json!({})).map(drop)
+    }
+
+    /// Stops the machine's time and attaches a debugger, does `work`, and lets the time run again; returns the moment of that.
+    pub fn debug(&mut self, work: impl FnOnce(&mut Gdb) -> Result<()>) -> Result<Duration> {
+        let mut gdb =
+            Gdb::attach(connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?)?;
+        work(&mut gdb)?;
+        let now = self.clock()?;
+        gdb.detach()?;
+        Ok(now)
+    }
+
+    /// Waits until the hardware watchdog fires, at most until the machine's own time is `until`. Returns the moment; `None`
+    /// if it did not fire. The reset that it asks for stops the machine instead, so that the moment can be read.
+    pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
+        let deadline = Instant::now() + FIRING;
+        loop {
+            if self.qmp.wait_event("WATCHDOG", POLL).is_some() {
+                let reset = self
+                    .qmp
+                    .wait_event("SHUTDOWN", PROMPT)
+                    .context(|| "the watchdog resets nothing")?;
+                return match reset.data.get("reason").and_then(|reason| reason.as_str()) {
+                    Some("guest-reset") => self.clock().map(Some),
+                    _ => Err(Error::new(format!(
+                        "the machine ended otherwise: {}",
+                        reset.data
+                    ))),
+                };
+            }
+            if self.clock()? >= until {
+                return Ok(None);
+            }
+            self.check_deadline(deadline, "reaching the moment to be watched until")?;
+        }
+    }
+
+    /// Stops the machine's time and writes its state to `state`; the machine is of no use after it.
+    pub fn save(mut self, state: &Path) -> Result<()> {
+        let part = state.with_extension("part");
+        self.qmp.execute("stop", json!({}))?;
+        self.qmp.execute(
+            "migrate-set-parameters",
+            json!({ "max-bandwidth": 1_u64 << 40 }),
+        )?;
+        self.qmp
+            .execute("migrate", json!({ "uri": "exec:cat > part" }))?;
+        let deadline = Instant::now() + MOVING;
+        loop {
+            let progress = self.qmp.execute("query-migrate", json!({}))?;
+            match progress.get("status").and_then(|status| status.as_str()) {
+                Some("completed") => break,
+                Some("failed" | "cancelled") => {
+                    return Err(Error::new(format!("cannot save the state: {progress}")));
+                }
+                _ => self.check_deadline(deadline, "saving its state")?,
+            }
+            sleep(LOOK_EVERY);
+        }
+        // QEMU and with it the pipe's other end are gone before the file counts as complete.
+        self.qmp.execute("quit", json!({}))?;
+        self.wait_exit(PROMPT)?;
+        std::fs::rename(self.folder.join("part"), &part)
+            .and_then(|()| std::fs::rename(&part, state))
+            .context(|| format!("cannot keep {}", state.display()))
+    }
+
+    /// The emulated host's own time since it was switched on; it stands still while the machine is stopped.
+    ///
+    /// It is read from the HPET, which counts QEMU's virtual clock (IA-PC HPET specification: main counter at 0xf0) and which
+    /// the hypervisor keeps running.
+    pub fn clock(&mut self) -> Result<Duration> {
+        let read = json!({ "command-line": "xp /1gx 0xfed000f0" });
+        let answer = self.qmp.execute("human-monitor-command", read)?;
+        let text = answer.as_str().unwrap_or_default().trim();
+        let count = text
+            .rsplit_once("0x")
+            .and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
+        let count = count.context(|| format!("cannot read the HPET: {text}"))?;
+        Ok(Duration::from_nanos(count * HPET_PERIOD_NS))
+    }
+
+    /// Waits for QEMU's end.
+    pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().context(|| "cannot wait for QEMU")? {
+                return Ok(status);
+            }
+            self.check_time(deadline, "ending")?;
+            sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Whether QEMU still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the hypervisor and dom0's kernel said.
+    pub fn console(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn status(&mut self) -> Result<String> {
+        let status = self.qmp.execute("query-status", json!({}))?;
+        Ok(status
+            .get("status")
+            .and_then(|status| status.as_str())
+            .unwrap_or_default()
+            .to_owned())
+    }
+
+    fn check_deadline(&mut self, deadline: Instant, doing: &str) -> Result<()> {
+        match self.is_alive() {
+            true => self.check_time(deadline, doing),
+            false => Err(self.describe_failure(&format!("QEMU ended while {doing}"))),
+        }
+    }
+
+    fn check_time(&self, deadline: Instant, doing: &str) -> Result<()> {
+        match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(self.describe_failure(&format!("QEMU takes too long for {doing}"))),
+        }
+    }
+
+    fn describe_failure(&self, what: &str) -> Error {
+        Error::new(format!(
+            "{what}\n{}",
+            read_text(&self.folder.join("qemu.log")).unwrap_or_default()
+        ))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// A QEMU whose sockets are not all connected yet.
+struct Starting<'a> {
+    child: Option<Child>,
+    folder: &'a Path,
+}
+
+impl Starting<'_> {
+    fn connect(&mut self, socket: &str) -> Result<UnixStream> {
+        let child = self.child.as_mut().context(|| "QEMU is gone")?;
+        let deadline = Instant::now() + PROMPT;
+        loop {
+            match connect(child.id(), socket) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).context(|| format!("no socket {socket}"));
+                }
+                Err(_) if !matches!(child.try_wait(), Ok(None)) => {
+                    let said = read_text(&self.folder.join("qemu.log")).unwrap_or_default();
+                    return Err(Error::new(format!("QEMU did not start\n{said}")));
+                }
+                Err(_) => sleep(LOOK_EVERY),
+            }
+        }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.child.as_mut().into_iter().for_each(end);
+    }
+}
+
+fn end(child: &mut Child) {
+    // An error here means that it has ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Connects to a socket in QEMU's working folder. Through /proc, because the path of a socket may not be long and the folder's may.
+fn connect(pid: u32, socket: &str) -> std::io::Result<UnixStream> {
+    UnixStream::connect(format!("/proc/{pid}/cwd/{socket}"))
+}

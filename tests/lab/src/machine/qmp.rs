@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A client of QEMU's machine protocol (QEMU: docs/interop/qmp-intro.txt): commands and events.
+//!
+//! A thread reads the socket until it closes; whoever waits is woken by what arrives.
+
+use super::mailbox::Mailbox;
+use crate::error::{Context, Error, Result};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How long QEMU may take to answer a command; none of ours takes long.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Something that QEMU reported by itself.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The event's name, such as `WATCHDOG`.
+    pub name: String,
+    /// What it says beyond its name.
+    pub data: Value,
+}
+
+/// A connection to one QEMU.
+pub struct Qmp {
+    stream: UnixStream,
+    answers: Mailbox<Value>,
+    events: Mailbox<Event>,
+}
+
+impl Qmp {
+    /// Starts talking on a connected socket.
+    pub fn new(stream: UnixStream) -> Result<Self> {
+        let input = stream
+            .try_clone()
+            .context(|| "cannot share the QMP socket")?;
+        let mut qmp = Qmp {
+            stream,
+            answers: Mailbox::default(),
+            events: Mailbox::default(),
+        };
+        let (answers, events) = (qmp.answers.clone(), qmp.events.clone());
+        std::thread::spawn(move || {
+            let lines = BufReader::new(input).lines().map_while(|line| line.ok());
+            for message in lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()) {
+                match event_of(&message) {
+                    Some(event) => events.put(event),
+                    // The greeting is no answer to anything.
+                    None if message.get("QMP").is_some() => {}
+                    None => answers.put(message),
+                }
+            }
+            answers.close();
+            events.close();
+        });
+        qmp.execute("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Runs one command and returns its answer.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let message = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream, "{message}").context(|| format!("QEMU is gone before {command}"))?;
+        let answer = self
+            .answers
+            .take(ANSWER, |_| true)
+            .context(|| format!("no answer to {command}"))?;
+        match answer.get("return") {
+            Some(value) => Ok(value.clone()),
+            None => Err(Error::new(format!("QEMU refuses {command}: {answer}"))),
+        }
+    }
+
+    /// Forgets the events of this name that have arrived so far.
+    pub fn forget(&self, name: &str) {
+        self.events
+            .with(|events| events.retain(|event| event.name != name));
+    }
+
+    /// The first event of this name, taken out; `None` when it does not come in time or QEMU ends without it.
+    pub fn wait_event(&self, name: &str, limit: Duration) -> Option<Event> {
+        self.events.take(limit, |event| event.name == name)
+    }
+}
+
+fn event_of(message: &Value) -> Option<Event> {
+    let name = message.get("event")?.as_str()?.to_owned();
+    Some(Event {
+        name,
+        data: message.get("data").cloned().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_from_an_answer() {
+        let line =
+            r#"{"timestamp": {"seconds": 12}, "event": "WATCHDOG", "data": {"action": "reset"}}"#;
+        let event = event_of(&serde_json::from_str(line).unwrap()).unwrap();
+        assert_eq!(
+            (event.name.as_str(), &event.data),
+            ("WATCHDOG", &json!({ "action": "reset" }))
+        );
+        assert!(event_of(&json!({ "return": {} })).is_none());
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Builds the hypervisor: Debian's source, our patches without fuzz, Debian's configuration.
+//!
+//! In: the unpacked source, `xen-patches/4.17/series`. Out: the image that QEMU boots and the file with its symbols,
+//! cached under the hash of all that went in.
+
+use super::packages::Packages;
+use crate::command::{logged, output, say};
+use crate::error::{Context, Result};
+use crate::layout::{Layout, cache_key, fresh_dir, read, read_text, write};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the patches are.
+const PATCHES: &str = "xen-patches/4.17";
+/// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
+const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
+/// A folder with `xen` and `xen-syms` to use instead of building, for those who work on the hypervisor.
+const OVERRIDE: &str = "XENWARDEN_LAB_XEN";
+
+/// A hypervisor to boot and its symbols.
+#[derive(Debug, Clone)]
+pub struct Hypervisor {
+    /// The image that QEMU's `-kernel` takes: a 32-bit ELF file.
+    pub image: PathBuf,
+    /// The 64-bit ELF file with the symbol table.
+    pub symbols: PathBuf,
+}
+
+impl Hypervisor {
+    fn in_folder(folder: &Path) -> Self {
+        Hypervisor {
+            image: folder.join("xen"),
+            symbols: folder.join("xen-syms"),
+        }
+    }
+
+    /// The patched hypervisor, built if this combination of source, patches and configuration is new.
+    pub fn provide(layout: &Layout, packages: &Packages) -> Result<Self> {
+        if let Some(folder) = std::env::var_os(OVERRIDE) {
+            say(format!(
+                "using the hypervisor in {} ({OVERRIDE})",
+                folder.to_string_lossy()
+            ));
+            return Ok(Self::in_folder(Path::new(&folder)));
+        }
+        let recipe = Recipe::read(layout, packages)?;
+        let folder = layout.lab("xen").join(recipe.key());
+        let hypervisor = Self::in_folder(&folder);
+        if hypervisor.image.exists() && hypervisor.symbols.exists() {
+            return Ok(hypervisor);
+        }
+        say(format!(
+            "building Xen {} with {} patches (about 4 minutes)",
+            recipe.version,
+            recipe.patches.len()
+        ));
+        fresh_dir(&folder)?;
+        let tree = folder.join("source");
+        output(
+            Command::new("cp")
+                .arg("-a")
+                .arg(packages.xen_source()?)
+                .arg(&tree),
+        )?;
+        recipe.apply_patches(&tree)?;
+        recipe.build(&tree, &folder)?;
+        // xen-syms first: the pair counts as complete when both are there.
+        for (built, kept) in [
+            ("xen/xen-syms", &hypervisor.symbols),
+            ("xen/xen", &hypervisor.image),
+        ] {
+            fs::copy(tree.join(built), kept).context(|| format!("the build left no {built}"))?;
+        }
+        fs::remove_dir_all(&tree).context(|| format!("cannot remove {}", tree.display()))?;
+        Ok(hypervisor)
+    }
+}
+
+/// All that a hypervisor is made of.
+struct Recipe {
+    version: String,
+    config: String,
+    patches: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Recipe {
+    fn read(layout: &Layout, packages: &Packages) -> Result<Self> {
+        let folder = layout.project(PATCHES);
+        // Without a series there is nothing to apply: the hypervisor is then Debian's own.
+        let series = read_text(&folder.join("series")).unwrap_or_default();
+        let names = series
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or("").trim())
+            .filter(|n| !n.is_empty());
+        let patches = names
+            .map(|name| folder.join(name))
+            .map(|path| read(&path).map(|content| (path, content)));
+        Ok(Recipe {
+            version: packages.xen_version.clone(),
+            config: configuration(&read_text(&packages.file("/boot/xen-4.17-amd64.config"))?),
+            patches: patches.collect::<Result<_>>()?,
+        })
+    }
+
+    fn key(&self) -> String {
+        let patches = self.patches.iter().map(|(_, content)| content.as_slice());
+        cache_key(
+            [self.version.as_bytes(), self.config.as_bytes()]
+                .into_iter()
+                .chain(patches),
+        )
+    }
+
+    fn apply_patches(&self, tree: &Path) -> Result<()> {
+        for (path, _) in &self.patches {
+            let mut patch = Command::new("patch");
+            patch
+                .args([
+                    "--strip=1",
+                    "--fuzz=0",
+                    "--no-backup-if-mismatch",
+                    "--force",
+                    "--input",
+                ])
+                .arg(path);
+            output(patch.current_dir(tree))
+                .context(|| format!("{} does not apply", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn build(&self, tree: &Path, folder: &Path) -> Result<()> {
+        write(&tree.join("xen/.config"), &self.config)?;
+        let make = || {
+            let mut make = Command::new("make");
+            make.args(["-C", "xen", "XEN_TARGET_ARCH=x86_64"])
+                .current_dir(tree);
+            make
+        };
+        output(make().arg("olddefconfig"))?;
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        logged(make().arg(format!("-j{jobs}")), &folder.join("build.log"))?;
+        fs::copy(tree.join("xen/.config"), folder.join("config"))
+            .context(|| "cannot keep the configuration")
+            .map(drop)
+    }
+}
+
+/// Debian's configuration with our changes.
+fn configuration(debian: &str) -> String {
+    let changed = |line: &&str| {
+        !CONFIG_CHANGES
+            .iter()
+            .any(|(option, _)| line.split(['=', ' ']).any(|word| word == *option))
+    };
+    let kept = debian
+        .lines()
+        .filter(changed)
+        .map(|line| format!("{line}\n"));
+    kept.chain(
+        CONFIG_CHANGES
+            .iter()
+            .map(|(option, value)| format!("{option}={value}\n")),
+    )
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::configuration;
+
+    #[test]
+    fn our_options_replace_debians() {
+        let debian = "CONFIG_PV=y\n# CONFIG_SHADOW_PAGING is not set\nCONFIG_HVM=y\n";
+        assert_eq!(
+            configuration(debian),
+            "CONFIG_PV=y\nCONFIG_HVM=y\nCONFIG_SHADOW_PAGING=y\n"
+        );
+    }
+}

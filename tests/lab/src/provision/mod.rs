@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Getting the parts: programs on this machine, packages from Debian's archive, and the hypervisor that we build.
+
+mod apt;
+mod host;
+mod hypervisor;
+mod packages;
+
+pub use host::install_missing;
+pub use hypervisor::Hypervisor;
+pub use packages::Packages;

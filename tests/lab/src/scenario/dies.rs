@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host must go down: the guard is killed or stopped, or dom0's kernel hangs.
+//!
+//! The bound counts from the last kick, which nobody outside sees; it lies before the action, but for the kernel's own last
+//! kick when the device is closed without having been disarmed (Linux: `watchdog_release()` in drivers/watchdog/watchdog_dev.c).
+//! So counting from the end of the action is fair to the guard by no more than the action itself takes.
+
+use super::Row;
+use super::figures::Figures;
+use super::wedged::DEVICE_INTERVAL;
+use crate::error::{Context, Error, Result};
+use crate::host::{Host, PROMPT};
+use crate::laboratory::Laboratory;
+use crate::machine::gdb::Gdb;
+use crate::machine::symbols::Symbols;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The host watchdog's timeout and its granularity.
+const BOUND: Duration = Duration::from_secs(6);
+/// How long after the bound a reset is still waited for, so that a late one can be told from none.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How often dom0 is looked for in kernel mode.
+const ATTEMPTS: u32 = 200;
+
+/// All ways to lose the guard.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[
+    Row { name: "guard-killed", what: "the guard is killed", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -9 xenwardend")) },
+    Row { name: "guard-stopped", what: "the guard is stopped", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -STOP xenwardend")) },
+    Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0) },
+];
+
+fn go_down(
+    laboratory: &Laboratory,
+    phase: Duration,
+    act: fn(&mut Host) -> Result<()>,
+) -> Result<Figures> {
+    let mut host = laboratory.host()?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    act(&mut host)?;
+    let acted = host.machine.clock()?;
+    let fired = host.machine.wait_fired(acted + BOUND + GRACE)?;
+    let after = |at: Duration| at.as_secs_f64() - acted.as_secs_f64();
+    let failure = match fired {
+        None => Some("the host watchdog has not fired".to_owned()),
+        Some(at) if at > acted + BOUND => Some(format!("fired only after {:.3} s", after(at))),
+        Some(_) => None,
+    };
+    Ok(Figures {
+        last_kick_s: fired.map(|at| after(at) - DEVICE_INTERVAL.as_secs_f64()),
+        fired_s: fired.map(after),
+        bound_s: Some(BOUND.as_secs_f64()),
+        failure,
+        ..Figures::default()
+    })
+}
+
+fn command(host: &mut Host, command: &str) -> Result<()> {
+    host.dom0_ok(command, PROMPT).map(drop)
+}
+
+/// dom0's kernel never schedules again: the function that does is made to spin.
+///
+/// The debugger sees a domain's kernel only while one of its virtual processors runs in kernel mode; so dom0 is kept busy
+/// there, and the attempt is repeated until it is caught.
+fn hang_dom0(host: &mut Host) -> Result<()> {
+    let line = host.dom0_ok("grep ' T schedule$' /proc/kallsyms", PROMPT)?;
+    let address = line.split_whitespace().next().unwrap_or_default();
+    let address = u64::from_str_radix(address, 16).context(|| format!("no address in {line:?}"))?;
+    for _ in 0..2 {
+        host.machine
+            .agent
+            .send("dd if=/dev/zero of=/dev/null bs=1M count=100000")?;
+    }
+    for _ in 0..ATTEMPTS {
+        let symbols = Arc::clone(&host.symbols);
+        let mut caught = false;
+        host.machine.debug(|gdb| {
+            caught = overwrite_in_dom0(gdb, &symbols, address)?;
+            Ok(())
+        })?;
+        if caught {
+            return Ok(());
+        }
+    }
+    Err(Error::new("dom0 never runs in kernel mode"))
+}
+
+/// Writes the loop if one of the processors has dom0's kernel mapped; says whether it did.
+fn overwrite_in_dom0(gdb: &mut Gdb, symbols: &Symbols, address: u64) -> Result<bool> {
+    // jmp to itself.
+    const SPIN: [u8; 2] = [0xeb, 0xfe];
+    let offsets = symbols.get("__per_cpu_offset")?.address;
+    let current = symbols.get("per_cpu__curr_vcpu")?.address;
+    let dom0 = symbols.get("hardware_domain")?.address;
+    let dom0 = gdb.read_u64(dom0)?;
+    for cpu in 0..2 {
+        gdb.select(cpu)?;
+        let offset = gdb.read_u64(offsets + u64::from(cpu) * 8)?;
+        let vcpu = gdb.read_u64(current.wrapping_add(offset))?;
+        // Among the first words of struct vcpu is the pointer to its domain.
+        let head = gdb.read(vcpu, 128)?;
+        let of_dom0 = head.chunks_exact(8).any(|word| word == dom0.to_le_bytes());
+        if of_dom0 && gdb.read(address, 2).is_ok() {
+            gdb.write(address, &SPIN)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Scenarios: what is done to a host, and what must come of it.
+//!
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not. Each restores a host of its own, acts at a phase of the timers
+//! that it is given, and measures in the host's own time.
+
+pub mod dies;
+pub mod figures;
+pub mod lives;
+pub mod phase;
+pub mod wedged;
+pub mod wedges;
+
+use crate::error::Result;
+use crate::laboratory::Laboratory;
+use figures::Figures;
+use std::time::Duration;
+use wedges::{Expected, WEDGES, Wedge};
+
+/// A scenario that is a short function, not a row of the table of wedges.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name on command lines and in results.
+    pub name: &'static str,
+    /// What is promised, for people.
+    pub what: &'static str,
+    /// Restores a host, acts at the given phase, and returns what was measured and whether the promise holds.
+    pub run: fn(&Laboratory, Duration) -> Result<Figures>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Wedge(&'static Wedge),
+    Row(&'static Row),
+}
+
+/// Any scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    group: &'static str,
+    kind: Kind,
+}
+
+impl Scenario {
+    /// Every scenario that there is.
+    pub fn all() -> Vec<Scenario> {
+        let of = |group, rows: &'static [Row]| {
+            rows.iter().map(move |row| Scenario {
+                group,
+                kind: Kind::Row(row),
+            })
+        };
+        let wedges = WEDGES.iter().map(|wedge| {
+            let group = if wedge.expected == Expected::Lives {
+                "survive"
+            } else {
+                "wedge"
+            };
+            Scenario {
+                group,
+                kind: Kind::Wedge(wedge),
+            }
+        });
+        wedges
+            .chain(of("down", dies::ROWS))
+            .chain(of("survive", lives::ROWS))
+            .collect()
+    }
+
+    /// Its full name, such as `wedge/timer-lost-0`.
+    pub fn name(&self) -> String {
+        let name = match self.kind {
+            Kind::Wedge(wedge) => wedge.name,
+            Kind::Row(row) => row.name,
+        };
+        format!("{}/{name}", self.group)
+    }
+
+    /// What it is about, for people.
+    pub fn what(&self) -> &'static str {
+        match self.kind {
+            Kind::Wedge(wedge) => wedge.what,
+            Kind::Row(row) => row.what,
+        }
+    }
+
+    /// Whether it ends with a reset, if all is well.
+    pub fn ends_with_reset(&self) -> bool {
+        self.group != "survive"
+    }
+
+    /// Runs it on a host of its own. A scenario that could not be run to its end has failed, too.
+    pub fn run(&self, laboratory: &Laboratory, phase: Duration) -> Figures {
+        let outcome = match self.kind {
+            Kind::Wedge(wedge) => wedged::run(laboratory, wedge, phase),
+            Kind::Row(row) => (row.run)(laboratory, phase),
+        };
+        let figures = outcome.unwrap_or_else(|error| Figures {
+            failure: Some(error.to_string()),
+            ..Figures::default()
+        });
+        Figures {
+            scenario: self.name(),
+            phase_ms: phase.as_millis() as u64,
+            ..figures
+        }
+    }
+}

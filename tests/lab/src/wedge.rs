@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Wedges: ways in which a hypervisor stops servicing due work, injected into a running one from outside.
+//!
+//! In: a debugger on the stopped machine, the hypervisor's symbols. Out: changed code or a changed lock word; the machine then
+//! runs on as if the hypervisor itself had that fault. Nothing is written before everything that the change relies on
+//! (sizes, addresses, the stack's layout) has been checked against this build.
+
+use crate::error::{Context, Error, Result};
+use crate::machine::gdb::Gdb;
+use crate::machine::pause;
+use crate::machine::symbols::{Symbol, Symbols};
+
+/// Processors that a wedge concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cpus {
+    /// One of them.
+    One(u8),
+    /// All of them.
+    All,
+}
+
+/// A piece of deferred work that each processor does for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Softirq {
+    /// Runs due timers.
+    Timer,
+    /// Chooses what runs next.
+    Schedule,
+}
+
+impl Softirq {
+    /// Its number (Xen: `xen/include/xen/softirq.h`) and its handler.
+    fn known(self) -> (u64, &'static str) {
+        match self {
+            Softirq::Timer => (0, "timer_softirq_action"),
+            Softirq::Schedule => (3, "schedule"),
+        }
+    }
+}
+
+/// What a piece of code does instead of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// Nothing: it returns at once.
+    Returns,
+    /// Spins for ever with interrupts on.
+    Spins,
+    /// Spins for ever with interrupts off.
+    SpinsDeaf,
+}
+
+impl Instead {
+    fn code(self) -> &'static [u8] {
+        match self {
+            Instead::Returns => &[0xc3], // ret
+            Instead::Spins => const { &spin(0xfb) },
+            Instead::SpinsDeaf => const { &spin(0xfa) },
+        }
+    }
+}
+
+/// `sti` or `cli`, then: 1: mov $10000, %ecx; 2: dec %ecx; jnz 2b; pause; jmp 1b. The emulator takes turns between processors at
+/// a `pause`, and leaves its fast path there: so there is one, and not too often.
+const fn spin(first: u8) -> [u8; 14] {
+    [
+        first, 0xb9, 0x10, 0x27, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf3, 0x90, 0xeb, 0xf3,
+    ]
+}
+
+/// What is done to the hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A softirq's handler does something else on some processors.
+    Handler(Softirq, Cpus, Instead),
+    /// The lock of a processor's timers is never released.
+    TimerLock(u8),
+    /// The scheduler's lock is never released; all processors share one run queue.
+    RunqueueLock,
+    /// The timer interrupt is never programmed again, and the hypervisor believes that it was.
+    ReprogramFails,
+    /// The handler of guest watchdogs does something else. To be injected where [`GUEST_HANDLER`] is about to run.
+    GuestHandler(Instead),
+    /// The lock of the hypervisor's file system, which our evidence comes through, is held for writing for ever.
+    HypfsLock,
+    /// The lock of the toolstack's control calls is never released.
+    SysctlLock,
+}
+
+/// The handler of a guest watchdog's timer: it is called when a deadline passes.
+pub const GUEST_HANDLER: &str = "domain_watchdog_timeout";
+/// Unused in every scenario (a debug key's handler), so that its code makes room for ours.
+const SPARE_FUNCTION: &str = "do_nmi_stats";
+/// Size and alignment of a processor's stack (Xen: `STACK_SIZE` in `xen/include/asm-x86/config.h`).
+const STACK_SIZE: u64 = 8 << 12;
+/// `processor_id` comes two words before `per_cpu_offset` in `struct cpu_info` (Xen: `asm-x86/current.h`).
+const PROCESSOR_TO_OFFSET: u64 = 16;
+/// How far below its end a stack's `struct cpu_info` can reach.
+const CPU_INFO_MAX: u64 = 0x400;
+/// A ticket more than was drawn: whoever comes next waits for a holder that does not exist.
+const ONE_TICKET: u32 = 0x1_0000;
+/// A read-write lock's word while it is held for writing (Xen: `_QW_LOCKED` in `xen/include/xen/rwlock.h`).
+const WRITE_HELD: u32 = 0x3000;
+/// Where `schedule_lock` is in `struct sched_resource`.
+const SCHEDULE_LOCK: u64 = 16;
+
+impl Fault {
+    /// The hypervisor's functions in which processors will wait for ever.
+    fn waits_in(self) -> &'static [&'static str] {
+        match self {
+            Fault::TimerLock(_) | Fault::RunqueueLock => &[
+                "_spin_lock",
+                "_spin_lock_irq",
+                "_spin_lock_irqsave",
+                "_spin_lock_cb",
+            ],
+            Fault::HypfsLock => &["queue_read_lock_slowpath", "queue_write_lock_slowpath"],
+            // Nobody answers the deaf one's interprocessor interrupts.
+            Fault::Handler(_, _, Instead::SpinsDeaf) => &[
+                "on_selected_cpus",
+                "flush_area_mask",
+                "time_calibration_tsc_rendezvous",
+                "time_calibration_std_rendezvous",
+            ],
+            _ => &[],
+        }
+    }
+
+    /// Injects the fault into a stopped hypervisor.
+    pub fn inject(self, gdb: &mut Gdb, symbols: &Symbols) -> Result<()> {
+        pause::remove(gdb, symbols, self.waits_in())?;
+        let xen = &mut Xen { gdb, symbols };
+        match self {
+            Fault::Handler(softirq, cpus, instead) => xen.replace_handler(softirq, cpus, instead),
+            Fault::TimerLock(cpu) => {
+                let timers = xen.per_cpu("per_cpu__timers", cpu)?;
+                xen.take_ticket(timers)
+            }
+            Fault::RunqueueLock => {
+                let pointer = xen.per_cpu("per_cpu__sched_res", 0)?;
+                let resource = xen.gdb.read_u64(pointer)?;
+                let lock = xen.gdb.read_u64(resource + SCHEDULE_LOCK)?;
+                xen.take_ticket(lock)
+            }
+            // mov $1, %eax; ret: "programmed".
+            Fault::ReprogramFails => xen.overwrite("reprogram_timer", &[0xb8, 1, 0, 0, 0, 0xc3]),
+            Fault::GuestHandler(instead) => xen.overwrite(GUEST_HANDLER, instead.code()),
+            Fault::HypfsLock => {
+                let lock = symbols.get("hypfs_lock")?.address;
+                xen.gdb.write(lock, &WRITE_HELD.to_le_bytes())
+            }
+            Fault::SysctlLock => {
+                let lock = symbols.get("sysctl_lock")?.address;
+                xen.take_ticket(lock)
+            }
+        }
+    }
+}
+
+/// A stopped hypervisor.
+struct Xen<'a> {
+    gdb: &'a mut Gdb,
+    symbols: &'a Symbols,
+}
+
+impl Xen<'_> {
+    fn replace_handler(&mut self, softirq: Softirq, cpus: Cpus, instead: Instead) -> Result<()> {
+        let (number, name) = softirq.known();
+        let slot = self.symbols.get("softirq_handlers")?.address + number * 8;
+        let (handler, spare) = (self.symbols.get(name)?, self.symbols.get(SPARE_FUNCTION)?);
+        let found = self.gdb.read_u64(slot)?;
+        if found != handler.address {
+            return Err(Error::new(format!(
+                "softirq {number} runs {found:#x} and not {name}"
+            )));
+        }
+        let code = match cpus {
+            Cpus::All => instead.code().to_vec(),
+            Cpus::One(cpu) => {
+                let displacement = self.processor_id_displacement()?;
+                on_one_cpu(
+                    cpu,
+                    displacement,
+                    instead.code(),
+                    spare.address,
+                    handler.address,
+                )?
+            }
+        };
+        self.write_function(SPARE_FUNCTION, spare, &code)?;
+        self.gdb.write(slot, &spare.address.to_le_bytes())
+    }
+
+    fn overwrite(&mut self, function: &str, code: &[u8]) -> Result<()> {
+        let symbol = self.symbols.get(function)?;
+        self.write_function(function, symbol, code)
+    }
+
+    fn write_function(&mut self, name: &str, symbol: Symbol, code: &[u8]) -> Result<()> {
+        if (code.len() as u64) > symbol.size {
+            return Err(Error::new(format!(
+                "{name} has {} bytes, too few for our {}",
+                symbol.size,
+                code.len()
+            )));
+        }
+        self.gdb.write(symbol.address, code)
+    }
+
+    fn take_ticket(&mut self, lock: u64) -> Result<()> {
+        let word = self.gdb.read_u32(lock)?;
+        self.gdb
+            .write(lock, &word.wrapping_add(ONE_TICKET).to_le_bytes())
+    }
+
+    /// Where a processor has its copy of a per-CPU variable.
+    fn per_cpu(&mut self, name: &str, cpu: u8) -> Result<u64> {
+        let offset = self.per_cpu_offset(cpu)?;
+        Ok(self.symbols.get(name)?.address.wrapping_add(offset))
+    }
+
+    fn per_cpu_offset(&mut self, cpu: u8) -> Result<u64> {
+        let table = self.symbols.get("__per_cpu_offset")?.address;
+        self.gdb.read_u64(table + u64::from(cpu) * 8)
+    }
+
+    /// Where a processor finds its number, relative to the last byte of its stack.
+    ///
+    /// The build decides it, so it is looked up: `struct cpu_info` lies at the end of the stack and also holds the processor's
+    /// per-CPU offset, which on processor 1 is like no other number there. Processor 0 must agree.
+    fn processor_id_displacement(&mut self) -> Result<i32> {
+        let offset = self.per_cpu_offset(1)?;
+        let end = self.stack_end(1)?;
+        let words = (8..CPU_INFO_MAX).step_by(8);
+        let mut found = None;
+        for distance in words {
+            if self.gdb.read_u64(end - distance)? == offset {
+                found = Some(distance + PROCESSOR_TO_OFFSET);
+            }
+        }
+        let distance = found.context(|| "the stack of pCPU 1 does not end with its cpu_info")?;
+        for cpu in [0, 1] {
+            let at = self.stack_end(cpu)? - distance;
+            let (number, offset) = (
+                self.gdb.read_u32(at)?,
+                self.gdb.read_u64(at + PROCESSOR_TO_OFFSET)?,
+            );
+            if number != u32::from(cpu) || offset != self.per_cpu_offset(cpu)? {
+                return Err(Error::new(format!(
+                    "the cpu_info of pCPU {cpu} says {number}, offset {offset:#x}"
+                )));
+            }
+        }
+        i32::try_from(distance)
+            .map(|distance| 1 - distance)
+            .context(|| "cpu_info is too large")
+    }
+
+    fn stack_end(&mut self, cpu: u8) -> Result<u64> {
+        let table = self.symbols.get("stack_base")?.address;
+        Ok(self.gdb.read_u64(table + u64::from(cpu) * 8)? + STACK_SIZE)
+    }
+}
+
+/// Code at `here` that does `action` on one processor and goes on to `original` on the others. The processor's number is found
+/// from the stack's last byte.
+fn on_one_cpu(
+    cpu: u8,
+    displacement: i32,
+    action: &[u8],
+    here: u64,
+    original: u64,
+) -> Result<Vec<u8>> {
+    let mut code = vec![0x48, 0x89, 0xe0]; // mov %rsp, %rax
+    code.extend([0x48, 0x0d]); // or $(STACK_SIZE - 1), %rax
+    code.extend((STACK_SIZE as u32 - 1).to_le_bytes());
+    code.extend([0x8b, 0x80]); // mov displacement(%rax), %eax
+    code.extend(displacement.to_le_bytes());
+    code.extend([0x83, 0xf8, cpu]); // cmp $cpu, %eax
+    code.extend([
+        0x75,
+        u8::try_from(action.len()).context(|| "the action is too long")?,
+    ]); // jne past it
+    code.extend(action);
+    code.push(0xe9); // jmp original
+    let next = here.wrapping_add(code.len() as u64 + 4);
+    let distance = i32::try_from(original.wrapping_sub(next) as i64)
+        .context(|| "the original is too far away")?;
+    code.extend(distance.to_le_bytes());
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stub_acts_on_one_cpu_and_jumps_on_for_the_others() {
+        let code = on_one_cpu(1, -0x3f, Instead::Returns.code(), 0x1000, 0x800).unwrap();
+        let expected = [
+            0x48, 0x89, 0xe0, 0x48, 0x0d, 0xff, 0x7f, 0, 0, 0x8b, 0x80, 0xc1, 0xff, 0xff, 0xff,
+            0x83, 0xf8, 1, 0x75, 1, 0xc3, 0xe9,
+        ];
+        assert_eq!(&code[..expected.len()], expected);
+        let jump = i32::from_le_bytes(code[expected.len()..].try_into().unwrap());
+        assert_eq!(0x1000 + code.len() as i64 + i64::from(jump), 0x800);
+    }
+}

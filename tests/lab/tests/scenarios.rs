@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Every scenario on nested Xen, each reset at three phases of the timers.
+//!
+//! One emulated host at a time. The figures are kept as lines of JSON in `target/lab/results/scenarios.jsonl`, and summed up at the end.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use xenwarden_lab::error;
+use xenwarden_lab::laboratory::Laboratory;
+use xenwarden_lab::scenario::Scenario;
+use xenwarden_lab::scenario::figures::Ledger;
+use xenwarden_lab::scenario::phase::Phases;
+
+/// Different phases in which each scenario must hold that ends with a reset.
+const PHASES: u32 = 3;
+/// And each that must not: it acts over many seconds, so over all phases, and takes long. `lab soak` repeats these as well.
+const PHASES_OF_SURVIVAL: u32 = 1;
+
+/// What all trials share. It is made by the first one: listing trials needs no laboratory.
+struct Bench {
+    laboratory: Laboratory,
+    ledger: Ledger,
+}
+
+impl Bench {
+    fn open() -> error::Result<Self> {
+        let laboratory = Laboratory::provide()?;
+        let ledger = Ledger::create(&laboratory.results()?.join("scenarios.jsonl"))?;
+        Ok(Bench { laboratory, ledger })
+    }
+
+    fn run(&self, scenario: Scenario, phase: Duration) -> Result<(), Failed> {
+        let figures = scenario.run(&self.laboratory, phase);
+        let failure = figures.failure.clone();
+        self.ledger.record(figures)?;
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+}
+
+type Shared = Arc<OnceLock<error::Result<Bench>>>;
+
+fn trial(shared: &Shared, scenario: Scenario, number: u32, phase: Duration) -> Trial {
+    let shared = Arc::clone(shared);
+    Trial::test(
+        format!("{}/phase-{number}", scenario.name()),
+        move || match shared.get_or_init(Bench::open) {
+            Ok(bench) => bench.run(scenario, phase),
+            Err(error) => Err(error.to_string().into()),
+        },
+    )
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let shared = Shared::default();
+    let mut phases = Phases::from_clock();
+    let trials = Scenario::all().into_iter().flat_map(|scenario| {
+        let parts = if scenario.ends_with_reset() {
+            PHASES
+        } else {
+            PHASES_OF_SURVIVAL
+        };
+        let chosen = (0..parts)
+            .map(|part| phases.next(part, parts))
+            .collect::<Vec<_>>();
+        chosen
+            .into_iter()
+            .zip(1..)
+            .map(|(phase, number)| trial(&shared, scenario, number, phase))
+            .collect::<Vec<_>>()
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(Ok(bench)) = shared.get() {
+        println!("{}", bench.ledger.table());
+    }
+    conclusion.exit_code()
+}
