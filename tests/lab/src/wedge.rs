@@ -98,8 +98,10 @@ const PROCESSOR_TO_OFFSET: u64 = 16;
 const CPU_INFO_MAX: u64 = 0x400;
 /// A ticket more than was drawn: whoever comes next waits for a holder that does not exist.
 const ONE_TICKET: u32 = 0x1_0000;
-/// A read-write lock's word while it is held for writing (Xen: `_QW_LOCKED` in `xen/include/xen/rwlock.h`).
-const WRITE_HELD: u32 = 0x3000;
+/// A read-write lock's word while a processor that does not exist holds it for writing (Xen: `_QW_LOCKED` and `_QW_CPUMASK` in
+/// `xen/include/xen/rwlock.h`). The word names its writer, who may read as well: with the number of a real one, all would still be
+/// well for a reader there.
+const WRITE_HELD: u32 = 0x3fff;
 /// Where `schedule_lock` is in `struct sched_resource`.
 const SCHEDULE_LOCK: u64 = 16;
 
