@@ -52,6 +52,7 @@ pub mod barrel;
 pub mod board;
 pub mod config;
 pub mod control;
+pub mod event;
 pub mod evidence;
 pub mod exit;
 pub mod gate;

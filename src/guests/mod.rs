@@ -2,3 +2,4 @@
 //! Guests: so far their names, for people who read status.
 
 pub mod names;
+pub mod report;

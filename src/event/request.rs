@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a client of the event socket asks for: one line of JSON.
+
+use super::{Event, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A subscription. All conditions must hold for an event to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Subscription {
+    /// Replay kept events with at least this sequence number; null: none are replayed,
+    /// unless `since_time` asks.
+    pub since_seq: Option<u64>,
+    /// Replay kept events from this time on.
+    pub since_time: Option<Timestamp>,
+    /// Kinds, or their beginnings up to a dot (`guest.`); empty: all.
+    pub kinds: Vec<String>,
+    /// A guest's UUID, name or domid; null: all, and the host's own events.
+    pub guest: Option<String>,
+    /// Go on with new events after the replay.
+    pub follow: bool,
+}
+
+impl Subscription {
+    /// Whether the event is of the kinds and the guest that were asked for.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> bool {
+        let kind = event.what.kind();
+        let of_kind = self.kinds.is_empty()
+            || self.kinds.iter().any(|wanted| {
+                kind == wanted || (wanted.ends_with('.') && kind.starts_with(wanted.as_str()))
+            });
+        of_kind
+            && self
+                .guest
+                .as_ref()
+                .is_none_or(|wanted| is_about(event, wanted))
+    }
+
+    /// Whether a kept event is old enough to be left out of the replay.
+    #[must_use]
+    pub fn replays(&self, event: &Event) -> bool {
+        match (self.since_seq, self.since_time) {
+            (None, None) => false,
+            (seq, time) => {
+                seq.is_none_or(|seq| event.seq >= seq) && time.is_none_or(|time| event.time >= time)
+            }
+        }
+    }
+}
+
+fn is_about(event: &Event, wanted: &str) -> bool {
+    event.guest.as_ref().is_some_and(|guest| {
+        guest.name.as_deref() == Some(wanted)
+            || guest.domid.to_string() == wanted
+            || guest
+                .uuid
+                .is_some_and(|uuid| uuid.to_string() == wanted.to_ascii_lowercase())
+    })
+}
+
+/// What the event socket sends that is no event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// The request is refused; the connection ends.
+    Error(String),
+    /// The client read too slowly and is dropped; it missed events from this number on.
+    DroppedFrom(u64),
+    /// Events before this number are no longer kept: the replay begins here.
+    ReplayBeginsAt(u64),
+}

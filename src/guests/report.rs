@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The answer to `xenwarden guests`: each guest's state, feeds and alarm.
+
+use crate::event::{Cause, Timestamp, Uuid};
+use serde::{Deserialize, Serialize};
+
+/// All guests. Fields are only ever added within a version.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuestsReport {
+    /// Of this form: 1.
+    pub version: u32,
+    /// Guests that have a watchdog, had one, or have an open alarm.
+    pub guests: Vec<GuestReport>,
+    /// Age of the evidence that this is from; null before the first look.
+    pub evidence_age_ms: Option<u64>,
+    /// Why names or UUIDs may be missing.
+    pub names_trouble: Option<String>,
+}
+
+/// What a domain is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DomainState {
+    /// It may run.
+    Running,
+    /// The toolstack paused it.
+    Paused,
+    /// It is suspended: being saved, or migrated.
+    Suspended,
+    /// It has shut down and is still there.
+    ShutDown(Cause),
+    /// It is not there.
+    Gone(Cause),
+    /// The hypervisor does not show it.
+    Unknown,
+}
+
+/// A guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// Null while xenstore has not told it.
+    pub uuid: Option<Uuid>,
+    /// Its name, likewise.
+    pub name: Option<String>,
+    /// The domain that it is, or last was.
+    pub domid: u16,
+    /// What that is doing.
+    pub state: DomainState,
+    /// Its armed slots.
+    pub slots: Vec<SlotReport>,
+    /// Its alarm, while one is open.
+    pub alarm: Option<AlarmReport>,
+}
+
+/// An armed watchdog slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// The slot, from 1.
+    pub slot: u8,
+    /// The guest's timeout.
+    pub timeout_s: u32,
+    /// Since it was last armed or fed.
+    pub last_fed_age_ms: u64,
+    /// Until it expires; 0 when past.
+    pub margin_ms: u64,
+    /// It expired and was not fed since.
+    pub expired: bool,
+}
+
+/// Where an open alarm stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmPhase {
+    /// The watchdog expired; nothing has come since.
+    Raised,
+    /// The guest was started again; it has not armed its watchdog.
+    Rebooted,
+    /// It was started again and did not feed within the boot deadline.
+    BootFailed,
+    /// It armed or fed; not yet as often, or as long, as it takes.
+    Recovering,
+}
+
+/// An open alarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlarmReport {
+    /// Where it stands.
+    pub phase: AlarmPhase,
+    /// When it was raised.
+    pub raised: Timestamp,
+    /// Expiries since.
+    pub expiries: u32,
+    /// Reboots since.
+    pub reboots: u32,
+    /// Somebody acknowledged it.
+    pub acknowledged: bool,
+}
