@@ -1,5 +1,57 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Guests: so far their names, for people who read status.
+//! Guests: who they are, how they do, and their alarms.
 
 pub mod names;
 pub mod report;
+
+use crate::event::{Guest, Uuid, What};
+use report::GuestsReport;
+use std::fmt;
+
+/// Something that is to become an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// The guest that it is about.
+    pub guest: Option<Guest>,
+    /// The hypervisor's time of it, ns.
+    pub xen_ns: Option<u64>,
+    /// What happened.
+    pub what: What,
+}
+
+/// Why an alarm cannot be acknowledged or closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeskError {
+    /// No guest of this UUID is known.
+    NoGuest,
+    /// It has no open alarm.
+    NoAlarm,
+}
+
+impl fmt::Display for DeskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoGuest => write!(f, "no guest of this UUID is known: see `xenwarden guests`"),
+            Self::NoAlarm => write!(f, "this guest has no open alarm"),
+        }
+    }
+}
+
+/// Where people's questions and orders about guests arrive. Blocks for no longer than a
+/// lock that is held for computing only.
+pub trait Desk: Send + Sync {
+    /// All guests as of now.
+    fn report(&self) -> GuestsReport;
+
+    /// Notes that user `uid` takes care of a guest's alarm.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError>;
+
+    /// Ends a guest's alarm although the guest does not feed: nobody expects it to.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError>;
+}
