@@ -25,6 +25,8 @@ mount -t xenfs xenfs /proc/xen
 echo 1 > /proc/sys/kernel/printk
 syslogd -O /var/log/messages
 
+chrt -f 98 dom0-pulse &
+
 xenstored --pid-file /run/xenstored.pid
 xen-init-dom0
 xenconsoled --log=all --pid-file=/run/xenconsoled.pid

@@ -20,7 +20,6 @@
 
 pub mod command;
 pub mod demo;
-pub mod error;
 pub mod guest;
 pub mod host;
 pub mod image;
@@ -30,3 +29,5 @@ pub mod machine;
 pub mod provision;
 pub mod scenario;
 pub mod wedge;
+
+pub use xenwarden_lab_dom0::error;

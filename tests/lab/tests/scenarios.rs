@@ -16,7 +16,7 @@ use xenwarden_lab::scenario::phase::Phases;
 /// Different phases in which each scenario must hold that ends with a reset.
 const PHASES: u32 = 3;
 /// And each that must not: it acts over many seconds, so over all phases, and takes long. `lab soak` repeats these as well.
-const PHASES_OF_SURVIVAL: u32 = 1;
+const PHASES_OF_SURVIVAL: u32 = 3;
 
 /// What all trials share. It is made by the first one: listing trials needs no laboratory.
 struct Bench {

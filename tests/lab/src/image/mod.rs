@@ -18,7 +18,7 @@ use tree::Tree;
 /// The program that users install and that the laboratory puts to the test, and its command line.
 const GUARD: &[&str] = &["xenwardend", "xenwarden"];
 /// The laboratory's own programs in dom0.
-const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-tee"];
+const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-pulse", "dom0-tee"];
 /// The laboratory's own programs in a guest.
 const GUEST_HELPERS: &[&str] = &["slot-toggler"];
 /// Xen's tools in dom0, at their installed paths.

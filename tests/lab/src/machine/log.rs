@@ -2,14 +2,11 @@
 //! The log out of dom0, through the emulated debug port.
 //!
 //! The port takes a byte with one I/O instruction: no interrupt, no driver, no buffer, not Xen's console. So a log that `dom0-tee`
-//! writes there comes out of many a wedged host.
+//! writes there comes out of many a wedged host. Its number is [`xenwarden_lab_dom0::LOG_PORT`].
 
 use super::mailbox::Mailbox;
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
-
-/// The port's number.
-pub const PORT: u16 = 0xe9;
 
 /// All lines that came out of the port so far.
 #[derive(Clone, Default)]

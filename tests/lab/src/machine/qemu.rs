@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use xenwarden_lab_dom0::PULSE_PERIOD;
 
 /// How often a condition outside our reach (a socket that appears, a process that ends) is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -61,6 +62,7 @@ pub fn definition() -> Vec<String> {
     let words = "-nodefaults -no-user-config -display none -machine pc -smp 2 -m 1536 \
                  -device i6300esb -action watchdog=reset,reboot=shutdown,shutdown=pause \
                  -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
+                 -chardev file,id=pulses,path=pulses -device isa-debugcon,iobase=0x402,chardev=pulses \
                  -chardev file,id=console,path=console.log -serial chardev:console \
                  -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
                  -chardev socket,id=qmp,path=qmp,server=on,wait=off -mon chardev=qmp,mode=control \
@@ -260,6 +262,15 @@ impl Machine {
     pub fn console(&self) -> String {
         let bytes = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// For how long each of dom0's two virtual processors has run, to a pulse.
+    pub fn dom0_ran(&self) -> [Duration; 2] {
+        let pulses = std::fs::read(self.folder.join("pulses")).unwrap_or_default();
+        [b'0', b'1'].map(|digit| {
+            let count = pulses.iter().filter(|byte| **byte == digit).count();
+            PULSE_PERIOD * u32::try_from(count).unwrap_or(u32::MAX)
+        })
     }
 
     fn status(&mut self) -> Result<String> {

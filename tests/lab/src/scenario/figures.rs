@@ -18,6 +18,8 @@ pub struct Figures {
     pub phase_ms: u64,
     /// The last kick, by when the host watchdog fired.
     pub last_kick_s: Option<f64>,
+    /// For how long each of dom0's virtual processors still ran.
+    pub dom0_ran_s: Option<[f64; 2]>,
     /// When the guard withheld, if it still ran and could say so.
     pub withheld_s: Option<f64>,
     /// Why it withheld.
@@ -39,7 +41,7 @@ impl Figures {
             value.map_or(String::new(), |value| format!(" {name} {value:.3}"))
         };
         format!(
-            "{:<30} phase {:>3} ms:{}{}{}{}{}",
+            "{:<30} phase {:>3} ms:{}{}{}{}{}{}",
             self.scenario,
             self.phase_ms,
             seconds("last kick", self.last_kick_s),
@@ -48,6 +50,8 @@ impl Figures {
                 .as_ref()
                 .map_or(String::new(), |reason| format!(" ({reason})")),
             seconds("fired", self.fired_s),
+            self.dom0_ran_s
+                .map_or(String::new(), |[a, b]| format!(" dom0 ran {a:.1} {b:.1}")),
             self.failure
                 .as_ref()
                 .map_or(String::new(), |failure| format!(" FAILED: {failure}")),

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// From a kick to the firing of the emulated device at a timeout of 5 s. Linux's driver splits the timeout over two stages of
 /// `5 << 9` counts, QEMU's device counts `count << 15` periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c).
 pub const DEVICE_INTERVAL: Duration = Duration::from_nanos(2 * ((5 << 9) << 15) * 30);
+/// A guard that runs says so at the next sample that it withholds; a thread of no priority has to run for it.
+const SAYS_WITHIN_S: f64 = 1.5;
 /// How long after a bound a reset is still waited for, so that a late one can be told from none.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -57,6 +59,7 @@ fn down(
 ) -> Result<()> {
     figures.bound_s = Some(bound.as_secs_f64());
     let said = host.machine.log.length();
+    let ran_before = host.machine.dom0_ran();
     let fired = host.machine.wait_fired(from + bound + GRACE)?;
     let fired =
         fired.context(|| format!("the host watchdog has not fired within {:?}", bound + GRACE))?;
@@ -64,6 +67,9 @@ fn down(
     let last_kick_s = fired_s - DEVICE_INTERVAL.as_secs_f64();
     figures.fired_s = Some(fired_s);
     figures.last_kick_s = Some(last_kick_s);
+    let ran = host.machine.dom0_ran();
+    let ran_s = [0, 1].map(|cpu| (ran[cpu] - ran_before[cpu]).as_secs_f64());
+    figures.dom0_ran_s = Some(ran_s);
     if let Some(withhold) = Withhold::first_in(&host.machine.log.lines_from(said)) {
         figures.withheld_s = Some(last_kick_s + withhold.last_kick_age.as_secs_f64());
         figures.reason = Some(withhold.reason);
@@ -81,6 +87,14 @@ fn down(
                 .any(|expected| reason.contains(expected)) =>
         {
             Err(Error::new(format!("withheld for a wrong reason: {reason}")))
+        }
+        None if ran_s
+            .iter()
+            .all(|ran_s| *ran_s > last_kick_s + SAYS_WITHIN_S) =>
+        {
+            Err(Error::new(
+                "dom0 ran on, kicks stopped, and the guard did not say why",
+            ))
         }
         _ => Ok(()),
     }

@@ -2,8 +2,8 @@
 //! Runs the laboratory's commands in dom0: `dom0-agent /dev/ttyS1`.
 
 use std::fs::OpenOptions;
-use xenwarden_lab::error::{Context, Result};
-use xenwarden_lab::machine::agent;
+use xenwarden_lab_dom0::agent;
+use xenwarden_lab_dom0::error::{Context, Result};
 
 fn main() -> Result<()> {
     let port = std::env::args()

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 use xenwarden::sys::hypercall::Privcmd;
-use xenwarden_lab::error::{Context, Result};
+use xenwarden_lab_dom0::error::{Context, Result};
 
 /// Each slot's timeout while it is armed, in seconds.
 const TIMEOUT_S: u32 = 5;

@@ -5,8 +5,8 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use xenwarden_lab::error::{Context, Result};
-use xenwarden_lab::machine::log::PORT;
+use xenwarden_lab_dom0::LOG_PORT;
+use xenwarden_lab_dom0::error::{Context, Result};
 
 fn main() -> Result<()> {
     let ports = OpenOptions::new()
@@ -19,7 +19,7 @@ fn main() -> Result<()> {
         // One byte a write: the kernel would spread more over the ports that follow.
         for byte in &buffer[..count] {
             ports
-                .write_all_at(&[*byte], u64::from(PORT))
+                .write_all_at(&[*byte], u64::from(LOG_PORT))
                 .context(|| "cannot write to the debug port")?;
         }
     }
