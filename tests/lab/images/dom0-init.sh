@@ -21,6 +21,12 @@ for module in /modules/*.ko; do
 done
 mount -t xenfs xenfs /proc/xen
 
+# What the guard keeps over a reset of the host.
+mkdir -p /var/lib/xenwarden
+tries=0
+until [ -b /dev/sda ] || [ $tries -ge 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+mount -t ext4 /dev/sda /var/lib/xenwarden || echo "dom0-init: no state disk"
+
 # From here on a log line costs a slow serial port nothing.
 echo 1 > /proc/sys/kernel/printk
 syslogd -O /var/log/messages

@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::symbols::Symbols;
-use crate::machine::{Machine, Parts, definition};
+use crate::machine::{Machine, Parts, SavedState, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,15 +22,17 @@ pub const GUESTS: [&str; 2] = ["web", "db"];
 const BOOT: Duration = Duration::from_secs(180);
 /// How many states of other versions are kept besides the one in use; each takes some 300 MB.
 const OTHER_STATES: usize = 2;
+/// Files of one state.
+const FILES: usize = 2;
 /// A change of how the saved state comes about; it makes old ones invalid.
-const STATE_RECIPE: &str = "3";
+const STATE_RECIPE: &str = "4";
 
 /// Everything that hosts are made of.
 pub struct Laboratory {
     layout: Layout,
     parts: Parts,
     symbols: Arc<Symbols>,
-    state: PathBuf,
+    state: SavedState,
 }
 
 impl Laboratory {
@@ -54,7 +56,11 @@ impl Laboratory {
             kernel: images.kernel,
             initramfs: images.dom0,
         };
-        let state = layout.lab("states").join(key);
+        let states = layout.lab("states");
+        let state = SavedState {
+            disk: states.join(format!("{key}.disk")),
+            memory: states.join(key),
+        };
         let laboratory = Laboratory {
             layout,
             parts,
@@ -86,7 +92,7 @@ impl Laboratory {
         say("booting the emulated host once (a minute or two)");
         let folder = self.layout.lab("states");
         make_dir(&folder)?;
-        prune(&folder, OTHER_STATES)?;
+        prune(&folder, OTHER_STATES * FILES)?;
         let began = Instant::now();
         let machine = Machine::boot(&self.parts, &self.run_folder())?;
         let mut host = self.host_on(machine);

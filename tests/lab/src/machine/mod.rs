@@ -2,6 +2,7 @@
 //! One emulated host and the ways to it: QEMU's monitor, its gdb stub, commands in dom0, the log out of dom0.
 
 pub mod agent;
+mod disk;
 pub mod gdb;
 pub mod log;
 mod mailbox;
@@ -10,4 +11,4 @@ mod qemu;
 mod qmp;
 pub mod symbols;
 
-pub use qemu::{Machine, Parts, definition};
+pub use qemu::{Machine, Parts, SavedState, definition};

@@ -5,6 +5,7 @@
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
 
 use super::agent::Agent;
+use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
 use super::qmp::Qmp;
@@ -57,9 +58,26 @@ pub struct Parts {
     pub initramfs: PathBuf,
 }
 
+/// A machine's state on disk.
+#[derive(Debug, Clone)]
+pub struct SavedState {
+    /// Memory and devices.
+    pub memory: PathBuf,
+    /// The disk at that moment.
+    pub disk: PathBuf,
+}
+
+impl SavedState {
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.memory.exists() && self.disk.exists()
+    }
+}
+
 /// The arguments that define the machine, apart from its files.
 pub fn definition() -> Vec<String> {
     let words = "-nodefaults -no-user-config -display none -machine pc -smp 2 -m 1536 \
+                 -drive file=state.img,format=raw,if=ide,cache=unsafe \
                  -device i6300esb -action watchdog=reset,reboot=shutdown,shutdown=pause \
                  -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
                  -chardev file,id=pulses,path=pulses -device isa-debugcon,iobase=0x402,chardev=pulses \
@@ -92,13 +110,29 @@ pub struct Machine {
 impl Machine {
     /// Starts a machine from power-on.
     pub fn boot(parts: &Parts, folder: &Path) -> Result<Self> {
+        fresh_dir(folder)?;
+        disk::create(&folder.join(disk::NAME))?;
         Self::start(parts, folder, None, 1)
     }
 
+    /// Starts a machine from power-on, in place of one that is down and with its disk.
+    pub fn boot_again(self, parts: &Parts) -> Result<Self> {
+        let folder = self.folder.clone();
+        let kept = folder.with_extension("disk");
+        // QEMU writes no more once it is dropped.
+        drop(self);
+        disk::copy(&folder.join(disk::NAME), &kept)?;
+        fresh_dir(&folder)?;
+        disk::copy(&kept, &folder.join(disk::NAME))?;
+        Self::start(parts, &folder, None, 1)
+    }
+
     /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
-    pub fn restore(parts: &Parts, folder: &Path, state: &Path) -> Result<Self> {
+    pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
+        fresh_dir(folder)?;
+        disk::copy(&state.disk, &folder.join(disk::NAME))?;
         // The agent in the saved state may still owe answers to the ids of the boot.
-        let mut machine = Self::start(parts, folder, Some(state), 1 << 32)?;
+        let mut machine = Self::start(parts, folder, Some(&state.memory), 1 << 32)?;
         let deadline = Instant::now() + MOVING;
         while machine.status()? == "inmigrate" {
             machine.check_deadline(deadline, "restoring its state")?;
@@ -108,7 +142,6 @@ impl Machine {
     }
 
     fn start(parts: &Parts, folder: &Path, state: Option<&Path>, first_id: u64) -> Result<Self> {
-        fresh_dir(folder)?;
         let stderr = std::fs::File::create(folder.join("qemu.log"))
             .context(|| "cannot create QEMU's log")?;
         let mut command = Command::new("setpriv");
@@ -192,8 +225,8 @@ impl Machine {
     }
 
     /// Stops the machine's time and writes its state to `state`; the machine is of no use after it.
-    pub fn save(mut self, state: &Path) -> Result<()> {
-        let part = state.with_extension("part");
+    pub fn save(mut self, state: &SavedState) -> Result<()> {
+        let part = state.memory.with_extension("part");
         self.qmp.execute("stop", json!({}))?;
         self.qmp.execute(
             "migrate-set-parameters",
@@ -216,9 +249,10 @@ impl Machine {
         // QEMU and with it the pipe's other end are gone before the file counts as complete.
         self.qmp.execute("quit", json!({}))?;
         self.wait_exit(PROMPT)?;
+        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
         std::fs::rename(self.folder.join("part"), &part)
-            .and_then(|()| std::fs::rename(&part, state))
-            .context(|| format!("cannot keep {}", state.display()))
+            .and_then(|()| std::fs::rename(&part, &state.memory))
+            .context(|| format!("cannot keep {}", state.memory.display()))
     }
 
     /// The emulated host's own time since it was switched on; it stands still while the machine is stopped.

@@ -10,6 +10,7 @@ use std::process::Command;
 const NEEDED: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setpriv", "util-linux"),
+    ("mke2fs", "e2fsprogs"),
     ("xz", "xz-utils"),
     ("ldd", "libc-bin"),
     ("dpkg-source", "dpkg-dev"),

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The emulated host's disk: what dom0 keeps over a reset of the host.
+
+use crate::command::output;
+use crate::error::{Context, Result};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Its name in a machine's folder.
+pub const NAME: &str = "state.img";
+/// Its size.
+const BYTES: u64 = 16 << 20;
+
+/// Makes an empty disk with a file system.
+pub fn create(path: &Path) -> Result<()> {
+    let file = fs::File::create(path).and_then(|file| file.set_len(BYTES));
+    file.context(|| format!("cannot create {}", path.display()))?;
+    output(
+        Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-F"])
+            .arg(path),
+    )
+    .map(drop)
+}
+
+/// Copies a disk that no machine writes to.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = fs::copy(from, to);
+    copied
+        .map(drop)
+        .context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
