@@ -6,8 +6,7 @@
 //! locked and every thread proven real-time before the device is opened, and READY=1 is
 //! said only after it is armed and read back.
 
-use crate::barrel::Barrel;
-use crate::barrel::hardware::HostWatchdog;
+use crate::barrel::hardware::{ArmError, HostWatchdog};
 use crate::config::Policy;
 use crate::control::{self, Context};
 use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
@@ -20,7 +19,7 @@ use crate::status::Armed;
 use crate::sys::clock::Monotonic;
 use crate::sys::realtime::{become_realtime, block_signals, lock_memory};
 use crate::{kicker, narrator, notify, sampler};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -88,11 +87,13 @@ fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Fail
         names: Names::default(),
     });
     let coverage = hypervisor.coverage();
-    let (give_barrel, take_barrel) = bounded(1);
-    let kicker = spawn_kicker(policy, &shared, take_barrel)?;
+    let (allow, allowed) = bounded(1);
+    let (kicker, armed) = spawn_kicker(policy, &shared, allowed)?;
     await_served(hypervisor.as_mut(), &shared.ledger, policy)?;
     let sampler = spawn_sampler(policy, &shared, hypervisor)?;
-    let armed = arm(policy, coverage, &shared, &give_barrel)?;
+    // The kicker arms by itself: nothing may come between that and its first kick.
+    let _ = allow.send(());
+    let armed = await_armed(policy, coverage, &armed)?;
     announce(policy, &armed);
     let ordinary = spawn_ordinary(policy, &shared, armed, listener, narrator);
     notify::ready();
@@ -116,32 +117,25 @@ fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Fail
     }
 }
 
-/// Arms the host watchdog and hands it to the kicker.
-fn arm(
+/// What the kicker tells of the arming: the device's identity.
+type Outcome = Result<String, ArmError>;
+
+/// Waits until the kicker has armed the host watchdog.
+fn await_armed(
     policy: &Policy,
     coverage: Coverage,
-    shared: &Shared,
-    give: &Sender<Box<dyn Barrel>>,
+    outcome: &Receiver<Outcome>,
 ) -> Result<Armed, Failure> {
-    let at = Monotonic::now();
-    let watchdog = HostWatchdog::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
-    let last_kick = &shared.ledger.counters.last_kick;
-    last_kick.store(at.0, Ordering::Relaxed);
-    let armed = Armed {
+    let outcome = outcome
+        .recv()
+        .map_err(|_| Failure::new(OSERR, "the kicker thread is gone"))?;
+    Ok(Armed {
         device: policy.device.clone(),
-        identity: watchdog.identity().to_owned(),
+        identity: outcome.map_err(arm_failure)?,
         timeout_ns: policy.timeout_ns(),
         coverage,
         period_ns: policy.sample_ns,
-    };
-    match give.send(Box::new(watchdog)) {
-        Ok(()) => Ok(armed),
-        Err(returned) => {
-            // Never reached while the kicker waits; should it be gone, nothing may stay armed.
-            let _ = returned.into_inner().disarm();
-            Err(Failure::new(OSERR, "the kicker thread is gone"))
-        }
-    }
+    })
 }
 
 fn announce(policy: &Policy, armed: &Armed) {
@@ -187,21 +181,36 @@ fn spawn_realtime(
     }
 }
 
-/// The kicker waits for the armed barrel; it ends at once when none comes.
+/// The kicker waits until it is allowed to arm, arms, tells the outcome, and kicks. It ends
+/// at once when it is not allowed, or cannot.
 fn spawn_kicker(
     policy: &Policy,
     shared: &Arc<Shared>,
-    barrel: Receiver<Box<dyn Barrel>>,
-) -> Result<JoinHandle<()>, Failure> {
+    allowed: Receiver<()>,
+) -> Result<(JoinHandle<()>, Receiver<Outcome>), Failure> {
     let shared = Arc::clone(shared);
+    let (device, timeout_s) = (policy.device.clone(), policy.timeout_s);
     let (period_ns, max_age_ns) = (policy.sample_ns, policy.max_age_ns());
-    spawn_realtime("kicker", KICKER_PRIORITY, move || {
-        if let Ok(barrel) = barrel.recv() {
-            let ledger = &shared.ledger;
-            let armed = Monotonic(ledger.counters.last_kick.load(Ordering::Relaxed));
-            kicker::run(barrel, ledger, armed, period_ns, max_age_ns);
+    let (tell, told) = bounded(1);
+    let body = move || {
+        if allowed.recv().is_err() {
+            return;
         }
-    })
+        let at = Monotonic::now();
+        let (outcome, watchdog) = match HostWatchdog::arm(&device, timeout_s) {
+            Ok(watchdog) => (Ok(watchdog.identity().to_owned()), Some(watchdog)),
+            Err(error) => (Err(error), None),
+        };
+        let ledger = &shared.ledger;
+        ledger.counters.last_kick.store(at.0, Ordering::Relaxed);
+        // The channel has room: this does not wait.
+        let _ = tell.send(outcome);
+        if let Some(watchdog) = watchdog {
+            kicker::run(Box::new(watchdog), ledger, at, period_ns, max_age_ns);
+        }
+    };
+    let thread = spawn_realtime("kicker", KICKER_PRIORITY, body)?;
+    Ok((thread, told))
 }
 
 fn spawn_sampler(

@@ -22,6 +22,39 @@ pub struct Guest {
     pub feeds: bool,
     /// What the toolstack does when the watchdog expires: `destroy`, `restart`, ...
     pub on_watchdog: &'static str,
+    /// Its initramfs, in dom0.
+    pub ramdisk: &'static str,
+    /// Its UUID; none for a new one at each start.
+    pub uuid: Option<&'static str>,
+}
+
+/// A guest without an operating system, of which a host can carry many.
+#[derive(Debug, Clone)]
+pub struct TinyGuest {
+    /// Its name.
+    pub name: String,
+    /// When it arms its watchdog, in Xen's system time, ns; 0 for at once.
+    pub arms_at_ns: u64,
+    /// Seconds until its watchdog expires.
+    pub watchdog_s: u32,
+    /// Nanoseconds between two feeds, from `arms_at_ns` on; none if it never feeds.
+    pub feeds_each_ns: Option<u64>,
+}
+
+impl TinyGuest {
+    fn config(&self) -> String {
+        let TinyGuest {
+            name,
+            arms_at_ns,
+            watchdog_s,
+            feeds_each_ns,
+        } = self;
+        let feeds_each_ns = feeds_each_ns.unwrap_or(0);
+        format!(
+            "name = \"{name}\"\ntype = \"pv\"\nmemory = 8\nvcpus = 1\nkernel = \"/guest/tiny\"\n\
+             cmdline = \"{arms_at_ns} {watchdog_s} {feeds_each_ns}\"\non_watchdog = \"destroy\"\n"
+        )
+    }
 }
 
 impl Guest {
@@ -32,6 +65,8 @@ impl Guest {
             watchdog_s: Some(10),
             feeds: true,
             on_watchdog: "destroy",
+            ramdisk: "/guest/initramfs",
+            uuid: None,
         }
     }
 
@@ -41,13 +76,16 @@ impl Guest {
             watchdog_s,
             feeds,
             on_watchdog,
+            ramdisk,
+            uuid,
         } = self;
+        let uuid = uuid.map_or(String::new(), |uuid| format!("uuid = \"{uuid}\"\n"));
         let (watchdog, feeder) = (watchdog_s.unwrap_or(0), if *feeds { "yes" } else { "no" });
         format!(
             "name = \"{name}\"\ntype = \"pv\"\nmemory = 96\nvcpus = 1\n\
-             kernel = \"/guest/vmlinux\"\nramdisk = \"/guest/initramfs\"\n\
+             kernel = \"/guest/vmlinux\"\nramdisk = \"{ramdisk}\"\n\
              extra = \"console=hvc0 quiet watchdog={watchdog} feeder={feeder}\"\n\
-             on_watchdog = \"{on_watchdog}\"\non_crash = \"destroy\"\n"
+             on_watchdog = \"{on_watchdog}\"\non_crash = \"destroy\"\n{uuid}"
         )
     }
 }
@@ -61,8 +99,15 @@ impl Host {
 
     /// Creates a guest and leaves it to itself.
     pub fn start(&mut self, guest: &Guest) -> Result<()> {
-        let Guest { name, .. } = guest;
-        let config = guest.config();
+        self.create_domain(&guest.name, &guest.config())
+    }
+
+    /// Creates a tiny guest.
+    pub fn create_tiny(&mut self, guest: &TinyGuest) -> Result<()> {
+        self.create_domain(&guest.name, &guest.config())
+    }
+
+    fn create_domain(&mut self, name: &str, config: &str) -> Result<()> {
         let log = console_log(name);
         // The console's log outlives a guest: only what comes after this counts.
         let create = format!(

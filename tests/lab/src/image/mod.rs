@@ -6,6 +6,7 @@
 
 mod kernel;
 mod libraries;
+mod tiny;
 mod tree;
 
 use crate::error::{Error, Result};
@@ -154,6 +155,10 @@ impl Parts<'_> {
         tree.file("/etc/xen/xl.conf", "");
         tree.file("/guest/initramfs", self.guest()?.into_cpio());
         tree.copy("/guest/vmlinux", kernel)?;
+        tree.file("/guest/tiny", tiny::assemble(self.layout)?);
+        let mut broken = Tree::default();
+        broken.file("/broken", "");
+        tree.file("/guest/broken", broken.into_cpio());
         Ok(tree)
     }
 

@@ -28,6 +28,8 @@ pub struct Figures {
     pub fired_s: Option<f64>,
     /// Until when it had to, if it had to.
     pub bound_s: Option<f64>,
+    /// Other figures, in words.
+    pub notes: Vec<String>,
     /// What the guard said.
     pub said: Vec<String>,
     /// What went wrong, if anything.
@@ -41,7 +43,7 @@ impl Figures {
             value.map_or(String::new(), |value| format!(" {name} {value:.3}"))
         };
         format!(
-            "{:<30} phase {:>3} ms:{}{}{}{}{}{}",
+            "{:<30} phase {:>3} ms:{}{}{}{}{}{}{}",
             self.scenario,
             self.phase_ms,
             seconds("last kick", self.last_kick_s),
@@ -52,6 +54,9 @@ impl Figures {
             seconds("fired", self.fired_s),
             self.dom0_ran_s
                 .map_or(String::new(), |[a, b]| format!(" dom0 ran {a:.1} {b:.1}")),
+            self.notes
+                .iter()
+                .fold(String::new(), |all, note| all + " " + note),
             self.failure
                 .as_ref()
                 .map_or(String::new(), |failure| format!(" FAILED: {failure}")),

@@ -7,7 +7,7 @@
 use super::Row;
 use super::figures::Figures;
 use crate::error::{Context, Error, Result};
-use crate::guest::Guest;
+use crate::guest::{Guest, TinyGuest};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
 use std::time::Duration;
@@ -35,6 +35,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "guest-reboots", what: "a guest reboots", run: |lab, phase| survive(lab, phase, reboot) },
     Row { name: "guest-destroyed", what: "a guest is destroyed", run: |lab, phase| survive(lab, phase, destroy) },
     Row { name: "many-guests", what: "20 guests are created and destroyed", run: |lab, phase| survive(lab, phase, create_and_destroy_many) },
+    Row { name: "crowd", what: "20 guests feed for a minute; what the guard then costs", run: crowd },
     Row { name: "slots-toggled", what: "a guest arms and disarms both slots quickly", run: |lab, phase| survive(lab, phase, toggle_slots) },
     Row { name: "xenstored-killed", what: "xenstored is killed", run: |lab, phase| survive(lab, phase, kill_xenstored) },
     Row { name: "guard-restarted", what: "the guard is stopped and started again", run: |lab, phase| survive(lab, phase, restart_guard) },
@@ -218,6 +219,100 @@ fn create_and_destroy_many(host: &mut Host) -> Result<()> {
     host.wait_watchdogs("all of them are gone", |all| {
         all.iter().filter(|watchdog| watchdog.armed).count() == known
     })
+}
+
+/// Two ordinary guests and many tiny ones, which feed each second.
+fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    const GUESTS_IN_ALL: usize = 20;
+    /// Of the guard, in dom0. A leak for each guest or sample would exceed it.
+    const RESIDENT_KIB: u64 = 16 * 1024;
+    const MEASURED: Duration = Duration::from_secs(60);
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut host = laboratory.host()?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    let few = host.cost(MEASURED)?;
+    for n in GUESTS.len()..GUESTS_IN_ALL {
+        // The emulated Xen's time and the machine's begin together, to a second.
+        let soon = host.machine.clock()? + Duration::from_secs(5);
+        host.create_tiny(&TinyGuest {
+            name: format!("tiny{n}"),
+            arms_at_ns: soon.as_nanos() as u64,
+            watchdog_s: 10,
+            feeds_each_ns: Some(SECOND_NS),
+        })?;
+    }
+    host.wait_watchdogs("all of them feed", |all| {
+        let feeding = |watchdog: &&GuestWatchdog| watchdog.armed && watchdog.sets > 1;
+        all.iter().filter(feeding).count() == GUESTS_IN_ALL
+    })?;
+    let many = host.cost(MEASURED)?;
+    let outcome = host
+        .lives_on(WATCHED)
+        .and_then(|()| match many.resident_kib {
+            0..RESIDENT_KIB => Ok(()),
+            kib => Err(Error::new(format!("the guard takes {kib} KiB"))),
+        });
+    Ok(Figures {
+        notes: vec![
+            format!("{} guests: {few}", GUESTS.len()),
+            format!("{GUESTS_IN_ALL} guests: {many}"),
+        ],
+        failure: outcome.err().map(|error| error.to_string()),
+        ..Figures::default()
+    })
+}
+
+/// What the guard costs dom0.
+struct Cost {
+    resident_kib: u64,
+    ticks: u64,
+    over: Duration,
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cost {
+            resident_kib,
+            ticks,
+            over,
+        } = self;
+        // sysconf(_SC_CLK_TCK) is 100 on Linux.
+        write!(
+            f,
+            "{resident_kib} KiB, {} ms of CPU in {} s;",
+            ticks * 10,
+            over.as_secs()
+        )
+    }
+}
+
+impl Host {
+    fn cost(&mut self, over: Duration) -> Result<Cost> {
+        let before = self.guard_ticks()?;
+        self.pass(over)?;
+        let ticks = self.guard_ticks()? - before;
+        let resident = self.dom0_ok("grep VmRSS: /proc/$(pidof xenwardend)/status", PROMPT)?;
+        let kib = resident
+            .split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse().ok());
+        Ok(Cost {
+            resident_kib: kib.context(|| format!("no resident size in {resident}"))?,
+            ticks,
+            over,
+        })
+    }
+
+    /// Clock ticks that the guard has used, in user mode and in the kernel (proc(5): fields 14 and 15 of stat).
+    fn guard_ticks(&mut self) -> Result<u64> {
+        let stat = self.dom0_ok("cut -d' ' -f14,15 /proc/$(pidof xenwardend)/stat", PROMPT)?;
+        let ticks = stat.split_whitespace().map(str::parse::<u64>);
+        let ticks: std::result::Result<Vec<u64>, _> = ticks.collect();
+        ticks
+            .map(|ticks| ticks.iter().sum())
+            .context(|| format!("no ticks in {stat}"))
+    }
 }
 
 fn toggle_slots(host: &mut Host) -> Result<()> {
