@@ -12,7 +12,13 @@ pub fn assemble(layout: &Layout) -> Result<Vec<u8>> {
     let script = layout.project("tests/lab/images/tiny-guest.ld");
     output(
         Command::new("gcc")
-            .args(["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"])
+            .args([
+                "-nostdlib",
+                "-static",
+                "-no-pie",
+                "-s",
+                "-Wl,--build-id=none",
+            ])
             .arg(format!("-Wl,-T,{}", script.display()))
             .arg("-o")
             .arg(&kernel)
