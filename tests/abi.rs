@@ -184,6 +184,12 @@ fn the_decoder_reads_what_the_hypervisors_header_lays_out() {
             (t.fired, t.done, t.nr_fired, t.generation),
             (3006, 3007, 3008, 3009)
         );
+        let doing = Doing {
+            paused: false,
+            shutdown: Some(Shutdown::Crash),
+            dying: true,
+        };
+        assert_eq!(t.domain, Some(doing));
     }
 }
 
