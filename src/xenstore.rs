@@ -1,30 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A small xenstore client: reads one value at a time, and never waits for long.
+//! A small xenstore client: reads one value at a time, watches, and never waits for long.
 //!
-//! In: a path. Out: the value, or why there is none. xenstored may be dead or restarted,
-//! and cannot be trusted to answer: every wait is bounded.
+//! In: a path. Out: the value, or why there is none; events of watches. xenstored may be
+//! dead or restarted, and cannot be trusted to answer: every wait is bounded. One is not
+//! ours: the kernel itself waits for xenstored to take a watch, within write(2)
+//! ([`Xenstore::watch`]).
 //!
 //! Source: Xen `xen/include/public/io/xs_wire.h` (struct xsd_sockmsg, message types);
 //! Linux `drivers/xen/xenbus/xenbus_dev_frontend.c` (/dev/xen/xenbus takes a message in
-//! one write, queues the replies, and can be polled).
+//! one write, queues the replies, and can be polled; it answers watch requests itself,
+//! with the request's type and without its number).
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// `XS_READ` (xs_wire.h).
 const XS_READ: u32 = 2;
+/// `XS_WATCH` (xs_wire.h).
+const XS_WATCH: u32 = 4;
+/// `XS_UNWATCH` (xs_wire.h).
+const XS_UNWATCH: u32 = 5;
+/// `XS_WATCH_EVENT` (xs_wire.h).
+const XS_WATCH_EVENT: u32 = 15;
 /// `XS_ERROR` (xs_wire.h).
 const XS_ERROR: u32 = 16;
 /// Bytes of struct xsd_sockmsg: type, req_id, tx_id, len.
 const HEADER_LEN: usize = 16;
 /// `XENSTORE_PAYLOAD_MAX` (xs_wire.h).
 const PAYLOAD_MAX: usize = 4096;
+
+/// Events that are kept until somebody asks for them; further ones are counted only.
+const EVENTS_KEPT: usize = 64;
+
+/// Something that is watched has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchEvent {
+    /// What: a path, or `@introduceDomain` and `@releaseDomain`.
+    pub path: String,
+    /// As given with the watch.
+    pub token: String,
+}
 
 /// Why there is no value.
 #[derive(Debug)]
@@ -66,6 +88,10 @@ pub struct Xenstore {
     outstanding: bool,
     /// Bytes that came and are not yet a whole message.
     pending: Vec<u8>,
+    /// Events that came while an answer was waited for.
+    events: VecDeque<WatchEvent>,
+    /// Events that found no room.
+    lost_events: u64,
 }
 
 struct Message {
@@ -89,12 +115,20 @@ impl Xenstore {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
-        Ok(Self {
-            bus,
+        Ok(Self::over(bus.into()))
+    }
+
+    /// Over what is open already, and does not block: for tests.
+    #[must_use]
+    pub fn over(bus: OwnedFd) -> Self {
+        Self {
+            bus: File::from(bus),
             request: 0,
             outstanding: false,
             pending: Vec::new(),
-        })
+            events: VecDeque::new(),
+            lost_events: 0,
+        }
     }
 
     /// Reads the value at `path`, waiting at most `patience` for the answer. Answers to
@@ -104,21 +138,92 @@ impl Xenstore {
     /// [`XenstoreError`].
     pub fn read(&mut self, path: &str, patience: Duration) -> Result<String, XenstoreError> {
         let deadline = Instant::now() + patience;
-        if self.outstanding {
-            self.answer(deadline)?;
-        }
-        self.request = self.request.wrapping_add(1);
-        let message = encode(XS_READ, self.request, path)?;
-        self.bus.write_all(&message)?;
-        self.outstanding = true;
-        value(self.answer(deadline)?)
+        value(XS_READ, self.ask(XS_READ, &[path], deadline)?)
     }
 
-    /// Waits for the answer to the last request.
-    fn answer(&mut self, deadline: Instant) -> Result<Message, XenstoreError> {
+    /// Watches `path`; its events carry `token`. The first one comes at once. Linux waits
+    /// for xenstored within the write, without end: only for a thread that nobody waits
+    /// for, and when xenstored has just answered.
+    ///
+    /// # Errors
+    /// [`XenstoreError`].
+    pub fn watch(
+        &mut self,
+        path: &str,
+        token: &str,
+        patience: Duration,
+    ) -> Result<(), XenstoreError> {
+        let deadline = Instant::now() + patience;
+        value(XS_WATCH, self.ask(XS_WATCH, &[path, token], deadline)?).map(|_| ())
+    }
+
+    /// Ends a watch; see [`Xenstore::watch`].
+    ///
+    /// # Errors
+    /// [`XenstoreError`].
+    pub fn unwatch(
+        &mut self,
+        path: &str,
+        token: &str,
+        patience: Duration,
+    ) -> Result<(), XenstoreError> {
+        let deadline = Instant::now() + patience;
+        value(XS_UNWATCH, self.ask(XS_UNWATCH, &[path, token], deadline)?).map(|_| ())
+    }
+
+    /// The next event, waiting at most `patience` for it. Events that found no room came
+    /// after those that did.
+    ///
+    /// # Errors
+    /// [`XenstoreError`], but no timeout: that is `None`.
+    pub fn next_event(&mut self, patience: Duration) -> Result<Option<WatchEvent>, XenstoreError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            // An answer that nobody waits for any more is thrown away.
+            if let Some(answer) = self.take_message()? {
+                self.outstanding &= answer.request != self.request;
+            } else if self.events.is_empty() {
+                match self.wait(deadline) {
+                    Err(XenstoreError::Timeout) => return Ok(None),
+                    other => other?,
+                }
+            }
+        }
+    }
+
+    /// Events that found no room.
+    #[must_use]
+    pub fn lost_events(&self) -> u64 {
+        self.lost_events
+    }
+
+    fn ask(
+        &mut self,
+        kind: u32,
+        words: &[&str],
+        deadline: Instant,
+    ) -> Result<Message, XenstoreError> {
+        if self.outstanding {
+            self.answer(XS_READ, deadline)?;
+        }
+        self.request = self.request.wrapping_add(1);
+        let message = encode(kind, self.request, words)?;
+        self.bus.write_all(&message)?;
+        // The kernel has answered a watch by the time that it has taken it.
+        self.outstanding = kind == XS_READ;
+        self.answer(kind, deadline)
+    }
+
+    /// Waits for the answer to the last request, which was of this kind.
+    fn answer(&mut self, kind: u32, deadline: Instant) -> Result<Message, XenstoreError> {
         loop {
             match self.take_message()? {
-                Some(answer) if answer.request == self.request => {
+                Some(answer)
+                    if answer.request == self.request || kind != XS_READ && answer.kind == kind =>
+                {
                     self.outstanding = false;
                     return Ok(answer);
                 }
@@ -128,7 +233,22 @@ impl Xenstore {
         }
     }
 
+    /// Takes the next whole message that is not an event; events are put aside.
     fn take_message(&mut self) -> Result<Option<Message>, XenstoreError> {
+        while let Some(message) = self.split_message()? {
+            if message.kind != XS_WATCH_EVENT {
+                return Ok(Some(message));
+            }
+            if self.events.len() < EVENTS_KEPT {
+                self.events.push_back(event(&message.payload));
+            } else {
+                self.lost_events += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    fn split_message(&mut self) -> Result<Option<Message>, XenstoreError> {
         let Some((header, rest)) = self.pending.split_at_checked(HEADER_LEN) else {
             return Ok(None);
         };
@@ -167,6 +287,7 @@ impl Xenstore {
         poll(&mut fds, timeout).map_err(io::Error::from)?;
         let mut bytes = [0; 1024];
         match self.bus.read(&mut bytes) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(n) => self.pending.extend(bytes.iter().take(n)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
@@ -175,23 +296,34 @@ impl Xenstore {
     }
 }
 
-fn encode(kind: u32, request: u32, path: &str) -> Result<Vec<u8>, XenstoreError> {
-    let len = u32::try_from(path.len() + 1).map_err(|_| XenstoreError::Malformed)?;
-    let mut message = Vec::with_capacity(HEADER_LEN + path.len() + 1);
+fn encode(kind: u32, request: u32, words: &[&str]) -> Result<Vec<u8>, XenstoreError> {
+    let payload: Vec<u8> = (words.iter())
+        .flat_map(|word| word.bytes().chain([0]))
+        .collect();
+    let len = u32::try_from(payload.len()).map_err(|_| XenstoreError::Malformed)?;
+    let mut message = Vec::with_capacity(HEADER_LEN + payload.len());
     for word in [kind, request, 0, len] {
         message.extend(word.to_ne_bytes());
     }
-    message.extend(path.as_bytes());
-    message.push(0);
+    message.extend(payload);
     Ok(message)
 }
 
-fn value(answer: Message) -> Result<String, XenstoreError> {
+fn event(payload: &[u8]) -> WatchEvent {
+    let text = String::from_utf8_lossy(payload);
+    let mut words = text.split('\0').map(str::to_owned);
+    WatchEvent {
+        path: words.next().unwrap_or_default(),
+        token: words.next().unwrap_or_default(),
+    }
+}
+
+fn value(kind: u32, answer: Message) -> Result<String, XenstoreError> {
     let text = String::from_utf8_lossy(&answer.payload);
     let text = text.trim_end_matches('\0').to_owned();
     match answer.kind {
-        XS_READ => Ok(text),
         XS_ERROR => Err(XenstoreError::Refused(text)),
+        told if told == kind => Ok(text),
         _ => Err(XenstoreError::Malformed),
     }
 }
@@ -199,19 +331,12 @@ fn value(answer: Message) -> Result<String, XenstoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     fn pair() -> (Xenstore, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         ours.set_nonblocking(true).expect("non-blocking");
-        let xenstore = Xenstore {
-            bus: File::from(OwnedFd::from(ours)),
-            request: 0,
-            outstanding: false,
-            pending: Vec::new(),
-        };
-        (xenstore, theirs)
+        (Xenstore::over(OwnedFd::from(ours)), theirs)
     }
 
     fn answer(kind: u32, request: u32, payload: &[u8]) -> Vec<u8> {
@@ -254,5 +379,46 @@ mod tests {
         daemon.write_all(&[0xff; 64]).expect("write");
         let nonsense = xenstore.read("/nowhere", Duration::from_secs(5));
         assert!(matches!(nonsense, Err(XenstoreError::Malformed)));
+    }
+
+    #[test]
+    fn events_that_come_between_answers_are_kept_in_order_and_bounded() {
+        let (mut xenstore, mut daemon) = pair();
+        let mut bytes = answer(XS_WATCH_EVENT, 0, b"@introduceDomain\0one\0");
+        // As Linux answers: with the type, without the number.
+        bytes.extend(answer(XS_WATCH, 0, b"OK\0"));
+        bytes.extend(answer(XS_WATCH_EVENT, 0, b"@releaseDomain\0two\0"));
+        bytes.extend(answer(XS_READ, 2, b"guest"));
+        daemon.write_all(&bytes).expect("write");
+        let long = Duration::from_secs(5);
+        xenstore
+            .watch("@introduceDomain", "one", long)
+            .expect("watched");
+        let mut request = [0; 37];
+        daemon.read_exact(&mut request).expect("the request");
+        assert_eq!(request[..4], XS_WATCH.to_ne_bytes());
+        assert_eq!(&request[16..], b"@introduceDomain\0one\0");
+        assert_eq!(xenstore.read("/name", long).expect("a name"), "guest");
+        for expected in [("@introduceDomain", "one"), ("@releaseDomain", "two")] {
+            let event = xenstore.next_event(long).expect("sound").expect("kept");
+            assert_eq!((event.path.as_str(), event.token.as_str()), expected);
+        }
+        assert_eq!(xenstore.next_event(Duration::ZERO).expect("sound"), None);
+        for _ in 0..100 {
+            let event = answer(XS_WATCH_EVENT, 0, b"@releaseDomain\0two\0");
+            daemon.write_all(&event).expect("write");
+        }
+        daemon.write_all(&answer(XS_READ, 3, b"x")).expect("write");
+        xenstore.read("/name", long).expect("a name");
+        assert_eq!(xenstore.events.len(), EVENTS_KEPT);
+        assert_eq!(xenstore.lost_events(), 100 - EVENTS_KEPT as u64);
+    }
+
+    #[test]
+    fn a_closed_connection_is_an_error_not_a_wait() {
+        let (mut xenstore, daemon) = pair();
+        drop(daemon);
+        let error = xenstore.next_event(Duration::from_secs(60));
+        assert!(matches!(error, Err(XenstoreError::Io(_))));
     }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xenwarden::hypervisor::liveness::{StatePage, TimersPage};
+use xenwarden::hypervisor::liveness::{Doing, Shutdown, StatePage, TimersPage};
 use xenwarden::sys::watchdog::{WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT};
 
 const HEADER: &str = "xen/include/public/liveness.h";
@@ -48,6 +48,8 @@ int main(int argc, char **argv)
             .seq = 3000, .domid = 3001, .id = 2, .flags = XEN_LIVENESS_TIMER_used,
             .timeout_s = 3002, .sets = 3003, .set = 3004, .deadline = 3005, .fired = 3006,
             .done = 3007, .nr_fired = 3008, .gen = 3009,
+            .domain = XEN_LIVENESS_DOMAIN_known | XEN_LIVENESS_DOMAIN_shutdown |
+                      XEN_LIVENESS_DOMAIN_dying | 3 << 8, /* SHUTDOWN_crash */
         };
         struct xen_liveness_header h = header(XEN_LIVENESS_MAGIC_TIMERS, 1, 7);
         h.rec_len = sizeof(t);
@@ -69,15 +71,39 @@ fn added_file(patch: &str, path: &str) -> String {
         .collect()
 }
 
-/// The header of the series that adds it.
+/// `text` as a later patch to the same file leaves it.
+fn amended(text: &str, patch: &str, path: &str) -> String {
+    let start = format!("+++ b/{path}\n");
+    let (_, rest) = patch.split_once(&start).expect("the patch has the header");
+    let end = rest.find("\ndiff --git").or_else(|| rest.find("\n-- \n"));
+    let (diff, _) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+    let mut text = text.to_owned();
+    for hunk in diff.split("@@ -").skip(1) {
+        let (_, body) = hunk.split_once('\n').expect("lines follow a hunk's head");
+        let side = |dropped: char| -> String {
+            let kept = body.lines().filter(|line| !line.starts_with(dropped));
+            kept.map(|line| format!("{}\n", line.get(1..).unwrap_or_default()))
+                .collect()
+        };
+        let (before, after) = (side('+'), side('-'));
+        assert_eq!(text.matches(&before).count(), 1, "does not apply: {before}");
+        text = text.replacen(&before, &after, 1);
+    }
+    text
+}
+
+/// The header as the whole series leaves it.
 fn header_of(series: &Path) -> String {
     let list = fs::read_to_string(series.join("series")).expect("series");
     let marker = format!("+++ b/{HEADER}\n");
     list.lines()
         .filter(|line| !line.starts_with('#'))
         .map(|name| fs::read_to_string(series.join(name)).expect(name))
-        .find(|patch| patch.contains(&marker))
-        .map(|patch| added_file(&patch, HEADER))
+        .filter(|patch| patch.contains(&marker))
+        .fold(None, |text, patch| match text {
+            None => Some(added_file(&patch, HEADER)),
+            Some(text) => Some(amended(&text, &patch, HEADER)),
+        })
         .expect("one patch adds the header")
 }
 
@@ -158,6 +184,12 @@ fn the_decoder_reads_what_the_hypervisors_header_lays_out() {
             (t.fired, t.done, t.nr_fired, t.generation),
             (3006, 3007, 3008, 3009)
         );
+        let doing = Doing {
+            paused: false,
+            shutdown: Some(Shutdown::Crash),
+            dying: true,
+        };
+        assert_eq!(t.domain, Some(doing));
     }
 }
 

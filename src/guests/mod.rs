@@ -1,8 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Guests: who they are, how they do, and their alarms.
+//!
+//! ```text
+//!   snapshots ──▶ watcher ──▶ registry ──▶ Happenings ──▶ events
+//!                   ▲  │       guest, slot: what changed from look to look
+//!   xenstore ──▶ domains│       alarm: the lifecycle, pure
+//!                      ▼
+//!                    saver ──▶ store: /var/lib/xenwarden
+//! ```
+//!
+//! [`registry`] and [`alarm`] are pure: time, the looks at the hypervisor and the domains'
+//! names are their inputs. [`domains`], [`watcher`] and [`saver`] are ordinary threads, of
+//! which none can delay a kick.
 
+pub mod alarm;
+pub mod desk;
+pub mod domains;
+pub mod guest;
+pub mod lastwords;
 pub mod names;
+pub mod registry;
 pub mod report;
+pub mod saver;
+pub mod sequence;
+pub mod slot;
+pub mod store;
+pub mod watcher;
 
 use crate::event::{Guest, Uuid, What};
 use report::GuestsReport;

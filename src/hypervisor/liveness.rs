@@ -95,6 +95,86 @@ pub struct PcpuRecord {
     pub max_late_us: u32,
 }
 
+/// Why a domain shut down: `SHUTDOWN_*` of Xen's `public/sched.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It powered off.
+    Poweroff,
+    /// It asked for a reboot.
+    Reboot,
+    /// It suspended itself, to be saved or migrated.
+    Suspend,
+    /// It crashed.
+    Crash,
+    /// Its watchdog expired.
+    Watchdog,
+    /// It asked to be reset in place.
+    SoftReset,
+    /// A reason that this decoder does not know.
+    Other(u8),
+}
+
+impl Shutdown {
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Poweroff,
+            1 => Self::Reboot,
+            2 => Self::Suspend,
+            3 => Self::Crash,
+            4 => Self::Watchdog,
+            5 => Self::SoftReset,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The number in the hypervisor's interface.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Poweroff => 0,
+            Self::Reboot => 1,
+            Self::Suspend => 2,
+            Self::Crash => 3,
+            Self::Watchdog => 4,
+            Self::SoftReset => 5,
+            Self::Other(code) => code,
+        }
+    }
+}
+
+/// What the domain that owns a record is doing; of a destroyed one, what it was doing
+/// then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doing {
+    /// The toolstack paused it.
+    pub paused: bool,
+    /// It is shutting down, or has shut down.
+    pub shutdown: Option<Shutdown>,
+    /// It is being destroyed.
+    pub dying: bool,
+}
+
+/// `XEN_LIVENESS_DOMAIN_known`.
+const DOMAIN_KNOWN: u32 = 1 << 31;
+
+impl Doing {
+    fn from_word(word: u32) -> Option<Self> {
+        let [_, code, _, _] = word.to_le_bytes();
+        (word & DOMAIN_KNOWN != 0).then(|| Self {
+            paused: word & 1 != 0,
+            shutdown: (word & 2 != 0).then(|| Shutdown::from_code(code)),
+            dying: word & 4 != 0,
+        })
+    }
+
+    /// As the hypervisor writes it.
+    #[must_use]
+    pub fn to_word(self) -> u32 {
+        let code = self.shutdown.map_or(0, |s| u32::from(s.code()) << 8 | 2);
+        DOMAIN_KNOWN | u32::from(self.paused) | code | u32::from(self.dying) << 2
+    }
+}
+
 /// One slot of a domain's guest watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerRecord {
@@ -124,6 +204,8 @@ pub struct TimerRecord {
     pub nr_fired: u32,
     /// Counts the reuses of the record by other domains.
     pub generation: u32,
+    /// What the domain is doing; `None` where the hypervisor does not tell.
+    pub domain: Option<Doing>,
 }
 
 impl TimerRecord {
@@ -300,6 +382,15 @@ impl<'a> TimersPage<'a> {
             .filter_map(move |n| timer_record(page.record(n)?))
             .filter(|t| t.used || t.torn())
     }
+
+    /// The records whose last domain was destroyed: they show it as it was then, until
+    /// another domain gets them.
+    pub fn released(&self) -> impl Iterator<Item = TimerRecord> + 'a {
+        let page = self.0;
+        (0..page.count)
+            .filter_map(move |n| timer_record(page.record(n)?))
+            .filter(|t| !t.used && !t.torn() && t.generation != 0)
+    }
 }
 
 fn timer_record(b: &[u8]) -> Option<TimerRecord> {
@@ -318,6 +409,7 @@ fn timer_record(b: &[u8]) -> Option<TimerRecord> {
         done: u64_at(b, 40)?,
         nr_fired: u32_at(b, 48)?,
         generation: u32_at(b, 52)?,
+        domain: Doing::from_word(u32_at(b, 56)?),
     })
 }
 
@@ -337,6 +429,22 @@ mod tests {
         let view = TimersPage::parse(&page, 1).expect("a sound page");
         assert_eq!(view.timers().count(), 70 - TIMERS_PER_PAGE);
         assert_eq!(view.timers().next(), scene.timers.get(63).copied());
+    }
+
+    #[test]
+    fn what_a_domain_is_doing_is_read_back_and_unknown_without_the_bit_that_says_so() {
+        let shutdowns = (0..=u8::MAX).map(|code| Some(Shutdown::from_code(code)));
+        for shutdown in shutdowns.chain([None]) {
+            for bits in 0..4u8 {
+                let doing = Doing {
+                    paused: bits & 1 != 0,
+                    dying: bits & 2 != 0,
+                    shutdown,
+                };
+                assert_eq!(Doing::from_word(doing.to_word()), Some(doing));
+                assert_eq!(Doing::from_word(doing.to_word() & !DOMAIN_KNOWN), None);
+            }
+        }
     }
 
     #[test]

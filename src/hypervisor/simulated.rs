@@ -5,13 +5,32 @@
 //! answer, so that decoder, evidence, sampler and kicker are tested on the real format.
 
 use super::liveness::{
-    ABI, HEADER_LEN, MAGIC_STATE, MAGIC_TIMERS, PcpuRecord, RECORD_LEN, TIMERS_PER_PAGE,
-    TimerRecord,
+    ABI, Doing, HEADER_LEN, MAGIC_STATE, MAGIC_TIMERS, PcpuRecord, RECORD_LEN, Shutdown,
+    TIMERS_PER_PAGE, TimerRecord,
 };
+use super::snapshot::{Snapshot, Snapshots};
 use super::{Page, PageReader, ReadError};
 use crate::sys::clock::Monotonic;
 
 const SECOND: u64 = 1_000_000_000;
+
+/// A record that never had an owner.
+pub const FREE: TimerRecord = TimerRecord {
+    seq: 0,
+    domid: 0,
+    slot: 0,
+    used: false,
+    armed: false,
+    timeout_s: 0,
+    sets: 0,
+    set: 0,
+    deadline: 0,
+    fired: 0,
+    done: 0,
+    nr_fired: 0,
+    generation: 0,
+    domain: None,
+};
 
 /// What the simulated hypervisor would say.
 #[derive(Clone, Debug)]
@@ -63,10 +82,125 @@ impl Scene {
                     done: 0,
                     nr_fired: 0,
                     generation: 1,
+                    domain: Some(Doing::default()),
                 })
                 .collect(),
             untracked: 0,
         }
+    }
+
+    /// A host without guests, at 100 s.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::healthy(1, 0)
+    }
+
+    /// Moves on by `ms`; who does not feed in that time expires, and its domain shuts down,
+    /// as Xen has it (`domain_watchdog_timeout()`).
+    pub fn pass_ms(&mut self, ms: u64) {
+        self.now += ms * 1_000_000;
+        let now = self.now;
+        let due = |t: &TimerRecord| t.used && t.armed && t.deadline <= now && t.done < t.deadline;
+        let mut expired = Vec::new();
+        for t in self.timers.iter_mut().filter(|t| due(t)) {
+            t.fired = t.deadline + 20_000;
+            t.done = t.fired + 5_000;
+            t.nr_fired = t.nr_fired.wrapping_add(1);
+            expired.push(t.domid);
+        }
+        for domid in expired {
+            self.shut_down(domid, Shutdown::Watchdog);
+        }
+    }
+
+    /// Creates a domain. Released records are reused only once the page is full.
+    pub fn create(&mut self, domid: u16) {
+        for slot in 1..=2 {
+            let full = self.timers.len() % TIMERS_PER_PAGE == 0;
+            let free = self.timers.iter().position(|t| full && !t.used);
+            let at = free.unwrap_or(self.timers.len());
+            if free.is_none() {
+                self.timers.push(FREE);
+            }
+            if let Some(t) = self.timers.get_mut(at) {
+                *t = TimerRecord {
+                    seq: t.seq.wrapping_add(2),
+                    domid,
+                    slot,
+                    used: true,
+                    generation: t.generation.wrapping_add(1),
+                    domain: Some(Doing::default()),
+                    ..FREE
+                };
+            }
+        }
+    }
+
+    /// Destroys a domain: its records lose the flags and keep the rest.
+    pub fn destroy(&mut self, domid: u16) {
+        for t in self.of(domid) {
+            t.seq = t.seq.wrapping_add(2);
+            (t.used, t.armed) = (false, false);
+            if let Some(doing) = &mut t.domain {
+                doing.dying = true;
+            }
+        }
+    }
+
+    /// A guest arms or feeds a slot, now.
+    pub fn poke(&mut self, domid: u16, slot: u8, timeout_s: u32) {
+        let now = self.now;
+        for t in self.of(domid).filter(|t| t.slot == slot) {
+            t.seq = t.seq.wrapping_add(2);
+            t.armed = true;
+            t.timeout_s = timeout_s;
+            t.sets = t.sets.wrapping_add(1);
+            t.set = now;
+            t.deadline = now + u64::from(timeout_s) * SECOND;
+        }
+    }
+
+    /// A guest disarms a slot.
+    pub fn disarm(&mut self, domid: u16, slot: u8) {
+        for t in self.of(domid).filter(|t| t.slot == slot) {
+            t.seq = t.seq.wrapping_add(2);
+            t.armed = false;
+        }
+    }
+
+    /// A domain shuts down; the first reason holds.
+    pub fn shut_down(&mut self, domid: u16, why: Shutdown) {
+        for doing in self.of(domid).filter_map(|t| t.domain.as_mut()) {
+            doing.shutdown = doing.shutdown.or(Some(why));
+        }
+    }
+
+    /// The toolstack changes what a domain is doing.
+    pub fn set_doing(&mut self, domid: u16, doing: Option<Doing>) {
+        for t in self.of(domid) {
+            t.domain = doing;
+        }
+    }
+
+    fn of(&mut self, domid: u16) -> impl Iterator<Item = &mut TimerRecord> {
+        let timers = self.timers.iter_mut();
+        timers.filter(move |t| t.used && t.domid == domid)
+    }
+
+    /// What a look at `taken` leaves for status and guests, by way of the real format.
+    ///
+    /// # Panics
+    /// When the scene cannot be encoded: a test that paints such a scene is wrong.
+    #[must_use]
+    #[allow(clippy::expect_used)] // only tests call it
+    pub fn snapshot(&self, taken: Monotonic) -> Snapshot {
+        let snapshots = Snapshots::new();
+        let mut copying = snapshots.begin(taken, &self.state_page());
+        for n in 0..self.nr_pages() {
+            copying.timers(&self.timers_page(n));
+        }
+        copying.finish();
+        snapshots.latest().expect("a sound scene")
     }
 
     fn nr_pages(&self) -> u32 {
@@ -134,7 +268,8 @@ impl Scene {
             b.extend(times.iter().flat_map(|t| t.to_le_bytes()));
             b.extend(t.nr_fired.to_le_bytes());
             b.extend(t.generation.to_le_bytes());
-            b.extend([0; 8]);
+            b.extend(t.domain.map_or(0, Doing::to_word).to_le_bytes());
+            b.extend([0; 4]);
         }
         b.resize(HEADER_LEN + TIMERS_PER_PAGE * RECORD_LEN, 0);
         b

@@ -36,6 +36,9 @@ pub struct Snapshot {
     pub pcpus: Vec<PcpuRecord>,
     /// The guest watchdogs' records, with the NOW() of their page.
     pub timers: Vec<(u64, TimerRecord)>,
+    /// The records of destroyed domains that no other domain has got yet, likewise: what
+    /// happened between the look before and the destruction is in them.
+    pub released: Vec<(u64, TimerRecord)>,
     /// Pages of guest watchdogs that are judged but not kept here.
     pub pages_left_out: u32,
 }
@@ -137,7 +140,7 @@ fn decode(words: &[u64]) -> Option<Snapshot> {
     };
     let state = bytes_of(state);
     let state = StatePage::parse(state.get(..usize::try_from(state_len).ok()?)?).ok()?;
-    let mut timers = Vec::new();
+    let (mut timers, mut released) = (Vec::new(), Vec::new());
     for (n, page) in (0u32..).zip(pages.chunks(PAGE_WORDS)) {
         if u64::from(n) >= kept {
             break;
@@ -146,6 +149,7 @@ fn decode(words: &[u64]) -> Option<Snapshot> {
         if let Ok(page) = TimersPage::parse(&page, n) {
             let now = page.header().now;
             timers.extend(page.timers().filter(|t| t.used).map(|t| (now, t)));
+            released.extend(page.released().map(|t| (now, t)));
         }
     }
     Some(Snapshot {
@@ -153,6 +157,31 @@ fn decode(words: &[u64]) -> Option<Snapshot> {
         now: state.header().now,
         pcpus: state.pcpus().collect(),
         timers,
+        released,
         pages_left_out: u32::try_from(count.saturating_sub(kept)).unwrap_or(u32::MAX),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::simulated::Scene;
+
+    #[test]
+    fn records_of_destroyed_domains_are_carried_apart_from_those_in_use() {
+        let mut scene = Scene::healthy(1, 4);
+        scene.destroy(1);
+        // A record that never had an owner tells nothing.
+        scene.timers[3] = crate::hypervisor::simulated::FREE;
+        let snapshots = Snapshots::new();
+        let mut copying = snapshots.begin(Monotonic(7), &scene.state_page());
+        copying.timers(&scene.timers_page(0));
+        copying.finish();
+        let snapshot = snapshots.latest().expect("published");
+        let used: Vec<_> = snapshot.timers.iter().map(|(_, t)| t.domid).collect();
+        let released: Vec<_> = snapshot.released.iter().map(|(_, t)| *t).collect();
+        assert_eq!(used, [2]);
+        assert_eq!(released, scene.timers[..2]);
+        assert_eq!(snapshot, scene.snapshot(Monotonic(7)));
+    }
 }

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Files in the state directory: whole or not at all.
+//!
+//! In: values, one a file. Out: the same values after a restart or a reset of the host.
+//!
+//! Promises: a file is replaced in one step, after its contents are on the disk. What
+//! cannot be used (torn, foreign, of a newer version, not the daemon's own, not a file at
+//! all, too large) is kept aside under a name of its own, told, and never fatal.
+//! It blocks as long as the disk does; only threads that may wait call it.
+
+use crate::event::What;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file that is read: far more than 4096 guests need.
+const MOST_BYTES: u64 = 16 << 20;
+/// Files of one name that are kept aside; the oldest go.
+const KEPT_ASIDE: usize = 5;
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+/// A form that a file may have; the version says which.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// The file's name.
+    const FILE: &'static str;
+    /// The version that is written and read.
+    const VERSION: u32;
+}
+
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Why a file cannot be used.
+type Problem = String;
+
+impl Store {
+    /// In `directory`, which is made when it is missing.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Reads a file; a missing one is none. What cannot be used is kept aside, and the
+    /// event that says so is given.
+    #[must_use]
+    pub fn load<T: Stored>(&self) -> (Option<T>, Option<What>) {
+        match self.read(T::FILE).and_then(|bytes| parse(bytes.as_deref())) {
+            Ok(value) => (value, None),
+            Err(problem) => (None, Some(self.set_aside(T::FILE, problem))),
+        }
+    }
+
+    /// The file's bytes, if there is one that is ours.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        let opened = OpenOptions::new()
+            .read(true)
+            // Neither follow a link nor wait for a pipe's other end.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.path(name));
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err("it is a symbolic link".to_owned());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let metadata = file.metadata().map_err(|e| e.to_string())?;
+        check(&metadata)?;
+        let mut bytes = Vec::new();
+        let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+        read.map_err(|e| e.to_string())?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(too_large());
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Replaces a file in one step.
+    ///
+    /// # Errors
+    /// The errno; the file is then as it was.
+    pub fn save<T: Stored>(&self, value: &T) -> io::Result<()> {
+        let bytes = serde_json::to_vec(value)?;
+        let (path, new) = (self.path(T::FILE), self.path(&format!("{}.new", T::FILE)));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(&self.directory)?;
+        let written = write_new(&new, &bytes).and_then(|()| fs::rename(&new, &path));
+        if let Err(error) = written {
+            // A full disk has better uses for the room.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn set_aside(&self, name: &str, problem: Problem) -> What {
+        let path = self.path(name);
+        let kept = self.aside(name);
+        let number = kept.last().map_or(1, |(n, _)| n.saturating_add(1));
+        let aside = self.path(&format!("{name}.bad-{number}"));
+        let moved = match fs::symlink_metadata(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(&path, &aside),
+            _ => Err(io::ErrorKind::AlreadyExists.into()),
+        };
+        if moved.is_ok() {
+            let surplus = (kept.len() + 1).saturating_sub(KEPT_ASIDE);
+            for (_, old) in kept.iter().take(surplus) {
+                // A directory that is not empty stays; it is not ours to clear.
+                let _ = fs::remove_file(old).or_else(|_| fs::remove_dir(old));
+            }
+        }
+        What::HostStateSetAside {
+            path: path.display().to_string(),
+            kept_as: moved.ok().map(|()| aside.display().to_string()),
+            problem,
+        }
+    }
+
+    /// What is kept aside of this name, oldest first.
+    fn aside(&self, name: &str) -> Vec<(u64, PathBuf)> {
+        let prefix = format!("{name}.bad-");
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        let mut kept: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let number = name.to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+                Some((number, entry.path()))
+            })
+            .collect();
+        kept.sort_unstable();
+        kept
+    }
+}
+
+fn too_large() -> Problem {
+    format!("it has more than {MOST_BYTES} bytes")
+}
+
+fn check(metadata: &fs::Metadata) -> Result<(), Problem> {
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let (owner, us) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+    if owner != us {
+        return Err(format!("it belongs to user {owner}, not to {us}"));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(format!("others may write to it (mode {mode:o})"));
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(too_large());
+    }
+    Ok(())
+}
+
+fn parse<T: Stored>(bytes: Option<&[u8]>) -> Result<Option<T>, Problem> {
+    let Some(bytes) = bytes else {
+        return Ok(None);
+    };
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if version != T::VERSION {
+        let known = T::VERSION;
+        return Err(format!(
+            "its version is {version}, this daemon's is {known}"
+        ));
+    }
+    serde_json::from_slice(bytes)
+        .map(Some)
+        .map_err(|e| e.to_string())
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
