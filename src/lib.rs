@@ -50,6 +50,7 @@
 
 pub mod barrel;
 pub mod board;
+pub mod bus;
 pub mod config;
 pub mod control;
 pub mod event;
