@@ -18,6 +18,7 @@ mod program;
 use crate::bus::Bus;
 use crate::event::what::matches;
 use crate::event::{Event, Uuid};
+use crate::sys::child;
 use cgroup::Groups;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use execution::Execution;
@@ -73,8 +74,11 @@ pub fn run(
     bus: &Bus,
     stop: &AtomicBool,
 ) {
-    if let Err(errno) = crate::sys::nice::give_way(NICE) {
+    if let Err(errno) = child::give_way(NICE) {
         log::warn!("hooks run at the daemon's own priority: {}", errno.desc());
+    }
+    if let Err(error) = child::keep_descriptors() {
+        log::warn!("hooks may inherit open files: /proc/self/fd: {error}");
     }
     let mut runner = Runner {
         hooks,

@@ -24,8 +24,10 @@ pub const MAX_REQUEST: usize = 1024;
 pub const MAX_QUEUED: usize = 256 * 1024;
 /// A replay adds to the queue up to here, and leaves the rest of it to new events.
 const REPLAY_QUEUED: usize = 64 * 1024;
-/// How long a client may take for its request, or to read its last lines.
+/// How long a client may take for its request, or to read why it is refused.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one that was too slow may take to read that it is dropped.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// How long a client whose socket is full may read nothing at all.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -136,7 +138,7 @@ impl Client {
 
     fn refuse(&mut self, why: String) {
         self.push_notice(&Notice::Error(why));
-        self.end();
+        self.end(PATIENCE);
     }
 
     fn begin(&mut self, wanted: Subscription, kept: &Kept) {
@@ -169,7 +171,7 @@ impl Client {
         if *from < kept.oldest() {
             let (first, lost) = (*from, kept.oldest() - *from);
             self.push_notice(&Notice::DroppedFrom(first));
-            self.end();
+            self.end(FAREWELL);
             return lost;
         }
         let mut lines = Vec::new();
@@ -229,7 +231,7 @@ impl Client {
         let count = 1 + numbers.count();
         self.queued = self.queue.iter().map(|line| line.text.len()).sum();
         self.push_notice(&Notice::DroppedFrom(first));
-        self.end();
+        self.end(FAREWELL);
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 
@@ -243,9 +245,9 @@ impl Client {
         self.queue.push_back(line);
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, within: Duration) {
         self.state = State::Ending { soon: true };
-        self.deadline = Some(Instant::now() + PATIENCE);
+        self.deadline = Some(Instant::now() + within);
     }
 
     /// Writes as far as it goes without waiting. Once the client is done with: how many
@@ -309,6 +311,10 @@ fn too_long() -> String {
 }
 
 fn understand(request: &[u8]) -> Result<Subscription, String> {
+    // serde takes an array of the fields in their order as well; nobody may rely on that.
+    if !request.trim_ascii_start().starts_with(b"{") {
+        return Err("the request is no subscription: it must be a JSON object".to_owned());
+    }
     let wanted: Subscription = serde_json::from_slice(request)
         .map_err(|error| format!("the request is no subscription: {error}"))?;
     match wanted.kinds.iter().find(|kind| !is_known(kind)) {

@@ -221,8 +221,10 @@ impl Server<'_> {
     }
 }
 
-/// The notice fits into a new socket's empty buffer, or is not told.
+/// The notice fits into a new socket's empty buffer, or is not told. What the client asked
+/// already is read first: to close with it unread would reset the connection.
 fn refuse(mut stream: &UnixStream, why: &str) {
+    let _ = stream.read(&mut [0; client::MAX_REQUEST]);
     let _ = stream.write(&line(&Notice::Error(why.to_owned())));
 }
 
