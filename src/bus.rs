@@ -52,17 +52,19 @@ struct Losses {
     total: u64,
     /// Those that a `sink.dropped` has told.
     told: u64,
-    /// When the oldest that is not told happened.
+    /// When the oldest happened that is to be told.
     since: Option<Monotonic>,
     /// When the last `sink.dropped` was published.
     last_told: Option<Monotonic>,
 }
 
 impl Losses {
-    fn add(&mut self, count: u64, now: Monotonic) {
-        if count > 0 {
-            self.total = self.total.saturating_add(count);
-            self.since.get_or_insert(now);
+    /// `when` is None for the loss of a report: that is told with the next other loss, or
+    /// reports to a sink that takes none would breed for ever.
+    fn add(&mut self, count: u64, when: Option<Monotonic>) {
+        self.total = self.total.saturating_add(count);
+        if count > 0 && self.since.is_none() {
+            self.since = when;
         }
     }
 
@@ -93,7 +95,8 @@ impl Outlet {
         };
         // Full, or its sink has died: lost for this sink either way.
         if queue.try_send(Arc::clone(event)).is_err() {
-            self.losses.add(1, now);
+            let is_report = matches!(event.what, What::SinkDropped { .. });
+            self.losses.add(1, (!is_report).then_some(now));
         }
         if let Some(wake) = &mut self.wake {
             // Not blocking; full means that it is readable already.
@@ -129,8 +132,7 @@ impl Inner {
         seq
     }
 
-    /// What the reports themselves lose waits for its turn in [`REPORT_EVERY_NS`], so that
-    /// they cannot breed.
+    /// Publishes what is due to be told of losses.
     fn report(&mut self, host: &Arc<str>, now: Monotonic) {
         let due = self.outlets.iter_mut().filter_map(|outlet| {
             let has_room = outlet.has_room();
@@ -237,7 +239,7 @@ impl Bus {
     pub fn count_failed(&self, sink: &'static str, count: u64) {
         let now = Monotonic::now();
         self.lock()
-            .with_outlet(sink, |outlet| outlet.losses.add(count, now));
+            .with_outlet(sink, |outlet| outlet.losses.add(count, Some(now)));
     }
 
     /// Publishes the `sink.dropped` events that are due. [`Bus::publish`] does so too; to

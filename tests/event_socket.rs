@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The event socket: what honest clients get, and that others harm nobody.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod sink_common;
 
 use serde_json::{Value, json};
-use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised};
+use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised, spawn};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use xenwarden::bus::Bus;
 use xenwarden::control;
 use xenwarden::event::{Guest, What};
@@ -44,7 +44,7 @@ impl Server {
             group: group.to_owned(),
         };
         let (served, ending) = (Arc::clone(&bus), Arc::clone(&stop));
-        let thread = Some(thread::spawn(move || {
+        let thread = Some(spawn(move || {
             socket::run(&listener, &queue, &woken, &settings, &served, &ending);
         }));
         Self {
@@ -398,5 +398,5 @@ fn the_end_of_the_bus_ends_the_server_and_its_clients() {
     server.bus.close();
     server.thread.take().expect("runs").join().expect("ends");
     assert_eq!(client.next(), Value::Null);
-    server.thread = Some(thread::spawn(|| {}));
+    server.thread = Some(spawn(|| {}));
 }

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Hooks: what a program gets, in which order, and what becomes of one that misbehaves.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod sink_common;
 
 use nix::fcntl::{FcntlArg, FdFlag};
 use sink_common::{
-    Scratch, bus, drops, eventually, eventually_within, expired, guest, raised, runs,
+    Scratch, bus, drops, eventually, eventually_within, expired, guest, raised, runs, spawn,
 };
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use xenwarden::bus::Bus;
 use xenwarden::event::{Event, Guest};
 use xenwarden::sink::hooks::{self, Hook, NAME};
+use xenwarden::sys::realtime::page_faults_of_this_thread;
 
 struct Hooks {
     bus: Arc<Bus>,
@@ -33,7 +36,7 @@ impl Hooks {
         let bus = bus();
         let queue = bus.attach(NAME, 4_096);
         let counted = Arc::clone(&bus);
-        let thread = Some(thread::spawn(move || {
+        let thread = Some(spawn(move || {
             // As in the daemon's threads, which keep signals away from themselves.
             xenwarden::sys::realtime::block_signals().expect("signals");
             let (never, cgroup) = (AtomicBool::new(false), cgroup.as_deref());
@@ -372,4 +375,38 @@ fn where_there_are_cgroups_each_execution_has_one_and_it_is_killed_whole() {
     eventually_within(Duration::from_secs(30), "cgroup.kill", killed);
     assert_eq!(hooks.failures(), 0, "the program alone was in it");
     hooks.end();
+}
+
+/// Page faults of this thread while it writes to each of its pages.
+fn faults_of_writing(memory: &mut [u8]) -> u64 {
+    let faults = || page_faults_of_this_thread().expect("getrusage").minor;
+    let before = faults();
+    for page in memory.chunks_mut(4_096) {
+        page[0] = page[0].wrapping_add(1);
+    }
+    faults() - before
+}
+
+#[test]
+fn starting_a_hook_costs_other_threads_no_page_fault() {
+    let scratch = Scratch::new("hook-faults");
+    let program = scratch.script("hook", "echo >> $D/runs");
+    let mut memory = vec![1_u8; 64 << 20];
+    faults_of_writing(&mut memory);
+    // What a fork does, so that this test sees anything: std forks to set a user.
+    let own = nix::unistd::geteuid().as_raw();
+    let forked = Command::new("/bin/true").uid(own).status();
+    assert!(forked.expect("runs").success());
+    let by_fork = faults_of_writing(&mut memory);
+    let hooks = Hooks::start(vec![hook(program)], 4);
+    for _ in 0..5 {
+        hooks.alarm(&web());
+    }
+    eventually("all", || scratch.read("runs").lines().count() == 5);
+    let by_hooks = faults_of_writing(&mut memory);
+    hooks.end();
+    assert!(
+        by_hooks * 4 < by_fork,
+        "{by_hooks} by hooks, {by_fork} by a fork"
+    );
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The metrics file, read by a strict parser of the Prometheus text format 0.0.4.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod sink_common;
 
-use sink_common::{Scratch, bus, drops, eventually, raised};
+use sink_common::{Scratch, bus, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use xenwarden::event::{Timestamp, Uuid};
 use xenwarden::guests::names::Names;
 use xenwarden::guests::report::{
@@ -232,7 +231,7 @@ fn the_file_is_replaced_whole_at_alarms_and_says_at_the_end_that_it_is_down() {
     let bus = bus();
     let queue = bus.attach(NAME, 64);
     let (counted, file) = (Arc::clone(&bus), path.clone());
-    let thread = thread::spawn(move || {
+    let thread = spawn(move || {
         let gather = || (status(), GuestsReport::default());
         metrics::run(&file, &queue, &counted, gather, &AtomicBool::new(false));
     });
@@ -261,17 +260,17 @@ fn eventually_soon(what: &str, holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_full_disk_or_a_missing_directory_is_counted_and_the_end_is_prompt() {
+fn a_file_that_cannot_be_written_is_counted_and_the_old_one_stays_whole() {
     let scratch = Scratch::new("metrics-fails");
-    // /dev/full takes no byte (full(4)); its directory takes no file either.
-    for path in [
-        "/dev/full/xenwarden.prom".into(),
-        scratch.path("missing/x.prom"),
-    ] {
+    let path = scratch.path("xenwarden.prom");
+    std::fs::write(&path, "old").expect("write");
+    // What cannot be removed is in the way.
+    std::fs::create_dir(scratch.path("xenwarden.prom.new")).expect("directory");
+    for path in [path.clone(), scratch.path("missing/xenwarden.prom")] {
         let bus = bus();
         let queue = bus.attach(NAME, 64);
         let counted = Arc::clone(&bus);
-        let thread = thread::spawn(move || {
+        let thread = spawn(move || {
             let gather = || (status(), GuestsReport::default());
             metrics::run(&path, &queue, &counted, gather, &AtomicBool::new(false));
         });
@@ -279,4 +278,5 @@ fn a_full_disk_or_a_missing_directory_is_counted_and_the_end_is_prompt() {
         bus.close();
         thread.join().expect("no panic");
     }
+    assert_eq!(scratch.read("xenwarden.prom"), "old");
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Events to the journal and to /dev/log, with sockets that stand in for both.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod sink_common;
 
-use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised};
+use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised, spawn};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Sink {
             devlog: scratch.path("log"),
         };
         let counted = Arc::clone(&bus);
-        let thread = thread::spawn(move || {
+        let thread = spawn(move || {
             syslog::run(&queue, &places, &counted, &AtomicBool::new(false));
         });
         Self {
@@ -164,45 +164,50 @@ fn a_burst_that_outruns_a_reading_logger_is_not_lost() {
         let scratch = Scratch::new(&format!("burst-{name}"));
         let socket = daemon(&scratch, name);
         let sink = Sink::start(scratch);
-        let reader = thread::spawn(move || (0..2_000).map(|_| receive(&socket)).count());
+        let reader = thread::spawn(move || (0..2_000).for_each(|_| drop(receive(&socket))));
         for _ in 0..2_000 {
             sink.bus.publish(None, None, raised());
         }
-        assert_eq!(reader.join().expect("all"), 2_000);
+        reader.join().expect("all");
         assert_eq!(drops(&sink.bus, NAME), 0);
         sink.end();
     }
 }
 
 #[test]
-fn a_stalled_logger_costs_events_that_are_counted_and_takes_the_next_ones() {
+fn a_stalled_logger_costs_events_each_of_which_is_counted() {
     for name in ["journal", "log"] {
         let scratch = Scratch::new(&format!("stall-{name}"));
         let socket = daemon(&scratch, name);
         let sink = Sink::start(scratch);
-        let watching = sink.bus.attach("watching", 8_192);
         for _ in 0..3_000 {
             sink.bus.publish(None, None, raised());
         }
+        let bus = Arc::clone(&sink.bus);
+        // Its end waits until each was tried.
+        let _scratch = sink.end();
+        let lost = drops(&bus, NAME);
         socket.set_nonblocking(true).expect("non-blocking");
-        // What the socket holds and what is lost is everything, once all were tried.
+        let held = (0_u64..).take_while(|_| socket.recv(&mut [0; 65_536]).is_ok());
+        assert!(lost > 0);
+        assert_eq!(u64::try_from(held.count()).expect("few") + lost, 3_000);
+    }
+}
+
+#[test]
+fn a_logger_that_reads_again_is_told_what_it_missed() {
+    for name in ["journal", "log"] {
+        let scratch = Scratch::new(&format!("again-{name}"));
+        let socket = daemon(&scratch, name);
+        let sink = Sink::start(scratch);
+        for _ in 0..3_000 {
+            sink.bus.publish(None, None, raised());
+        }
         eventually("drops", || drops(&sink.bus, NAME) > 0);
-        let mut last = 0;
-        eventually("all are tried", || {
-            thread::sleep(std::time::Duration::from_millis(100));
-            let now = drops(&sink.bus, NAME);
-            std::mem::replace(&mut last, now) == now
-        });
-        let held = (0..)
-            .take_while(|_| socket.recv(&mut [0; 65_536]).is_ok())
-            .count();
-        assert_eq!(u64::try_from(held).expect("few") + last, 3_000);
         sink.bus.report_drops();
-        let told =
-            |event: &Event| matches!(&event.what, What::SinkDropped { sink, .. } if sink == NAME);
-        assert!(watching.try_iter().any(|event| told(&event)));
-        socket.set_nonblocking(false).expect("blocking");
-        assert!(String::from_utf8_lossy(&receive(&socket)).contains("lost"));
+        let is_told = |text: String| text.contains("sink syslog lost ");
+        // Tried after those before it, some of which the reading makes room for.
+        while !is_told(String::from_utf8_lossy(&receive(&socket)).into_owned()) {}
         sink.end();
     }
 }

@@ -55,17 +55,20 @@ pub fn run(queue: &Receiver<Arc<Event>>, places: &Places, bus: &Bus, stop: &Atom
         devlog: DevLog::new(&places.devlog, "xenwardend"),
         patience: PATIENCE,
     };
-    loop {
-        match queue.recv_timeout(TICK) {
-            Ok(event) => {
-                if !writer.write(&event, stop) {
-                    bus.count_failed(NAME, 1);
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+    let mut write = |event: &Event| {
+        if !writer.write(event, stop) {
+            bus.count_failed(NAME, 1);
         }
+    };
+    while !stop.load(Ordering::Relaxed) {
+        match queue.recv_timeout(TICK) {
+            Ok(event) => write(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+    for event in queue.try_iter().take(queue.len()) {
+        write(&event);
     }
 }
 

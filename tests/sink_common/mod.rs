@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use xenwarden::bus::Bus;
 use xenwarden::event::{Guest, Uuid, What};
@@ -76,6 +76,12 @@ pub fn expired() -> What {
 
 pub fn raised() -> What {
     What::AlarmRaised { expiries: 1 }
+}
+
+/// Starts a sink's thread with as little stack as the daemon gives it.
+pub fn spawn(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = thread::Builder::new().stack_size(128 * 1024);
+    thread.spawn(body).expect("a thread")
 }
 
 /// Waits for what must come.

@@ -97,7 +97,8 @@ pub fn run(
         }
         runner.turn();
     }
-    queue.try_iter().for_each(|event| runner.enqueue(&event));
+    let rest = queue.try_iter().take(queue.len());
+    rest.for_each(|event| runner.enqueue(&event));
     runner.finish();
 }
 
