@@ -242,6 +242,22 @@ impl Bus {
             .with_outlet(sink, |outlet| outlet.losses.add(count, Some(now)));
     }
 
+    /// Counts a failure that is to be told only with the next other one: where each
+    /// telling would cause it again.
+    pub fn count_untold(&self, sink: &'static str) {
+        self.lock()
+            .with_outlet(sink, |outlet| outlet.losses.add(1, None));
+    }
+
+    /// Counts an event that a sink took and then lost. That a report was lost is not
+    /// reported by itself.
+    pub fn count_undelivered(&self, sink: &'static str, event: &Event) {
+        match event.what {
+            What::SinkDropped { .. } => self.count_untold(sink),
+            _ => self.count_failed(sink, 1),
+        }
+    }
+
     /// Publishes the `sink.dropped` events that are due. [`Bus::publish`] does so too; to
     /// be called about once a second for the times when nothing else happens.
     pub fn report_drops(&self) {

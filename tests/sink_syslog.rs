@@ -16,6 +16,7 @@ use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, VERSION, What};
 use xenwarden::hypervisor::Coverage;
 use xenwarden::sink::describe::{describe, plain};
 use xenwarden::sink::syslog::{self, NAME, Places};
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 struct Sink {
     scratch: Scratch,
@@ -213,12 +214,22 @@ fn a_logger_that_reads_again_is_told_what_it_missed() {
 }
 
 #[test]
-fn a_logger_that_is_not_there_costs_events_that_are_counted() {
+fn a_logger_that_is_not_there_costs_events_that_are_counted_and_told_once() {
     let sink = Sink::start(Scratch::new("no-logger"));
+    let watching = sink.bus.attach("watching", 64);
     for _ in 0..10 {
         sink.bus.publish(None, None, raised());
     }
     eventually("drops", || drops(&sink.bus, NAME) == 10);
+    for round in 1..5 {
+        let later = Monotonic::now().plus_ns(round * 10 * NS_PER_S);
+        sink.bus.report_drops_at(later);
+        // The report itself is lost as well.
+        eventually("the report's loss", || drops(&sink.bus, NAME) > 10);
+    }
+    let told = |event: &Event| matches!(event.what, What::SinkDropped { .. });
+    let reports = watching.try_iter().filter(|event| told(event)).count();
+    assert!((1..=2).contains(&reports), "{reports} reports of 10 losses");
     sink.end();
 }
 

@@ -96,14 +96,14 @@ impl File<'_> {
         match &written {
             Err(error) if !self.failing => {
                 log::warn!("metrics.textfile: {path}: cannot write it: {error}");
+                self.bus.count_failed(NAME, 1);
             }
+            // Told once, and not with each attempt while a disk is full.
+            Err(_) => self.bus.count_untold(NAME),
             Ok(()) if self.failing => log::info!("metrics.textfile: {path}: written again"),
-            _ => {}
+            Ok(()) => {}
         }
         self.failing = written.is_err();
-        if self.failing {
-            self.bus.count_failed(NAME, 1);
-        }
     }
 }
 

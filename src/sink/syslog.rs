@@ -57,7 +57,7 @@ pub fn run(queue: &Receiver<Arc<Event>>, places: &Places, bus: &Bus, stop: &Atom
     };
     let mut write = |event: &Event| {
         if !writer.write(event, stop) {
-            bus.count_failed(NAME, 1);
+            bus.count_undelivered(NAME, event);
         }
     };
     while !stop.load(Ordering::Relaxed) {

@@ -154,7 +154,7 @@ impl Runner<'_> {
         let wanted = self.hooks.iter().enumerate();
         for (hook, _) in wanted.filter(|(_, hook)| hook.wants(event)) {
             if self.waiting.len() >= MAX_WAITING {
-                self.bus.count_failed(NAME, 1);
+                self.bus.count_undelivered(NAME, event);
                 continue;
             }
             self.waiting.push_back(Job {
@@ -237,5 +237,5 @@ fn failed(hooks: &[Hook], bus: &Bus, job: &Job, how: &str) {
     let program = program.map(|p| p.to_string()).unwrap_or_default();
     let (kind, seq) = (job.event.what.kind(), job.event.seq);
     log::warn!("hook {program} for {kind} (event {seq}): {how}");
-    bus.count_failed(NAME, 1);
+    bus.count_undelivered(NAME, &job.event);
 }
