@@ -32,6 +32,8 @@
 //! | the hardware | [`barrel`] | kicker |
 //! | words for people | [`narrator`], [`sink`] | narrator, log-stderr, log-syslog |
 //! | names of domains | [`guests`], [`xenstore`] | names |
+//! | one order of events for all sinks | [`bus`] | all ordinary ones |
+//! | events' sinks | [`sink`]: syslog or journal, socket, hooks, metrics | one each |
 //! | questions | [`control`], [`status`], [`report`] | control |
 //! | order of start and stop | [`startup`], [`guard`], [`notify`] | main |
 //! | settings | [`config`] | main |
@@ -50,6 +52,7 @@
 
 pub mod barrel;
 pub mod board;
+pub mod bus;
 pub mod config;
 pub mod control;
 pub mod event;

@@ -20,6 +20,18 @@ pub struct File {
     pub log: Log,
     /// `[control]`
     pub control: Control,
+    /// `[guests]`
+    pub guests: Guests,
+    /// `[state]`
+    pub state: State,
+    /// `[events]`
+    pub events: Events,
+    /// Each `[[hook]]`
+    pub hook: Vec<Hook>,
+    /// `[hooks]`
+    pub hooks: Hooks,
+    /// `[metrics]`
+    pub metrics: Metrics,
 }
 
 /// `[host-watchdog]`
@@ -74,6 +86,69 @@ pub struct Control {
     pub socket: Option<PathBuf>,
     /// The group that may ask for status.
     pub group: Option<String>,
+}
+
+/// `[guests]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guests {
+    /// Feeds that clear an alarm.
+    pub clear_after_feeds: Option<u32>,
+    /// Seconds of feeding that it takes to clear an alarm.
+    pub clear_after_s: Option<u32>,
+    /// Seconds in which a guest that was started again must feed.
+    pub boot_deadline_s: Option<u32>,
+}
+
+/// `[state]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// Where what must outlive the daemon is kept.
+    pub directory: Option<PathBuf>,
+}
+
+/// `[events]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// The event socket.
+    pub socket: Option<PathBuf>,
+    /// Events that are kept for replay.
+    pub keep: Option<u32>,
+    /// Whether events go to the journal or /dev/log.
+    pub syslog: Option<bool>,
+}
+
+/// `[[hook]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// Kinds, or their beginnings up to a dot.
+    pub kinds: Vec<String>,
+    /// The program.
+    pub program: PathBuf,
+    /// How long it may take, seconds.
+    pub timeout_s: Option<u32>,
+    /// Its arguments.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+}
+
+/// `[hooks]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// Programs that may run at once.
+    pub concurrency: Option<u32>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// The file for node_exporter.
+    pub textfile: Option<PathBuf>,
 }
 
 /// Parses `bytes`, the contents of `path`.

@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod policy;
+pub mod sinks;
 
 pub use policy::Policy;
 

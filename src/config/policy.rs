@@ -2,9 +2,10 @@
 //! The policy: the configuration with its defaults, validated as a whole.
 
 use super::file::{File, Level};
+use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::hypervisor::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
 const DEFAULT_TIMEOUT_S: u32 = 5;
@@ -39,8 +40,18 @@ pub struct Policy {
     pub level: log::LevelFilter,
     /// The control socket.
     pub control_socket: PathBuf,
-    /// The group that may ask for status.
+    /// The group that may ask for status, and subscribe to events.
     pub control_group: String,
+    /// When alarms of guests clear.
+    pub guests: Guests,
+    /// Where what must outlive the daemon is kept.
+    pub state_directory: PathBuf,
+    /// Where events can be had.
+    pub events: Events,
+    /// Programs to run for events.
+    pub hooks: Hooks,
+    /// The file for node_exporter; None: there is none.
+    pub metrics_textfile: Option<PathBuf>,
 }
 
 impl Policy {
@@ -68,6 +79,15 @@ impl Policy {
                 "/run/xenwarden/control.sock",
             )?,
             control_group: file.control.group.unwrap_or_else(|| "xenwarden".to_owned()),
+            guests: Guests::from_file(&file.guests)?,
+            state_directory: absolute(
+                "state.directory",
+                file.state.directory,
+                "/var/lib/xenwarden",
+            )?,
+            events: Events::from_file(file.events)?,
+            hooks: Hooks::from_file(&file.hooks, file.hook)?,
+            metrics_textfile: metrics_textfile(file.metrics)?,
         };
         if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
             return Err(format!(
@@ -81,12 +101,29 @@ impl Policy {
             ));
         }
         policy.enough_samples()?;
-        if policy.control_socket.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(format!(
-                "control.socket: a socket's path has at most {MAX_SOCKET_PATH} bytes"
-            ));
-        }
+        fits_a_socket("control.socket", &policy.control_socket)?;
+        fits_a_socket("events.socket", &policy.events.socket)?;
+        policy.different_paths()?;
         Ok(policy)
+    }
+
+    fn different_paths(&self) -> Result<(), String> {
+        let mut paths = vec![
+            ("control.socket", &self.control_socket),
+            ("events.socket", &self.events.socket),
+            ("state.directory", &self.state_directory),
+        ];
+        let textfile = self.metrics_textfile.iter();
+        paths.extend(textfile.map(|path| ("metrics.textfile", path)));
+        for (n, (key, path)) in paths.iter().enumerate() {
+            let earlier = paths.iter().take(n).find(|(_, other)| other == path);
+            if let Some((other, _)) = earlier {
+                return Err(format!(
+                    "{other} and {key} are both {path:?}: give one of them another path"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn enough_samples(&self) -> Result<(), String> {
@@ -117,7 +154,21 @@ impl Policy {
     }
 }
 
-fn absolute(key: &str, given: Option<PathBuf>, default: &str) -> Result<PathBuf, String> {
+fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        return Ok(());
+    }
+    Err(format!(
+        "{key}: a socket's path has at most {MAX_SOCKET_PATH} bytes"
+    ))
+}
+
+/// The path given for a key, or its default.
+pub(super) fn absolute(
+    key: &str,
+    given: Option<PathBuf>,
+    default: &str,
+) -> Result<PathBuf, String> {
     let path = given.unwrap_or_else(|| PathBuf::from(default));
     let plain = !path.to_string_lossy().chars().any(char::is_control);
     if path.is_absolute() && plain {
@@ -142,7 +193,6 @@ fn level(level: Level) -> log::LevelFilter {
 mod tests {
     use super::*;
     use crate::config::file::parse;
-    use std::path::Path;
 
     fn policy(text: &str) -> Result<Policy, String> {
         let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;

@@ -235,6 +235,42 @@ pub enum What {
     },
 }
 
+/// Every kind there is, as in the JSON.
+pub const KINDS: [&str; 20] = [
+    "guest.armed",
+    "guest.first_fed",
+    "guest.fed_again",
+    "guest.late",
+    "guest.expired",
+    "guest.disarmed",
+    "guest.gone",
+    "guest.rebooted",
+    "guest.boot_failed",
+    "alarm.raised",
+    "alarm.cleared",
+    "alarm.acknowledged",
+    "alarm.closed",
+    "host.withhold",
+    "host.resumed",
+    "host.armed",
+    "host.disarmed",
+    "host.reset_reason",
+    "host.state_set_aside",
+    "sink.dropped",
+];
+
+/// Whether `wanted` is a kind, or the beginning of one up to its dot (`guest.`).
+#[must_use]
+pub fn is_known(wanted: &str) -> bool {
+    KINDS.iter().any(|kind| matches(wanted, kind))
+}
+
+/// Whether `wanted`, a kind or the beginning of one up to its dot, covers `kind`.
+#[must_use]
+pub fn matches(wanted: &str, kind: &str) -> bool {
+    kind == wanted || (wanted.ends_with('.') && kind.starts_with(wanted))
+}
+
 impl What {
     /// The kind, as in the JSON.
     #[must_use]

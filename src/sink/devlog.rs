@@ -5,15 +5,14 @@
 //! /dev/log and never reconnects. A message that cannot be sent at once is dropped and
 //! counted; the next one that gets through says how many were lost.
 
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use super::journal::{Sent, Wire};
+use std::path::Path;
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
 /// A connection to /dev/log, made when needed.
 #[derive(Debug)]
 pub struct DevLog {
-    path: PathBuf,
-    socket: Option<UnixDatagram>,
+    wire: Wire,
     formatter: Formatter3164,
     lost: u64,
 }
@@ -23,8 +22,7 @@ impl DevLog {
     #[must_use]
     pub fn new(path: &Path, process: &str) -> Self {
         Self {
-            path: path.to_owned(),
-            socket: None,
+            wire: Wire::new(path),
             formatter: Formatter3164 {
                 facility: Facility::LOG_DAEMON,
                 hostname: None,
@@ -40,53 +38,33 @@ impl DevLog {
     pub fn send(&mut self, severity: Severity, text: &str) -> u64 {
         if self.lost > 0 {
             let notice = format!("{} messages were lost: /dev/log took none", self.lost);
-            if !self.try_send(Severity::LOG_WARNING, &notice) {
+            if self.offer(Severity::LOG_WARNING, &notice) != Sent::Yes {
                 self.lost += 1;
                 return self.lost;
             }
             self.lost = 0;
         }
-        if !self.try_send(severity, text) {
+        if self.offer(severity, text) != Sent::Yes {
             self.lost += 1;
         }
         self.lost
     }
 
-    /// A logger that was restarted has a new socket at the old path: one more attempt
-    /// over a new connection finds it.
-    fn try_send(&mut self, severity: Severity, text: &str) -> bool {
+    /// Tries to send one message; counts nothing, never blocks.
+    pub fn offer(&mut self, severity: Severity, text: &str) -> Sent {
         let mut message = Vec::with_capacity(text.len() + 64);
-        let formatted = self.formatter.format(&mut message, severity, text);
-        if formatted.is_err() {
-            return false;
+        match self.formatter.format(&mut message, severity, text) {
+            Ok(()) => self.wire.send(&message),
+            Err(_) => Sent::Failed,
         }
-        for _ in 0..2 {
-            if self.socket.is_none() {
-                self.socket = connect(&self.path);
-            }
-            let Some(socket) = &self.socket else {
-                return false;
-            };
-            match socket.send(&message) {
-                Ok(_) => return true,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
-                Err(_) => self.socket = None,
-            }
-        }
-        false
     }
-}
-
-fn connect(path: &Path) -> Option<UnixDatagram> {
-    let socket = UnixDatagram::unbound().ok()?;
-    socket.set_nonblocking(true).ok()?;
-    socket.connect(path).ok()?;
-    Some(socket)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixDatagram;
+    use std::path::PathBuf;
 
     fn receive(socket: &UnixDatagram) -> String {
         let mut bytes = [0; 2048];

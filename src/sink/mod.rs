@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Sinks: where words go. Each has a thread of its own behind a bounded queue, so that
 //! none can delay anything else; what a full queue refuses is counted.
+//!
+//! Events arrive from the [`bus`](crate::bus): in [`syslog`] (or the [`journal`]), the event [`socket`],
+//! [`hooks`] and [`metrics`]. Each ends within about a second when its queue ends
+//! or its stop flag is set. [`log`] has the daemon's own words.
 
+pub mod describe;
 pub mod devlog;
+pub mod hooks;
+pub mod journal;
 pub mod log;
+pub mod metrics;
+pub mod socket;
+pub mod syslog;

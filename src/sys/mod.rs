@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 pub mod allocator;
+pub mod child;
 pub mod clock;
 pub mod hypercall;
+pub mod peer;
 pub mod realtime;
 pub mod watchdog;

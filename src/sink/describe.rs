@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! An event in one line for people.
+//!
+//! In: an event, with names and reasons from guests and files, which may be anything. Out:
+//! a line without control characters, of bounded length.
+
+use crate::event::{Break, Cause, Event, Guest, What};
+
+/// Longest line, bytes: with syslog's own header it stays within the 1024 bytes of a
+/// packet (RFC 3164, 4.1).
+const MAX_LINE: usize = 900;
+/// Longest name of a guest, characters.
+const MAX_NAME: usize = 128;
+
+/// What happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
+#[must_use]
+pub fn describe(event: &Event) -> String {
+    let what = what(&event.what);
+    let line = match &event.guest {
+        Some(guest) => format!("{}: {what}", whom(guest)),
+        None => what,
+    };
+    shorten(plain(&line), MAX_LINE)
+}
+
+/// The text with everything replaced that could end a line, move a terminal's cursor or
+/// turn the direction of writing.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    text.replace(moves, "?")
+}
+
+fn shorten(mut line: String, most: usize) -> String {
+    if line.len() > most {
+        let mut end = most.saturating_sub(3);
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
+}
+
+fn whom(guest: &Guest) -> String {
+    let domid = guest.domid;
+    let name = guest.name.as_deref().map(|name| {
+        let name: String = name.chars().take(MAX_NAME).collect();
+        format!("{name} ")
+    });
+    let name = name.unwrap_or_default();
+    match guest.uuid {
+        Some(uuid) => format!("guest {name}({uuid}, domain {domid})"),
+        None => format!("guest {name}(domain {domid})"),
+    }
+}
+
+fn what(what: &What) -> String {
+    match what {
+        What::HostWithhold { .. }
+        | What::HostResumed { .. }
+        | What::HostArmed { .. }
+        | What::HostDisarmed {}
+        | What::HostResetReason { .. }
+        | What::HostStateSetAside { .. }
+        | What::SinkDropped { .. } => of_host(what),
+        What::AlarmRaised { .. }
+        | What::AlarmCleared { .. }
+        | What::AlarmAcknowledged { .. }
+        | What::AlarmClosed { .. } => of_alarm(what),
+        _ => of_guest(what),
+    }
+}
+
+fn of_guest(what: &What) -> String {
+    match what {
+        What::GuestArmed { slot, timeout_s } => {
+            format!("armed watchdog {slot}, timeout {timeout_s} s")
+        }
+        What::GuestFirstFed {
+            since_seen_ms: Some(ms),
+            ..
+        } => format!(
+            "fed its watchdog for the first time, {} after its start",
+            s(*ms)
+        ),
+        What::GuestFirstFed { .. } => "fed its watchdog for the first time".to_owned(),
+        What::GuestFedAgain { after, gap_ms, .. } => {
+            let gap = gap_ms.map(|ms| format!(", after {}", s(ms)));
+            format!(
+                "feeds its watchdog again: it {}{}",
+                of_break(*after),
+                gap.unwrap_or_default()
+            )
+        }
+        What::GuestLate {
+            margin_ms,
+            timeout_s,
+            count,
+            ..
+        } => {
+            let margin = s(*margin_ms);
+            format!("feeds late: {margin} of {timeout_s} s were left; {count} such feeds")
+        }
+        What::GuestExpired {
+            unfed_ms, expiries, ..
+        } => {
+            let again = match expiries {
+                0 | 1 => String::new(),
+                n => format!(" ({n} times now)"),
+            };
+            format!("its watchdog expired, unfed for {}{again}", s(*unfed_ms))
+        }
+        What::GuestDisarmed { slot } => format!("disarmed watchdog {slot}"),
+        What::GuestGone { cause } => format!("is gone: {}", of_cause(*cause)),
+        What::GuestRebooted {
+            previous_domid,
+            cause,
+        } => format!(
+            "is back; it was domain {previous_domid}: {}",
+            of_cause(*cause)
+        ),
+        What::GuestBootFailed { waited_ms } => format!(
+            "has not fed its watchdog within {} of being started again",
+            s(*waited_ms)
+        ),
+        other => other.kind().to_owned(),
+    }
+}
+
+fn of_alarm(what: &What) -> String {
+    match what {
+        What::AlarmRaised { expiries: 0 | 1 } => "ALARM: its watchdog expired".to_owned(),
+        What::AlarmRaised { expiries } => {
+            format!("ALARM: its watchdog expired again, {expiries} times now")
+        }
+        What::AlarmCleared {
+            open_ms,
+            reboots,
+            feeds,
+            ..
+        } => format!(
+            "alarm cleared: it feeds its watchdog again; open for {}, {reboots} reboots, {feeds} feeds",
+            s(*open_ms)
+        ),
+        What::AlarmAcknowledged { uid } => format!("alarm acknowledged by user {uid}"),
+        What::AlarmClosed { cause, open_ms } => format!(
+            "alarm closed, {}; open for {}",
+            match cause {
+                Cause::Unknown => "by an operator",
+                cause => of_cause(*cause),
+            },
+            s(*open_ms)
+        ),
+        other => other.kind().to_owned(),
+    }
+}
+
+fn of_host(what: &What) -> String {
+    match what {
+        What::HostWithhold {
+            reason, left_ms, ..
+        } => format!("host: kicks are withheld, {} left: {reason}", s(*left_ms)),
+        What::HostResumed {
+            unkicked_ms,
+            left_ms,
+        } => format!(
+            "host: kicks go on after {}; {} were left",
+            s(*unkicked_ms),
+            s(*left_ms)
+        ),
+        What::HostArmed {
+            device,
+            identity,
+            timeout_ms,
+            ..
+        } => format!(
+            "host: armed {device} ({identity}), timeout {}",
+            s(*timeout_ms)
+        ),
+        What::HostDisarmed {} => "host: the host watchdog is disarmed".to_owned(),
+        What::HostResetReason {
+            reason,
+            last_seen,
+            watchdog_fired,
+        } => format!(
+            "host: it went down, last seen {last_seen}: {reason}; {}",
+            match watchdog_fired {
+                Some(true) => "the host watchdog fired",
+                Some(false) => "the host watchdog did not fire",
+                None => "whether the host watchdog fired is not known",
+            }
+        ),
+        What::HostStateSetAside {
+            path,
+            kept_as,
+            problem,
+        } => match kept_as {
+            Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
+            None => format!("state {path} is unusable and could not be kept: {problem}"),
+        },
+        What::SinkDropped { sink, count, total } => {
+            format!("sink {sink} lost {count} events, {total} since the start")
+        }
+        other => other.kind().to_owned(),
+    }
+}
+
+fn of_break(why: Break) -> &'static str {
+    match why {
+        Break::Paused => "was paused",
+        Break::Suspended => "was suspended",
+        Break::Expired => "had expired",
+        Break::Disarmed => "had disarmed it",
+    }
+}
+
+fn of_cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Destroyed => "destroyed",
+        Cause::Poweroff => "powered off",
+        Cause::Reboot => "rebooted",
+        Cause::Suspend => "suspended",
+        Cause::Crash => "crashed",
+        Cause::Watchdog => "its watchdog expired",
+        Cause::Unknown => "for an unknown reason",
+    }
+}
+
+/// Seconds with one decimal.
+fn s(ms: u64) -> String {
+    format!("{}.{} s", ms / 1_000, ms / 100 % 10)
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! journald's native protocol: events with their fields.
+//!
+//! In: an event. Out: one datagram of `FIELD=value` lines, or, where the value has line
+//! breaks, of `FIELD`, the length as 64 bits little-endian, and the value
+//! (systemd.io/JOURNAL_NATIVE_PROTOCOL). It never blocks and finds a restarted journald.
+
+use super::describe::describe;
+use crate::event::{Event, Severity};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+/// LOG_DAEMON (RFC 3164, 4.1.1).
+const FACILITY: &str = "3";
+
+/// What came of an attempt to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is delivered.
+    Yes,
+    /// The receiver's queue is full; later perhaps.
+    Stalled,
+    /// Nobody receives, or the message can never be sent.
+    Failed,
+}
+
+/// A non-blocking connection to a datagram socket, made when needed: whoever restarts has
+/// a new socket at the old path, and one more attempt over a new connection finds it.
+#[derive(Debug)]
+pub struct Wire {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl Wire {
+    /// To the socket at `path`; connects to nothing yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            socket: None,
+        }
+    }
+
+    /// Whether there is a socket at the path; somebody need not receive from it.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let found = std::fs::metadata(&self.path);
+        found.is_ok_and(|found| found.file_type().is_socket())
+    }
+
+    /// Sends one datagram or gives up; never blocks.
+    pub fn send(&mut self, message: &[u8]) -> Sent {
+        for _ in 0..2 {
+            if self.socket.is_none() {
+                self.socket = connect(&self.path).ok();
+            }
+            let Some(socket) = &self.socket else {
+                return Sent::Failed;
+            };
+            match socket.send(message) {
+                Ok(_) => return Sent::Yes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Stalled,
+                Err(_) => self.socket = None,
+            }
+        }
+        Sent::Failed
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+/// The datagram for an event.
+#[must_use]
+pub fn encode(event: &Event) -> Vec<u8> {
+    let mut fields = vec![
+        ("MESSAGE", describe(event)),
+        ("PRIORITY", priority(event.severity).to_owned()),
+        ("SYSLOG_IDENTIFIER", "xenwardend".to_owned()),
+        ("SYSLOG_FACILITY", FACILITY.to_owned()),
+        ("SYSLOG_PID", std::process::id().to_string()),
+        ("XENWARDEN_KIND", event.what.kind().to_owned()),
+        ("XENWARDEN_SEQ", event.seq.to_string()),
+    ];
+    if let Some(guest) = &event.guest {
+        fields.push(("XENWARDEN_DOMID", guest.domid.to_string()));
+        if let Some(uuid) = guest.uuid {
+            fields.push(("XENWARDEN_GUEST_UUID", uuid.to_string()));
+        }
+        if let Some(name) = &guest.name {
+            fields.push(("XENWARDEN_GUEST_NAME", name.to_string()));
+        }
+    }
+    if let Ok(json) = serde_json::to_string(event) {
+        fields.push(("XENWARDEN_EVENT", json));
+    }
+    let mut message = Vec::new();
+    for (name, value) in fields {
+        put(&mut message, name, &value);
+    }
+    message
+}
+
+fn put(message: &mut Vec<u8>, name: &str, value: &str) {
+    message.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
+        message.push(b'\n');
+        message.extend_from_slice(&length.to_le_bytes());
+    } else {
+        message.push(b'=');
+    }
+    message.extend_from_slice(value.as_bytes());
+    message.push(b'\n');
+}
+
+/// syslog's numbers: err, warning, info.
+fn priority(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "3",
+        Severity::Warning => "4",
+        Severity::Info => "6",
+    }
+}

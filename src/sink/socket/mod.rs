@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The event socket: one line of JSON asks, lines of events and notices answer.
+//!
+//! In: a [`Subscription`](crate::event::request::Subscription) from each client, events
+//! from the bus. Out: the kept events that were asked for, then, to those who follow, new
+//! ones. Root may subscribe, the daemon's own user, and whose effective or supplementary
+//! groups have the socket's group; the socket's mode says so too, but somebody may have loosened it.
+//!
+//! Promises: one thread, which waits for no client; at most [`MAX_CLIENTS`], and a bounded
+//! queue for each. A client that reads too slowly is told which event it lost first, and
+//! dropped. One that has not asked within [`client::PATIENCE`], or is in the way of a
+//! new one by then, is closed.
+//!
+//! The thread sleeps in poll(2). The bus writes a byte to a socket pair with each event
+//! ([`Bus::attach_waking`]), so new events go out at once; [`TICK`] only bounds how long a
+//! stop takes.
+
+mod client;
+
+use crate::bus::Bus;
+use crate::event::Event;
+use crate::event::request::Notice;
+use crate::sys::peer::{Peer, peer};
+use client::{Client, line};
+use crossbeam_channel::{Receiver, TryRecvError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The name on the bus.
+pub const NAME: &str = "events-socket";
+
+/// Clients served at once.
+pub const MAX_CLIENTS: usize = 64;
+/// Clients taken in one round, so that a flood cannot keep the others waiting.
+const ACCEPT: usize = 16;
+/// Events taken in one round, likewise.
+const TAKE: usize = 256;
+/// The longest sleep.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What the socket's server goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Events that are kept for replay.
+    pub keep: usize,
+    /// The group that may subscribe; ignored where it does not exist.
+    pub group: String,
+}
+
+/// The most recent events.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    events: VecDeque<Arc<Event>>,
+    keep: usize,
+    /// The number that the next event will have, as far as is known here.
+    next_seq: u64,
+}
+
+impl Kept {
+    fn add(&mut self, event: Arc<Event>) {
+        self.next_seq = event.seq.saturating_add(1);
+        if self.events.len() >= self.keep {
+            self.events.pop_front();
+        }
+        if self.keep > 0 {
+            self.events.push_back(event);
+        }
+    }
+
+    /// The number of the oldest that is kept; of the next event where none is.
+    fn oldest(&self) -> u64 {
+        self.events.front().map_or(self.next_seq, |e| e.seq)
+    }
+
+    /// Those from number `seq` on.
+    fn since(&self, seq: u64) -> impl Iterator<Item = &Arc<Event>> {
+        let start = self.events.partition_point(|event| event.seq < seq);
+        self.events.range(start..)
+    }
+}
+
+struct Server<'a> {
+    clients: VecDeque<Client>,
+    kept: Kept,
+    group: Option<u32>,
+    bus: &'a Bus,
+}
+
+/// Serves until the queue ends or `stop` is set. `queue` and `woken` are from
+/// [`Bus::attach_waking`]; the listener must not block.
+pub fn run(
+    listener: &UnixListener,
+    queue: &Receiver<Arc<Event>>,
+    mut woken: &UnixStream,
+    settings: &Settings,
+    bus: &Bus,
+    stop: &AtomicBool,
+) {
+    let group = nix::unistd::Group::from_name(&settings.group);
+    let mut server = Server {
+        clients: VecDeque::new(),
+        kept: Kept {
+            events: VecDeque::new(),
+            keep: settings.keep,
+            next_seq: bus.next_seq(),
+        },
+        group: group.ok().flatten().map(|group| group.gid.as_raw()),
+        bus,
+    };
+    loop {
+        let more = !queue.is_empty();
+        server.wait(listener, woken, if more { Duration::ZERO } else { TICK });
+        // Before the queue: an event that comes after this wakes the next wait.
+        let mut bytes = [0; 1024];
+        while matches!(woken.read(&mut bytes), Ok(n) if n == bytes.len()) {}
+        let ended = server.take(queue) || stop.load(Ordering::Relaxed);
+        server.accept(listener);
+        server.advance();
+        if ended {
+            return;
+        }
+    }
+}
+
+impl Server<'_> {
+    /// Sleeps until a client, a new one or an event needs something, or for `longest`. An interrupted or
+    /// failed wait only makes the round come early.
+    fn wait(&self, listener: &UnixListener, woken: &UnixStream, longest: Duration) {
+        let mut fds = vec![
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(woken.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(self.clients.iter().map(Client::poll_fd));
+        let ms = PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO);
+        let _ = poll(&mut fds, ms);
+    }
+
+    /// Takes new events; true when there will be no more.
+    fn take(&mut self, queue: &Receiver<Arc<Event>>) -> bool {
+        for _ in 0..TAKE {
+            match queue.try_recv() {
+                Ok(event) => {
+                    let mut text = None;
+                    let mut lost = 0;
+                    for client in &mut self.clients {
+                        lost += client.tell(&event, &mut text);
+                    }
+                    self.kept.add(event);
+                    self.count(lost);
+                }
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => return true,
+            }
+        }
+        false
+    }
+
+    fn count(&self, lost: u64) {
+        if lost > 0 {
+            self.bus.count_failed(NAME, lost);
+        }
+    }
+
+    fn accept(&mut self, listener: &UnixListener) {
+        for _ in 0..ACCEPT {
+            let Ok((stream, _)) = listener.accept() else {
+                return;
+            };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            match peer(&stream) {
+                Ok(peer) if may_subscribe(&peer, self.group) => {}
+                _ => {
+                    let why = "only root and the group of this socket may subscribe";
+                    refuse(&stream, why);
+                    continue;
+                }
+            }
+            if !self.make_room() {
+                refuse(
+                    &stream,
+                    "too many subscribers: close one or try again later",
+                );
+                continue;
+            }
+            let mut client = Client::new(stream);
+            // What it asked already is answered before anybody can take its place.
+            client.read_request(&self.kept);
+            self.clients.push_back(client);
+        }
+    }
+
+    /// Whoever has not asked for anything gives way, the oldest first.
+    fn make_room(&mut self) -> bool {
+        if self.clients.len() < MAX_CLIENTS {
+            return true;
+        }
+        let idle = self.clients.iter().position(Client::has_not_asked);
+        idle.and_then(|at| self.clients.remove(at)).is_some()
+    }
+
+    fn advance(&mut self) {
+        let now = Instant::now();
+        let mut lost = 0;
+        let kept = &self.kept;
+        self.clients.retain_mut(|client| {
+            client.read_request(kept);
+            lost += client.replay(kept);
+            let done = client.write(now);
+            lost += done.unwrap_or(0);
+            done.is_none()
+        });
+        self.count(lost);
+    }
+}
+
+/// The notice fits into a new socket's empty buffer, or is not told. What the client asked
+/// already is read first: to close with it unread would reset the connection.
+fn refuse(mut stream: &UnixStream, why: &str) {
+    let _ = stream.read(&mut [0; client::MAX_REQUEST]);
+    let _ = stream.write(&line(&Notice::Error(why.to_owned())));
+}
+
+/// Whether a peer may see events. `group` is the socket's, if it exists.
+fn may_subscribe(peer: &Peer, group: Option<u32>) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    let in_group = |group| peer.gid == group || peer.groups.contains(&group);
+    peer.uid == 0 || peer.uid == own || group.is_some_and(in_group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_the_daemons_user_and_the_group_may_subscribe() {
+        let own = nix::unistd::geteuid().as_raw();
+        let peer = |uid, gid, groups: &[u32]| Peer {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+        };
+        let stranger = own + 4_321;
+        let cases = [
+            (peer(0, 0, &[]), None, true),
+            (peer(own, 5, &[]), None, true),
+            (peer(stranger, 77, &[]), Some(77), true),
+            (peer(stranger, 5, &[6, 77]), Some(77), true),
+            (peer(stranger, 5, &[6, 7]), Some(77), false),
+            (peer(stranger, 5, &[]), None, false),
+            (peer(stranger, 0, &[0]), None, false),
+        ];
+        for (peer, group, expected) in cases {
+            assert_eq!(may_subscribe(&peer, group), expected, "{peer:?} {group:?}");
+        }
+    }
+}

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Hooks: what a program gets, in which order, and what becomes of one that misbehaves.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
+
+mod sink_common;
+
+use nix::fcntl::{FcntlArg, FdFlag};
+use sink_common::{
+    Scratch, bus, drops, eventually, eventually_within, expired, guest, raised, runs, spawn,
+};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use xenwarden::bus::Bus;
+use xenwarden::event::{Event, Guest};
+use xenwarden::sink::hooks::{self, Hook, NAME};
+use xenwarden::sys::realtime::page_faults_of_this_thread;
+
+struct Hooks {
+    bus: Arc<Bus>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hooks {
+    fn start(hooks: Vec<Hook>, concurrency: usize) -> Self {
+        Self::start_in(hooks, concurrency, None)
+    }
+
+    fn start_in(all: Vec<Hook>, concurrency: usize, cgroup: Option<PathBuf>) -> Self {
+        let bus = bus();
+        let queue = bus.attach(NAME, 4_096);
+        let counted = Arc::clone(&bus);
+        let thread = Some(spawn(move || {
+            // As in the daemon's threads, which keep signals away from themselves.
+            xenwarden::sys::realtime::block_signals().expect("signals");
+            let (never, cgroup) = (AtomicBool::new(false), cgroup.as_deref());
+            hooks::run(&queue, &all, concurrency, cgroup, &counted, &never);
+        }));
+        Self { bus, thread }
+    }
+
+    fn alarm(&self, who: &Guest) {
+        self.bus.publish(Some(who.clone()), None, raised());
+    }
+
+    fn failures(&self) -> u64 {
+        drops(&self.bus, NAME)
+    }
+
+    fn end(mut self) {
+        self.bus.close();
+        self.thread.take().expect("runs").join().expect("no panic");
+    }
+}
+
+fn hook(program: PathBuf) -> Hook {
+    Hook {
+        kinds: vec!["alarm.".to_owned()],
+        program,
+        arguments: Vec::new(),
+        timeout: Duration::from_secs(60),
+    }
+}
+
+fn web() -> Guest {
+    guest(Some(0xabc), 3, "web")
+}
+
+#[test]
+fn a_program_gets_the_event_its_arguments_and_nothing_else() {
+    let scratch = Scratch::new("hook-gets");
+    let text = r#"
+        cat > $D/json; env > $D/env; echo "$# $1 $2" > $D/arguments
+        grep SigBlk /proc/self/status > $D/mask
+        cut -d' ' -f19,40,41 /proc/$$/stat > $D/sched
+        ls -l /proc/$$/fd > $D/fds; cat /proc/$$/oom_score_adj > $D/oom
+        cut -d' ' -f5 /proc/$$/stat > $D/group; echo $$ >> $D/group
+        mv $D/arguments $D/done"#;
+    let mut hook = hook(scratch.script("hook", text));
+    hook.arguments = vec!["a b".to_owned(), "$(id)`id`;*".to_owned()];
+    let leaked = fs::File::create(scratch.path("leaked")).expect("a file");
+    nix::fcntl::fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).expect("no close on exec");
+    let hooks = Hooks::start(vec![hook], 1);
+    let odd = guest(Some(0xabc), 3, "we\nb");
+    hooks.bus.publish(Some(odd), Some(77), expired());
+    hooks.alarm(&guest(Some(0xabc), 3, "we\nb"));
+    eventually("the hook's end", || scratch.path("done").exists());
+    hooks.end();
+
+    let event: Event = serde_json::from_str(&scratch.read("json")).expect("the event");
+    assert_eq!(event.seq, 2, "the kind that was not asked for runs nothing");
+    assert_eq!(event.guest, Some(guest(Some(0xabc), 3, "we\nb")));
+    assert_eq!(scratch.read("done"), "2 a b $(id)`id`;*\n");
+    let environment = scratch.read("env");
+    let expected = [
+        "LANG=C",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "XENWARDEN_DOMID=3",
+        "XENWARDEN_HOST=testhost",
+        "XENWARDEN_KIND=alarm.raised",
+        "XENWARDEN_NAME=we?b",
+        "XENWARDEN_SEQ=2",
+        "XENWARDEN_SEVERITY=error",
+        "XENWARDEN_UUID=00000000-0000-0000-0000-000000000abc",
+    ];
+    for line in expected {
+        assert!(
+            environment.lines().any(|l| l == line),
+            "{line}: {environment}"
+        );
+    }
+    // Shells add some of their own.
+    let ours = [
+        "XENWARDEN_MESSAGE=",
+        "XENWARDEN_TIME=",
+        "PWD=",
+        "SHLVL=",
+        "_=",
+        "OLDPWD=",
+    ];
+    for line in environment.lines().filter(|l| !expected.contains(l)) {
+        assert!(ours.iter().any(|key| line.starts_with(key)), "{line}");
+    }
+    assert!(
+        scratch.read("mask").ends_with("0000000000000000\n"),
+        "no signal is blocked"
+    );
+    let sched = scratch.read("sched");
+    assert_eq!(
+        sched.trim(),
+        "10 0 0",
+        "nice 10, no real-time priority, SCHED_OTHER"
+    );
+    let fds = scratch.read("fds");
+    assert!(
+        fds.contains("/dev/null") && !fds.contains("leaked"),
+        "{fds}"
+    );
+    assert_eq!(scratch.read("oom"), "0\n");
+    let group = scratch.read("group");
+    let (group, pid) = group.trim().split_once('\n').expect("two lines");
+    assert_eq!(group, pid, "its own process group");
+}
+
+#[test]
+fn events_of_one_guest_run_one_after_the_other_in_their_order() {
+    let scratch = Scratch::new("hook-order");
+    let text = r#"
+        echo "start $XENWARDEN_NAME $XENWARDEN_SEQ" >> $D/log
+        sleep 0.0$((XENWARDEN_SEQ % 5))
+        echo "end $XENWARDEN_NAME $XENWARDEN_SEQ" >> $D/log"#;
+    let hooks = Hooks::start(vec![hook(scratch.script("hook", text))], 4);
+    for n in 0..30_u16 {
+        // One is unnamed by UUID at first, one changes its domid at a reboot.
+        let who = match n % 3 {
+            0 => guest((n > 14).then_some(1), 1, "late"),
+            1 => guest(Some(2), 100 + n, "reboots"),
+            _ => guest(Some(3), 3, "plain"),
+        };
+        hooks.alarm(&who);
+    }
+    eventually("all", || scratch.read("log").lines().count() == 60);
+    assert_eq!(hooks.failures(), 0);
+    hooks.end();
+    let log = scratch.read("log");
+    for name in ["late", "reboots", "plain"] {
+        let lines: Vec<Vec<&str>> = log
+            .lines()
+            .map(|line| line.split(' ').collect())
+            .filter(|line: &Vec<&str>| line[1] == name)
+            .collect();
+        let numbers: Vec<u64> = lines
+            .iter()
+            .map(|l| l[2].parse().expect("a number"))
+            .collect();
+        assert!(numbers.is_sorted(), "{name}: {numbers:?}");
+        for pair in lines.chunks(2) {
+            assert_eq!((pair[0][0], pair[1][0]), ("start", "end"), "{name}: {log}");
+            assert_eq!(pair[0][2], pair[1][2], "{name}: two at the same time");
+        }
+    }
+}
+
+#[test]
+fn all_hooks_of_an_event_run_and_never_more_at_once_than_allowed() {
+    let scratch = Scratch::new("hook-concurrency");
+    let text = "echo + >> $D/log; sleep 0.05; echo - >> $D/log";
+    let program = scratch.script("hook", text);
+    let hooks = Hooks::start(vec![hook(program); 3], 2);
+    for n in 0..5 {
+        hooks.alarm(&guest(Some(n), 3, "web"));
+    }
+    eventually("all", || scratch.read("log").lines().count() == 30);
+    hooks.end();
+    let (mut now, mut most) = (0, 0);
+    for line in scratch.read("log").lines() {
+        now += if line == "+" { 1 } else { -1 };
+        most = most.max(now);
+    }
+    assert_eq!(most, 2);
+}
+
+#[test]
+fn a_hook_that_hangs_is_ended_with_its_children_and_holds_up_no_other_guest() {
+    let scratch = Scratch::new("hook-hangs");
+    let text = r#"
+        test "$XENWARDEN_NAME" = web || { echo ran >> $D/others; exit 0; }
+        trap '' TERM
+        sleep 1000 & echo $! >> $D/pids
+        sh -c 'trap "" TERM; echo $$ >> '$D'/pids; sleep 1000' &
+        echo $$ >> $D/pids; wait; wait; sleep 1000"#;
+    let mut hook = hook(scratch.script("hook", text));
+    hook.timeout = Duration::from_secs(1);
+    let hooks = Hooks::start(vec![hook], 2);
+    hooks.alarm(&web());
+    for n in 10..15 {
+        hooks.alarm(&guest(Some(u128::from(n)), n, "db"));
+    }
+    eventually("the others", || scratch.read("others").lines().count() == 5);
+    assert_eq!(hooks.failures(), 0, "while it still hangs");
+    eventually("its end", || hooks.failures() == 1);
+    let pids = scratch.read("pids");
+    assert_eq!(pids.lines().count(), 3);
+    for pid in pids.lines() {
+        eventually("the processes' end", || !runs(pid));
+    }
+    hooks.end();
+}
+
+#[test]
+fn what_a_hook_leaves_behind_is_killed_and_counted() {
+    let scratch = Scratch::new("hook-forks");
+    let text = "for n in 1 2 3; do sleep 1000 & echo $! >> $D/pids; done; exit 0";
+    let hooks = Hooks::start(vec![hook(scratch.script("hook", text))], 1);
+    hooks.alarm(&web());
+    eventually("a failure", || hooks.failures() == 1);
+    let pids = scratch.read("pids");
+    assert_eq!(pids.lines().count(), 3);
+    for pid in pids.lines() {
+        eventually("the children's end", || !runs(pid));
+    }
+    hooks.end();
+}
+
+#[test]
+fn failures_are_counted_each_and_successes_not() {
+    let cases = [
+        ("true", 0),
+        ("exit 3", 1),
+        ("kill -KILL $$", 1),
+        // More than a pipe holds, so that it would block if nobody read.
+        ("head -c 300000 /dev/zero >&2; exit 1", 1),
+        ("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2", 0),
+        ("exec 0<&-; exit 0", 0),
+    ];
+    for (n, (text, expected)) in cases.into_iter().enumerate() {
+        let scratch = Scratch::new(&format!("hook-fails-{n}"));
+        let text = format!("echo >> $D/runs; {text}");
+        let hooks = Hooks::start(vec![hook(scratch.script("hook", &text))], 1);
+        hooks.alarm(&web());
+        hooks.alarm(&web());
+        // The second begins when the first is over and its outcome is known.
+        eventually("both", || scratch.read("runs").lines().count() == 2);
+        let failures = hooks.failures();
+        assert!(
+            (expected..=2 * expected).contains(&failures),
+            "{text}: {failures}"
+        );
+        hooks.end();
+    }
+}
+
+#[test]
+fn a_program_that_others_could_change_is_refused_at_each_execution() {
+    let scratch = Scratch::new("hook-refused");
+    let program = scratch.script("good", "echo ran >> $D/log");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let bad = |name: &str, bits| {
+        let path = scratch.script(name, "echo ran >> $D/log");
+        mode(&path, bits);
+        path
+    };
+    let link = scratch.path("link");
+    symlink(bad("behind-link", 0o757), &link).expect("link");
+    let open = scratch.path("open");
+    fs::create_dir(&open).expect("directory");
+    fs::copy(&program, open.join("hook")).expect("copy");
+    mode(&open, 0o777);
+    let mut programs = vec![
+        scratch.path("missing"),
+        scratch.0.clone(),
+        bad("others", 0o757),
+        bad("group", 0o775),
+        bad("plain", 0o644),
+        link,
+        open.join("hook"),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        let theirs = bad("theirs", 0o755);
+        std::os::unix::fs::chown(&theirs, Some(4_321), None).expect("chown");
+        programs.push(theirs);
+    }
+    let expected = u64::try_from(programs.len()).expect("few");
+    programs.push(program.clone());
+    let hooks = Hooks::start(programs.into_iter().map(hook).collect(), 4);
+    hooks.alarm(&web());
+    eventually("refusals", || hooks.failures() == expected);
+    eventually("the good one", || scratch.read("log") == "ran\n");
+    // What was good before is looked at again.
+    mode(&program, 0o777);
+    hooks.alarm(&web());
+    eventually("refusals", || hooks.failures() == 2 * expected + 1);
+    assert_eq!(scratch.read("log"), "ran\n");
+    hooks.end();
+}
+
+#[test]
+fn the_end_of_the_bus_lets_short_hooks_run_and_kills_long_ones() {
+    let scratch = Scratch::new("hook-end");
+    let short = scratch.script("short", "echo $XENWARDEN_KIND >> $D/log");
+    let long = scratch.script("long", "echo $$ > $D/pid; sleep 1000");
+    let hooks = Hooks::start(vec![hook(short), hook(long)], 4);
+    hooks.alarm(&web());
+    eventually("both", || {
+        scratch.read("log").lines().count() == 1 && scratch.read("pid").ends_with('\n')
+    });
+    let bus = Arc::clone(&hooks.bus);
+    let before = Instant::now();
+    hooks.end();
+    assert!(
+        before.elapsed() < Duration::from_secs(30),
+        "the long one was not waited for"
+    );
+    eventually("its end", || !runs(scratch.read("pid").trim()));
+    assert_eq!(drops(&bus, NAME), 1, "and counted");
+}
+
+#[test]
+fn what_waits_is_bounded_and_the_rest_is_counted() {
+    let scratch = Scratch::new("hook-flood");
+    let program = scratch.script("hook", "sleep 1000");
+    let hooks = Hooks::start(vec![hook(program)], 1);
+    for _ in 0..3_000 {
+        hooks.alarm(&web());
+    }
+    // One runs, 1024 wait.
+    eventually("drops", || hooks.failures() == 3_000 - 1_025);
+    hooks.end();
+}
+
+#[test]
+fn where_there_are_cgroups_each_execution_has_one_and_it_is_killed_whole() {
+    let scratch = Scratch::new("hook-cgroup");
+    let text = "echo $$ > $D/pid; while test ! -e $D/go; do sleep 0.01; done";
+    let program = scratch.script("hook", text);
+    let own = scratch.path("cgroup");
+    fs::create_dir(&own).expect("directory");
+    let hooks = Hooks::start_in(vec![hook(program)], 1, Some(own.clone()));
+    hooks.alarm(&web());
+    eventually("a start", || scratch.read("pid").ends_with('\n'));
+    let pid = scratch.read("pid").trim().to_owned();
+    let group = own.join(format!("xenwarden-hook-{pid}"));
+    let members = fs::read_to_string(group.join("cgroup.procs")).expect("its group");
+    assert_eq!(members, pid);
+    fs::write(scratch.path("go"), "").expect("go");
+    let killed = || fs::read_to_string(group.join("cgroup.kill")).is_ok_and(|k| k == "1");
+    eventually_within(Duration::from_secs(30), "cgroup.kill", killed);
+    assert_eq!(hooks.failures(), 0, "the program alone was in it");
+    hooks.end();
+}
+
+/// Page faults of this thread while it writes to each of its pages.
+fn faults_of_writing(memory: &mut [u8]) -> u64 {
+    let faults = || page_faults_of_this_thread().expect("getrusage").minor;
+    let before = faults();
+    for page in memory.chunks_mut(4_096) {
+        page[0] = page[0].wrapping_add(1);
+    }
+    faults() - before
+}
+
+#[test]
+fn starting_a_hook_costs_other_threads_no_page_fault() {
+    let scratch = Scratch::new("hook-faults");
+    let program = scratch.script("hook", "echo >> $D/runs");
+    let mut memory = vec![1_u8; 64 << 20];
+    faults_of_writing(&mut memory);
+    // What a fork does, so that this test sees anything: std forks to set a user.
+    let own = nix::unistd::geteuid().as_raw();
+    let forked = Command::new("/bin/true").uid(own).status();
+    assert!(forked.expect("runs").success());
+    let by_fork = faults_of_writing(&mut memory);
+    let hooks = Hooks::start(vec![hook(program)], 4);
+    for _ in 0..5 {
+        hooks.alarm(&web());
+    }
+    eventually("all", || scratch.read("runs").lines().count() == 5);
+    let by_hooks = faults_of_writing(&mut memory);
+    hooks.end();
+    assert!(
+        by_hooks * 4 < by_fork,
+        "{by_hooks} by hooks, {by_fork} by a fork"
+    );
+}

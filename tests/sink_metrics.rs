@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The metrics file, read by a strict parser of the Prometheus text format 0.0.4.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
+
+mod sink_common;
+
+use sink_common::{Scratch, bus, drops, eventually, raised, spawn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use xenwarden::event::{Timestamp, Uuid};
+use xenwarden::guests::names::Names;
+use xenwarden::guests::report::{
+    AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
+};
+use xenwarden::hypervisor::Coverage;
+use xenwarden::ledger::Ledger;
+use xenwarden::sink::metrics::{self, Counters, MAX_GUESTS, NAME, render, render_down};
+use xenwarden::status::{Armed, Status, gather};
+
+/// A name and its labels.
+type Series = (String, BTreeMap<String, String>);
+
+/// Every sample of a file; panics at anything that the format does not allow, and at what
+/// the textfile collector refuses: a family in two places, a series twice.
+fn parse(text: &str) -> BTreeMap<Series, f64> {
+    assert!(text.ends_with('\n'), "the last line ends with a line feed");
+    let mut samples = BTreeMap::new();
+    let mut families = BTreeSet::new();
+    let mut family = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').expect("a name and a text");
+            assert!(is_name(name) && !help.contains('\\'), "{line}");
+            let kind = lines.next().and_then(|l| l.strip_prefix("# TYPE "));
+            let (typed, kind) = kind.and_then(|k| k.split_once(' ')).expect("a TYPE");
+            assert!(
+                typed == name && ["counter", "gauge"].contains(&kind),
+                "{line}"
+            );
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(families.insert(name.to_owned()), "{name} in two places");
+            family = name.to_owned();
+            continue;
+        }
+        let (name, labels, value) = sample(line);
+        assert_eq!(name, family, "a sample outside its family: {line}");
+        let value: f64 = value.parse().expect(line);
+        assert!(
+            samples.insert((name, labels), value).is_none(),
+            "twice: {line}"
+        );
+    }
+    samples
+}
+
+fn is_name(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && text.chars().all(legal)
+}
+
+fn sample(line: &str) -> (String, BTreeMap<String, String>, &str) {
+    let end = line.find(['{', ' ']).expect(line);
+    let (name, mut rest) = line.split_at(end);
+    assert!(is_name(name), "{line}");
+    let mut labels = BTreeMap::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        loop {
+            let (label, after) = rest.split_once("=\"").expect(line);
+            assert!(is_name(label), "{line}");
+            let (value, after) = quoted(after);
+            assert!(labels.insert(label.to_owned(), value).is_none(), "{line}");
+            match after.strip_prefix(',') {
+                Some(more) => rest = more,
+                None => break rest = after.strip_prefix('}').expect(line),
+            }
+        }
+    }
+    let value = rest.strip_prefix(' ').expect(line);
+    assert!(!value.contains(' '), "a timestamp: {line}");
+    (name.to_owned(), labels, value)
+}
+
+/// A label's value up to its closing quote, and what follows that.
+fn quoted(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '"' => return (value, &text[at + 1..]),
+            '\\' => value.push(match characters.next() {
+                Some((_, 'n')) => '\n',
+                Some((_, c @ ('\\' | '"'))) => c,
+                other => panic!("no escape: {other:?}"),
+            }),
+            c => value.push(c),
+        }
+    }
+    panic!("no closing quote: {text}");
+}
+
+fn status() -> Status {
+    let armed = Armed {
+        device: "/dev/watchdog0".into(),
+        identity: "test".to_owned(),
+        timeout_ns: 5_000_000_000,
+        coverage: Coverage::Full,
+        period_ns: 250_000_000,
+    };
+    let ledger = Ledger::new();
+    ledger.counters.kicks.store(u64::MAX, Ordering::Relaxed);
+    ledger.counters.withholds.store(3, Ordering::Relaxed);
+    let gap = &ledger.counters.max_kick_gap_ns;
+    gap.store(1_234_567_890, Ordering::Relaxed);
+    gather(&armed, &ledger, &Names::default())
+}
+
+fn guest(uuid: Option<u128>, domid: u16, name: Option<&str>) -> GuestReport {
+    let slot = |slot, last_fed_age_ms, margin_ms| SlotReport {
+        slot,
+        timeout_s: 10,
+        last_fed_age_ms,
+        margin_ms,
+        expired: false,
+    };
+    GuestReport {
+        uuid: uuid.map(Uuid),
+        name: name.map(str::to_owned),
+        domid,
+        state: DomainState::Running,
+        slots: vec![slot(1, 2_500, 7_500), slot(2, 900, 9_100)],
+        alarm: None,
+    }
+}
+
+fn alarm() -> Option<AlarmReport> {
+    Some(AlarmReport {
+        phase: AlarmPhase::Raised,
+        raised: Timestamp(0),
+        expiries: 1,
+        reboots: 0,
+        acknowledged: false,
+    })
+}
+
+fn series(name: &str, labels: &[(&str, &str)]) -> Series {
+    let labels = labels
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    (format!("xenwarden_{name}"), labels.collect())
+}
+
+#[test]
+fn the_file_has_every_series_in_a_form_that_a_strict_parser_takes() {
+    let odd = "we\"b\\\n{x=\"1\"} 2\n# TYPE ü\r";
+    let mut failed = guest(Some(0xabc), 3, Some(odd));
+    failed.alarm = alarm();
+    let mut silent = guest(None, 5, None);
+    silent.slots.clear();
+    let guests = GuestsReport {
+        guests: vec![failed, silent, guest(None, 6, None)],
+        ..GuestsReport::default()
+    };
+    let counters = Counters {
+        events: vec![("alarm.raised", 7)],
+        dropped: vec![("hooks", 2), ("syslog", 0)],
+    };
+    let samples = parse(&render(&status(), &guests, &counters));
+    let web = [
+        ("uuid", "00000000-0000-0000-0000-000000000abc"),
+        ("name", odd),
+    ];
+    let fifth = [("uuid", ""), ("name", ""), ("domid", "5")];
+    let expected = [
+        (series("up", &[]), 1.0),
+        (series("kicks_total", &[]), 18_446_744_073_709_551_615.0),
+        (series("withholds_total", &[]), 3.0),
+        (series("kick_gap_max_seconds", &[]), 1.234),
+        (series("withholding", &[]), 1.0),
+        (series("coverage_full", &[]), 1.0),
+        (series("alarms_open", &[]), 1.0),
+        (series("guests_left_out", &[]), 0.0),
+        (series("guest_alarm", &web), 1.0),
+        (series("guest_last_fed_age_seconds", &web), 0.9),
+        (series("guest_margin_seconds", &web), 7.5),
+        (series("guest_alarm", &fifth), 0.0),
+        (series("events_total", &[("kind", "alarm.raised")]), 7.0),
+        (series("sink_dropped_total", &[("sink", "hooks")]), 2.0),
+        (series("sink_dropped_total", &[("sink", "syslog")]), 0.0),
+    ];
+    for (series, value) in expected {
+        assert_eq!(samples.get(&series), Some(&value), "{series:?}");
+    }
+    let unknown = [
+        series("guest_margin_seconds", &fifth),
+        series("evidence_age_seconds", &[]),
+    ];
+    for series in unknown {
+        assert_eq!(samples.get(&series), None, "{series:?} is not known");
+    }
+    assert_eq!(parse(&render_down()), [(series("up", &[]), 0.0)].into());
+}
+
+#[test]
+fn guests_beyond_the_limit_and_twins_are_left_out_and_counted() {
+    let many = u128::try_from(MAX_GUESTS).expect("a number") + 50;
+    let mut guests: Vec<GuestReport> = (0..many).map(|n| guest(Some(n), 1, Some("g"))).collect();
+    guests.push(guest(Some(0), 2, Some("g")));
+    let guests = GuestsReport {
+        guests,
+        ..GuestsReport::default()
+    };
+    let samples = parse(&render(&status(), &guests, &Counters::default()));
+    assert_eq!(samples[&series("guests_left_out", &[])], 51.0);
+    let alarms = samples
+        .keys()
+        .filter(|(name, _)| name == "xenwarden_guest_alarm");
+    assert_eq!(alarms.count(), MAX_GUESTS);
+}
+
+#[test]
+fn the_file_is_replaced_whole_at_alarms_and_says_at_the_end_that_it_is_down() {
+    let scratch = Scratch::new("metrics");
+    let path = scratch.path("xenwarden.prom");
+    // Whoever owns the directory may have laid a trap at the temporary name.
+    std::fs::write(scratch.path("precious"), "precious").expect("write");
+    symlink(scratch.path("precious"), scratch.path("xenwarden.prom.new")).expect("link");
+    let bus = bus();
+    let queue = bus.attach(NAME, 64);
+    let (counted, file) = (Arc::clone(&bus), path.clone());
+    let thread = spawn(move || {
+        let gather = || (status(), GuestsReport::default());
+        metrics::run(&file, &queue, &counted, gather, &AtomicBool::new(false));
+    });
+    let whole = || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        Some(parse(&text))
+    };
+    eventually("a file", || whole().is_some());
+    assert_eq!(scratch.read("precious"), "precious");
+    let mode = std::fs::metadata(&path).expect("file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "node_exporter may read it");
+    bus.publish(None, None, raised());
+    let events = series("events_total", &[("kind", "alarm.raised")]);
+    eventually_soon("the alarm", || {
+        whole().is_some_and(|s| s.contains_key(&events))
+    });
+    bus.close();
+    thread.join().expect("no panic");
+    assert_eq!(whole(), Some([(series("up", &[]), 0.0)].into()));
+    assert!(!scratch.path("xenwarden.prom.new").exists());
+}
+
+/// Sooner than the next regular writing.
+fn eventually_soon(what: &str, holds: impl FnMut() -> bool) {
+    sink_common::eventually_within(std::time::Duration::from_secs(12), what, holds);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_counted_and_the_old_one_stays_whole() {
+    let scratch = Scratch::new("metrics-fails");
+    let path = scratch.path("xenwarden.prom");
+    std::fs::write(&path, "old").expect("write");
+    // What cannot be removed is in the way.
+    std::fs::create_dir(scratch.path("xenwarden.prom.new")).expect("directory");
+    for path in [path.clone(), scratch.path("missing/xenwarden.prom")] {
+        let bus = bus();
+        let queue = bus.attach(NAME, 64);
+        let counted = Arc::clone(&bus);
+        let thread = spawn(move || {
+            let gather = || (status(), GuestsReport::default());
+            metrics::run(&path, &queue, &counted, gather, &AtomicBool::new(false));
+        });
+        eventually("a failure", || drops(&bus, NAME) > 0);
+        bus.close();
+        thread.join().expect("no panic");
+    }
+    assert_eq!(scratch.read("xenwarden.prom"), "old");
+}

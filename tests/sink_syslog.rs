@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Events to the journal and to /dev/log, with sockets that stand in for both.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
+
+mod sink_common;
+
+use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised, spawn};
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::{self, JoinHandle};
+use xenwarden::bus::Bus;
+use xenwarden::event::what::{KINDS, is_known};
+use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, VERSION, What};
+use xenwarden::hypervisor::Coverage;
+use xenwarden::sink::describe::{describe, plain};
+use xenwarden::sink::syslog::{self, NAME, Places};
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
+
+struct Sink {
+    scratch: Scratch,
+    bus: Arc<Bus>,
+    thread: JoinHandle<()>,
+}
+
+impl Sink {
+    fn start(scratch: Scratch) -> Self {
+        let bus = bus();
+        let queue = bus.attach(NAME, 8_192);
+        let places = Places {
+            journal: scratch.path("journal"),
+            devlog: scratch.path("log"),
+        };
+        let counted = Arc::clone(&bus);
+        let thread = spawn(move || {
+            syslog::run(&queue, &places, &counted, &AtomicBool::new(false));
+        });
+        Self {
+            scratch,
+            bus,
+            thread,
+        }
+    }
+
+    fn end(self) -> Scratch {
+        self.bus.close();
+        self.thread.join().expect("no panic");
+        self.scratch
+    }
+}
+
+fn daemon(scratch: &Scratch, name: &str) -> UnixDatagram {
+    let socket = UnixDatagram::bind(scratch.path(name)).expect("bind");
+    socket.set_read_timeout(Some(LONG)).expect("timeout");
+    socket
+}
+
+fn receive(socket: &UnixDatagram) -> Vec<u8> {
+    let mut bytes = vec![0; 65_536];
+    let n = socket.recv(&mut bytes).expect("a datagram");
+    bytes.truncate(n);
+    bytes
+}
+
+fn text(socket: &UnixDatagram) -> String {
+    String::from_utf8(receive(socket)).expect("text")
+}
+
+/// The native protocol, strictly.
+fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|b| *b == b'\n').expect("a line");
+        let (line, rest) = datagram.split_at(end);
+        let equals = line.iter().position(|b| *b == b'=');
+        let (name, value, rest) = match equals {
+            Some(at) => (&line[..at], &line[at + 1..], &rest[1..]),
+            None => {
+                let (length, rest) = rest[1..].split_at(8);
+                let length = u64::from_le_bytes(length.try_into().expect("8 bytes"));
+                let (value, rest) = rest.split_at(usize::try_from(length).expect("a length"));
+                assert_eq!(rest[0], b'\n', "a line feed after the value");
+                (line, value, &rest[1..])
+            }
+        };
+        let name = String::from_utf8(name.to_vec()).expect("a name");
+        let legal = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        assert!(name.chars().all(legal) && !name.starts_with('_'), "{name}");
+        let value = String::from_utf8(value.to_vec()).expect("text");
+        assert!(fields.insert(name, value).is_none(), "a field twice");
+        datagram = rest;
+    }
+    fields
+}
+
+#[test]
+fn the_journal_gets_every_field_and_dev_log_nothing() {
+    let scratch = Scratch::new("journal-fields");
+    let (journal, devlog) = (daemon(&scratch, "journal"), daemon(&scratch, "log"));
+    let sink = Sink::start(scratch);
+    let odd = guest(Some(0xabc), 3, "web\nPRIORITY=0\n");
+    sink.bus.publish(Some(odd.clone()), None, expired());
+    let found = fields(&receive(&journal));
+    let uuid = "00000000-0000-0000-0000-000000000abc";
+    let expected = [
+        ("PRIORITY", "3"),
+        ("SYSLOG_IDENTIFIER", "xenwardend"),
+        ("XENWARDEN_KIND", "guest.expired"),
+        ("XENWARDEN_SEQ", "1"),
+        ("XENWARDEN_GUEST_UUID", uuid),
+        ("XENWARDEN_GUEST_NAME", "web\nPRIORITY=0\n"),
+        ("XENWARDEN_DOMID", "3"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert!(found["MESSAGE"].contains("its watchdog expired, unfed for 10.4 s"));
+    let event: Event = serde_json::from_str(&found["XENWARDEN_EVENT"]).expect("the event");
+    assert_eq!((event.seq, event.guest), (1, Some(odd)));
+    sink.bus.publish(None, None, What::HostDisarmed {});
+    assert!(!fields(&receive(&journal)).contains_key("XENWARDEN_DOMID"));
+    drop(sink.end());
+    devlog.set_nonblocking(true).expect("non-blocking");
+    assert!(
+        devlog.recv(&mut [0; 8]).is_err(),
+        "an event must not come twice"
+    );
+}
+
+#[test]
+fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
+    let scratch = Scratch::new("journal-gone");
+    let devlog = daemon(&scratch, "log");
+    let journal = daemon(&scratch, "journal");
+    let sink = Sink::start(scratch);
+    let web = guest(None, 3, "web\u{1b}[2J\n");
+    sink.bus.publish(Some(web.clone()), None, raised());
+    receive(&journal);
+    // Its socket stays behind when it dies; then that goes as well.
+    drop(journal);
+    sink.bus.publish(Some(web.clone()), None, raised());
+    let line = text(&devlog);
+    assert!(
+        line.starts_with("<27>") && line.contains(" xenwardend["),
+        "{line}"
+    );
+    assert!(
+        line.ends_with("guest web?[2J? (domain 3): ALARM: its watchdog expired"),
+        "{line}"
+    );
+    std::fs::remove_file(sink.scratch.path("journal")).expect("unlink");
+    sink.bus.publish(Some(web.clone()), None, raised());
+    text(&devlog);
+    let journal = daemon(&sink.scratch, "journal");
+    sink.bus.publish(Some(web), None, raised());
+    assert_eq!(fields(&receive(&journal))["XENWARDEN_SEQ"], "4");
+    assert_eq!(drops(&sink.bus, NAME), 0);
+    sink.end();
+}
+
+#[test]
+fn a_burst_that_outruns_a_reading_logger_is_not_lost() {
+    for name in ["journal", "log"] {
+        let scratch = Scratch::new(&format!("burst-{name}"));
+        let socket = daemon(&scratch, name);
+        let sink = Sink::start(scratch);
+        let reader = thread::spawn(move || (0..2_000).for_each(|_| drop(receive(&socket))));
+        for _ in 0..2_000 {
+            sink.bus.publish(None, None, raised());
+        }
+        reader.join().expect("all");
+        assert_eq!(drops(&sink.bus, NAME), 0);
+        sink.end();
+    }
+}
+
+#[test]
+fn a_stalled_logger_costs_events_each_of_which_is_counted() {
+    for name in ["journal", "log"] {
+        let scratch = Scratch::new(&format!("stall-{name}"));
+        let socket = daemon(&scratch, name);
+        let sink = Sink::start(scratch);
+        for _ in 0..3_000 {
+            sink.bus.publish(None, None, raised());
+        }
+        let bus = Arc::clone(&sink.bus);
+        // Its end waits until each was tried.
+        let _scratch = sink.end();
+        let lost = drops(&bus, NAME);
+        socket.set_nonblocking(true).expect("non-blocking");
+        let held = (0_u64..).take_while(|_| socket.recv(&mut [0; 65_536]).is_ok());
+        assert!(lost > 0);
+        assert_eq!(u64::try_from(held.count()).expect("few") + lost, 3_000);
+    }
+}
+
+#[test]
+fn a_logger_that_reads_again_is_told_what_it_missed() {
+    for name in ["journal", "log"] {
+        let scratch = Scratch::new(&format!("again-{name}"));
+        let socket = daemon(&scratch, name);
+        let sink = Sink::start(scratch);
+        for _ in 0..3_000 {
+            sink.bus.publish(None, None, raised());
+        }
+        eventually("drops", || drops(&sink.bus, NAME) > 0);
+        sink.bus.report_drops();
+        let is_told = |text: String| text.contains("sink syslog lost ");
+        // Tried after those before it, some of which the reading makes room for.
+        while !is_told(String::from_utf8_lossy(&receive(&socket)).into_owned()) {}
+        sink.end();
+    }
+}
+
+#[test]
+fn a_logger_that_is_not_there_costs_events_that_are_counted_and_told_once() {
+    let sink = Sink::start(Scratch::new("no-logger"));
+    let watching = sink.bus.attach("watching", 64);
+    for _ in 0..10 {
+        sink.bus.publish(None, None, raised());
+    }
+    eventually("drops", || drops(&sink.bus, NAME) == 10);
+    for round in 1..5 {
+        let later = Monotonic::now().plus_ns(round * 10 * NS_PER_S);
+        sink.bus.report_drops_at(later);
+        // The report itself is lost as well.
+        eventually("the report's loss", || drops(&sink.bus, NAME) > 10);
+    }
+    let told = |event: &Event| matches!(event.what, What::SinkDropped { .. });
+    let reports = watching.try_iter().filter(|event| told(event)).count();
+    assert!((1..=2).contains(&reports), "{reports} reports of 10 losses");
+    sink.end();
+}
+
+/// One of each kind.
+fn samples() -> Vec<(What, &'static str)> {
+    let (slot, timeout_s) = (1, 10);
+    let cause = Cause::Reboot;
+    let text = |s: &str| s.to_owned();
+    vec![
+        (What::GuestArmed { slot, timeout_s }, "timeout 10 s"),
+        (
+            What::GuestFirstFed {
+                slot,
+                timeout_s,
+                since_seen_ms: Some(12_340),
+            },
+            "for the first time, 12.3 s after",
+        ),
+        (
+            What::GuestFedAgain {
+                slot,
+                timeout_s,
+                after: Break::Paused,
+                gap_ms: Some(900),
+            },
+            "feeds its watchdog again: it was paused, after 0.9 s",
+        ),
+        (
+            What::GuestLate {
+                slot,
+                timeout_s,
+                margin_ms: 1_999,
+                count: 4,
+            },
+            "1.9 s of 10 s were left; 4 such feeds",
+        ),
+        (expired(), "its watchdog expired, unfed for 10.4 s"),
+        (What::GuestDisarmed { slot }, "disarmed watchdog 1"),
+        (What::GuestGone { cause }, "is gone: rebooted"),
+        (
+            What::GuestRebooted {
+                previous_domid: 8,
+                cause,
+            },
+            "it was domain 8",
+        ),
+        (
+            What::GuestBootFailed { waited_ms: 300_000 },
+            "within 300.0 s",
+        ),
+        (What::AlarmRaised { expiries: 3 }, "again, 3 times"),
+        (
+            What::AlarmCleared {
+                open_ms: 5_000,
+                expiries: 1,
+                reboots: 2,
+                feeds: 1,
+            },
+            "alarm cleared: it feeds its watchdog again; open for 5.0 s, 2 reboots",
+        ),
+        (What::AlarmAcknowledged { uid: 1_000 }, "by user 1000"),
+        (
+            What::AlarmClosed {
+                cause: Cause::Unknown,
+                open_ms: 1,
+            },
+            "by an operator",
+        ),
+        (
+            What::HostWithhold {
+                reason: text("pcpu 3"),
+                last_kick_age_ms: 1,
+                left_ms: 4_250,
+            },
+            "kicks are withheld, 4.2 s left: pcpu 3",
+        ),
+        (
+            What::HostResumed {
+                unkicked_ms: 3_000,
+                left_ms: 2_000,
+            },
+            "2.0 s were left",
+        ),
+        (
+            What::HostArmed {
+                device: text("/dev/watchdog0"),
+                identity: text("iTCO"),
+                timeout_ms: 5_000,
+                coverage: Coverage::Full,
+            },
+            "armed /dev/watchdog0 (iTCO), timeout 5.0 s",
+        ),
+        (What::HostDisarmed {}, "is disarmed"),
+        (
+            What::HostResetReason {
+                reason: text("wedge"),
+                last_seen: Timestamp(0),
+                watchdog_fired: Some(true),
+            },
+            "last seen 1970-01-01T00:00:00.000000Z: wedge; the host watchdog fired",
+        ),
+        (
+            What::HostStateSetAside {
+                path: text("/x"),
+                kept_as: None,
+                problem: text("torn"),
+            },
+            "state /x is unusable",
+        ),
+        (
+            What::SinkDropped {
+                sink: text("hooks"),
+                count: 2,
+                total: 5,
+            },
+            "sink hooks lost 2",
+        ),
+    ]
+}
+
+fn event(what: What, name: &str) -> Event {
+    Event {
+        version: VERSION,
+        seq: 1,
+        time: Timestamp(0),
+        monotonic_ns: 0,
+        xen_ns: None,
+        host: "h".into(),
+        severity: Severity::Info,
+        guest: Some(guest(Some(1), 3, name)),
+        what,
+    }
+}
+
+#[test]
+fn every_kind_is_described_in_words_and_known_by_name() {
+    let samples = samples();
+    let kinds: Vec<&str> = samples.iter().map(|(what, _)| what.kind()).collect();
+    assert_eq!(kinds, KINDS);
+    for (what, part) in samples {
+        let kind = what.kind();
+        let line = describe(&event(what, "web"));
+        let begins = "guest web (00000000-0000-0000-0000-000000000001, domain 3): ";
+        assert!(
+            line.starts_with(begins) && line.contains(part),
+            "{kind}: {line}"
+        );
+    }
+    for (wanted, known) in [
+        ("guest.", true),
+        ("guest", false),
+        ("", false),
+        (".", false),
+    ] {
+        assert_eq!(is_known(wanted), known, "{wanted}");
+    }
+}
+
+#[test]
+fn whatever_a_name_holds_a_description_is_one_bounded_line() {
+    let long = "ü".repeat(100_000);
+    for name in ["a\nb\r\0\u{7}\u{9b}31m", "\u{202e}evil", "\u{2028}", &long] {
+        for reason in ["x\ny", &long] {
+            let what = What::HostWithhold {
+                reason: reason.to_owned(),
+                last_kick_age_ms: 0,
+                left_ms: 0,
+            };
+            let line = describe(&event(what, name));
+            assert!(line.len() <= 900 && line == plain(&line), "{line:?}");
+            assert!(!line.chars().any(char::is_control));
+        }
+    }
+}
