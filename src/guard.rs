@@ -10,11 +10,15 @@ use crate::barrel::Barrel;
 use crate::barrel::hardware::HostWatchdog;
 use crate::config::Policy;
 use crate::control::{self, Context};
+use crate::event::Uuid;
 use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
 use crate::gate::Decision;
 use crate::guests::names::Names;
+use crate::guests::report::GuestsReport;
+use crate::guests::{Desk, DeskError};
 use crate::hypervisor::{Coverage, Hypervisor};
 use crate::ledger::Ledger;
+use crate::peer::gid_of;
 use crate::startup::{arm_failure, await_served};
 use crate::status::Armed;
 use crate::sys::clock::Monotonic;
@@ -47,6 +51,26 @@ pub struct Eyes {
     pub sampler: Box<dyn Hypervisor>,
     /// The narrator's, if it can have any: for people only.
     pub narrator: Option<Box<dyn Hypervisor>>,
+}
+
+// INTEGRATOR: stands in until the guests' registry is assembled here; replace it by that.
+struct NoDesk;
+
+impl Desk for NoDesk {
+    fn report(&self) -> GuestsReport {
+        GuestsReport {
+            version: 1,
+            ..GuestsReport::default()
+        }
+    }
+
+    fn acknowledge(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
+        Err(DeskError::NoGuest)
+    }
+
+    fn close(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
+        Err(DeskError::NoGuest)
+    }
 }
 
 /// What the threads share.
@@ -229,6 +253,7 @@ fn spawn_ordinary(
     let told = Arc::clone(shared);
     let named = Arc::clone(shared);
     let asked = Arc::clone(shared);
+    let group = gid_of(&policy.control_group);
     let threads: [(&'static str, Body); 3] = [
         (
             "narrator",
@@ -242,6 +267,8 @@ fn spawn_ordinary(
                     armed: &armed,
                     ledger: &asked.ledger,
                     names: &asked.names,
+                    desk: &NoDesk,
+                    group,
                 };
                 control::run(&listener, &context);
             }),

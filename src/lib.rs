@@ -32,7 +32,8 @@
 //! | the hardware | [`barrel`] | kicker |
 //! | words for people | [`narrator`], [`sink`] | narrator, log-stderr, log-syslog |
 //! | names of domains | [`guests`], [`xenstore`] | names |
-//! | questions | [`control`], [`status`], [`report`] | control |
+//! | questions and orders | [`control`], [`peer`], [`status`] | control |
+//! | the command line | [`cli`], [`report`] | a process of its own |
 //! | order of start and stop | [`startup`], [`guard`], [`notify`] | main |
 //! | settings | [`config`] | main |
 //! | the operating system, and all `unsafe` | [`sys`] | all |
@@ -50,6 +51,7 @@
 
 pub mod barrel;
 pub mod board;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod event;
@@ -63,6 +65,7 @@ pub mod kicker;
 pub mod ledger;
 pub mod narrator;
 pub mod notify;
+pub mod peer;
 pub mod report;
 pub mod sampler;
 pub mod sink;

@@ -9,5 +9,7 @@
 pub mod allocator;
 pub mod clock;
 pub mod hypercall;
+pub mod peer;
 pub mod realtime;
+pub mod terminal;
 pub mod watchdog;
