@@ -8,6 +8,7 @@
 use crate::event::request::Subscription;
 use crate::event::{Timestamp, What};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// The text of `xenwarden help`.
 const HELP: &str = "\
@@ -263,7 +264,7 @@ const US_PER_S: i64 = 1_000_000;
 
 impl Since {
     fn read(text: &str, now: Timestamp) -> Result<Self, String> {
-        if let Ok(seq) = text.parse() {
+        if let Some(seq) = digits(text) {
             return Ok(Self::Seq(seq));
         }
         let time = span_us(text).map(|us| Timestamp(now.0.saturating_sub(us).max(0)));
@@ -278,14 +279,20 @@ impl Since {
     }
 }
 
+/// A number of digits alone, without the sign that `parse` would take.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    let all_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| text.parse().ok())?
+}
+
 /// A whole number of seconds, minutes, hours or days, in microseconds.
 fn span_us(text: &str) -> Option<i64> {
     let units = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)];
-    let (digits, seconds) = units
+    let (number, seconds) = units
         .iter()
         .find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)))?;
-    let number: u32 = digits.parse().ok()?;
-    i64::from(number).checked_mul(seconds * US_PER_S)
+    let number: u32 = digits(number)?;
+    Some(i64::from(number).saturating_mul(seconds * US_PER_S))
 }
 
 /// RFC 3339's `Z` or `+hh:mm`; without either it is UTC.
@@ -300,7 +307,7 @@ fn time_with_offset(text: &str) -> Option<Timestamp> {
     };
     let time: Timestamp = local.parse().ok()?;
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let (hours, minutes): (u8, u8) = (digits(hours)?, digits(minutes)?);
     if hours > 23 || minutes > 59 || local.ends_with('Z') && offset != "+00:00" {
         return None;
     }
