@@ -95,7 +95,34 @@ fn without_xen_it_says_so_and_exits_69() {
 #[test]
 fn unknown_arguments_are_exit_64() {
     assert_eq!(complaint(&xenwardend(&["--frobnicate"])).0, 64);
-    assert_eq!(complaint(&xenwarden(&["frobnicate"])).0, 64);
+    let cases: [&[&str]; 8] = [
+        &[],
+        &["frobnicate"],
+        &["status", "--watch"],
+        &["guests", "--follow"],
+        &["events", "--since", "yesterday"],
+        &["events", "--kind", "guest.eaten"],
+        &["ack"],
+        &["ack", "a", "b"],
+    ];
+    for arguments in cases {
+        assert_eq!(complaint(&xenwarden(arguments)).0, 64, "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_names_every_command_and_is_exit_0() {
+    for arguments in [&["help"][..], &["--help"], &["events", "--help"]] {
+        let output = xenwarden(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && output.stderr.is_empty());
+        for command in ["status", "guests", "events", "ack"] {
+            assert!(
+                text.contains(&format!("xenwarden {command} ")),
+                "{command}: {text}"
+            );
+        }
+    }
 }
 
 #[test]

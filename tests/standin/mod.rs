@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A daemon that stands in for the real one: its control socket as it is, over a host and
 //! guests that the test makes up.
-#![allow(dead_code, clippy::expect_used)] // each test program uses its part
+#![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // each test program uses its part
+
+pub mod program;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
