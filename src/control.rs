@@ -295,15 +295,29 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_user_takes_no_place_from_another() {
-        let mut uids = vec![1_000];
-        for _ in 0..1_000 {
-            if uids.len() >= MAX_CLIENTS {
-                let index = greediest(&uids).expect("somebody");
-                assert_ne!(uids[index], 1_000);
-                uids.remove(index);
+        let client = |uid| {
+            let (stream, far) = UnixStream::pair().expect("a pair");
+            drop(far);
+            Client {
+                stream,
+                peer: Peer {
+                    uid,
+                    in_group: true,
+                },
+                request: RequestLine::new(MAX_REQUEST),
+                answer: VecDeque::new(),
+                deadline: Instant::now(),
             }
-            uids.push(33);
+        };
+        let mut clients = VecDeque::from([client(1_000)]);
+        for _ in 0..1_000 {
+            if clients.len() >= MAX_CLIENTS {
+                evict(&mut clients);
+            }
+            clients.push_back(client(33));
         }
-        assert_eq!(uids.first(), Some(&1_000));
+        let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
+        assert_eq!(uids.len(), MAX_CLIENTS);
+        assert_eq!(uids.iter().filter(|uid| **uid == 1_000).count(), 1);
     }
 }

@@ -77,6 +77,8 @@ impl Desk for NoDesk {
 struct Shared {
     ledger: Ledger,
     names: Names,
+    /// Who may ask; looked up before anything is armed, as the group database may be slow.
+    group: Option<u32>,
 }
 
 /// Guards until told to stop.
@@ -110,6 +112,7 @@ fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Fail
     let shared = Arc::new(Shared {
         ledger: Ledger::new(),
         names: Names::default(),
+        group: gid_of(&policy.control_group),
     });
     let coverage = hypervisor.coverage();
     let (give_barrel, take_barrel) = bounded(1);
@@ -253,7 +256,6 @@ fn spawn_ordinary(
     let told = Arc::clone(shared);
     let named = Arc::clone(shared);
     let asked = Arc::clone(shared);
-    let group = gid_of(&policy.control_group);
     let threads: [(&'static str, Body); 3] = [
         (
             "narrator",
@@ -268,7 +270,7 @@ fn spawn_ordinary(
                     ledger: &asked.ledger,
                     names: &asked.names,
                     desk: &NoDesk,
-                    group,
+                    group: asked.group,
                 };
                 control::run(&listener, &context);
             }),

@@ -2,6 +2,7 @@
 //! `xenwarden events` from outside, before a server that says what the test has it say.
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
 
+mod samples;
 mod standin;
 
 use nix::sys::socket::{
@@ -146,6 +147,20 @@ fn json_passes_every_event_through_unchanged_and_nothing_else() {
     let output = events_from(&path, &["--json"]);
     assert_eq!(text(&output.stdout), raised(1) + odd);
     assert_eq!(output.status.code(), Some(0));
+    server.join().expect("no panic");
+}
+
+#[test]
+fn every_kind_is_told_in_words() {
+    let lines = |event| serde_json::to_string(event).expect("JSON") + "\n";
+    let (path, server) = serve("words", vec![samples::events().iter().map(lines).collect()]);
+    let shown = text(&events_from(&path, &[]).stdout);
+    assert_eq!(shown.lines().count(), samples::events().len());
+    for (line, event) in shown.lines().zip(samples::events()) {
+        let kind = event.what.kind();
+        assert!(!line.contains(kind), "{kind}: {line}");
+        assert!(!line.contains(['{', '}']), "{kind}: {line}");
+    }
     server.join().expect("no panic");
 }
 

@@ -237,7 +237,8 @@ fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
     let stranger = (65_534, 65_534);
     let member = (65_534, GROUP);
     // The status withholds, as nobody decides here; so 1 is its answer.
-    let cases: [((u32, u32), &[&str], i32, &str); 7] = [
+    type Case<'a> = ((u32, u32), &'a [&'a str], i32, &'a str);
+    let cases: [Case<'_>; 7] = [
         (
             stranger,
             &["status"],
