@@ -20,7 +20,7 @@ help:
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
-	@echo 'make install DESTDIR=   programs, manual pages, configuration, unit file'
+	@echo 'make install DESTDIR=   programs, manual pages, the events' schema, configuration, unit file'
 
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
@@ -71,6 +71,8 @@ install: build
 	install -D -m 644 man/xenwardend.8 $(DESTDIR)/usr/share/man/man8/xenwardend.8
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)/usr/share/man/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)/usr/share/man/man5/xenwarden.conf.5
+	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)/usr/share/man/man7/xenwarden-events.7
+	install -D -m 644 doc/events.schema.json $(DESTDIR)/usr/share/doc/xenwarden/events.schema.json
 
 clean:
 	$(CARGO) clean

@@ -1,19 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The control socket: a request line in, one JSON line out, close.
 //!
-//! Anybody who can open the socket may ask (its mode is 0660, for root and one group).
-//! Clients are untrusted: a request is at most 256 bytes and must come within
-//! 2 s; at most 32 are served at once, the oldest gives way. So the
-//! memory stays bounded whatever they do, and one that stalls delays no other.
+//! In: `status` and `guests` from root and one group, `ack UUID` and `close UUID` from root.
+//! Out: the answer, or `{"error": ...}`. Clients are untrusted: a request is at most 256
+//! bytes and must come within 2 s, and so must the reading of the answer; at most 32 are
+//! served at once. So the memory stays bounded whatever they do: 32 requests, and 32
+//! answers. Must never wait for a client.
+//!
+//! # Who gets in, and who gives way
+//!
+//! The socket's mode (0660) keeps strangers out of connect(2). One that got in all the same
+//! (before the mode was set, or by the gid of a group that is not the configured one) is told
+//! so at once by its credentials and never takes a place.
+//!
+//! That leaves root and the members of the group. When all places are taken, the user with
+//! the most connections loses its oldest, so that one user's flood, however large, takes no
+//! place from another's single request. Within one user the newest stay; as each is looked
+//! at in the round that accepts it, a request that came with its connection is answered
+//! even then.
 
+use crate::event::{NotAUuid, Uuid};
 use crate::guests::names::Names;
+use crate::guests::{Desk, DeskError};
 use crate::ledger::Ledger;
+use crate::peer::{Peer, Progress, RequestLine, gid_of};
 use crate::status::{Armed, gather};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,7 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TICK_MS: u16 = 500;
 
 /// What a request may be answered from.
-#[derive(Debug)]
 pub struct Context<'a> {
     /// What does not change.
     pub armed: &'a Armed,
@@ -39,11 +54,24 @@ pub struct Context<'a> {
     pub ledger: &'a Ledger,
     /// The domains' names.
     pub names: &'a Names,
+    /// Where guests are known.
+    pub desk: &'a dyn Desk,
+    /// The group that may ask, by [`gid_of`]; none: root only.
+    pub group: Option<u32>,
 }
 
+/// Why a request is not answered.
 #[derive(Serialize)]
 struct Refusal<'a> {
     error: &'a str,
+}
+
+/// What was done.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Done {
+    Acknowledged(Uuid),
+    Closed(Uuid),
 }
 
 /// Binds the socket at `path`, mode 0660, given to `group` where that exists, replacing a
@@ -71,8 +99,8 @@ pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name(group) {
-        nix::unistd::chown(path, None, Some(group.gid))?;
+    if let Some(gid) = gid_of(group) {
+        nix::unistd::chown(path, None, Some(gid.into()))?;
     }
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -80,13 +108,14 @@ pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
 
 struct Client {
     stream: UnixStream,
-    request: Vec<u8>,
+    peer: Peer,
+    request: RequestLine,
     answer: VecDeque<u8>,
     deadline: Instant,
 }
 
-enum Progress {
-    Waiting,
+enum State {
+    Open,
     Done,
 }
 
@@ -95,10 +124,10 @@ pub fn run(listener: &UnixListener, context: &Context<'_>) {
     let mut clients: VecDeque<Client> = VecDeque::new();
     while !context.ledger.ended.load(Ordering::Relaxed) {
         wait(listener, &clients);
-        accept(listener, &mut clients);
+        accept(listener, &mut clients, context.group);
         let now = Instant::now();
         clients.retain_mut(|client| {
-            now < client.deadline && matches!(client.advance(context), Ok(Progress::Waiting))
+            now < client.deadline && matches!(client.advance(context), Ok(State::Open))
         });
     }
 }
@@ -117,72 +146,120 @@ fn wait(listener: &UnixListener, clients: &VecDeque<Client>) {
     let _ = poll(&mut fds, PollTimeout::from(TICK_MS));
 }
 
-fn accept(listener: &UnixListener, clients: &mut VecDeque<Client>) {
-    // At most as many as are served at once, so that a flood cannot keep us here.
+fn accept(listener: &UnixListener, clients: &mut VecDeque<Client>, group: Option<u32>) {
+    // At most as many as are served at once, so that a flood cannot keep us here, and so
+    // that none of this round gives way before it was looked at.
     for _ in 0..MAX_CLIENTS {
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok((mut stream, _)) = listener.accept() else {
             return;
         };
         if stream.set_nonblocking(true).is_err() {
             continue;
         }
+        let peer = match Peer::of(&stream, group) {
+            Ok(peer) if peer.may_ask() => peer,
+            _ => {
+                // It fits into any socket's buffer; what does not is not missed.
+                let _ = stream.write(&refuse(NOT_ALLOWED));
+                continue;
+            }
+        };
         if clients.len() >= MAX_CLIENTS {
-            clients.pop_front();
+            evict(clients);
         }
         clients.push_back(Client {
             stream,
-            request: Vec::new(),
+            peer,
+            request: RequestLine::new(MAX_REQUEST),
             answer: VecDeque::new(),
             deadline: Instant::now() + PATIENCE,
         });
     }
 }
 
+/// Closes the oldest connection of the user who has the most.
+fn evict(clients: &mut VecDeque<Client>) {
+    let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
+    if let Some(index) = greediest(&uids) {
+        clients.remove(index);
+    }
+}
+
+/// The first place of the value that is there most often; of several, the first such.
+fn greediest(uids: &[u32]) -> Option<usize> {
+    let share = |uid: u32| uids.iter().filter(|other| **other == uid).count();
+    let most = uids.iter().map(|uid| share(*uid)).max()?;
+    uids.iter().position(|uid| share(*uid) == most)
+}
+
 impl Client {
     /// Reads or writes as far as it goes without waiting.
-    fn advance(&mut self, context: &Context<'_>) -> io::Result<Progress> {
+    fn advance(&mut self, context: &Context<'_>) -> io::Result<State> {
         if self.answer.is_empty() {
-            let mut bytes = [0; MAX_REQUEST];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return Ok(Progress::Done),
-                Ok(n) => self.request.extend(bytes.iter().take(n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Progress::Waiting);
-                }
-                Err(error) => return Err(error),
-            }
-            match self.request.iter().position(|b| *b == b'\n') {
-                Some(end) => {
-                    let request = self.request.get(..end).unwrap_or_default();
-                    self.answer = answer(request, context).into();
-                }
-                None if self.request.len() >= MAX_REQUEST => {
-                    self.answer = refuse("the request is too long").into();
-                }
-                None => return Ok(Progress::Waiting),
-            }
+            let answer = match self.request.read(&mut self.stream)? {
+                Progress::Waiting => return Ok(State::Open),
+                Progress::Closed => return Ok(State::Done),
+                Progress::TooLong => refuse("the request is too long"),
+                Progress::Line(request) => answer(&request, self.peer, context),
+            };
+            self.answer = answer.into();
         }
         self.write()
     }
 
-    fn write(&mut self) -> io::Result<Progress> {
+    fn write(&mut self) -> io::Result<State> {
         while !self.answer.is_empty() {
             match self.stream.write(self.answer.as_slices().0) {
                 Ok(n) => drop(self.answer.drain(..n)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Progress::Waiting);
+                    return Ok(State::Open);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Progress::Done)
+        Ok(State::Done)
     }
 }
 
-fn answer(request: &[u8], context: &Context<'_>) -> Vec<u8> {
-    match request {
-        b"status" => line(&gather(context.armed, context.ledger, context.names)),
-        _ => refuse("unknown request: this daemon knows `status`"),
+const NOT_ALLOWED: &str = "not allowed: only root and the configured group may ask";
+const ROOT_ONLY: &str = "not allowed: only root may acknowledge or close an alarm";
+const UNKNOWN: &str =
+    "unknown request: this daemon knows `status`, `guests`, `ack UUID` and `close UUID`";
+
+fn answer(request: &[u8], peer: Peer, context: &Context<'_>) -> Vec<u8> {
+    let request = std::str::from_utf8(request).unwrap_or_default();
+    let (word, operand) = match request.split_once(' ') {
+        Some((word, operand)) => (word, Some(operand)),
+        None => (request, None),
+    };
+    let desk = context.desk;
+    match (word, operand) {
+        ("status", None) => line(&gather(context.armed, context.ledger, context.names)),
+        ("guests", None) => line(&desk.report()),
+        ("ack", Some(uuid)) => order(uuid, peer, Done::Acknowledged, |uuid| {
+            desk.acknowledge(uuid, peer.uid)
+        }),
+        ("close", Some(uuid)) => order(uuid, peer, Done::Closed, |uuid| desk.close(uuid, peer.uid)),
+        _ => refuse(UNKNOWN),
+    }
+}
+
+/// Has an order carried out if the peer may give it.
+fn order(
+    uuid: &str,
+    peer: Peer,
+    done: fn(Uuid) -> Done,
+    act: impl FnOnce(Uuid) -> Result<(), DeskError>,
+) -> Vec<u8> {
+    if !peer.may_change() {
+        return refuse(ROOT_ONLY);
+    }
+    match uuid.parse() {
+        Err(error @ NotAUuid) => refuse(&error.to_string()),
+        Ok(uuid) => match act(uuid) {
+            Ok(()) => line(&done(uuid)),
+            Err(error) => refuse(&error.to_string()),
+        },
     }
 }
 
@@ -195,4 +272,52 @@ fn line(value: &impl Serialize) -> Vec<u8> {
         .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
     bytes.push(b'\n');
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_with_the_most_connections_gives_way_and_no_other() {
+        let cases: [(&[u32], Option<usize>); 6] = [
+            (&[], None),
+            (&[0], Some(0)),
+            (&[7, 0, 0, 7, 0], Some(1)),
+            (&[0, 7, 7, 7], Some(1)),
+            (&[5, 5, 9, 9], Some(0)),
+            (&[1, 2, 3], Some(0)),
+        ];
+        for (uids, gives_way) in cases {
+            assert_eq!(greediest(uids), gives_way, "{uids:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_user_takes_no_place_from_another() {
+        let client = |uid| {
+            let (stream, far) = UnixStream::pair().expect("a pair");
+            drop(far);
+            Client {
+                stream,
+                peer: Peer {
+                    uid,
+                    in_group: true,
+                },
+                request: RequestLine::new(MAX_REQUEST),
+                answer: VecDeque::new(),
+                deadline: Instant::now(),
+            }
+        };
+        let mut clients = VecDeque::from([client(1_000)]);
+        for _ in 0..1_000 {
+            if clients.len() >= MAX_CLIENTS {
+                evict(&mut clients);
+            }
+            clients.push_back(client(33));
+        }
+        let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
+        assert_eq!(uids.len(), MAX_CLIENTS);
+        assert_eq!(uids.iter().filter(|uid| **uid == 1_000).count(), 1);
+    }
 }

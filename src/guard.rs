@@ -9,11 +9,15 @@
 use crate::barrel::hardware::{ArmError, HostWatchdog};
 use crate::config::Policy;
 use crate::control::{self, Context};
+use crate::event::Uuid;
 use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
 use crate::gate::Decision;
 use crate::guests::names::Names;
+use crate::guests::report::GuestsReport;
+use crate::guests::{Desk, DeskError};
 use crate::hypervisor::{Coverage, Hypervisor};
 use crate::ledger::Ledger;
+use crate::peer::gid_of;
 use crate::startup::{arm_failure, await_served};
 use crate::status::Armed;
 use crate::sys::clock::Monotonic;
@@ -48,10 +52,32 @@ pub struct Eyes {
     pub narrator: Option<Box<dyn Hypervisor>>,
 }
 
+// INTEGRATOR: stands in until the guests' registry is assembled here; replace it by that.
+struct NoDesk;
+
+impl Desk for NoDesk {
+    fn report(&self) -> GuestsReport {
+        GuestsReport {
+            version: 1,
+            ..GuestsReport::default()
+        }
+    }
+
+    fn acknowledge(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
+        Err(DeskError::NoGuest)
+    }
+
+    fn close(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
+        Err(DeskError::NoGuest)
+    }
+}
+
 /// What the threads share.
 struct Shared {
     ledger: Ledger,
     names: Names,
+    /// Who may ask; looked up before anything is armed, as the group database may be slow.
+    group: Option<u32>,
 }
 
 /// Guards until told to stop.
@@ -85,6 +111,7 @@ fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Fail
     let shared = Arc::new(Shared {
         ledger: Ledger::new(),
         names: Names::default(),
+        group: gid_of(&policy.control_group),
     });
     let coverage = hypervisor.coverage();
     let (allow, allowed) = bounded(1);
@@ -251,6 +278,8 @@ fn spawn_ordinary(
                     armed: &armed,
                     ledger: &asked.ledger,
                     names: &asked.names,
+                    desk: &NoDesk,
+                    group: asked.group,
                 };
                 control::run(&listener, &context);
             }),

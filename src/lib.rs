@@ -32,9 +32,10 @@
 //! | the hardware | [`barrel`] | kicker |
 //! | words for people | [`narrator`], [`sink`] | narrator, log-stderr, log-syslog |
 //! | names of domains | [`guests`], [`xenstore`] | names |
-//! | one order of events for all sinks | [`bus`] | all ordinary ones |
+//! | one order of events for all sinks | [`bus`], [`event`] | all ordinary ones |
 //! | events' sinks | [`sink`]: syslog or journal, socket, hooks, metrics | one each |
-//! | questions | [`control`], [`status`], [`report`] | control |
+//! | questions and orders | [`control`], [`peer`], [`status`] | control |
+//! | the command line | [`cli`], [`report`] | a process of its own |
 //! | order of start and stop | [`startup`], [`guard`], [`notify`] | main |
 //! | settings | [`config`] | main |
 //! | the operating system, and all `unsafe` | [`sys`] | all |
@@ -53,6 +54,7 @@
 pub mod barrel;
 pub mod board;
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod event;
@@ -66,6 +68,7 @@ pub mod kicker;
 pub mod ledger;
 pub mod narrator;
 pub mod notify;
+pub mod peer;
 pub mod report;
 pub mod sampler;
 pub mod sink;

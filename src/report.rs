@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The status as text that an admin reads at a glance.
 //!
-//! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for.
+//! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
+//! words and columns that the other commands share.
 
 use crate::hypervisor::Coverage;
 use crate::status::{GuestWatchdog, Pcpu, Status};
@@ -57,7 +58,7 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
     let age = status.evidence_age_ms.map_or("none yet".to_owned(), span);
     writeln!(to, "evidence       coverage {coverage}, age {age}")?;
     if let Some(trouble) = &status.names_trouble {
-        writeln!(to, "names          {trouble}")?;
+        writeln!(to, "names          {}", plain(trouble))?;
     }
     let dropped = &status.dropped;
     if dropped.notes + dropped.log_lines + dropped.syslog_messages > 0 {
@@ -136,13 +137,34 @@ fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
     ]
 }
 
-/// A guest may be named anything: what would move the cursor is shown as a question mark.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, "?")
+/// `text` as one line that shows what it is: a guest may be named anything. What would move
+/// the cursor, break the line or turn the direction of writing is shown as a question mark.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.replace(moves_the_cursor, "?")
 }
 
-/// Columns as wide as their widest cell; the last one is left as it is.
+/// Control characters, line separators, and the marks of Unicode's bidirectional algorithm
+/// (UAX #9), with which a name can make its line read as another.
+fn moves_the_cursor(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
 fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
+    for line in columns(heads, rows) {
+        writeln!(to, "{line}")?;
+    }
+    Ok(())
+}
+
+/// The lines of a table, the heads first: columns as wide as their widest cell; the last one
+/// is left as it is.
+#[must_use]
+pub fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     let heads: Vec<String> = heads.iter().map(|h| (*h).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -151,18 +173,19 @@ fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Re
         column.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            write!(line, "{cell:width$}  ")?;
-        }
-        writeln!(to, "{}", line.trim_end())?;
-    }
-    Ok(())
+    let padded = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:width$}  "))
+            .collect();
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(padded).collect()
 }
 
 /// A time span in the coarsest unit that still tells: 0.2 s, 75 s, 12 min, 30 h.
-fn span(ms: u64) -> String {
+#[must_use]
+pub fn span(ms: u64) -> String {
     match ms {
         0..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
         60_000..600_000 => format!("{} s", ms / 1_000),
@@ -191,9 +214,21 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut text = String::new();
         let rows = vec![vec!["1".into(), "a long name".into(), "x".into()]];
-        table(&mut text, &["ID", "NAME", "STATE"], rows).expect("a string takes all");
-        assert_eq!(text, "ID  NAME         STATE\n1   a long name  x\n");
+        let lines = columns(&["ID", "NAME", "STATE"], rows);
+        assert_eq!(lines, ["ID  NAME         STATE", "1   a long name  x"]);
+    }
+
+    #[test]
+    fn a_name_neither_moves_the_cursor_nor_breaks_the_line() {
+        let cases = [
+            ("web \u{e9}\u{4e2d}", "web \u{e9}\u{4e2d}"),
+            ("a\nb\r\tc", "a?b??c"),
+            ("\u{1b}[2J\u{7f}\u{9b}1m", "?[2J??1m"),
+            ("a\u{202e}b\u{2066}c\u{2028}d\u{feff}", "a?b?c?d?"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(plain(text), shown);
+        }
     }
 }

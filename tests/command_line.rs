@@ -3,6 +3,7 @@
 //! without Xen or with a configuration that cannot be.
 #![allow(clippy::expect_used)] // how tests fail
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -95,7 +96,51 @@ fn without_xen_it_says_so_and_exits_69() {
 #[test]
 fn unknown_arguments_are_exit_64() {
     assert_eq!(complaint(&xenwardend(&["--frobnicate"])).0, 64);
-    assert_eq!(complaint(&xenwarden(&["frobnicate"])).0, 64);
+    let cases: [&[&str]; 8] = [
+        &[],
+        &["frobnicate"],
+        &["status", "--watch"],
+        &["guests", "--follow"],
+        &["events", "--since", "yesterday"],
+        &["events", "--kind", "guest.eaten"],
+        &["ack"],
+        &["ack", "a", "b"],
+    ];
+    for arguments in cases {
+        assert_eq!(complaint(&xenwarden(arguments)).0, 64, "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_names_every_command_and_is_exit_0() {
+    for arguments in [&["help"][..], &["--help"], &["events", "--help"]] {
+        let output = xenwarden(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && output.stderr.is_empty());
+        for command in ["status", "guests", "events", "ack"] {
+            assert!(
+                text.contains(&format!("xenwarden {command} ")),
+                "{command}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_manual_has_every_command_and_option_that_help_has() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/xenwarden.1");
+    let manual = fs::read_to_string(manual).expect("the manual");
+    let help = String::from_utf8(xenwarden(&["help"]).stdout).expect("text");
+    let word = |c: char| !c.is_ascii_alphabetic() && c != '-';
+    let options: BTreeSet<&str> = help.split(word).filter(|w| w.starts_with("--")).collect();
+    assert!(options.len() > 8, "{options:?}");
+    for option in options {
+        let option = option.replacen("--", "Fl -", 1);
+        assert!(manual.contains(&option), "{option}");
+    }
+    for command in ["status", "guests", "events", "ack", "help"] {
+        assert!(manual.contains(&format!(".Cm {command}")), "{command}");
+    }
 }
 
 #[test]

@@ -3,96 +3,21 @@
 //! the next honest one is served.
 #![allow(clippy::expect_used)] // how tests fail
 
-use std::io::{Read, Write};
+mod standin;
+
+use nix::unistd::geteuid;
+use standin::{Daemon, alarmed, guest, report};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-use xenwarden::control::{self, Context};
-use xenwarden::guests::names::Names;
-use xenwarden::hypervisor::patched::Patched;
-use xenwarden::hypervisor::simulated::{Scene, Simulated};
-use xenwarden::hypervisor::{Coverage, Hypervisor};
-use xenwarden::ledger::Ledger;
-use xenwarden::status::{Armed, Status};
-
-const LONG: Duration = Duration::from_secs(30);
-
-struct Daemon {
-    path: PathBuf,
-    ledger: Arc<Ledger>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Daemon {
-    fn start(name: &str, guests: u16) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.sock"));
-        let ledger = Arc::new(Ledger::new());
-        let scene = Scene::healthy(4, guests);
-        Patched::new(Simulated::still(&scene)).look(Some(&ledger.snapshots));
-        let listener = control::bind(&path, "no-such-group").expect("bind");
-        let served = Arc::clone(&ledger);
-        let thread = thread::spawn(move || {
-            let armed = Armed {
-                device: "/dev/watchdog0".into(),
-                identity: "test".to_owned(),
-                timeout_ns: 5_000_000_000,
-                coverage: Coverage::Full,
-                period_ns: 250_000_000,
-            };
-            let names = Names::default();
-            let context = Context {
-                armed: &armed,
-                ledger: &served,
-                names: &names,
-            };
-            control::run(&listener, &context);
-        });
-        let thread = Some(thread);
-        Self {
-            path,
-            ledger,
-            thread,
-        }
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.path).expect("connect");
-        stream.set_read_timeout(Some(LONG)).expect("timeout");
-        stream.set_write_timeout(Some(LONG)).expect("timeout");
-        stream
-    }
-
-    /// What the daemon answers to `request`; a close counts as an empty answer.
-    fn ask(&self, request: &[u8]) -> String {
-        let mut stream = self.connect();
-        // The daemon may close before it has read all of a long one.
-        let _ = stream.write_all(request);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8(answer).expect("text")
-    }
-
-    fn status(&self) -> Status {
-        let answer = self.ask(b"status\n");
-        serde_json::from_str(&answer).expect("a status")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.ledger.ended.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(
-            ended.is_some_and(|e| e.is_ok()),
-            "the control thread panicked"
-        );
-    }
-}
+use std::process::{Command, Output};
+use xenwarden::control;
+use xenwarden::event::Uuid;
+use xenwarden::guests::report::GuestsReport;
 
 #[test]
 fn status_shows_every_pcpu_and_guest_watchdog() {
@@ -120,7 +45,19 @@ fn the_socket_is_for_root_and_one_group() {
 fn any_bytes_get_an_error_or_a_close() {
     let daemon = Daemon::start("bytes", 2);
     let long = vec![b'x'; 100_000];
-    let cases: [&[u8]; 6] = [
+    let cases: [&[u8]; 18] = [
+        b"ack\n",
+        b"ack \n",
+        b"ack  \n",
+        b"ack 00000000-0000-0000-0000-00000000000g\n",
+        b"ack 00000000-0000-0000-0000-000000000001 \n",
+        b"ack 00000000-0000-0000-0000-000000000001\0\n",
+        b"close \xff\n",
+        b"close\n",
+        b"guests all\n",
+        b"status now\n",
+        b" status\n",
+        b"Status\n",
         b"\n",
         b"stat\n",
         b"status \n",
@@ -152,6 +89,205 @@ fn a_flood_of_half_open_clients_keeps_nobody_out_for_long() {
         idle.push(stream);
     }
     assert_eq!(daemon.status().guest_watchdogs.len(), 2);
+}
+
+/// Whether the far end has closed.
+fn is_closed(stream: &mut UnixStream) -> bool {
+    stream.set_nonblocking(true).expect("non-blocking");
+    let mut bytes = [0; 512];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[test]
+fn a_thousand_clients_hold_at_most_32_places() {
+    let daemon = Daemon::start("places", 2);
+    let mut idle: Vec<UnixStream> = (0..1_000)
+        .map(|_| {
+            let mut stream = daemon.connect();
+            let _ = stream.write_all(&[b'x'; 255]);
+            stream
+        })
+        .collect();
+    // This one is behind them in the queue: when it is served they have all been accepted.
+    assert_eq!(daemon.status().guest_watchdogs.len(), 2);
+    let open = idle
+        .iter_mut()
+        .filter_map(|s| (!is_closed(s)).then_some(()));
+    let open = open.count();
+    assert!(open < 32, "{open} places beside the one that was served");
+}
+
+#[test]
+fn clients_that_never_read_their_answers_keep_nobody_out() {
+    let daemon = Daemon::start("deaf-flood", 2_000);
+    let deaf: Vec<UnixStream> = (0..200)
+        .map(|_| {
+            let mut stream = daemon.connect();
+            let _ = stream.write_all(b"status\n");
+            stream
+        })
+        .collect();
+    assert_eq!(daemon.status().guest_watchdogs.len(), 2_000);
+    drop(deaf);
+}
+
+#[test]
+fn guests_are_told_as_the_registry_knows_them() {
+    let daemon = Daemon::start("guests", 0);
+    let known = report(vec![guest(1, 7, "web"), alarmed(2, 8, "db\n")]);
+    daemon.set_guests(known.clone());
+    let answer = daemon.ask(b"guests\n");
+    assert_eq!(answer.lines().count(), 1);
+    let answer: GuestsReport = serde_json::from_str(&answer).expect("a report");
+    assert_eq!(answer, known);
+}
+
+#[test]
+fn root_acknowledges_and_closes_and_nobody_else() {
+    let daemon = Daemon::start("orders", 0);
+    daemon.set_guests(report(vec![guest(1, 7, "web"), alarmed(2, 8, "db")]));
+    let is_root = geteuid().is_root();
+    let cases = [
+        (
+            "ack",
+            2,
+            r#"{"acknowledged":"00000000-0000-0000-0000-000000000002"}"#,
+        ),
+        (
+            "close",
+            2,
+            r#"{"closed":"00000000-0000-0000-0000-000000000002"}"#,
+        ),
+        ("ack", 1, r#"{"error":"this guest has no open alarm"}"#),
+        (
+            "close",
+            9,
+            r#"{"error":"no guest of this UUID is known: see `xenwarden guests`"}"#,
+        ),
+    ];
+    for (word, uuid, expected) in cases {
+        let answer = daemon.ask(format!("{word} {}\n", Uuid(uuid)).as_bytes());
+        if is_root {
+            assert_eq!(answer.trim_end(), expected);
+        } else {
+            assert!(answer.contains("only root"), "{answer}");
+        }
+    }
+    let orders = daemon.registry.orders.lock().expect("whole");
+    let expected = cases.map(|(word, uuid, _)| (word, Uuid(uuid), 0));
+    assert_eq!(orders.as_slice(), if is_root { &expected[..] } else { &[] });
+}
+
+/// A place that every user can reach, with the command line in it.
+struct PublicPlace(PathBuf);
+
+impl PublicPlace {
+    fn make(name: &str) -> Self {
+        let name = format!("xenwarden-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).expect("directory");
+        let program = directory.join("xenwarden");
+        fs::copy(env!("CARGO_BIN_EXE_xenwarden"), &program).expect("copied");
+        let place = Self(directory);
+        for path in [&place.0, &program] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
+        }
+        place
+    }
+
+    /// The command line as another user asks it.
+    fn run_as(&self, uid: u32, gid: u32, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.0.join("xenwarden"));
+        command
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.0.join("socket"));
+        command
+            .current_dir("/")
+            .uid(uid)
+            .gid(gid)
+            .output()
+            .expect("runs")
+    }
+}
+
+impl Drop for PublicPlace {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
+    if !geteuid().is_root() {
+        return; // Only root can be somebody else; src/peer.rs has the table of who may.
+    }
+    const GROUP: u32 = 4_242;
+    let uuid = Uuid(2).to_string();
+    let place = PublicPlace::make("strangers");
+    let daemon = Daemon::start_at(place.0.join("socket"), 1, Some(GROUP));
+    daemon.set_guests(report(vec![guest(2, 8, "db")]));
+    fs::set_permissions(&daemon.path, fs::Permissions::from_mode(0o666)).expect("mode");
+    let stranger = (65_534, 65_534);
+    let member = (65_534, GROUP);
+    // The status withholds, as nobody decides here; so 1 is its answer.
+    type Case<'a> = ((u32, u32), &'a [&'a str], i32, &'a str);
+    let cases: [Case<'_>; 7] = [
+        (
+            stranger,
+            &["status"],
+            2,
+            "only root and the configured group may ask",
+        ),
+        (
+            stranger,
+            &["guests"],
+            2,
+            "only root and the configured group may ask",
+        ),
+        (
+            stranger,
+            &["ack", &uuid],
+            1,
+            "only root and the configured group may ask",
+        ),
+        (member, &["status"], 1, ""),
+        (member, &["guests"], 0, ""),
+        (
+            member,
+            &["ack", &uuid],
+            1,
+            "only root may acknowledge or close",
+        ),
+        (
+            member,
+            &["ack", &uuid, "--close"],
+            1,
+            "only root may acknowledge or close",
+        ),
+    ];
+    for ((uid, gid), arguments, code, says) in cases {
+        let output = place.run_as(uid, gid, arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {complaint}"
+        );
+        assert!(complaint.contains(says), "{arguments:?}: {complaint}");
+        assert_eq!(
+            complaint.is_empty(),
+            says.is_empty(),
+            "{arguments:?}: {complaint}"
+        );
+    }
+    assert!(daemon.registry.orders.lock().expect("whole").is_empty());
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 /// Licences that go with GPL-2.0-only; the same as in deny.toml.
-const COMPATIBLE: [&str; 9] = [
+const COMPATIBLE: [&str; 10] = [
     "MIT",
+    "MIT-0",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",

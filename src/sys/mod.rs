@@ -12,4 +12,5 @@ pub mod clock;
 pub mod hypercall;
 pub mod peer;
 pub mod realtime;
+pub mod terminal;
 pub mod watchdog;

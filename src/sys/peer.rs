@@ -1,57 +1,74 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Who is at the other end of a unix socket: SO_PEERCRED and SO_PEERGROUPS (unix(7),
-//! net/core/sock.c).
+//! The supplementary groups of a socket's peer: SO_PEERGROUPS, which nix does not have.
+//!
+//! Source: Linux `include/uapi/asm-generic/socket.h` and `net/core/sock.c`
+//! (`sk_getsockopt`), since 4.13: the option fills an array of gid_t and sets the length;
+//! when the array is too short it fails with ERANGE and sets the length that it takes.
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// asm-generic/socket.h; the libc crate lacks it.
-const SO_PEERGROUPS: libc::c_int = 59;
-/// NGROUPS_MAX of linux/limits.h is more; whoever is in so many groups is known by his
-/// first ones.
-const MAX_GROUPS: usize = 1024;
+/// Groups that a first attempt has room for; few processes have more.
+const USUAL_GROUPS: usize = 64;
+/// NGROUPS_MAX of `include/uapi/linux/limits.h`.
+const MAX_GROUPS: usize = 65_536;
 
-/// A peer as of its connect(2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-    /// Its supplementary groups; empty where the kernel does not tell (before Linux 4.13).
-    pub groups: Vec<u32>,
-}
-
-/// Who connected. Does not block.
+/// The groups, besides the primary one, that the peer of a connected unix socket was in
+/// when it connected. Does not block; allocates at most 256 KiB.
 ///
 /// # Errors
-/// The errno of getsockopt(2).
-pub fn peer(stream: &UnixStream) -> Result<Peer, Errno> {
-    let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
-    Ok(Peer {
-        uid: credentials.uid(),
-        gid: credentials.gid(),
-        groups: groups(stream).unwrap_or_default(),
-    })
+/// ENOPROTOOPT before Linux 4.13, ENODATA where the socket has no peer.
+pub fn groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+    let mut groups = vec![0; USUAL_GROUPS];
+    match fill(socket, &mut groups) {
+        Ok(count) => groups.truncate(count),
+        Err((Errno::ERANGE, needed)) if needed <= MAX_GROUPS => {
+            groups.resize(needed, 0);
+            let count = fill(socket, &mut groups).map_err(|(errno, _)| errno)?;
+            groups.truncate(count);
+        }
+        Err((errno, _)) => return Err(errno),
+    }
+    Ok(groups)
 }
 
-fn groups(stream: &UnixStream) -> Option<Vec<u32>> {
-    let mut groups = vec![0_u32; MAX_GROUPS];
-    let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).ok()?;
-    // SAFETY: the buffer is live and as long as `bytes` says; the kernel writes no more
-    // than that and the length.
+/// How many groups there are, or the errno with how many it would take room for.
+fn fill(socket: BorrowedFd<'_>, groups: &mut [u32]) -> Result<usize, (Errno, usize)> {
+    let bytes = libc::socklen_t::try_from(size_of_val(groups));
+    let mut length = bytes.map_err(|_| (Errno::EINVAL, 0))?;
+    // SAFETY: the descriptor is open for the borrow's time; the buffer is live, writable
+    // and `length` bytes long; gid_t is u32 on Linux.
     let answer = unsafe {
         libc::getsockopt(
-            stream.as_raw_fd(),
+            socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_PEERGROUPS,
+            libc::SO_PEERGROUPS,
             groups.as_mut_ptr().cast(),
-            &raw mut bytes,
+            &raw mut length,
         )
     };
-    Errno::result(answer).ok()?;
-    groups.truncate(usize::try_from(bytes).ok()? / size_of::<u32>());
-    Some(groups)
+    let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
+    Errno::result(answer).map_err(|errno| (errno, count))?;
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_peers_groups_are_those_of_its_process() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let expected = nix::unistd::getgroups().expect("groups");
+        let expected: Vec<u32> = expected.into_iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(groups(ours.as_fd()), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_no_socket_has_no_peer() {
+        let file = std::fs::File::open("/dev/null").expect("opens");
+        assert_eq!(groups(file.as_fd()), Err(Errno::ENOTSOCK));
+    }
 }

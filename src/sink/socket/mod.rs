@@ -20,7 +20,7 @@ mod client;
 use crate::bus::Bus;
 use crate::event::Event;
 use crate::event::request::Notice;
-use crate::sys::peer::{Peer, peer};
+use crate::peer::{Peer, gid_of};
 use client::{Client, line};
 use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -102,7 +102,6 @@ pub fn run(
     bus: &Bus,
     stop: &AtomicBool,
 ) {
-    let group = nix::unistd::Group::from_name(&settings.group);
     let mut server = Server {
         clients: VecDeque::new(),
         kept: Kept {
@@ -110,7 +109,7 @@ pub fn run(
             keep: settings.keep,
             next_seq: bus.next_seq(),
         },
-        group: group.ok().flatten().map(|group| group.gid.as_raw()),
+        group: gid_of(&settings.group),
         bus,
     };
     loop {
@@ -175,8 +174,8 @@ impl Server<'_> {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            match peer(&stream) {
-                Ok(peer) if may_subscribe(&peer, self.group) => {}
+            match Peer::of(&stream, self.group) {
+                Ok(peer) if peer.may_ask() => {}
                 _ => {
                     let why = "only root and the group of this socket may subscribe";
                     refuse(&stream, why);
@@ -226,39 +225,4 @@ impl Server<'_> {
 fn refuse(mut stream: &UnixStream, why: &str) {
     let _ = stream.read(&mut [0; client::MAX_REQUEST]);
     let _ = stream.write(&line(&Notice::Error(why.to_owned())));
-}
-
-/// Whether a peer may see events. `group` is the socket's, if it exists.
-fn may_subscribe(peer: &Peer, group: Option<u32>) -> bool {
-    let own = nix::unistd::geteuid().as_raw();
-    let in_group = |group| peer.gid == group || peer.groups.contains(&group);
-    peer.uid == 0 || peer.uid == own || group.is_some_and(in_group)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_root_the_daemons_user_and_the_group_may_subscribe() {
-        let own = nix::unistd::geteuid().as_raw();
-        let peer = |uid, gid, groups: &[u32]| Peer {
-            uid,
-            gid,
-            groups: groups.to_vec(),
-        };
-        let stranger = own + 4_321;
-        let cases = [
-            (peer(0, 0, &[]), None, true),
-            (peer(own, 5, &[]), None, true),
-            (peer(stranger, 77, &[]), Some(77), true),
-            (peer(stranger, 5, &[6, 77]), Some(77), true),
-            (peer(stranger, 5, &[6, 7]), Some(77), false),
-            (peer(stranger, 5, &[]), None, false),
-            (peer(stranger, 0, &[0]), None, false),
-        ];
-        for (peer, group, expected) in cases {
-            assert_eq!(may_subscribe(&peer, group), expected, "{peer:?} {group:?}");
-        }
-    }
 }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A connection to the daemon: one request out, lines in.
+//!
+//! Nothing here waits for longer than it is told to, not even connect(2) to a daemon that
+//! does not accept, and a line has a largest length.
+
+use super::output::{Woken, wait};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the daemon may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest line, bytes: a status of every domain that Xen can number is shorter.
+const MAX_LINE: usize = 64 << 20;
+/// Bytes that one read takes.
+const CHUNK: usize = 64 << 10;
+
+/// Why there is no line.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The socket cannot be reached, or broke.
+    Io(io::Error),
+    /// Nothing came in time.
+    Late,
+    /// The connection ended within a line.
+    Cut,
+    /// The line has no end.
+    TooLong,
+    /// Nobody reads stdout any more.
+    StdoutGone,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Late => write!(f, "no answer within {} s", PATIENCE.as_secs()),
+            Self::Cut => write!(f, "the answer is cut short"),
+            Self::TooLong => write!(f, "the answer has no end"),
+            Self::StdoutGone => write!(f, "stdout is closed"),
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // SO_SNDTIMEO of a connect(2) or write(2) (socket(7)).
+            io::ErrorKind::WouldBlock => Self::Late,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// A connection whose request has been sent.
+pub struct Connection {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were given out, and those that hold no line's end.
+    used: usize,
+    searched: usize,
+    follow: bool,
+}
+
+impl Connection {
+    /// Connects and sends `request` with its line's end. With `follow` a wait for a line ends
+    /// also when stdout's reader goes.
+    pub fn open(path: &Path, request: &str, follow: bool) -> Result<Self, Trouble> {
+        let mut stream = connect_in_time(path)?;
+        match stream.write_all(format!("{request}\n").as_bytes()) {
+            // A daemon that refuses does so at once; its reason can still be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other?,
+        }
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            used: 0,
+            searched: 0,
+            follow,
+        })
+    }
+
+    /// The next line, without its end; none when the daemon has closed. Waits for ever
+    /// without `patience`.
+    pub fn line(&mut self, patience: Option<Duration>) -> Result<Option<Vec<u8>>, Trouble> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        loop {
+            let rest = self.buffer.get(self.searched..).unwrap_or_default();
+            if let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
+                let end = self.searched + at;
+                let line = self.buffer.get(self.used..end).unwrap_or_default().to_vec();
+                self.used = end + 1;
+                self.searched = self.used;
+                return Ok(Some(line));
+            }
+            self.buffer.drain(..self.used);
+            self.used = 0;
+            self.searched = self.buffer.len();
+            if self.searched > MAX_LINE {
+                return Err(Trouble::TooLong);
+            }
+            if self.more(deadline)? == 0 {
+                let cut = !self.buffer.is_empty();
+                return if cut { Err(Trouble::Cut) } else { Ok(None) };
+            }
+        }
+    }
+
+    /// Reads on; 0 at the end.
+    fn more(&mut self, deadline: Option<Instant>) -> Result<usize, Trouble> {
+        loop {
+            match wait(Some(&self.stream), deadline)? {
+                Woken::Timeout => return Err(Trouble::Late),
+                Woken::StdoutGone if self.follow => return Err(Trouble::StdoutGone),
+                // An answer is waited for although nobody may read what is said of it.
+                Woken::StdoutGone | Woken::Readable => {}
+            }
+            let mut chunk = vec![0; CHUNK];
+            match self.stream.read(&mut chunk) {
+                Ok(count) => {
+                    self.buffer.extend(chunk.iter().take(count));
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A daemon that closed before it had read all: nothing more will come.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// connect(2) waits for room in the listener's queue for at most SO_SNDTIMEO (unix(7),
+/// `unix_stream_connect` of Linux' net/unix/af_unix.c).
+fn connect_in_time(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let patience = i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX);
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(patience, 0))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(patience, 0))?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// Why there is no answer.
+pub enum NoAnswer {
+    /// The daemon says why not.
+    Refused(String),
+    /// There is none, or none that is understood.
+    CannotTell(String),
+}
+
+impl From<NoAnswer> for String {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::Refused(error) => format!("the daemon refuses: {error}"),
+            NoAnswer::CannotTell(message) => message,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// Asks the control socket one thing: the answer, and its line as it came, with its end.
+pub fn ask<T: DeserializeOwned>(path: &Path, request: &str) -> Result<(T, String), NoAnswer> {
+    let line = Connection::open(path, request, false)
+        .and_then(|mut connection| connection.line(Some(PATIENCE)))
+        .and_then(|line| line.ok_or(Trouble::Cut))
+        .map_err(|trouble| NoAnswer::CannotTell(unreachable_text(path, &trouble)))?;
+    if let Ok(Refusal { error }) = serde_json::from_slice(&line) {
+        return Err(NoAnswer::Refused(error));
+    }
+    let not_understood =
+        |error| NoAnswer::CannotTell(format!("the daemon's answer is not understood: {error}"));
+    let answer = serde_json::from_slice(&line).map_err(not_understood)?;
+    Ok((answer, format!("{}\n", String::from_utf8_lossy(&line))))
+}
+
+/// What to say of a socket that is not as it should be, and what to do.
+pub fn unreachable_text(path: &Path, trouble: &Trouble) -> String {
+    let path = path.display();
+    format!("{path}: {trouble}: is xenwardend running, and are you in its group?")
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `xenwarden guests`: a table to be read at a glance, alarms first.
+//!
+//! In: the daemon's [`GuestsReport`]. Out: lines, and the code that says the same in one
+//! number. An alarm that is open is open however old the evidence is; without one, evidence
+//! that is old or does not show a guest means that nobody can tell.
+
+use super::arguments::Ask;
+use super::connection::ask;
+use super::describe::word;
+use super::output::{Colour, Output, Reader, Woken, wait};
+use super::{CANNOT_TELL, FINE, NOT_FINE, complain};
+use crate::event::Timestamp;
+use crate::guests::report::SlotReport;
+use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport};
+use crate::report::{columns, plain, span};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// The version of the report that is understood.
+const VERSION: u32 = 1;
+/// Evidence that is older proves nothing: eight of the longest samples, so that a daemon
+/// whose ordinary threads are a little late is not called blind.
+const OLD_MS: u64 = 2_000;
+/// Between two tables.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// A line and how to paint it.
+type Line = (Option<Colour>, String);
+
+/// Shows the guests, once or each second.
+pub fn run(request: &Ask, watch: bool, output: &mut Output) -> Result<u8, String> {
+    if watch {
+        return watch_on(request, output);
+    }
+    let (code, text) = look(request, output)?;
+    let _ = output.write(text.as_bytes())?;
+    Ok(code)
+}
+
+/// One look: the code and the text, each line with its end.
+fn look(request: &Ask, output: &Output) -> Result<(u8, String), String> {
+    let (report, line) = ask::<GuestsReport>(&request.socket, "guests")?;
+    if report.version != VERSION {
+        let version = report.version;
+        return Err(format!(
+            "the daemon's answer is of version {version}, this program knows {VERSION}"
+        ));
+    }
+    let code = code_of(&report);
+    if request.json {
+        return Ok((code, line));
+    }
+    let lines = render(&report, Timestamp::now());
+    let painted = lines
+        .iter()
+        .map(|(colour, text)| output.paint(*colour, text) + "\n");
+    Ok((code, painted.collect()))
+}
+
+/// Shows them until Ctrl-C, or until stdout's reader goes. The code is that of the last look.
+fn watch_on(request: &Ask, output: &mut Output) -> Result<u8, String> {
+    let (woken, waker) = UnixStream::pair().map_err(|error| error.to_string())?;
+    for signal in [SIGINT, SIGTERM] {
+        let waker = waker.try_clone().map_err(|error| error.to_string())?;
+        pipe::register(signal, waker).map_err(|error| error.to_string())?;
+    }
+    let clears = output.terminal && !request.json;
+    // A daemon that is not there to begin with is no daemon to watch.
+    let (mut code, mut text) = look(request, output)?;
+    let mut next = Instant::now();
+    loop {
+        let shown = if clears {
+            frame(&text, output.rows())
+        } else {
+            std::mem::take(&mut text)
+        };
+        if output.write(shown.as_bytes())? == Reader::Gone {
+            return Ok(code);
+        }
+        next = (next + ROUND).max(Instant::now());
+        if wait(Some(&woken), Some(next)).map_err(|error| error.to_string())? != Woken::Timeout {
+            return Ok(code);
+        }
+        (code, text) = match look(request, output) {
+            Ok((code, text)) if clears || request.json => (code, text),
+            Ok((code, text)) => (code, format!("\n{text}")),
+            Err(message) if clears => (CANNOT_TELL, format!("{}\n", plain(&message))),
+            Err(message) => {
+                complain(&message);
+                (CANNOT_TELL, String::new())
+            }
+        };
+    }
+}
+
+/// A whole screen (ECMA-48): the cursor is hidden and lines are not wrapped only while it is
+/// drawn, so that there is nothing to restore whenever and however the program ends.
+fn frame(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    // The last row stays free for the cursor.
+    let room = rows.saturating_sub(1).max(1);
+    let fits = if lines.len() > room { room - 1 } else { room };
+    let mut screen = String::from("\u{1b}[?25l\u{1b}[?7l\u{1b}[H");
+    for line in lines.iter().take(fits) {
+        screen += &format!("{line}\u{1b}[K\n");
+    }
+    if lines.len() > fits {
+        screen += &format!("({} lines more)\u{1b}[K\n", lines.len() - fits);
+    }
+    screen + "\u{1b}[J\u{1b}[?7h\u{1b}[?25h"
+}
+
+/// 0 fine, 1 alarms open, 2 cannot tell.
+fn code_of(report: &GuestsReport) -> u8 {
+    if report.guests.iter().any(|guest| guest.alarm.is_some()) {
+        return NOT_FINE;
+    }
+    let old = report.evidence_age_ms.is_none_or(|age| age > OLD_MS);
+    if old || report.guests.iter().any(is_unknown) {
+        return CANNOT_TELL;
+    }
+    FINE
+}
+
+/// Neither the hypervisor nor its feeds show how it does.
+fn is_unknown(guest: &GuestReport) -> bool {
+    let feeds = guest.slots.iter().any(|slot| !slot.expired);
+    guest.state == DomainState::Unknown && !feeds
+}
+
+fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
+    let mut guests: Vec<&GuestReport> = report.guests.iter().collect();
+    guests.sort_by_key(|guest| order(guest));
+    let alarms = guests.iter().filter(|guest| guest.alarm.is_some()).count();
+    let mut lines = vec![head(report, alarms)];
+    if let Some(trouble) = &report.names_trouble {
+        lines.push((None, format!("names may be missing: {}", plain(trouble))));
+    }
+    if guests.is_empty() {
+        return lines;
+    }
+    lines.push((None, String::new()));
+    let heads = ["NAME", "DOMID", "STATE", "LAST FED", "MARGIN", "ALARM"];
+    let rows = guests.iter().map(|guest| row(guest, now)).collect();
+    let colours = std::iter::once(Some(Colour::Bold)).chain(guests.iter().map(|g| colour(g)));
+    lines.extend(colours.zip(columns(&heads, rows)));
+    lines
+}
+
+/// Alarms first: those that nobody has acknowledged, the oldest of them first; then by name.
+fn order(guest: &GuestReport) -> impl Ord {
+    let alarm = guest.alarm.as_ref();
+    let alarm = alarm.map(|alarm| (alarm.acknowledged, alarm.raised));
+    (alarm.is_none(), alarm, guest.name.clone(), guest.domid)
+}
+
+fn head(report: &GuestsReport, alarms: usize) -> Line {
+    let guests = match report.guests.len() {
+        0 => "no guest has armed its watchdog".to_owned(),
+        1 => "1 guest".to_owned(),
+        n => format!("{n} guests"),
+    };
+    let alarms_text = match alarms {
+        0 => "no alarm",
+        1 => "1 ALARM OPEN",
+        n => &format!("{n} ALARMS OPEN"),
+    };
+    let (old, evidence) = match report.evidence_age_ms {
+        None => (true, "NO EVIDENCE YET".to_owned()),
+        Some(age) if age > OLD_MS => (true, format!("EVIDENCE {} OLD", span(age))),
+        Some(age) => (false, format!("evidence {} old", span(age))),
+    };
+    let colour = match (alarms, old) {
+        (1.., _) => Some(Colour::Red),
+        (0, true) => Some(Colour::Yellow),
+        _ => None,
+    };
+    (colour, format!("{alarms_text}, {guests}, {evidence}"))
+}
+
+fn colour(guest: &GuestReport) -> Option<Colour> {
+    match &guest.alarm {
+        Some(alarm) if alarm.acknowledged => Some(Colour::Yellow),
+        Some(AlarmReport {
+            phase: AlarmPhase::Recovering,
+            ..
+        }) => Some(Colour::Yellow),
+        Some(_) => Some(Colour::Red),
+        None if is_unknown(guest) => Some(Colour::Yellow),
+        None => None,
+    }
+}
+
+fn row(guest: &GuestReport, now: Timestamp) -> Vec<String> {
+    let unknown = || "-".to_owned();
+    let slot = guest
+        .slots
+        .iter()
+        .min_by_key(|slot| (!slot.expired, slot.margin_ms));
+    vec![
+        guest.name.as_deref().map_or("?".to_owned(), plain),
+        guest.domid.to_string(),
+        state(guest.state),
+        slot.map_or_else(unknown, |s| format!("{} ago", span(s.last_fed_age_ms))),
+        slot.map_or_else(unknown, |s| margin(s, guest.slots.len())),
+        guest.alarm.as_ref().map_or_else(unknown, |a| alarm(a, now)),
+    ]
+}
+
+fn margin(slot: &SlotReport, slots: usize) -> String {
+    let of = match slots {
+        1 => String::new(),
+        _ => format!(" (slot {})", slot.slot),
+    };
+    if slot.expired {
+        return format!("EXPIRED{of}");
+    }
+    format!("{} of {} s{of}", span(slot.margin_ms), slot.timeout_s)
+}
+
+fn state(state: DomainState) -> String {
+    match state {
+        DomainState::Running => "running".to_owned(),
+        DomainState::Paused => "paused".to_owned(),
+        DomainState::Suspended => "suspended".to_owned(),
+        DomainState::ShutDown(cause) => format!("shut down: {}", word(cause)),
+        DomainState::Gone(cause) => format!("gone: {}", word(cause)),
+        DomainState::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn alarm(alarm: &AlarmReport, now: Timestamp) -> String {
+    let phase = match alarm.phase {
+        AlarmPhase::Raised => "RAISED",
+        AlarmPhase::Rebooted => "REBOOTED, not fed yet",
+        AlarmPhase::BootFailed => "BOOT FAILED",
+        AlarmPhase::Recovering => "recovering",
+    };
+    let since = alarm.raised.to_string().replace('T', " ");
+    let since = since.get(..16).unwrap_or(&since);
+    let open_us = now.0.saturating_sub(alarm.raised.0);
+    let mut text = match u64::try_from(open_us / 1_000) {
+        Ok(ms) => format!("{phase}, since {since}Z ({})", span(ms)),
+        // The clock was set back since.
+        Err(_) => format!("{phase}, since {since}Z"),
+    };
+    let counts = [
+        (alarm.expiries, "expiry", "expiries"),
+        (alarm.reboots, "reboot", "reboots"),
+    ];
+    for (count, one, several) in counts {
+        match count {
+            0 => {}
+            1 => text += &format!(", 1 {one}"),
+            n => text += &format!(", {n} {several}"),
+        }
+    }
+    text + if alarm.acknowledged {
+        ", acknowledged"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(name: &str) -> GuestReport {
+        GuestReport {
+            uuid: None,
+            name: Some(name.to_owned()),
+            domid: 7,
+            state: DomainState::Running,
+            slots: vec![SlotReport {
+                slot: 1,
+                timeout_s: 10,
+                last_fed_age_ms: 200,
+                margin_ms: 9_800,
+                expired: false,
+            }],
+            alarm: None,
+        }
+    }
+
+    fn alarmed(name: &str, raised_s: i64, acknowledged: bool) -> GuestReport {
+        let alarm = AlarmReport {
+            phase: AlarmPhase::Raised,
+            raised: Timestamp(raised_s * 1_000_000),
+            expiries: 2,
+            reboots: 1,
+            acknowledged,
+        };
+        GuestReport {
+            alarm: Some(alarm),
+            ..guest(name)
+        }
+    }
+
+    fn report(guests: Vec<GuestReport>) -> GuestsReport {
+        GuestsReport {
+            version: 1,
+            guests,
+            evidence_age_ms: Some(250),
+            names_trouble: None,
+        }
+    }
+
+    #[test]
+    fn the_code_is_fine_only_where_everything_is_known_to_be() {
+        let blind = GuestReport {
+            state: DomainState::Unknown,
+            slots: Vec::new(),
+            ..guest("c")
+        };
+        let fed = GuestReport {
+            state: DomainState::Unknown,
+            ..guest("d")
+        };
+        let aged = |age, guests| GuestsReport {
+            evidence_age_ms: age,
+            ..report(guests)
+        };
+        let cases = [
+            (report(vec![]), FINE),
+            (report(vec![guest("a"), fed]), FINE),
+            (report(vec![guest("a"), blind]), CANNOT_TELL),
+            (report(vec![guest("a"), alarmed("b", 0, true)]), NOT_FINE),
+            (aged(Some(OLD_MS), vec![]), FINE),
+            (aged(Some(OLD_MS + 1), vec![]), CANNOT_TELL),
+            (aged(None, vec![guest("a")]), CANNOT_TELL),
+            (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
+        ];
+        for (report, code) in cases {
+            assert_eq!(code_of(&report), code, "{report:?}");
+        }
+    }
+
+    #[test]
+    fn alarms_come_first_the_oldest_unacknowledged_at_the_top() {
+        let guests = vec![
+            guest("alpha"),
+            alarmed("acked", 100, true),
+            alarmed("young", 300, false),
+            alarmed("old", 200, false),
+        ];
+        let lines = render(&report(guests), Timestamp(500_000_000));
+        let text: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(text[0], "3 ALARMS OPEN, 4 guests, evidence 0.2 s old");
+        let names: Vec<_> = text[3..]
+            .iter()
+            .map(|l| l.split_once(' ').map(|s| s.0))
+            .collect();
+        assert_eq!(names, ["old", "young", "acked", "alpha"].map(Some));
+        assert!(
+            text[3].ends_with("RAISED, since 1970-01-01 00:03Z (300 s), 2 expiries, 1 reboot"),
+            "{}",
+            text[3]
+        );
+    }
+
+    #[test]
+    fn of_two_slots_the_one_with_less_margin_is_shown() {
+        let mut two = guest("two");
+        let close = SlotReport {
+            slot: 2,
+            margin_ms: 1_500,
+            ..two.slots[0].clone()
+        };
+        two.slots.push(close);
+        assert_eq!(row(&two, Timestamp(0))[4], "1.5 s of 10 s (slot 2)");
+        two.slots[0].expired = true;
+        assert_eq!(row(&two, Timestamp(0))[4], "EXPIRED (slot 1)");
+    }
+
+    #[test]
+    fn a_frame_never_scrolls_and_leaves_the_cursor_visible() {
+        let text = "a\nb\nc\nd\n";
+        for rows in [0, 1, 2, 3, 4, 5, 6, usize::MAX] {
+            let frame = frame(text, rows);
+            assert!(
+                frame.matches('\n').count() < rows.max(2),
+                "{rows}: {frame:?}"
+            );
+            assert!(frame.ends_with("\u{1b}[?7h\u{1b}[?25h"));
+            assert_eq!(frame.contains("lines more"), rows < 5, "{rows}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `xenwarden guests` and `xenwarden ack` from outside: what they print, and their exit
+//! codes, over the daemon's own control socket with guests that are made up.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+
+mod standin;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use standin::program::{Running, Terminal, complaint, finish, text, xenwarden};
+use standin::{Daemon, alarmed, guest, report};
+use xenwarden::event::Uuid;
+use xenwarden::guests::report::{DomainState, GuestReport, GuestsReport};
+
+fn socket(daemon: &Daemon) -> &str {
+    daemon.path.to_str().expect("a plain path")
+}
+
+fn old(report: GuestsReport) -> GuestsReport {
+    GuestsReport {
+        evidence_age_ms: Some(60_000),
+        ..report
+    }
+}
+
+#[test]
+fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
+    let daemon = Daemon::start("cli-codes", 0);
+    let unseen = GuestReport {
+        state: DomainState::Unknown,
+        slots: Vec::new(),
+        ..guest(3, 9, "unseen")
+    };
+    let never = GuestsReport {
+        evidence_age_ms: None,
+        ..report(vec![])
+    };
+    let later = GuestsReport {
+        version: 2,
+        ..report(vec![])
+    };
+    let cases = [
+        ("none", report(vec![]), 0),
+        ("all feed", report(vec![guest(1, 7, "a")]), 0),
+        (
+            "alarm",
+            report(vec![guest(1, 7, "a"), alarmed(2, 8, "b")]),
+            1,
+        ),
+        (
+            "alarm, old evidence",
+            old(report(vec![alarmed(2, 8, "b")])),
+            1,
+        ),
+        ("old evidence", old(report(vec![guest(1, 7, "a")])), 2),
+        ("no evidence", never, 2),
+        ("not seen", report(vec![guest(1, 7, "a"), unseen]), 2),
+        ("another version", later, 2),
+    ];
+    for (name, report, code) in cases {
+        daemon.set_guests(report);
+        for json in [
+            &["guests", "--socket", socket(&daemon)][..],
+            &["guests", "--json", "--socket", socket(&daemon)],
+        ] {
+            let output = finish(json);
+            assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn the_table_has_alarms_first_and_no_colours_where_there_is_no_terminal() {
+    let daemon = Daemon::start("cli-table", 0);
+    daemon.set_guests(report(vec![
+        guest(1, 7, "alpha"),
+        alarmed(2, 12, "zulu\u{1b}[2J"),
+    ]));
+    let output = finish(&["guests", "--socket", socket(&daemon)]);
+    let shown = text(&output.stdout);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], "1 ALARM OPEN, 2 guests, evidence 0.1 s old");
+    assert_eq!(
+        lines[2].split_whitespace().collect::<Vec<_>>(),
+        ["NAME", "DOMID", "STATE", "LAST", "FED", "MARGIN", "ALARM"]
+    );
+    assert!(lines[3].starts_with("zulu?[2J  12     running"), "{shown}");
+    assert!(lines[3].contains("RAISED, since 20"), "{shown}");
+    let second = "alpha     7      running  0.2 s ago  9.8 s of 10 s  -";
+    assert_eq!(lines[4], second, "{shown}");
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn json_is_the_daemons_answer_as_it_came() {
+    let daemon = Daemon::start("cli-json", 0);
+    daemon.set_guests(report(vec![guest(1, 7, "a"), alarmed(2, 8, "b\n\u{e9}")]));
+    let output = finish(&["guests", "--json", "--socket", socket(&daemon)]);
+    assert_eq!(text(&output.stdout), daemon.ask(b"guests\n"));
+}
+
+/// Whether `guests` on a terminal with this environment uses escape codes.
+fn is_coloured(daemon: &Daemon, environment: &[(&str, &str)]) -> bool {
+    let mut command = xenwarden(&["guests", "--socket", socket(daemon)]);
+    command.envs(environment.iter().copied());
+    let mut terminal = Terminal::start(command);
+    let shown = terminal.rest();
+    assert!(shown.contains("ALARM OPEN"), "{shown:?}");
+    shown.contains('\u{1b}')
+}
+
+#[test]
+fn colours_are_for_terminals_that_nobody_forbade_them() {
+    let daemon = Daemon::start("cli-colours", 0);
+    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
+    let cases: [(&[(&str, &str)], bool); 6] = [
+        (&[("TERM", "xterm")], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "")], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        (&[("TERM", "xterm"), ("NO_COLOR", "0")], false),
+        (&[("TERM", "dumb")], false),
+        (&[("TERM", "")], false),
+    ];
+    for (environment, coloured) in cases {
+        assert_eq!(
+            is_coloured(&daemon, environment),
+            coloured,
+            "{environment:?}"
+        );
+    }
+}
+
+#[test]
+fn watch_prints_table_after_table_and_ends_with_the_code_of_the_last() {
+    let daemon = Daemon::start("cli-watch", 0);
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let mut running = Running::start(command);
+    let first = running.line();
+    assert_eq!(
+        first,
+        "no alarm, no guest has armed its watchdog, evidence 0.1 s old\n"
+    );
+    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
+    // One more of the first kind may be under way.
+    let second = loop {
+        assert_eq!(running.line(), "\n", "an empty line between two");
+        let line = running.line();
+        if line != first {
+            break line;
+        }
+    };
+    assert_eq!(second, "1 ALARM OPEN, 1 guest, evidence 0.1 s old\n");
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait().code(), Some(1));
+}
+
+#[test]
+fn watch_ends_when_nobody_reads_it() {
+    let daemon = Daemon::start("cli-watch-pipe", 0);
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let mut running = Running::start(command);
+    running.line();
+    running.stdout = None;
+    assert_eq!(running.wait().code(), Some(0));
+}
+
+#[test]
+fn watch_outlives_the_daemon_and_says_so() {
+    let daemon = Daemon::start("cli-watch-gone", 0);
+    let path = daemon.path.clone();
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let mut running = Running::start(command);
+    let first = running.line();
+    drop(daemon);
+    assert!(running.complaint().contains("is xenwardend running"));
+    let _again = Daemon::start_at(path, 0, standin::own_group());
+    while running.line() != first {}
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().code(), Some(0));
+}
+
+#[test]
+fn watch_on_a_terminal_redraws_and_leaves_the_cursor_visible() {
+    let daemon = Daemon::start("cli-watch-terminal", 0);
+    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let mut terminal = Terminal::start(command);
+    for _ in 0..2 {
+        let frame = terminal.read_until("\u{1b}[?25h");
+        assert!(
+            frame.starts_with("\u{1b}[?25l\u{1b}[?7l\u{1b}[H"),
+            "{frame:?}"
+        );
+        assert!(frame.contains("1 ALARM OPEN"), "{frame:?}");
+    }
+    terminal.signal(Signal::SIGINT);
+    let rest = terminal.rest();
+    assert!(rest.is_empty() || rest.ends_with("\u{1b}[?25h"), "{rest:?}");
+    assert_eq!(terminal.code(), Some(1));
+}
+
+#[test]
+fn watch_on_a_dumb_terminal_clears_nothing() {
+    let daemon = Daemon::start("cli-watch-dumb", 0);
+    let mut command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    command.env("TERM", "dumb");
+    let mut terminal = Terminal::start(command);
+    let shown = terminal.read_until("old\r\n\r\n");
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    terminal.signal(Signal::SIGINT);
+    assert_eq!(terminal.code(), Some(0));
+}
+
+/// Root's answers; others are all refused.
+fn expected(code: i32, says: &'static str) -> (i32, &'static str) {
+    if geteuid().is_root() {
+        (code, says)
+    } else {
+        (1, "only root")
+    }
+}
+
+#[test]
+fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
+    let daemon = Daemon::start("cli-ack", 0);
+    let nameless = GuestReport {
+        uuid: None,
+        ..alarmed(0, 11, "young")
+    };
+    daemon.set_guests(report(vec![
+        guest(1, 7, "web"),
+        alarmed(2, 8, "db"),
+        alarmed(3, 9, "twin"),
+        guest(4, 10, "twin"),
+        nameless,
+    ]));
+    let uuid = Uuid(2).to_string();
+    let capitals = uuid.to_uppercase();
+    let cases: [(&[&str], (i32, &str)); 10] = [
+        (&[&uuid], expected(0, "acknowledged")),
+        (&[&capitals], expected(0, "acknowledged")),
+        (
+            &["db"],
+            expected(0, "the alarm of db (00000000-0000-0000-0000-000000000002)"),
+        ),
+        (&["db", "--close"], expected(0, "is closed")),
+        (&["web"], expected(1, "no open alarm")),
+        (
+            &["00000000-0000-0000-0000-00000000000f"],
+            expected(1, "no guest of this UUID"),
+        ),
+        (&["twin"], (1, "000000000003 (domain 9, alarm open), 0")),
+        (&["young"], (1, "is not known")),
+        (&["eve"], (1, "no guest is named \"eve\"")),
+        (&["d"], (1, "no guest is named")),
+    ];
+    for (operands, (code, says)) in cases {
+        let arguments = [&["ack", "--socket", socket(&daemon)][..], operands].concat();
+        let output = finish(&arguments);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{operands:?}: {said}");
+        assert!(
+            said.contains(says) && said.lines().count() == 1,
+            "{operands:?}: {said}"
+        );
+    }
+    let orders = daemon.registry.orders.lock().expect("whole");
+    let words: Vec<&str> = orders.iter().map(|(word, _, _)| *word).collect();
+    if geteuid().is_root() {
+        assert_eq!(words, ["ack", "ack", "ack", "close", "ack", "ack"]);
+    } else {
+        assert!(words.is_empty());
+    }
+}
+
+#[test]
+fn without_a_daemon_nothing_can_be_told() {
+    for arguments in [
+        &["guests"][..],
+        &["guests", "--watch"],
+        &["ack", "web"],
+        &["events"],
+    ] {
+        let nowhere = concat!(env!("CARGO_TARGET_TMPDIR"), "/nowhere.sock");
+        let arguments = [arguments, &["--socket", nowhere]].concat();
+        let (code, line) = complaint(&finish(&arguments));
+        assert_eq!(code, 2, "{arguments:?}");
+        assert!(line.contains(nowhere), "{line}");
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Events of every kind, for tests.
+#![allow(dead_code, clippy::panic)] // each test program uses its part
+
+use xenwarden::event::{Break, Cause, Event, Guest, Timestamp, Uuid, What};
+use xenwarden::hypervisor::Coverage;
+
+const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
+
+const CAUSES: [Cause; 7] = [
+    Cause::Destroyed,
+    Cause::Poweroff,
+    Cause::Reboot,
+    Cause::Suspend,
+    Cause::Crash,
+    Cause::Watchdog,
+    Cause::Unknown,
+];
+const BREAKS: [Break; 4] = [
+    Break::Paused,
+    Break::Suspended,
+    Break::Expired,
+    Break::Disarmed,
+];
+
+/// The kind after this one: a list that the compiler keeps whole, as a variant without its
+/// arm does not compile. Starts and ends with none.
+fn after(what: Option<&What>) -> Option<&'static str> {
+    let Some(what) = what else {
+        return Some("guest.armed");
+    };
+    Some(match what {
+        What::GuestArmed { .. } => "guest.first_fed",
+        What::GuestFirstFed { .. } => "guest.fed_again",
+        What::GuestFedAgain { .. } => "guest.late",
+        What::GuestLate { .. } => "guest.expired",
+        What::GuestExpired { .. } => "guest.disarmed",
+        What::GuestDisarmed { .. } => "guest.gone",
+        What::GuestGone { .. } => "guest.rebooted",
+        What::GuestRebooted { .. } => "guest.boot_failed",
+        What::GuestBootFailed { .. } => "alarm.raised",
+        What::AlarmRaised { .. } => "alarm.cleared",
+        What::AlarmCleared { .. } => "alarm.acknowledged",
+        What::AlarmAcknowledged { .. } => "alarm.closed",
+        What::AlarmClosed { .. } => "host.withhold",
+        What::HostWithhold { .. } => "host.resumed",
+        What::HostResumed { .. } => "host.armed",
+        What::HostArmed { .. } => "host.disarmed",
+        What::HostDisarmed {} => "host.reset_reason",
+        What::HostResetReason { .. } => "host.state_set_aside",
+        What::HostStateSetAside { .. } => "sink.dropped",
+        What::SinkDropped { .. } => return None,
+    })
+}
+
+/// Samples of a kind: the first has every field filled in, the others what may be null as
+/// null, and every value of what has a few.
+pub fn samples(kind: &str) -> Vec<What> {
+    let (slot, timeout_s) = (1, 10);
+    match kind {
+        "guest.armed" => vec![What::GuestArmed { slot, timeout_s }],
+        "guest.first_fed" => [Some(1), None]
+            .map(|since_seen_ms| What::GuestFirstFed {
+                slot,
+                timeout_s,
+                since_seen_ms,
+            })
+            .into(),
+        "guest.fed_again" => BREAKS
+            .iter()
+            .zip([Some(u64::MAX), None, Some(0), Some(1)])
+            .map(|(after, gap_ms)| What::GuestFedAgain {
+                slot,
+                timeout_s,
+                after: *after,
+                gap_ms,
+            })
+            .collect(),
+        "guest.late" => vec![What::GuestLate {
+            slot,
+            timeout_s,
+            margin_ms: 1_900,
+            count: 1,
+        }],
+        "guest.expired" => vec![What::GuestExpired {
+            slot: 2,
+            timeout_s: u32::MAX,
+            unfed_ms: 10_000,
+            handler_late_us: 12,
+            expiries: 1,
+        }],
+        "guest.disarmed" => vec![What::GuestDisarmed { slot }],
+        "guest.gone" => CAUSES.map(|cause| What::GuestGone { cause }).into(),
+        "guest.rebooted" => CAUSES
+            .map(|cause| What::GuestRebooted {
+                previous_domid: 6,
+                cause,
+            })
+            .into(),
+        "guest.boot_failed" => vec![What::GuestBootFailed { waited_ms: 300_000 }],
+        "alarm.raised" => vec![What::AlarmRaised { expiries: 1 }],
+        "alarm.cleared" => vec![What::AlarmCleared {
+            open_ms: 60_000,
+            expiries: 1,
+            reboots: 0,
+            feeds: 1,
+        }],
+        "alarm.acknowledged" => vec![What::AlarmAcknowledged { uid: 0 }],
+        "alarm.closed" => CAUSES
+            .map(|cause| What::AlarmClosed { cause, open_ms: 0 })
+            .into(),
+        other => samples_of_host(other),
+    }
+}
+
+fn samples_of_host(kind: &str) -> Vec<What> {
+    match kind {
+        "host.withhold" => vec![What::HostWithhold {
+            reason: "timers of pcpu 1 not serviced for 508 ms".to_owned(),
+            last_kick_age_ms: 260,
+            left_ms: 4_740,
+        }],
+        "host.resumed" => vec![What::HostResumed {
+            unkicked_ms: 1_000,
+            left_ms: 4_000,
+        }],
+        "host.armed" => [Coverage::Full, Coverage::Partial]
+            .map(|coverage| What::HostArmed {
+                device: "/dev/watchdog0".to_owned(),
+                identity: "i6300ESB timer".to_owned(),
+                timeout_ms: 5_000,
+                coverage,
+            })
+            .into(),
+        "host.disarmed" => vec![What::HostDisarmed {}],
+        "host.reset_reason" => [Some(true), Some(false), None]
+            .map(|watchdog_fired| What::HostResetReason {
+                reason: "timers of pcpu 1 not serviced".to_owned(),
+                last_seen: TIME,
+                watchdog_fired,
+            })
+            .into(),
+        "host.state_set_aside" => [Some("b".to_owned()), None]
+            .map(|kept_as| What::HostStateSetAside {
+                path: "a".to_owned(),
+                kept_as,
+                problem: "cut short".to_owned(),
+            })
+            .into(),
+        "sink.dropped" => vec![What::SinkDropped {
+            sink: "syslog".to_owned(),
+            count: 1,
+            total: 7,
+        }],
+        other => panic!("no sample of {other}"),
+    }
+}
+
+/// Every kind there is, in order.
+pub fn kinds() -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    let mut next = after(None);
+    while let Some(kind) = next {
+        kinds.push(kind);
+        next = after(samples(kind).first());
+    }
+    kinds
+}
+
+fn event(what: What, guest: Option<Guest>) -> Event {
+    Event {
+        version: 1,
+        seq: 41,
+        time: TIME,
+        monotonic_ns: 123,
+        xen_ns: Some(456),
+        host: "host1".into(),
+        severity: what.severity(),
+        guest,
+        what,
+    }
+}
+
+/// Events of every kind, with everything that is known and with everything that may be null.
+pub fn events() -> Vec<Event> {
+    let known = Guest {
+        uuid: Some(Uuid(0x0f9b_bd6e_5f0a_4a39_8a8e_0123_4567_89ab)),
+        domid: 7,
+        name: Some("web \"\u{e9}\n".into()),
+    };
+    let unknown = Guest {
+        uuid: None,
+        domid: 0,
+        name: None,
+    };
+    let mut events = Vec::new();
+    for what in kinds().into_iter().flat_map(samples) {
+        let of_guest = what.kind().starts_with("guest.") || what.kind().starts_with("alarm.");
+        let guest = |guest: &Guest| of_guest.then(|| guest.clone());
+        events.push(event(what.clone(), guest(&known)));
+        events.push(Event {
+            xen_ns: None,
+            ..event(what, guest(&unknown))
+        });
+    }
+    events
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A daemon that stands in for the real one: its control socket as it is, over a host and
+//! guests that the test makes up.
+#![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // each test program uses its part
+
+pub mod program;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use xenwarden::control::{self, Context};
+use xenwarden::event::{Timestamp, Uuid};
+use xenwarden::guests::names::Names;
+use xenwarden::guests::report::{
+    AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
+};
+use xenwarden::guests::{Desk, DeskError};
+use xenwarden::hypervisor::patched::Patched;
+use xenwarden::hypervisor::simulated::{Scene, Simulated};
+use xenwarden::hypervisor::{Coverage, Hypervisor};
+use xenwarden::ledger::Ledger;
+use xenwarden::status::{Armed, Status};
+
+/// Longer than any machine takes.
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// Guests as the test says, and what was ordered.
+#[derive(Debug, Default)]
+pub struct Registry {
+    pub report: Mutex<GuestsReport>,
+    pub orders: Mutex<Vec<(&'static str, Uuid, u32)>>,
+}
+
+impl Registry {
+    fn order(&self, what: &'static str, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+        self.orders.lock().expect("whole").push((what, uuid, uid));
+        let report = self.report.lock().expect("whole");
+        let guest = report.guests.iter().find(|g| g.uuid == Some(uuid));
+        let alarm = &guest.ok_or(DeskError::NoGuest)?.alarm;
+        alarm.as_ref().map(|_| ()).ok_or(DeskError::NoAlarm)
+    }
+}
+
+impl Desk for Registry {
+    fn report(&self) -> GuestsReport {
+        self.report.lock().expect("whole").clone()
+    }
+
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+        self.order("ack", uuid, uid)
+    }
+
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+        self.order("close", uuid, uid)
+    }
+}
+
+/// A guest that feeds.
+pub fn guest(uuid: u128, domid: u16, name: &str) -> GuestReport {
+    GuestReport {
+        uuid: Some(Uuid(uuid)),
+        name: Some(name.to_owned()),
+        domid,
+        state: DomainState::Running,
+        slots: vec![SlotReport {
+            slot: 1,
+            timeout_s: 10,
+            last_fed_age_ms: 200,
+            margin_ms: 9_800,
+            expired: false,
+        }],
+        alarm: None,
+    }
+}
+
+/// One whose alarm is open.
+pub fn alarmed(uuid: u128, domid: u16, name: &str) -> GuestReport {
+    GuestReport {
+        alarm: Some(AlarmReport {
+            phase: AlarmPhase::Raised,
+            raised: Timestamp::now(),
+            expiries: 1,
+            reboots: 0,
+            acknowledged: false,
+        }),
+        slots: Vec::new(),
+        ..guest(uuid, domid, name)
+    }
+}
+
+/// Guests seen just now.
+pub fn report(guests: Vec<GuestReport>) -> GuestsReport {
+    GuestsReport {
+        version: 1,
+        guests,
+        evidence_age_ms: Some(120),
+        names_trouble: None,
+    }
+}
+
+/// The group that may ask, in these tests: the tester's own.
+pub fn own_group() -> Option<u32> {
+    Some(nix::unistd::getegid().as_raw())
+}
+
+pub struct Daemon {
+    pub path: PathBuf,
+    pub registry: Arc<Registry>,
+    ledger: Arc<Ledger>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// One with so many guest watchdogs in its status.
+    pub fn start(name: &str, guests: u16) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.sock"));
+        Self::start_at(path, guests, own_group())
+    }
+
+    pub fn start_at(path: PathBuf, guests: u16, group: Option<u32>) -> Self {
+        let ledger = Arc::new(Ledger::new());
+        let scene = Scene::healthy(4, guests);
+        Patched::new(Simulated::still(&scene)).look(Some(&ledger.snapshots));
+        let listener = control::bind(&path, "no-such-group").expect("bind");
+        let registry = Arc::new(Registry::default());
+        *registry.report.lock().expect("whole") = report(Vec::new());
+        let (served, desk) = (Arc::clone(&ledger), Arc::clone(&registry));
+        let thread = thread::spawn(move || {
+            let armed = Armed {
+                device: "/dev/watchdog0".into(),
+                identity: "test".to_owned(),
+                timeout_ns: 5_000_000_000,
+                coverage: Coverage::Full,
+                period_ns: 250_000_000,
+            };
+            let names = Names::default();
+            let context = Context {
+                armed: &armed,
+                ledger: &served,
+                names: &names,
+                desk: desk.as_ref(),
+                group,
+            };
+            control::run(&listener, &context);
+        });
+        let thread = Some(thread);
+        Self {
+            path,
+            registry,
+            ledger,
+            thread,
+        }
+    }
+
+    pub fn set_guests(&self, report: GuestsReport) {
+        *self.registry.report.lock().expect("whole") = report;
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).expect("connect");
+        stream.set_read_timeout(Some(LONG)).expect("timeout");
+        stream.set_write_timeout(Some(LONG)).expect("timeout");
+        stream
+    }
+
+    /// What the daemon answers to `request`; a close counts as an empty answer.
+    pub fn ask(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        // The daemon may close before it has read all of a long one.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).expect("text")
+    }
+
+    pub fn status(&self) -> Status {
+        let answer = self.ask(b"status\n");
+        serde_json::from_str(&answer).expect("a status")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.ledger.ended.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        let whole = ended.is_some_and(|e| e.is_ok());
+        assert!(whole || thread::panicking(), "the control thread panicked");
+    }
+}
