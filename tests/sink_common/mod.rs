@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,8 +37,12 @@ impl Scratch {
         let path = self.path(name);
         let directory = self.0.to_str().expect("a plain path");
         let text = format!("#!/bin/sh\nD='{directory}'\n{text}\n");
-        fs::write(&path, text).expect("script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        // Another process writes it: a program that another test starts just then would
+        // inherit our descriptor, and what is open for writing cannot be run (ETXTBSY).
+        let mut writer = Command::new("/bin/sh");
+        writer.args(["-c", r#"printf %s "$2" > "$1" && chmod 755 "$1""#, "sh"]);
+        let written = writer.arg(&path).arg(text).status().expect("runs");
+        assert!(written.success());
         path
     }
 
