@@ -4,6 +4,7 @@
 //! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
 //! words and columns that the other commands share.
 
+pub use crate::event::describe::plain;
 use crate::hypervisor::Coverage;
 use crate::status::{GuestWatchdog, Pcpu, Status};
 use std::fmt::{self, Write};
@@ -135,23 +136,6 @@ fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
         deadline,
         state,
     ]
-}
-
-/// `text` as one line that shows what it is: a guest may be named anything. What would move
-/// the cursor, break the line or turn the direction of writing is shown as a question mark.
-#[must_use]
-pub fn plain(text: &str) -> String {
-    text.replace(moves_the_cursor, "?")
-}
-
-/// Control characters, line separators, and the marks of Unicode's bidirectional algorithm
-/// (UAX #9), with which a name can make its line read as another.
-fn moves_the_cursor(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
 }
 
 fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use xenwarden::bus::Bus;
+use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::what::{KINDS, is_known};
 use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, VERSION, What};
 use xenwarden::hypervisor::Coverage;
-use xenwarden::sink::describe::{describe, plain};
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 

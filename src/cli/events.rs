@@ -8,9 +8,9 @@
 
 use super::arguments::EventsRequest;
 use super::connection::{Connection, PATIENCE, Trouble, unreachable_text};
-use super::describe::describe;
 use super::output::{Colour, Output, Reader, Woken, wait};
 use super::{FINE, complain};
+use crate::event::describe::words;
 use crate::event::request::{Notice, Subscription};
 use crate::event::{Event, Severity, Timestamp};
 use crate::report::plain;
@@ -186,7 +186,7 @@ impl EventReader<'_> {
 /// The event as one line for people.
 fn in_words(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
     let known = serde_json::from_slice::<Event>(line).ok();
-    let text = known.map_or_else(|| own_fields(fields), |event| describe(&event.what));
+    let text = known.map_or_else(|| own_fields(fields), |event| words(&event.what));
     let severity = field(fields, "severity");
     let colour = match serde_json::from_value(Value::from(severity)) {
         Ok(Severity::Error) => Some(Colour::Red),

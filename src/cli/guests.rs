@@ -7,10 +7,10 @@
 
 use super::arguments::Ask;
 use super::connection::ask;
-use super::describe::word;
 use super::output::{Colour, Output, Reader, Woken, wait};
 use super::{CANNOT_TELL, FINE, NOT_FINE, complain};
 use crate::event::Timestamp;
+use crate::event::describe::of_cause;
 use crate::guests::report::SlotReport;
 use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport};
 use crate::report::{columns, plain, span};
@@ -226,8 +226,8 @@ fn state(state: DomainState) -> String {
         DomainState::Running => "running".to_owned(),
         DomainState::Paused => "paused".to_owned(),
         DomainState::Suspended => "suspended".to_owned(),
-        DomainState::ShutDown(cause) => format!("shut down: {}", word(cause)),
-        DomainState::Gone(cause) => format!("gone: {}", word(cause)),
+        DomainState::ShutDown(cause) => format!("shut down: {}", of_cause(cause)),
+        DomainState::Gone(cause) => format!("gone: {}", of_cause(cause)),
         DomainState::Unknown => "unknown".to_owned(),
     }
 }

@@ -9,7 +9,6 @@
 mod ack;
 pub mod arguments;
 mod connection;
-mod describe;
 mod events;
 mod guests;
 mod output;

@@ -5,7 +5,7 @@
 //! breaks, of `FIELD`, the length as 64 bits little-endian, and the value
 //! (systemd.io/JOURNAL_NATIVE_PROTOCOL). It never blocks and finds a restarted journald.
 
-use super::describe::describe;
+use crate::event::describe::describe;
 use crate::event::{Event, Severity};
 use std::io;
 use std::os::unix::fs::FileTypeExt;

@@ -6,7 +6,6 @@
 //! [`hooks`] and [`metrics`]. Each ends within about a second when its queue ends
 //! or its stop flag is set. [`log`] has the daemon's own words.
 
-pub mod describe;
 pub mod devlog;
 pub mod hooks;
 pub mod journal;

@@ -5,10 +5,10 @@
 //! stalled for longer costs the events that it does not take, each counted, and no more
 //! time, until it takes one again.
 
-use super::describe::describe;
 use super::devlog::DevLog;
 use super::journal::{Sent, Wire, encode};
 use crate::bus::Bus;
+use crate::event::describe::describe;
 use crate::event::{self, Event};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::path::PathBuf;

@@ -5,7 +5,7 @@
 //! is asked again and again until it has ended.
 
 use super::cgroup::Groups;
-use crate::sink::describe::plain;
+use crate::event::describe::plain;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};

@@ -5,8 +5,8 @@
 //! user) could have changed it or put another in its place: the file and every directory
 //! above it. It is looked at before each execution.
 
+use crate::event::describe::{describe, plain};
 use crate::event::{Event, Severity};
-use crate::sink::describe::{describe, plain};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;

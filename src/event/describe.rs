@@ -4,7 +4,7 @@
 //! In: an event, with names and reasons from guests and files, which may be anything. Out:
 //! a line without control characters, of bounded length.
 
-use crate::event::{Break, Cause, Event, Guest, What};
+use super::{Break, Cause, Event, Guest, What};
 
 /// Longest line, bytes: with syslog's own header it stays within the 1024 bytes of a
 /// packet (RFC 3164, 4.1).
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 128;
 /// What happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
 #[must_use]
 pub fn describe(event: &Event) -> String {
-    let what = what(&event.what);
+    let what = words(&event.what);
     let line = match &event.guest {
         Some(guest) => format!("{}: {what}", whom(guest)),
         None => what,
@@ -23,15 +23,21 @@ pub fn describe(event: &Event) -> String {
     shorten(plain(&line), MAX_LINE)
 }
 
-/// The text with everything replaced that could end a line, move a terminal's cursor or
-/// turn the direction of writing.
+/// `text` as one line that shows what it is: a guest may be named anything. What would move
+/// the cursor, break the line or turn the direction of writing is shown as a question mark.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let moves = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-    };
-    text.replace(moves, "?")
+    text.replace(moves_the_cursor, "?")
+}
+
+/// Control characters, line separators, and the marks of Unicode's bidirectional algorithm
+/// (UAX #9), with which a name can make its line read as another.
+fn moves_the_cursor(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
 }
 
 fn shorten(mut line: String, most: usize) -> String {
@@ -59,7 +65,9 @@ fn whom(guest: &Guest) -> String {
     }
 }
 
-fn what(what: &What) -> String {
+/// What happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
+#[must_use]
+pub fn words(what: &What) -> String {
     match what {
         What::HostWithhold { .. }
         | What::HostResumed { .. }
@@ -219,7 +227,9 @@ fn of_break(why: Break) -> &'static str {
     }
 }
 
-fn of_cause(cause: Cause) -> &'static str {
+/// Why a domain is no longer there.
+#[must_use]
+pub fn of_cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Destroyed => "destroyed",
         Cause::Poweroff => "powered off",
