@@ -8,6 +8,7 @@
 //! lock, held for no longer than the stamping and the queueing take.
 
 use crate::event::{Event, Guest, Timestamp, VERSION, What};
+use crate::guests::sequence::Sequence;
 use crate::sys::clock::Monotonic;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ pub struct Bus {
 
 #[derive(Debug)]
 struct Inner {
-    next_seq: u64,
+    sequence: Arc<Sequence>,
     /// Events of each kind.
     counts: BTreeMap<&'static str, u64>,
     outlets: Vec<Outlet>,
@@ -112,8 +113,7 @@ impl Outlet {
 impl Inner {
     fn stamp(&mut self, host: &Arc<str>, happened: Happened, now: Monotonic) -> u64 {
         let (guest, xen_ns, what) = happened;
-        let seq = self.next_seq;
-        self.next_seq = seq.saturating_add(1);
+        let seq = self.sequence.next();
         *self.counts.entry(what.kind()).or_default() += 1;
         let event = Arc::new(Event {
             version: VERSION,
@@ -170,10 +170,16 @@ impl Bus {
     /// A bus for the host of this name whose first event has the number `first_seq`.
     #[must_use]
     pub fn new(host: Arc<str>, first_seq: u64) -> Self {
+        Self::numbered(host, Arc::new(Sequence::from(first_seq)))
+    }
+
+    /// A bus for the host of this name whose events have these numbers.
+    #[must_use]
+    pub fn numbered(host: Arc<str>, sequence: Arc<Sequence>) -> Self {
         Self {
             host,
             inner: Mutex::new(Inner {
-                next_seq: first_seq,
+                sequence,
                 counts: BTreeMap::new(),
                 outlets: Vec::new(),
                 closed: false,
@@ -287,7 +293,7 @@ impl Bus {
     /// The number that the next event will have.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
-        self.lock().next_seq
+        self.lock().sequence.peek()
     }
 
     /// Ends every queue: the sinks work off what they have and end. Later events are

@@ -20,11 +20,9 @@
 //! even then.
 
 use crate::event::{NotAUuid, Uuid};
-use crate::guests::names::Names;
 use crate::guests::{Desk, DeskError};
-use crate::ledger::Ledger;
 use crate::peer::{Peer, Progress, RequestLine, gid_of};
-use crate::status::{Armed, gather};
+use crate::status::{Sources, gather};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -48,12 +46,8 @@ const TICK_MS: u16 = 500;
 
 /// What a request may be answered from.
 pub struct Context<'a> {
-    /// What does not change.
-    pub armed: &'a Armed,
-    /// What does.
-    pub ledger: &'a Ledger,
-    /// The domains' names.
-    pub names: &'a Names,
+    /// Where status comes from.
+    pub sources: Sources<'a>,
     /// Where guests are known.
     pub desk: &'a dyn Desk,
     /// The group that may ask, by [`gid_of`]; none: root only.
@@ -122,7 +116,7 @@ enum State {
 /// Serves until the kicker has ended.
 pub fn run(listener: &UnixListener, context: &Context<'_>) {
     let mut clients: VecDeque<Client> = VecDeque::new();
-    while !context.ledger.ended.load(Ordering::Relaxed) {
+    while !context.sources.ledger.ended.load(Ordering::Relaxed) {
         wait(listener, &clients);
         accept(listener, &mut clients, context.group);
         let now = Instant::now();
@@ -234,7 +228,7 @@ fn answer(request: &[u8], peer: Peer, context: &Context<'_>) -> Vec<u8> {
     };
     let desk = context.desk;
     match (word, operand) {
-        ("status", None) => line(&gather(context.armed, context.ledger, context.names)),
+        ("status", None) => line(&gather(&context.sources)),
         ("guests", None) => line(&desk.report()),
         ("ack", Some(uuid)) => order(uuid, peer, Done::Acknowledged, |uuid| {
             desk.acknowledge(uuid, peer.uid)

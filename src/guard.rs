@@ -8,27 +8,19 @@
 
 use crate::barrel::hardware::{ArmError, HostWatchdog};
 use crate::config::Policy;
-use crate::control::{self, Context};
-use crate::event::Uuid;
-use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
+use crate::exit::{Failure, OSERR};
 use crate::gate::Decision;
-use crate::guests::names::Names;
-use crate::guests::report::GuestsReport;
-use crate::guests::{Desk, DeskError};
 use crate::hypervisor::{Coverage, Hypervisor};
 use crate::ledger::Ledger;
-use crate::peer::gid_of;
+use crate::ordinary::Ordinary;
 use crate::startup::{arm_failure, await_served};
 use crate::status::Armed;
 use crate::sys::clock::Monotonic;
 use crate::sys::realtime::{become_realtime, block_signals, lock_memory};
-use crate::{kicker, narrator, notify, sampler};
+use crate::{kicker, notify, sampler};
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io;
-use std::os::unix::net::UnixListener;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -39,10 +31,6 @@ const KICKER_PRIORITY: u8 = 42;
 const SAMPLER_PRIORITY: u8 = 41;
 /// Bytes of stack: the kick path calls nothing deep, and every byte is locked memory.
 const REALTIME_STACK: usize = 64 * 1024;
-const ORDINARY_STACK: usize = 128 * 1024;
-
-/// What an ordinary thread does.
-type Body = Box<dyn FnOnce() + Send>;
 
 /// Ways to look at the hypervisor, one for each thread that does.
 pub struct Eyes {
@@ -52,85 +40,37 @@ pub struct Eyes {
     pub narrator: Option<Box<dyn Hypervisor>>,
 }
 
-// INTEGRATOR: stands in until the guests' registry is assembled here; replace it by that.
-struct NoDesk;
-
-impl Desk for NoDesk {
-    fn report(&self) -> GuestsReport {
-        GuestsReport {
-            version: 1,
-            ..GuestsReport::default()
-        }
-    }
-
-    fn acknowledge(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
-        Err(DeskError::NoGuest)
-    }
-
-    fn close(&self, _: Uuid, _: u32) -> Result<(), DeskError> {
-        Err(DeskError::NoGuest)
-    }
-}
-
-/// What the threads share.
-struct Shared {
-    ledger: Ledger,
-    names: Names,
-    /// Who may ask; looked up before anything is armed, as the group database may be slow.
-    group: Option<u32>,
-}
-
 /// Guards until told to stop.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
 pub fn run(policy: &Policy, eyes: Eyes) -> Result<(), Failure> {
-    let listener = control::bind(&policy.control_socket, &policy.control_group).map_err(|e| {
-        let path = policy.control_socket.display();
-        let code = match e.kind() {
-            io::ErrorKind::AlreadyExists => CONFIG,
-            _ => UNAVAILABLE,
-        };
-        Failure::new(code, format!("control.socket: {path}: {e}"))
-    })?;
-    let outcome = guard(policy, eyes, listener);
-    // The socket goes whatever came of it; should it stay, the next start replaces it.
-    let _ = std::fs::remove_file(&policy.control_socket);
-    outcome
-}
-
-fn guard(policy: &Policy, eyes: Eyes, listener: UnixListener) -> Result<(), Failure> {
     let Eyes {
         sampler: mut hypervisor,
         narrator,
     } = eyes;
+    let ordinary = Ordinary::prepare(policy)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     lock_memory()
         .map_err(|errno| Failure::new(OSERR, format!("cannot lock memory: {}", errno.desc())))?;
-    let shared = Arc::new(Shared {
-        ledger: Ledger::new(),
-        names: Names::default(),
-        group: gid_of(&policy.control_group),
-    });
+    let ledger = Arc::new(Ledger::new());
     let coverage = hypervisor.coverage();
     let (allow, allowed) = bounded(1);
-    let (kicker, armed) = spawn_kicker(policy, &shared, allowed)?;
-    await_served(hypervisor.as_mut(), &shared.ledger, policy)?;
-    let sampler = spawn_sampler(policy, &shared, hypervisor)?;
+    let (kicker, armed) = spawn_kicker(policy, &ledger, allowed)?;
+    await_served(hypervisor.as_mut(), &ledger, policy)?;
+    let sampler = spawn_sampler(policy, &ledger, hypervisor)?;
     // The kicker arms by itself: nothing may come between that and its first kick.
     let _ = allow.send(());
     let armed = await_armed(policy, coverage, &armed)?;
     announce(policy, &armed);
-    let ordinary = spawn_ordinary(policy, &shared, armed, listener, narrator);
+    let ordinary = ordinary.start(policy, &ledger, armed, narrator);
     notify::ready();
-    await_stop(&mut signals, &shared.ledger);
+    await_stop(&mut signals, &ledger);
     let _ = kicker.join();
     drop(sampler);
-    for thread in ordinary {
-        let _ = thread.join();
-    }
-    if shared.ledger.disarmed.load(Ordering::Acquire) {
+    ordinary.join();
+    if ledger.disarmed.load(Ordering::Acquire) {
         Ok(())
     } else {
         let device = policy.device.display();
@@ -212,10 +152,10 @@ fn spawn_realtime(
 /// at once when it is not allowed, or cannot.
 fn spawn_kicker(
     policy: &Policy,
-    shared: &Arc<Shared>,
+    ledger: &Arc<Ledger>,
     allowed: Receiver<()>,
 ) -> Result<(JoinHandle<()>, Receiver<Outcome>), Failure> {
-    let shared = Arc::clone(shared);
+    let ledger = Arc::clone(ledger);
     let (device, timeout_s) = (policy.device.clone(), policy.timeout_s);
     let (period_ns, max_age_ns) = (policy.sample_ns, policy.max_age_ns());
     let (tell, told) = bounded(1);
@@ -228,12 +168,11 @@ fn spawn_kicker(
             Ok(watchdog) => (Ok(watchdog.identity().to_owned()), Some(watchdog)),
             Err(error) => (Err(error), None),
         };
-        let ledger = &shared.ledger;
         ledger.counters.last_kick.store(at.0, Ordering::Relaxed);
         // The channel has room: this does not wait.
         let _ = tell.send(outcome);
         if let Some(watchdog) = watchdog {
-            kicker::run(Box::new(watchdog), ledger, at, period_ns, max_age_ns);
+            kicker::run(Box::new(watchdog), &ledger, at, period_ns, max_age_ns);
         }
     };
     let thread = spawn_realtime("kicker", KICKER_PRIORITY, body)?;
@@ -242,71 +181,14 @@ fn spawn_kicker(
 
 fn spawn_sampler(
     policy: &Policy,
-    shared: &Arc<Shared>,
+    ledger: &Arc<Ledger>,
     mut hypervisor: Box<dyn Hypervisor>,
 ) -> Result<JoinHandle<()>, Failure> {
-    let shared = Arc::clone(shared);
+    let ledger = Arc::clone(ledger);
     let period_ns = policy.sample_ns;
     spawn_realtime("sampler", SAMPLER_PRIORITY, move || {
-        sampler::run(hypervisor.as_mut(), &shared.ledger, period_ns);
+        sampler::run(hypervisor.as_mut(), &ledger, period_ns);
     })
-}
-
-/// Starts the threads that the guard can live without: one that does not start, or
-/// panics, is reported, and the kicks go on.
-fn spawn_ordinary(
-    policy: &Policy,
-    shared: &Arc<Shared>,
-    armed: Armed,
-    listener: UnixListener,
-    eyes: Option<Box<dyn Hypervisor>>,
-) -> Vec<JoinHandle<()>> {
-    let timeout_ns = policy.timeout_ns();
-    let told = Arc::clone(shared);
-    let named = Arc::clone(shared);
-    let asked = Arc::clone(shared);
-    let threads: [(&'static str, Body); 3] = [
-        (
-            "narrator",
-            Box::new(move || narrator::run(&told.ledger, timeout_ns, eyes)),
-        ),
-        ("names", Box::new(move || named.names.run(&named.ledger))),
-        (
-            "control",
-            Box::new(move || {
-                let context = Context {
-                    armed: &armed,
-                    ledger: &asked.ledger,
-                    names: &asked.names,
-                    desk: &NoDesk,
-                    group: asked.group,
-                };
-                control::run(&listener, &context);
-            }),
-        ),
-    ];
-    let started = threads
-        .into_iter()
-        .map(|(name, body)| spawn_contained(name, body));
-    started.flatten().collect()
-}
-
-fn spawn_contained(name: &'static str, body: Body) -> Option<JoinHandle<()>> {
-    let contained = move || {
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            log::error!("thread {name} panicked and is gone; the kicks are not affected");
-        }
-    };
-    let thread = thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(ORDINARY_STACK);
-    match thread.spawn(contained) {
-        Ok(thread) => Some(thread),
-        Err(error) => {
-            log::error!("cannot start thread {name}: {error}; the kicks are not affected");
-            None
-        }
-    }
 }
 
 /// Waits for a signal to stop and passes it on to the kicker, which disarms once the

@@ -68,6 +68,7 @@ pub mod kicker;
 pub mod ledger;
 pub mod narrator;
 pub mod notify;
+pub mod ordinary;
 pub mod peer;
 pub mod report;
 pub mod sampler;

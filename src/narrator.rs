@@ -9,6 +9,7 @@
 //! hypervisor itself, from wherever it happens to run, and says what is not serviced.
 //! That is for people only: it changes no decision.
 
+use crate::event::What;
 use crate::evidence::{Unknown, Verdict, Work};
 use crate::gate::{Decision, Reason};
 use crate::hypervisor::Hypervisor;
@@ -21,15 +22,32 @@ use std::time::Duration;
 /// How often it looks for notes.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Logs notes until the kicker has ended and all its notes are told. `own` is what it
-/// looks at the hypervisor with, if it can.
-pub fn run(ledger: &Ledger, timeout_ns: u64, own: Option<Box<dyn Hypervisor>>) {
+/// Who else is told. Neither may block for longer than a lock is held for computing.
+pub trait Listener {
+    /// Something happened to the host watchdog.
+    fn host(&self, what: What);
+
+    /// Another round is done.
+    fn turn(&self);
+}
+
+/// Logs notes, and tells `listener`, until the kicker has ended and all its notes are told.
+/// `own` is what it looks at the hypervisor with, if it can.
+pub fn run(
+    ledger: &Ledger,
+    timeout_ns: u64,
+    own: Option<Box<dyn Hypervisor>>,
+    listener: &dyn Listener,
+) {
     let mut second_look = own.map(SecondLook::new);
     loop {
         let last_round = ledger.ended.load(Ordering::Acquire);
         while let Some(note) = ledger.take_note() {
-            tell(note, timeout_ns);
+            if let Some(what) = tell(note, timeout_ns) {
+                listener.host(what);
+            }
         }
+        listener.turn();
         if last_round {
             return;
         }
@@ -86,37 +104,56 @@ fn wants_evidence(ledger: &Ledger) -> bool {
     )
 }
 
-fn tell(note: Note, timeout_ns: u64) {
+/// Logs a note; gives the event that it makes, if any.
+fn tell(note: Note, timeout_ns: u64) -> Option<What> {
     let errno = |raw: i32| nix::errno::Errno::from_raw(raw).desc();
     match note {
         Note::Decided {
             at,
             decision,
             last_kick,
-        } => tell_decision(at, decision, last_kick, timeout_ns),
+        } => return Some(tell_decision(at, decision, last_kick, timeout_ns)),
         Note::KickFailed { errno: raw, .. } => {
             log::error!("the host watchdog refused a kick: {}", errno(raw));
         }
-        Note::Disarmed => log::info!("disarmed the host watchdog"),
+        Note::Disarmed => {
+            log::info!("disarmed the host watchdog");
+            return Some(What::HostDisarmed {});
+        }
         Note::DisarmFailed { errno: raw } => log::error!(
             "cannot disarm the host watchdog, it will fire: {}",
             errno(raw)
         ),
     }
+    None
 }
 
-fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeout_ns: u64) {
+fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeout_ns: u64) -> What {
     let age_ns = at.since_ns(last_kick);
     let left_ms = timeout_ns.saturating_sub(age_ns) / NS_PER_MS;
     let age_ms = age_ns / NS_PER_MS;
     match decision {
-        Decision::Withhold(reason) => log::error!(
-            "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in {left_ms} ms \
-             unless it is served again)"
-        ),
-        Decision::Kick => log::info!(
-            "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"
-        ),
+        Decision::Withhold(reason) => {
+            log::error!(
+                "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in \
+                 {left_ms} ms unless it is served again)"
+            );
+            What::HostWithhold {
+                reason: reason.to_string(),
+                last_kick_age_ms: age_ms,
+                left_ms,
+            }
+        }
+        Decision::Kick => {
+            log::info!(
+                "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms \
+                 were left)"
+            );
+            What::HostResumed {
+                unkicked_ms: age_ms,
+                left_ms,
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! (`xenwarden status --json`) and as text for people. Ages and times are in the unit
 //! that the field's name ends with; what is not known is null.
 
+use crate::bus::Bus;
+use crate::event::What;
 use crate::gate::Decision;
 use crate::guests::names::Names;
 use crate::hypervisor::Coverage;
@@ -13,6 +15,7 @@ use crate::hypervisor::snapshot::Snapshot;
 use crate::ledger::{Counters, Ledger};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +32,9 @@ pub struct Status {
     pub coverage: Coverage,
     /// Age of the latest look at the hypervisor; null before the first.
     pub evidence_age_ms: Option<u64>,
+    /// The two clocks at one moment of that look; null where it shows no times.
+    #[serde(default)]
+    pub clocks: Option<Clocks>,
     /// Each pCPU's evidence; empty with partial coverage.
     pub pcpus: Vec<Pcpu>,
     /// Each guest watchdog that belongs to a domain.
@@ -41,6 +47,15 @@ pub struct Status {
     pub kick_path: KickPath,
     /// What was lost for want of room.
     pub dropped: Dropped,
+}
+
+/// One moment by two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// CLOCK_MONOTONIC of dom0, before the look began.
+    pub monotonic_ns: u64,
+    /// The hypervisor's system time, in the look.
+    pub xen_ns: u64,
 }
 
 /// The armed device.
@@ -147,6 +162,9 @@ pub struct Dropped {
     pub log_lines: u64,
     /// Messages that /dev/log did not take.
     pub syslog_messages: u64,
+    /// Events that each sink lost.
+    #[serde(default)]
+    pub sinks: BTreeMap<String, u64>,
 }
 
 /// What does not change while the daemon runs.
@@ -164,9 +182,41 @@ pub struct Armed {
     pub period_ns: u64,
 }
 
+impl Armed {
+    /// The event of the arming.
+    #[must_use]
+    pub fn event(&self) -> What {
+        What::HostArmed {
+            device: self.device.display().to_string(),
+            identity: self.identity.clone(),
+            timeout_ms: self.timeout_ns / NS_PER_MS,
+            coverage: self.coverage,
+        }
+    }
+}
+
+/// Where status comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// What does not change.
+    pub armed: &'a Armed,
+    /// What does.
+    pub ledger: &'a Ledger,
+    /// The domains' names.
+    pub names: &'a Names,
+    /// The sinks' losses, where there are sinks.
+    pub bus: Option<&'a Bus>,
+}
+
 /// Gathers the status as of now. Allocates; for ordinary threads.
 #[must_use]
-pub fn gather(armed: &Armed, ledger: &Ledger, names: &Names) -> Status {
+pub fn gather(sources: &Sources<'_>) -> Status {
+    let Sources {
+        armed,
+        ledger,
+        names,
+        bus,
+    } = *sources;
     let now = Monotonic::now();
     let snapshot = ledger.snapshots.latest();
     let (names, names_trouble) = names.get();
@@ -185,6 +235,10 @@ pub fn gather(armed: &Armed, ledger: &Ledger, names: &Names) -> Status {
         decision: decision(armed, ledger, now),
         coverage: armed.coverage,
         evidence_age_ms: ledger.evidence().map(|e| now.since_ns(e.taken) / NS_PER_MS),
+        clocks: snapshot.as_ref().map(|s| Clocks {
+            monotonic_ns: s.taken.0,
+            xen_ns: s.now,
+        }),
         pcpus,
         guest_watchdogs,
         pages_left_out: snapshot.map_or(0, |s| s.pages_left_out),
@@ -194,6 +248,11 @@ pub fn gather(armed: &Armed, ledger: &Ledger, names: &Names) -> Status {
             notes: ledger.dropped_notes(),
             log_lines,
             syslog_messages,
+            sinks: bus
+                .map_or_else(Vec::new, Bus::drops)
+                .into_iter()
+                .map(|(sink, count)| (sink.to_owned(), count))
+                .collect(),
         },
     }
 }

@@ -17,7 +17,7 @@ use xenwarden::guests::report::{
 use xenwarden::hypervisor::Coverage;
 use xenwarden::ledger::Ledger;
 use xenwarden::sink::metrics::{self, Counters, MAX_GUESTS, NAME, render, render_down};
-use xenwarden::status::{Armed, Status, gather};
+use xenwarden::status::{Armed, Sources, Status, gather};
 
 /// A name and its labels.
 type Series = (String, BTreeMap<String, String>);
@@ -115,7 +115,12 @@ fn status() -> Status {
     ledger.counters.withholds.store(3, Ordering::Relaxed);
     let gap = &ledger.counters.max_kick_gap_ns;
     gap.store(1_234_567_890, Ordering::Relaxed);
-    gather(&armed, &ledger, &Names::default())
+    gather(&Sources {
+        armed: &armed,
+        ledger: &ledger,
+        names: &Names::default(),
+        bus: None,
+    })
 }
 
 fn guest(uuid: Option<u128>, domid: u16, name: Option<&str>) -> GuestReport {

@@ -21,7 +21,12 @@ pub struct Attributes {
     pub nowayout: Option<bool>,
     /// `active` or `inactive`.
     pub state: Option<String>,
+    /// The last reset was its doing.
+    pub card_reset: Option<bool>,
 }
+
+/// `WDIOF_CARDRESET` (uapi/linux/watchdog.h).
+const WDIOF_CARDRESET: u32 = 0x20;
 
 /// Drivers that are no hardware: what they watch with dies with what they watch.
 const NOT_HARDWARE: [(&str, &str); 2] = [
@@ -34,6 +39,17 @@ const NOT_HARDWARE: [(&str, &str); 2] = [
         "a kernel timer of dom0 (softdog), run by the hypervisor that is to be watched",
     ),
 ];
+
+/// A device that says nothing of a reset says that it was not its doing only if it can tell
+/// at all, which its options show (in hexadecimal, with 0x; kernels before 5.20 do not).
+fn card_reset(bootstatus: Option<u32>, options: Option<&str>) -> Option<bool> {
+    let digits = options.and_then(|text| text.strip_prefix("0x"));
+    let options = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    match bootstatus? & WDIOF_CARDRESET != 0 {
+        true => Some(true),
+        false => (options? & WDIOF_CARDRESET != 0).then_some(false),
+    }
+}
 
 /// Why an identity is not hardware; `None` when nothing is known against it.
 #[must_use]
@@ -62,6 +78,7 @@ impl Attributes {
             max_timeout_s: number("max_timeout"),
             nowayout: number("nowayout").map(|n| n != 0),
             state: text("state"),
+            card_reset: card_reset(number("bootstatus"), text("options").as_deref()),
         }
     }
 
@@ -112,6 +129,21 @@ mod tests {
         };
         assert!(unlimited.allows_timeout(2) && unlimited.allows_timeout(99_999));
         assert!(!unlimited.allows_timeout(1));
+    }
+
+    #[test]
+    fn a_device_that_cannot_tell_of_a_reset_denies_none() {
+        let cases = [
+            (None, Some("0x8180"), None),
+            (Some(0x20), None, Some(true)),
+            (Some(0), None, None),
+            (Some(0), Some("0x8180"), None),
+            (Some(0), Some("0x81a0"), Some(false)),
+            (Some(0), Some("nonsense"), None),
+        ];
+        for (bootstatus, options, expected) in cases {
+            assert_eq!(card_reset(bootstatus, options), expected);
+        }
     }
 
     #[test]

@@ -273,28 +273,7 @@ pub fn matches(wanted: &str, kind: &str) -> bool {
 
 impl What {
     /// All kinds, as in the JSON.
-    pub const KINDS: [&'static str; 20] = [
-        "guest.armed",
-        "guest.first_fed",
-        "guest.fed_again",
-        "guest.late",
-        "guest.expired",
-        "guest.disarmed",
-        "guest.gone",
-        "guest.rebooted",
-        "guest.boot_failed",
-        "alarm.raised",
-        "alarm.cleared",
-        "alarm.acknowledged",
-        "alarm.closed",
-        "host.withhold",
-        "host.resumed",
-        "host.armed",
-        "host.disarmed",
-        "host.reset_reason",
-        "host.state_set_aside",
-        "sink.dropped",
-    ];
+    pub const KINDS: [&'static str; 20] = KINDS;
 
     /// The kind, as in the JSON.
     #[must_use]

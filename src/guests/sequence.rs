@@ -54,6 +54,12 @@ impl Sequence {
         (sequence, set_aside)
     }
 
+    /// The next number, without taking it.
+    #[must_use]
+    pub fn peek(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// The next number. Never waits.
     pub fn next(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -77,6 +83,16 @@ impl Sequence {
         store.save(&Reserved { version, next_seq })?;
         self.reserved.store(next_seq, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl From<u64> for Sequence {
+    /// Numbers from `first` on, reserved nowhere.
+    fn from(first: u64) -> Self {
+        Self {
+            next: AtomicU64::new(first),
+            reserved: AtomicU64::new(first),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use xenwarden::hypervisor::patched::Patched;
 use xenwarden::hypervisor::simulated::{Scene, Simulated};
 use xenwarden::hypervisor::{Coverage, Hypervisor};
 use xenwarden::ledger::Ledger;
-use xenwarden::status::{Armed, Status};
+use xenwarden::status::{Armed, Sources, Status};
 
 /// Longer than any machine takes.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -139,9 +139,12 @@ impl Daemon {
             };
             let names = Names::default();
             let context = Context {
-                armed: &armed,
-                ledger: &served,
-                names: &names,
+                sources: Sources {
+                    armed: &armed,
+                    ledger: &served,
+                    names: &names,
+                    bus: None,
+                },
                 desk: desk.as_ref(),
                 group,
             };
