@@ -78,8 +78,9 @@ impl Facts {
     fn allow(&self, input: Input) -> bool {
         match input {
             Input::Started | Input::Restored => !self.there,
-            Input::Armed | Input::Gone(_) | Input::Doing(_) => self.there,
-            Input::Fed(_) | Input::Disarmed | Input::Expired => self.there && self.armed_here,
+            // A feed without an arm cannot be, and if it is told it counts for nothing.
+            Input::Armed | Input::Fed(_) | Input::Gone(_) | Input::Doing(_) => self.there,
+            Input::Disarmed | Input::Expired => self.there && self.armed_here,
             Input::Tick | Input::Acknowledge | Input::Close => true,
         }
     }
@@ -173,6 +174,9 @@ impl Facts {
     }
 
     fn feed(&mut self, n: u32, rules: &Rules) -> Option<Output> {
+        if !self.armed_here {
+            return None;
+        }
         self.unfed_boot = None;
         self.fed_here = true;
         let open = self.open.as_mut()?;

@@ -70,8 +70,8 @@ impl World {
     /// xenstore tells the UUID of a domain.
     fn know(&mut self, domid: u16, guest: u16) {
         let timers = self.scene.timers.iter();
-        let first = timers.filter(|t| t.used && t.domid == domid && t.slot == 1);
-        let generation = first.last().expect("the domain").generation;
+        let mut first = timers.filter(|t| t.used && t.domid == domid && t.slot == 1);
+        let generation = first.next_back().expect("the domain").generation;
         let info = DomainInfo {
             uuid: Some(uuid(guest)),
             name: Some(format!("guest{guest}").into()),
