@@ -351,7 +351,7 @@ impl Guest {
             handler_late_us: record.fired.saturating_sub(deadline) / 1_000,
             expiries: record.nr_fired,
         };
-        for slot in self.slots.values_mut() {
+        for slot in self.slots.values_mut().filter(|s| s.armed || s.expired) {
             slot.after = Some(Break::Expired);
         }
         let xen_ns = Some(record.fired);

@@ -516,14 +516,14 @@ impl Registry {
     }
 }
 
-/// `guest` has left its domain, or is leaving it while another of the same UUID is doing
-/// `other`: a migration that fails leaves its target paused.
+/// `guest` has left its domain, or is leaving it while another of the same UUID, which is
+/// doing `other`, runs: a migration that fails leaves its target paused.
 fn leaves(guest: &Guest, other: Option<Doing>) -> bool {
-    let other_paused = other.is_some_and(|d| d.paused);
+    let other_runs = other.is_none_or(|d| !d.paused && !d.dying && d.shutdown.is_none());
     !guest.present
         || guest
             .doing
-            .is_some_and(|d| d.dying || d.shutdown.is_some() && !other_paused)
+            .is_some_and(|d| d.dying || d.shutdown.is_some() && other_runs)
 }
 
 /// A guest's domain is gone: what its records still show, then the end.

@@ -194,7 +194,7 @@ impl Scene {
     #[must_use]
     #[allow(clippy::expect_used)] // only tests call it
     pub fn snapshot(&self, taken: Monotonic) -> Snapshot {
-        let snapshots = Snapshots::new();
+        let snapshots = Snapshots::of_pages(self.nr_pages());
         let mut copying = snapshots.begin(taken, &self.state_page());
         for n in 0..self.nr_pages() {
             copying.timers(&self.timers_page(n));

@@ -55,7 +55,12 @@ impl Snapshots {
     /// An empty board; allocates all it will ever need.
     #[must_use]
     pub fn new() -> Self {
-        let pages = usize::try_from(KEPT_PAGES).unwrap_or(0);
+        Self::of_pages(KEPT_PAGES)
+    }
+
+    /// One with room for only so many pages of timers.
+    pub(super) fn of_pages(pages: u32) -> Self {
+        let pages = usize::try_from(pages).unwrap_or(0);
         Self {
             board: DoubleBuffer::new(HEAD_WORDS + STATE_WORDS + pages * PAGE_WORDS),
         }

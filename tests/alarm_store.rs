@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! State on disk: what comes back after a restart, and what becomes of files that cannot
+//! be used.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use xenwarden::event::{Timestamp, What};
+use xenwarden::guests::Desk;
+use xenwarden::guests::alarm::Rules;
+use xenwarden::guests::domains::{DomainInfo, DomainTable};
+use xenwarden::guests::lastwords::HostState;
+use xenwarden::guests::registry::{Registry, Saved};
+use xenwarden::guests::saver::{Opened, Saver, open};
+use xenwarden::guests::sequence::{BLOCK, Sequence};
+use xenwarden::guests::store::Store;
+use xenwarden::hypervisor::simulated::Scene;
+use xenwarden::sys::clock::Monotonic;
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("store-{name}"));
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir(&directory).expect("a directory");
+    directory
+}
+
+fn open_here(directory: &Path) -> Opened {
+    open(directory, Rules::default(), None)
+}
+
+/// What was set aside: what it was called, what it is called now, and why.
+fn set_aside(opened: &Opened) -> Vec<(String, Option<String>, String)> {
+    let told = opened.told.iter().map(|what| match what {
+        What::HostStateSetAside {
+            path,
+            kept_as,
+            problem,
+        } => (path.clone(), kept_as.clone(), problem.clone()),
+        other => panic!("{other:?}"),
+    });
+    told.collect()
+}
+
+/// The state of a registry with one guest whose alarm is open.
+fn with_an_alarm() -> Saved {
+    let mut scene = Scene::empty();
+    let mut registry = Registry::new(Rules::default());
+    let mut table = DomainTable::default();
+    let info = DomainInfo {
+        uuid: Some(xenwarden::event::Uuid(7)),
+        name: Some("seven".into()),
+    };
+    table.domains.insert(7, (1, info));
+    scene.create(7);
+    scene.poke(7, 1, 5);
+    for at in 1..10 {
+        scene.pass_ms(1_000);
+        let now = Monotonic(at * 1_000_000_000);
+        let snapshot = scene.snapshot(now);
+        registry.turn(now, Timestamp(1), Some(&snapshot), &table);
+    }
+    registry.saved("a boot", Monotonic(9_000_000_000), Timestamp(9_000_000))
+}
+
+/// The bytes of a sound file.
+fn sound() -> Vec<u8> {
+    serde_json::to_vec(&with_an_alarm()).expect("JSON")
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).expect("write");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("mode");
+}
+
+/// Waits for what another thread brings about.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < LONG, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start(saver: &Arc<Saver>) {
+    let saver = Arc::clone(saver);
+    thread::spawn(move || saver.run());
+}
+
+#[test]
+fn what_was_saved_comes_back_and_a_missing_file_is_an_empty_one() {
+    let directory = directory("round-trip");
+    let opened = open_here(&directory);
+    assert_eq!(opened.told, []);
+    assert_eq!(opened.desk.report().guests, []);
+    start(&opened.saver);
+    opened.saver.guests(with_an_alarm());
+    assert!(opened.saver.finish(LONG));
+    let again = open_here(&directory);
+    assert_eq!(again.told, []);
+    let guests = again.desk.report().guests;
+    assert_eq!(guests.len(), 1);
+    assert!(guests[0].alarm.is_some());
+    assert_eq!(guests[0].name.as_deref(), Some("seven"));
+}
+
+#[test]
+fn every_truncation_of_a_file_is_set_aside_and_begun_anew() {
+    let directory = directory("torn");
+    let path = directory.join("guests.json");
+    let sound = sound();
+    let store = Store::new(&directory);
+    for len in 0..sound.len() {
+        write(&path, &sound[..len]);
+        let (loaded, told) = store.load::<Saved>();
+        assert_eq!(loaded, None, "{len}");
+        let Some(What::HostStateSetAside {
+            kept_as: Some(kept),
+            ..
+        }) = told
+        else {
+            panic!("{len}: {told:?}");
+        };
+        assert_eq!(fs::read(kept).expect("kept"), &sound[..len]);
+        assert!(!path.exists());
+    }
+    write(&path, &sound);
+    let (loaded, told) = store.load::<Saved>();
+    let loaded = serde_json::to_vec(&loaded.expect("sound")).expect("JSON");
+    assert_eq!((loaded, told), (sound, None));
+    let kept = fs::read_dir(&directory).expect("directory").count();
+    assert_eq!(kept, 1 + 5, "a few are kept");
+}
+
+#[test]
+fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
+    type Make = fn(&Path);
+    let cases: [(&str, Make, &str); 9] = [
+        ("foreign", |p| write(p, b"{\"a\":1}"), "missing field"),
+        ("binary", |p| write(p, &[0xff; 4096]), "expected value"),
+        ("newer", |p| write(p, b"{\"version\":2}"), "version is 2"),
+        (
+            "link",
+            |p| symlink("/etc/passwd", p).expect("link"),
+            "symbolic link",
+        ),
+        (
+            "directory",
+            |p| fs::create_dir_all(p.join("inside")).expect("made"),
+            "not a regular file",
+        ),
+        (
+            "pipe",
+            |p| {
+                let made = Command::new("mkfifo").arg(p).status();
+                assert!(made.expect("mkfifo").success());
+            },
+            "not a regular file",
+        ),
+        (
+            "writable",
+            |p| {
+                write(p, &sound());
+                fs::set_permissions(p, fs::Permissions::from_mode(0o622)).expect("mode");
+            },
+            "others may write",
+        ),
+        (
+            "large",
+            |p| {
+                write(p, b"{");
+                let file = fs::OpenOptions::new().write(true).open(p).expect("open");
+                file.set_len(1 << 40).expect("a sparse file");
+            },
+            "more than",
+        ),
+        ("deep", |p| write(p, &b"[".repeat(100_000)), "line 1"),
+    ];
+    for (name, make, problem) in cases {
+        let directory = directory(name);
+        let path = directory.join("guests.json");
+        make(&path);
+        let opened = open_here(&directory);
+        let aside = set_aside(&opened);
+        assert_eq!(aside.len(), 1, "{name}: {aside:?}");
+        let (was, kept, why) = &aside[0];
+        assert_eq!(*was, path.display().to_string());
+        assert!(why.contains(problem), "{name}: {why}");
+        let kept = kept.as_deref().expect("kept aside");
+        assert!(fs::symlink_metadata(kept).is_ok(), "{name}");
+        // And the daemon goes on as if there had been none.
+        start(&opened.saver);
+        opened.saver.guests(with_an_alarm());
+        assert!(opened.saver.finish(LONG));
+        let again = open_here(&directory);
+        assert_eq!(again.told, [], "{name}");
+        assert_eq!(again.desk.report().guests.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_waited_for_by_nobody_and_tried_again() {
+    let directory = directory("sick");
+    // Where the directory should be is a file: every write fails, as on a full disk.
+    let state = directory.join("state");
+    write(&state, b"");
+    let opened = open_here(&state);
+    assert_eq!(opened.desk.report().guests, []);
+    let first = opened.sequence.next();
+    assert_eq!(opened.sequence.next(), first + 1, "numbers go on");
+    start(&opened.saver);
+    for _ in 0..1_000 {
+        opened.saver.guests(with_an_alarm());
+    }
+    fs::remove_file(&state).expect("well again");
+    let saved = state.join("guests.json");
+    eventually("saved after all", || saved.exists());
+    assert!(opened.saver.finish(LONG));
+    assert_eq!(open_here(&state).desk.report().guests.len(), 1);
+}
+
+#[test]
+fn sequence_numbers_never_repeat_over_a_kill() {
+    let directory = directory("sequence");
+    let store = Store::new(&directory);
+    let mut last = 0;
+    for used in [0, 1, BLOCK / 2 + 1, BLOCK - 1] {
+        // Dropped without a word, as by SIGKILL.
+        let (sequence, told) = Sequence::open(&store);
+        assert_eq!(told, None);
+        for _ in 0..used {
+            let next = sequence.next();
+            assert!(next > last, "{next} after {last}");
+            last = next;
+            if sequence.runs_low() {
+                sequence.reserve(&store).expect("reserved");
+            }
+        }
+    }
+    // What was reserved is lost: far ahead of all that can have been used.
+    write(&directory.join("seq.json"), b"{\"version\":1,");
+    let (sequence, told) = Sequence::open(&store);
+    assert!(matches!(told, Some(What::HostStateSetAside { .. })));
+    assert!(sequence.next() > last);
+}
+
+#[test]
+fn the_next_boot_says_why_the_host_went_down() {
+    let directory = directory("last-words");
+    let opened = open_here(&directory);
+    start(&opened.saver);
+    opened.saver.host(HostState::Armed);
+    let reason = "guest watchdog 2 of domain 5 is not serviced".to_owned();
+    opened.saver.host(HostState::Withholding {
+        reason: reason.clone(),
+    });
+    let path = directory.join("last.json");
+    let said = || fs::read_to_string(&path).unwrap_or_default();
+    eventually("written at once", || said().contains(&reason));
+    assert_eq!(open_here(&directory).told, [], "the same boot goes on");
+    let before = said().replace(opened.saver.boot_id(), "another boot");
+    write(&path, before.as_bytes());
+    let told = open(&directory, Rules::default(), Some(true)).told;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(matches!(
+        &told[0],
+        What::HostResetReason { reason: why, watchdog_fired: Some(true), .. } if *why == reason
+    ));
+    opened.saver.host(HostState::Disarmed);
+    assert!(opened.saver.finish(LONG));
+    let disarmed = said().replace(opened.saver.boot_id(), "another boot");
+    write(&path, disarmed.as_bytes());
+    assert_eq!(open_here(&directory).told, []);
+}
