@@ -660,6 +660,27 @@ fn two_running_domains_of_one_uuid_are_both_watched() {
 }
 
 #[test]
+fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_daemon_that_restarts() {
+    let mut w = World::with_a_fed_guest();
+    w.expire();
+    let dying = Doing {
+        dying: true,
+        shutdown: Some(Shutdown::Watchdog),
+        paused: false,
+    };
+    w.scene.set_doing(1, Some(dying));
+    w.create(2, 1);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.gone", "guest.rebooted"]);
+    w.restart();
+    w.samples(5);
+    w.scene.destroy(1);
+    w.samples(5);
+    assert_eq!(w.kinds(), [""; 0]);
+    assert_eq!(w.guest(1).domid, 2);
+}
+
+#[test]
 fn stale_evidence_neither_feeds_nor_fails() {
     let mut w = World::with_a_fed_guest();
     w.expire();
