@@ -77,11 +77,12 @@ impl Facts {
     /// Whether the world can do that now.
     fn allow(&self, input: Input) -> bool {
         match input {
-            Input::Started | Input::Restored => !self.there,
             // A feed without an arm cannot be, and if it is told it counts for nothing.
             Input::Armed | Input::Fed(_) | Input::Gone(_) | Input::Doing(_) => self.there,
             Input::Disarmed | Input::Expired => self.there && self.armed_here,
-            Input::Tick | Input::Acknowledge | Input::Close => true,
+            // One domain may take over from another without its end being told.
+            Input::Started | Input::Restored | Input::Tick => true,
+            Input::Acknowledge | Input::Close => true,
         }
     }
 
@@ -260,7 +261,8 @@ fn walk(rules: &Rules, depth: u32) -> usize {
 
 #[test]
 fn an_alarm_clears_by_the_first_feed_after_an_arm_and_by_nothing_else() {
-    let states = walk(&Rules::default(), 10);
+    let states = walk(&Rules::default(), 12);
+    println!("{states} states");
     assert!(states > 1_000, "only {states} states: nothing was walked");
 }
 
@@ -272,6 +274,7 @@ fn an_alarm_that_wants_feeds_and_time_gets_both() {
         boot_deadline_ns: 2 * TICK,
     };
     let states = walk(&rules, 9);
+    println!("{states} states");
     assert!(states > 1_000, "only {states} states: nothing was walked");
 }
 

@@ -366,6 +366,31 @@ fn a_feed_and_the_expiry_after_it_within_one_sample_are_told_in_that_order() {
 }
 
 #[test]
+fn a_feed_that_races_with_the_expiry_that_brings_the_domain_down_clears_nothing() {
+    let mut w = World::with_a_fed_guest();
+    w.pass(11_000);
+    w.poke(1);
+    w.pass(1);
+    w.look();
+    assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"]);
+    assert!(w.guest(1).alarm.is_some());
+    // Where the domain demonstrably went on (it was resumed), it is a feed.
+    let mut w = World::with_a_fed_guest();
+    w.pass(11_000);
+    w.scene.set_doing(1, doing(false));
+    w.poke(1);
+    w.pass(1);
+    w.look();
+    let kinds = [
+        "guest.expired",
+        "alarm.raised",
+        "guest.fed_again",
+        "alarm.cleared",
+    ];
+    assert_eq!(w.kinds(), kinds);
+}
+
+#[test]
 fn a_domain_that_is_down_already_does_not_expire() {
     for why in [Shutdown::Poweroff, Shutdown::Crash, Shutdown::Suspend] {
         let mut w = World::with_a_fed_guest();
@@ -657,6 +682,27 @@ fn two_running_domains_of_one_uuid_are_both_watched() {
     assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"]);
     w.samples(11);
     assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"]);
+}
+
+#[test]
+fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_daemon_that_restarts() {
+    let mut w = World::with_a_fed_guest();
+    w.expire();
+    let dying = Doing {
+        dying: true,
+        shutdown: Some(Shutdown::Watchdog),
+        paused: false,
+    };
+    w.scene.set_doing(1, Some(dying));
+    w.create(2, 1);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.gone", "guest.rebooted"]);
+    w.restart();
+    w.samples(5);
+    w.scene.destroy(1);
+    w.samples(5);
+    assert_eq!(w.kinds(), [""; 0]);
+    assert_eq!(w.guest(1).domid, 2);
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub struct Saved {
     pub time: Timestamp,
     /// All that are not forgotten.
     pub guests: Vec<Guest>,
+    /// Domains that were still there although their guest had gone on in another.
+    #[serde(default)]
+    pub left: Vec<Incarnation>,
 }
 
 /// How often something changed that is worth keeping; `urgent` is what must not be lost.
@@ -143,6 +146,9 @@ impl Registry {
         let shift = now
             .saturating_sub(saved.monotonic_ns)
             .saturating_sub(wall_passed);
+        if !other_boot {
+            registry.left.extend(saved.left);
+        }
         for mut guest in saved.guests {
             if other_boot {
                 guest.shift(shift);
@@ -168,6 +174,7 @@ impl Registry {
             monotonic_ns: nanoseconds(now),
             time: wall,
             guests: self.guests.values().cloned().collect(),
+            left: self.left.iter().copied().collect(),
         }
     }
 

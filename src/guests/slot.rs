@@ -89,7 +89,10 @@ impl Slot {
             .saturating_sub(u32::from(self.armed))
             .min(sets);
         let feeds = sets - arms;
-        let late_margin_ns = if self.armed && arms == 0 && self.after.is_none() {
+        let fires = record.nr_fired.wrapping_sub(self.nr_fired);
+        // What came after the expiry was not late but too late.
+        let may_be_late = self.armed && arms == 0 && fires == 0 && self.after.is_none();
+        let late_margin_ns = if may_be_late {
             self.late_margin_ns(record, sets, seen)
         } else {
             None
@@ -99,7 +102,7 @@ impl Slot {
             is_armed,
             arms,
             feeds,
-            fires: record.nr_fired.wrapping_sub(self.nr_fired),
+            fires,
             late_margin_ns,
         }
     }
