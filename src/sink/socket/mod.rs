@@ -8,12 +8,12 @@
 //!
 //! Promises: one thread, which waits for no client; at most [`MAX_CLIENTS`], and a bounded
 //! queue for each. A client that reads too slowly is told which event it lost first, and
-//! dropped. One that has not asked within [`client::PATIENCE`], or is in the way of a
-//! new one by then, is closed.
+//! dropped. One that has not asked within 2 s, or is in the way of a new one by then, is
+//! closed.
 //!
 //! The thread sleeps in poll(2). The bus writes a byte to a socket pair with each event
-//! ([`Bus::attach_waking`]), so new events go out at once; [`TICK`] only bounds how long a
-//! stop takes.
+//! ([`Bus::attach_waking`]), so new events go out at once; a tick of half a second only
+//! bounds how long a stop takes.
 
 mod client;
 
