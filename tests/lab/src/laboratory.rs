@@ -81,6 +81,16 @@ impl Laboratory {
         Ok(host)
     }
 
+    /// The host that was brought down, switched on again with its disk, its guard running.
+    pub fn host_again(&self, host: Host) -> Result<Host> {
+        let machine = host.machine.boot_again(&self.parts)?;
+        let mut host = self.host_on(machine);
+        host.machine.agent.wait_ready(BOOT)?;
+        host.start_guard()?;
+        host.wait_kicking()?;
+        Ok(host)
+    }
+
     /// A folder for the results of scenarios.
     pub fn results(&self) -> Result<PathBuf> {
         let folder = self.layout.lab("results");

@@ -13,10 +13,8 @@ use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
 
-/// Different phases in which each scenario must hold that ends with a reset.
+/// Different phases in which each scenario must hold whose bounds are the host watchdog's.
 const PHASES: u32 = 3;
-/// And each that must not: it acts over many seconds, so over all phases, and takes long. `lab soak` repeats these as well.
-const PHASES_OF_SURVIVAL: u32 = 3;
 
 /// What all trials share. It is made by the first one: listing trials needs no laboratory.
 struct Bench {
@@ -58,11 +56,7 @@ fn main() -> ExitCode {
     let shared = Shared::default();
     let mut phases = Phases::from_clock();
     let trials = Scenario::all().into_iter().flat_map(|scenario| {
-        let parts = if scenario.ends_with_reset() {
-            PHASES
-        } else {
-            PHASES_OF_SURVIVAL
-        };
+        let parts = if scenario.is_timed() { PHASES } else { 1 };
         let chosen = (0..parts)
             .map(|part| phases.next(part, parts))
             .collect::<Vec<_>>();

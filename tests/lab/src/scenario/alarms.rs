@@ -44,7 +44,11 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// Restores a host, acts, and has it live on. What `act` returns is shown.
-fn told(laboratory: &Laboratory, phase: Duration, act: fn(&mut Host) -> Result<Vec<String>>) -> Result<Figures> {
+fn told(
+    laboratory: &Laboratory,
+    phase: Duration,
+    act: fn(&mut Host) -> Result<Vec<String>>,
+) -> Result<Figures> {
     let mut host = laboratory.host()?;
     host.wait_kicking()?;
     host.pass(phase)?;
@@ -70,7 +74,9 @@ fn told(laboratory: &Laboratory, phase: Duration, act: fn(&mut Host) -> Result<V
 impl Host {
     /// Has a subscriber write down all events that are kept, and all to come.
     pub fn follow_events(&mut self) -> Result<()> {
-        let follow = format!("(setsid xenwarden events --follow --since 0 --json < /dev/null > {EVENTS} 2> /run/events.err &)");
+        let follow = format!(
+            "(setsid xenwarden events --follow --since 0 --json < /dev/null > {EVENTS} 2> /run/events.err &)"
+        );
         self.dom0_ok(&follow, PROMPT).map(drop)
     }
 
@@ -84,8 +90,12 @@ impl Host {
                 return Ok(());
             }
             if self.machine.clock()? > deadline {
-                let all = self.dom0_ok(&format!("tail -n 20 {EVENTS}; cat /run/events.err"), SLOW)?;
-                return Err(Error::new(format!("{} of {count} events {pattern} within {limit:?}; the last are\n{all}", seen.trim())));
+                let all =
+                    self.dom0_ok(&format!("tail -n 20 {EVENTS}; cat /run/events.err"), SLOW)?;
+                return Err(Error::new(format!(
+                    "{} of {count} events {pattern} within {limit:?}; the last are\n{all}",
+                    seen.trim()
+                )));
             }
             self.pass(LOOK_EVERY)?;
         }
@@ -99,25 +109,35 @@ impl Host {
 
     fn guests_report(&mut self) -> Result<GuestsReport> {
         // The exit code tells of alarms: 1 is an answer, too.
-        let text = self.dom0(&"xenwarden guests --json".to_owned(), PROMPT)?.output;
+        let text = self
+            .dom0(&"xenwarden guests --json".to_owned(), PROMPT)?
+            .output;
         serde_json::from_str(&text).context(|| format!("cannot read the guests: {text}"))
     }
 
     fn guest_report(&mut self, name: &str) -> Result<GuestReport> {
         let report = self.guests_report()?;
-        let found = report.guests.iter().find(|guest| guest.name.as_deref() == Some(name)).cloned();
+        let found = report
+            .guests
+            .iter()
+            .find(|guest| guest.name.as_deref() == Some(name))
+            .cloned();
         found.context(|| format!("no guest {name} among {report:?}"))
     }
 
     /// Dom0's clock ahead of the hypervisor's, ns.
     fn clock_offset(&mut self) -> Result<i64> {
-        let clocks = self.status()?.clocks.context(|| "the guard's status shows no clocks")?;
+        let clocks = self
+            .status()?
+            .clocks
+            .context(|| "the guard's status shows no clocks")?;
         Ok(clocks.monotonic_ns as i64 - clocks.xen_ns as i64)
     }
 }
 
 fn parse(line: &str) -> Result<Event> {
-    let value: serde_json::Value = serde_json::from_str(line).context(|| format!("no JSON: {line}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(line).context(|| format!("no JSON: {line}"))?;
     super::schema::check(&value)?;
     serde_json::from_value(value).context(|| format!("no event: {line}"))
 }
@@ -128,7 +148,12 @@ fn of_kind(name: &str, kind: &str) -> String {
 
 /// A guest's story: its events' kinds, but for late feeds, which depend on how busy the host is.
 fn story<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
-    let of_guest = |event: &&Event| event.guest.as_ref().is_some_and(|guest| guest.name.as_deref() == Some(name));
+    let of_guest = |event: &&Event| {
+        event
+            .guest
+            .as_ref()
+            .is_some_and(|guest| guest.name.as_deref() == Some(name))
+    };
     events
         .iter()
         .filter(of_guest)
@@ -137,16 +162,26 @@ fn story<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
 }
 
 fn expect_story(events: &[Event], name: &str, expected: &[&str]) -> Result<()> {
-    let kinds: Vec<&str> = story(events, name).iter().map(|event| event.what.kind()).collect();
+    let kinds: Vec<&str> = story(events, name)
+        .iter()
+        .map(|event| event.what.kind())
+        .collect();
     if kinds == expected {
         return Ok(());
     }
-    Err(Error::new(format!("the story of {name} is {kinds:?}, and not {expected:?}")))
+    Err(Error::new(format!(
+        "the story of {name} is {kinds:?}, and not {expected:?}"
+    )))
 }
 
 /// How late first feeds and expiries were noticed, by the host's clocks.
 fn delays(events: &[Event], offset: i64) -> Result<String> {
-    let noticed = |event: &&Event| matches!(event.what, What::GuestFirstFed { .. } | What::GuestExpired { .. });
+    let noticed = |event: &&Event| {
+        matches!(
+            event.what,
+            What::GuestFirstFed { .. } | What::GuestExpired { .. }
+        )
+    };
     let delays = events.iter().filter(noticed).filter_map(|event| {
         let happened = event.xen_ns? as i64 + offset;
         Some((event.monotonic_ns as i64 - happened) / 1_000_000)
@@ -176,7 +211,9 @@ fn phoenix() -> Guest {
 fn use_image(host: &mut Host, works: bool) -> Result<()> {
     let command = match works {
         true => "ln -sf /guest/initramfs /run/image",
-        false => "cat /guest/initramfs /guest/broken > /run/broken && ln -sf /run/broken /run/image",
+        false => {
+            "cat /guest/initramfs /guest/broken > /run/broken && ln -sf /run/broken /run/image"
+        }
     };
     host.dom0_ok(command, PROMPT).map(drop)
 }
@@ -211,7 +248,9 @@ fn boot_fails(host: &mut Host, interrupt: fn(&mut Host) -> Result<()>) -> Result
     host.wait_events(&of_kind(NAME, "guest.boot_failed"), 1, SLOW)?;
     let alarm = host.guest_report(NAME)?.alarm;
     if alarm.as_ref().map(|alarm| alarm.phase) != Some(AlarmPhase::BootFailed) {
-        return Err(Error::new(format!("after a boot that failed the alarm is {alarm:?}")));
+        return Err(Error::new(format!(
+            "after a boot that failed the alarm is {alarm:?}"
+        )));
     }
     use_image(host, true)?;
     host.tell_guest(NAME, "reboot -f")?;
@@ -219,8 +258,18 @@ fn boot_fails(host: &mut Host, interrupt: fn(&mut Host) -> Result<()>) -> Result
     host.pass(WATCHED)?;
     let events = host.events()?;
     let expected = [
-        "guest.armed", "guest.first_fed", "guest.expired", "alarm.raised", "guest.gone", "guest.rebooted", "guest.boot_failed",
-        "guest.gone", "guest.rebooted", "guest.armed", "guest.first_fed", "alarm.cleared",
+        "guest.armed",
+        "guest.first_fed",
+        "guest.expired",
+        "alarm.raised",
+        "guest.gone",
+        "guest.rebooted",
+        "guest.boot_failed",
+        "guest.gone",
+        "guest.rebooted",
+        "guest.armed",
+        "guest.first_fed",
+        "alarm.cleared",
     ];
     expect_story(&events, NAME, &expected)?;
     let causes: Vec<Cause> = story(&events, NAME)
@@ -236,12 +285,19 @@ fn boot_fails(host: &mut Host, interrupt: fn(&mut Host) -> Result<()>) -> Result
     if host.guest_report(NAME)?.alarm.is_some() {
         return Err(Error::new("the alarm was cleared and is still shown"));
     }
-    let cleared = story(&events, NAME).into_iter().find_map(|event| match event.what {
-        What::AlarmCleared { open_ms, reboots, .. } => Some(format!("alarm open for {open_ms} ms, {reboots} reboots")),
-        _ => None,
-    });
+    let cleared = story(&events, NAME)
+        .into_iter()
+        .find_map(|event| match event.what {
+            What::AlarmCleared {
+                open_ms, reboots, ..
+            } => Some(format!("alarm open for {open_ms} ms, {reboots} reboots")),
+            _ => None,
+        });
     let offset = host.clock_offset()?;
-    Ok(cleared.into_iter().chain([delays(&events, offset)?]).collect())
+    Ok(cleared
+        .into_iter()
+        .chain([delays(&events, offset)?])
+        .collect())
 }
 
 /// An alarm is raised, a wedge brings the host down, the next boot says why and still has the alarm, and the guest clears it.
@@ -286,7 +342,16 @@ fn after_reset(host: &mut Host, guest: &Guest) -> Result<Vec<String>> {
     host.wait_events(&of_kind(NAME, "alarm.cleared"), 1, SLOW)?;
     host.pass(WATCHED)?;
     let events = host.events()?;
-    expect_story(&events, NAME, &["guest.rebooted", "guest.armed", "guest.first_fed", "alarm.cleared"])?;
+    expect_story(
+        &events,
+        NAME,
+        &[
+            "guest.rebooted",
+            "guest.armed",
+            "guest.first_fed",
+            "alarm.cleared",
+        ],
+    )?;
     let reasons: Vec<&String> = events
         .iter()
         .filter_map(|event| match &event.what {
@@ -295,7 +360,9 @@ fn after_reset(host: &mut Host, guest: &Guest) -> Result<Vec<String>> {
         })
         .collect();
     match reasons.as_slice() {
-        [reason] if reason.contains("guest watchdog of domain") => Ok(vec![format!("reset_reason \"{reason}\"")]),
+        [reason] if reason.contains("guest watchdog of domain") => {
+            Ok(vec![format!("reset_reason \"{reason}\"")])
+        }
         _ => Err(Error::new(format!("the next boot says {reasons:?}"))),
     }
 }
@@ -308,7 +375,11 @@ fn paused(host: &mut Host) -> Result<Vec<String>> {
     let state = host.guest_report(name)?.state;
     host.dom0_ok(&format!("xl unpause {name}"), SLOW)?;
     host.wait_events(&of_kind(name, "guest.fed_again"), 1, SLOW)?;
-    expect_story(&host.events()?, name, &["guest.armed", "guest.first_fed", "guest.fed_again"])?;
+    expect_story(
+        &host.events()?,
+        name,
+        &["guest.armed", "guest.first_fed", "guest.fed_again"],
+    )?;
     match state {
         xenwarden::guests::report::DomainState::Paused => Ok(Vec::new()),
         other => Err(Error::new(format!("a paused guest is shown as {other:?}"))),
@@ -319,15 +390,28 @@ fn saved(host: &mut Host) -> Result<Vec<String>> {
     let name = GUESTS[1];
     host.dom0_ok(&format!("xl save {name} /run/{name}.save"), SLOW)?;
     host.wait_events(&of_kind(name, "guest.gone"), 1, SLOW)?;
-    host.dom0_ok(&format!("xl restore /run/{name}.save && rm /run/{name}.save"), SLOW)?;
+    host.dom0_ok(
+        &format!("xl restore /run/{name}.save && rm /run/{name}.save"),
+        SLOW,
+    )?;
     host.wait_events(&of_kind(name, "guest.fed_again"), 1, SLOW)?;
     host.pass(WATCHED)?;
     let events = host.events()?;
-    let kinds: Vec<&str> = story(&events, name).iter().map(|event| event.what.kind()).collect();
-    let wrong = ["guest.expired", "guest.rebooted", "guest.boot_failed", "alarm.raised"];
+    let kinds: Vec<&str> = story(&events, name)
+        .iter()
+        .map(|event| event.what.kind())
+        .collect();
+    let wrong = [
+        "guest.expired",
+        "guest.rebooted",
+        "guest.boot_failed",
+        "alarm.raised",
+    ];
     match kinds.iter().any(|kind| wrong.contains(kind)) {
         false => Ok(Vec::new()),
-        true => Err(Error::new(format!("the story of a saved and restored guest is {kinds:?}"))),
+        true => Err(Error::new(format!(
+            "the story of a saved and restored guest is {kinds:?}"
+        ))),
     }
 }
 
@@ -343,11 +427,20 @@ fn destroyed(host: &mut Host) -> Result<Vec<String>> {
     host.dom0_ok(&format!("xl destroy {NAME}"), SLOW)?;
     host.wait_events(&of_kind(NAME, "alarm.closed"), 1, SLOW)?;
     let expected = [
-        "guest.armed", "guest.first_fed", "guest.expired", "alarm.raised", "guest.gone", "guest.rebooted", "alarm.acknowledged",
-        "guest.gone", "alarm.closed",
+        "guest.armed",
+        "guest.first_fed",
+        "guest.expired",
+        "alarm.raised",
+        "guest.gone",
+        "guest.rebooted",
+        "alarm.acknowledged",
+        "guest.gone",
+        "alarm.closed",
     ];
     let events = host.events()?;
-    let sorted = story(&events, NAME).iter().any(|event| event.what.kind() == "alarm.cleared");
+    let sorted = story(&events, NAME)
+        .iter()
+        .any(|event| event.what.kind() == "alarm.cleared");
     if sorted {
         return Err(Error::new("an alarm was cleared without a feed"));
     }
@@ -367,20 +460,35 @@ fn many(host: &mut Host) -> Result<Vec<String>> {
         })?;
     }
     if host.machine.clock()? > arms_at {
-        return Err(Error::new(format!("creating {MANY} guests took longer than {TO_CREATE_ALL:?}")));
+        return Err(Error::new(format!(
+            "creating {MANY} guests took longer than {TO_CREATE_ALL:?}"
+        )));
     }
-    host.pass(arms_at.saturating_sub(host.machine.clock()?))?;
+    let left = arms_at.saturating_sub(host.machine.clock()?);
+    host.pass(left)?;
     host.wait_events(&of_kind("tiny..", "guest.gone"), MANY, SLOW)?;
     let events = host.events()?;
     for n in 0..MANY {
         let name = format!("tiny{n:02}");
-        expect_story(&events, &name, &["guest.armed", "guest.expired", "alarm.raised", "guest.gone"])?;
+        expect_story(
+            &events,
+            &name,
+            &["guest.armed", "guest.expired", "alarm.raised", "guest.gone"],
+        )?;
     }
-    let expiries = events.iter().filter(|event| matches!(event.what, What::GuestExpired { .. }));
+    let expiries = events
+        .iter()
+        .filter(|event| matches!(event.what, What::GuestExpired { .. }));
     let times: Vec<u64> = expiries.filter_map(|event| event.xen_ns).collect();
-    let spread_ms = times.iter().max().zip(times.iter().min()).map(|(last, first)| (last - first) / 1_000_000);
+    let spread_ms = times
+        .iter()
+        .max()
+        .zip(times.iter().min())
+        .map(|(last, first)| (last - first) / 1_000_000);
     match spread_ms {
         Some(ms @ 0..1000) => Ok(vec![format!("{} expiries within {ms} ms", times.len())]),
-        other => Err(Error::new(format!("the guests expired within {other:?} ms, not within a second"))),
+        other => Err(Error::new(format!(
+            "the guests expired within {other:?} ms, not within a second"
+        ))),
     }
 }

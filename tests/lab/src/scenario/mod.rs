@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenarios: what is done to a host, and what must come of it.
 //!
-//! `wedge/...` and `down/...` end with a reset, `survive/...` must not. Each restores a host of its own, acts at a phase of the timers
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told. Each restores a host of its own, acts at a phase of the timers
 //! that it is given, and measures in the host's own time.
 
+pub mod alarms;
 pub mod dies;
 pub mod figures;
 pub mod lives;
 pub mod phase;
+mod schema;
+pub mod sinks;
 pub mod wedged;
 pub mod wedges;
 
@@ -64,6 +67,8 @@ impl Scenario {
         wedges
             .chain(of("down", dies::ROWS))
             .chain(of("survive", lives::ROWS))
+            .chain(of("alarm", alarms::ROWS))
+            .chain(of("sink", sinks::ROWS))
             .collect()
     }
 
@@ -84,9 +89,14 @@ impl Scenario {
         }
     }
 
-    /// Whether it ends with a reset, if all is well.
+    /// Whether the host watchdog's bounds are put to the test: that is repeated at different phases of the timers.
+    pub fn is_timed(&self) -> bool {
+        ["wedge", "down", "survive"].contains(&self.group)
+    }
+
+    /// Whether it is short and ends with a reset, if all is well.
     pub fn ends_with_reset(&self) -> bool {
-        self.group != "survive"
+        ["wedge", "down"].contains(&self.group)
     }
 
     /// Runs it on a host of its own. A scenario that could not be run to its end has failed, too.

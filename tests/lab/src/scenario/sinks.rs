@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Sinks that stall, hang or are full: kicks must go on, and losses must be counted and shown.
+
+use super::Row;
+use super::figures::Figures;
+use super::lives::WATCHED;
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::host::{Host, PROMPT};
+use crate::laboratory::{GUESTS, Laboratory};
+use std::time::Duration;
+
+/// All rows.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[
+    Row { name: "syslog-stalled", what: "the reader of /dev/log is stopped", run: |lab, phase| disturbed(lab, phase, "killall -STOP syslogd", Some("syslog")) },
+    Row { name: "subscriber-stalled", what: "a subscriber reads nothing", run: |lab, phase| disturbed(lab, phase, STALL_SUBSCRIBER, None) },
+    Row { name: "hook-hangs", what: "hooks never end", run: |lab, phase| disturbed(lab, phase, HOOK_HANGS, Some("hooks")) },
+    Row { name: "hook-forks", what: "hooks leave processes behind", run: |lab, phase| disturbed(lab, phase, HOOK_FORKS, Some("hooks")) },
+    Row { name: "disk-full", what: "the disk for the state is full", run: disk_full },
+];
+
+const STALL_SUBSCRIBER: &str =
+    "(setsid xenwarden events --follow --json < /dev/null 2>&1 | (sleep 1000000) > /dev/null &)";
+const HOOK_HANGS: &str =
+    "printf '#!/bin/sh\\ntrap \\'\\' TERM\\nwhile :; do sleep 1; done\\n' > /etc/xenwarden/hook";
+const HOOK_FORKS: &str =
+    "printf '#!/bin/sh\\nsleep 1000 &\\nsleep 1000 &\\nexit 0\\n' > /etc/xenwarden/hook";
+/// Lets the guard run the hook for each event, and start anew.
+const CONFIGURE_HOOK: &str = "chmod 755 /etc/xenwarden/hook && printf '[[hook]]\\nkinds = [\"guest.\"]\\nprogram = \"/etc/xenwarden/hook\"\\ntimeout_s = 2\\n' >> /etc/xenwarden/xenwarden.conf";
+/// For how long a guest makes events as fast as it can.
+const STORM_S: u32 = 20;
+/// What of the host's time the toolstack or the guest may take.
+const SLOW: Duration = Duration::from_secs(120);
+
+/// Disturbs the sinks, makes many events, and has the host live on. `loser` must then be counted as losing.
+fn disturbed(
+    laboratory: &Laboratory,
+    phase: Duration,
+    disturb: &str,
+    loser: Option<&str>,
+) -> Result<Figures> {
+    let mut host = laboratory.host()?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    let outcome = storm(&mut host, disturb, loser);
+    report(host, outcome)
+}
+
+fn report(host: Host, outcome: Result<Vec<String>>) -> Result<Figures> {
+    let (notes, failure) = match outcome {
+        Ok(notes) => (notes, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    Ok(Figures {
+        notes,
+        said: host.machine.log.lines_from(0),
+        failure,
+        ..Figures::default()
+    })
+}
+
+fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<String>> {
+    host.dom0_ok(disturb, PROMPT)?;
+    if disturb.contains("/etc/xenwarden/hook") {
+        host.dom0_ok(CONFIGURE_HOOK, PROMPT)?;
+        host.stop_guard()?;
+        host.start_guard()?;
+        host.wait_kicking()?;
+    }
+    host.tell_guest(GUESTS[0], &format!("slot-toggler {STORM_S}"))?;
+    host.wait_guest_says(GUESTS[0], "slot-toggler: [0-9]* rounds", SLOW)?;
+    host.lives_on(WATCHED)?;
+    let status = host.status()?;
+    let lost = |sink: &str| {
+        let sinks = status
+            .dropped
+            .sinks
+            .iter()
+            .filter(|(name, _)| name.contains(sink));
+        sinks.map(|(_, lost)| *lost).sum::<u64>()
+    };
+    let mut notes = vec![format!(
+        "max kick gap {} ms",
+        status.kick_path.max_kick_gap_ms
+    )];
+    if let Some(sink) = loser {
+        if lost(sink) == 0 {
+            return Err(Error::new(format!(
+                "{sink} lost nothing that is shown: {:?}",
+                status.dropped
+            )));
+        }
+        notes.push(format!("{sink} lost {}", lost(sink)));
+    }
+    Ok(notes)
+}
+
+/// An alarm is raised while nothing can be saved; once there is room it is.
+fn disk_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = laboratory.host()?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    host.follow_events()?;
+    let outcome = fill_disk(&mut host);
+    report(host, outcome)
+}
+
+fn fill_disk(host: &mut Host) -> Result<Vec<String>> {
+    let saved = "grep -q db1e0000 /var/lib/xenwarden/guests.json";
+    host.dom0_ok(
+        "cat /dev/zero > /var/lib/xenwarden/fill; ! echo more > /var/lib/xenwarden/more",
+        SLOW,
+    )?;
+    host.create(&Guest {
+        uuid: Some("db1e0000-0000-4000-8000-000000000001"),
+        ..Guest::named("full")
+    })?;
+    host.tell_guest("full", "killall -9 watchdog")?;
+    host.wait_events("\"name\":\"full\".*\"kind\":\"alarm.raised\"", 1, SLOW)?;
+    host.lives_on(WATCHED)?;
+    if host.dom0(saved, PROMPT)?.code == 0 {
+        return Err(Error::new("the disk was not full after all"));
+    }
+    host.dom0_ok("rm /var/lib/xenwarden/fill", PROMPT)?;
+    host.pass(Duration::from_secs(15))?;
+    host.dom0_ok(saved, PROMPT)?;
+    let gap = host.status()?.kick_path.max_kick_gap_ms;
+    Ok(vec![format!("max kick gap {gap} ms")])
+}
