@@ -109,9 +109,7 @@ impl Host {
 
     fn guests_report(&mut self) -> Result<GuestsReport> {
         // The exit code tells of alarms: 1 is an answer, too.
-        let text = self
-            .dom0(&"xenwarden guests --json".to_owned(), PROMPT)?
-            .output;
+        let text = self.dom0("xenwarden guests --json", PROMPT)?.output;
         serde_json::from_str(&text).context(|| format!("cannot read the guests: {text}"))
     }
 
@@ -174,15 +172,16 @@ fn expect_story(events: &[Event], name: &str, expected: &[&str]) -> Result<()> {
     )))
 }
 
-/// How late first feeds and expiries were noticed, by the host's clocks.
-fn delays(events: &[Event], offset: i64) -> Result<String> {
+/// How late a guest's first feeds and expiries were noticed, by the host's clocks.
+fn delays(events: &[Event], name: &str, offset: i64) -> Result<String> {
     let noticed = |event: &&Event| {
         matches!(
             event.what,
             What::GuestFirstFed { .. } | What::GuestExpired { .. }
         )
     };
-    let delays = events.iter().filter(noticed).filter_map(|event| {
+    let events = story(events, name).into_iter();
+    let delays = events.filter(noticed).filter_map(|event| {
         let happened = event.xen_ns? as i64 + offset;
         Some((event.monotonic_ns as i64 - happened) / 1_000_000)
     });
@@ -296,7 +295,7 @@ fn boot_fails(host: &mut Host, interrupt: fn(&mut Host) -> Result<()>) -> Result
     let offset = host.clock_offset()?;
     Ok(cleared
         .into_iter()
-        .chain([delays(&events, offset)?])
+        .chain([delays(&events, NAME, offset)?])
         .collect())
 }
 
