@@ -69,6 +69,8 @@ install: build
 	install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
 	install -D -m 644 init/systemd/xenwardend.service $(DESTDIR)/usr/lib/systemd/system/xenwardend.service
 	install -D -m 644 man/xenwardend.8 $(DESTDIR)/usr/share/man/man8/xenwardend.8
+	for hook in xapi-message alertmanager mail; do \
+	    install -D -m 755 hooks/$$hook $(DESTDIR)/usr/share/xenwarden/hooks/$$hook; done
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)/usr/share/man/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)/usr/share/man/man5/xenwarden.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)/usr/share/man/man7/xenwarden-events.7

@@ -17,10 +17,12 @@
 //!        │                        │  └── decisions, notes
 //!        └──── copies ───────▶ snapshots
 //!                                 │
-//!              ┌──────────────────┼─────────────────┐
+//!              ┌──────────────────┼─────────────────┐        (ordinary threads)
 //!              ▼                  ▼                 ▼
-//!          narrator             names            control     (ordinary threads)
-//!          stderr, syslog       xenstore         xenwarden status
+//!          narrator             guests ◀─ domains  control
+//!          stderr, syslog         │ ▲     xenstore xenwarden status, guests, ack
+//!              │                  │ └─▶ saver ──▶ /var/lib/xenwarden
+//!              └───── events ─────┴──▶ bus ──▶ journal or syslog, socket, hooks, metrics
 //! ```
 //!
 //! | box | file | thread |
@@ -30,13 +32,14 @@
 //! | lock-free boards between threads | [`board`], [`ledger`], [`words`] | all |
 //! | kick or withhold | [`gate`] (pure), [`kicker`] | kicker, SCHED_FIFO 42 |
 //! | the hardware | [`barrel`] | kicker |
-//! | words for people | [`narrator`], [`sink`] | narrator, log-stderr, log-syslog |
-//! | names of domains | [`guests`], [`xenstore`] | names |
+//! | words for people | [`narrator`], [`sink::log`] | narrator, log-stderr, log-syslog |
+//! | who the guests are | [`guests::domains`], [`xenstore`] | domains |
+//! | guests and their alarms | [`guests`] | guests; state writes to disk |
 //! | one order of events for all sinks | [`bus`], [`event`] | all ordinary ones |
 //! | events' sinks | [`sink`]: syslog or journal, socket, hooks, metrics | one each |
 //! | questions and orders | [`control`], [`peer`], [`status`] | control |
 //! | the command line | [`cli`], [`report`] | a process of its own |
-//! | order of start and stop | [`startup`], [`guard`], [`notify`] | main |
+//! | order of start and stop | [`startup`], [`guard`], [`ordinary`], [`notify`] | main |
 //! | settings | [`config`] | main |
 //! | the operating system, and all `unsafe` | [`sys`] | all |
 //!
