@@ -6,7 +6,7 @@
 //! only the first [`KEPT_PAGES`] (2016 guest watchdogs), and says when it left some out.
 
 use super::liveness::{PcpuRecord, StatePage, TimerRecord, TimersPage};
-use crate::board::DoubleBuffer;
+use crate::board::{DoubleBuffer, load_words};
 use crate::sys::clock::Monotonic;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const KEPT_PAGES: u32 = 32;
 /// Words a kept page may take; a longer page is not kept.
 const PAGE_WORDS: usize = 512;
-/// Words for the state page: 256 pCPUs and the header.
-const STATE_WORDS: usize = 8 + 256 * 8;
+/// Words for the state page: 1024 pCPUs and the header.
+const STATE_WORDS: usize = 8 + 1024 * 8;
 /// taken, bytes of state, kept pages, pages there are.
 const HEAD_WORDS: usize = 4;
 
@@ -85,8 +85,14 @@ impl Snapshots {
     #[must_use]
     pub fn latest(&self) -> Option<Snapshot> {
         let words = self.board.read(|words| {
-            words
+            let [_, _, kept, _] = load_words::<HEAD_WORDS>(words);
+            let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+            // Copied is only what this look filled, of which there may be little.
+            let filled = kept.saturating_mul(PAGE_WORDS);
+            let words = words
                 .iter()
+                .take(filled.saturating_add(HEAD_WORDS + STATE_WORDS));
+            words
                 .map(|w| w.load(Ordering::Relaxed))
                 .collect::<Vec<u64>>()
         })?;
