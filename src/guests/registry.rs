@@ -58,12 +58,13 @@ pub struct Saved {
     pub left: Vec<Incarnation>,
 }
 
-/// How often something changed that is worth keeping; `urgent` is what must not be lost.
+/// How often something changed that is worth keeping; `urgent` is what must be kept at once, so
+/// that a kill neither loses nor repeats it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// All.
     pub any: u64,
-    /// Of alarms.
+    /// Of alarms and of domains that come and go.
     pub urgent: u64,
 }
 
@@ -222,16 +223,12 @@ impl Registry {
 
     fn count(&mut self, out: &[Happening]) {
         self.changes.any += out.len() as u64;
+        // All but what a guest can bring about as often as it likes.
         let urgent = out.iter().filter(|h| {
-            use What::{AlarmAcknowledged, AlarmCleared, AlarmClosed, AlarmRaised, GuestExpired};
-            matches!(
+            use What::{GuestArmed, GuestDisarmed, GuestFedAgain, GuestLate};
+            !matches!(
                 h.what,
-                AlarmRaised { .. }
-                    | AlarmCleared { .. }
-                    | AlarmClosed { .. }
-                    | AlarmAcknowledged { .. }
-                    | GuestExpired { .. }
-                    | What::GuestBootFailed { .. }
+                GuestArmed { .. } | GuestDisarmed { .. } | GuestFedAgain { .. } | GuestLate { .. }
             )
         });
         self.changes.urgent += urgent.count() as u64;
