@@ -14,6 +14,7 @@ use crate::machine::{Machine, Parts, SavedState, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The guests of the saved state.
@@ -33,6 +34,8 @@ pub struct Laboratory {
     parts: Parts,
     symbols: Arc<Symbols>,
     state: SavedState,
+    /// Machines so far: each has a folder of its own, as several may run at once.
+    machines: AtomicU32,
 }
 
 impl Laboratory {
@@ -66,6 +69,7 @@ impl Laboratory {
             parts,
             symbols,
             state,
+            machines: AtomicU32::new(0),
         };
         if !laboratory.state.exists() {
             laboratory.make_state()?;
@@ -141,7 +145,13 @@ impl Laboratory {
         }
     }
 
+    /// A folder for one machine.
     fn run_folder(&self) -> PathBuf {
+        let number = self.machines.fetch_add(1, Ordering::Relaxed);
+        self.run_folders().join(number.to_string())
+    }
+
+    fn run_folders(&self) -> PathBuf {
         self.layout.lab("run").join(std::process::id().to_string())
     }
 }
@@ -149,6 +159,6 @@ impl Laboratory {
 impl Drop for Laboratory {
     fn drop(&mut self) {
         // Only sockets and logs of machines that are gone; should it fail, the next run does not mind.
-        let _ = std::fs::remove_dir_all(self.run_folder());
+        let _ = std::fs::remove_dir_all(self.run_folders());
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Every scenario on nested Xen, each reset at three phases of the timers.
 //!
-//! One emulated host at a time. The figures are kept as lines of JSON in `target/lab/results/scenarios.jsonl`, and summed up at the end.
+//! Two emulated hosts at a time, each of which keeps one processor of this machine busy and has a time of its own. The figures are kept as lines of JSON in `target/lab/results/scenarios.jsonl`, and summed up at the end.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
@@ -15,6 +15,9 @@ use xenwarden_lab::scenario::phase::Phases;
 
 /// Different phases in which each scenario must hold whose bounds are the host watchdog's.
 const PHASES: u32 = 3;
+
+/// Emulated hosts at a time.
+const HOSTS: usize = 2;
 
 /// What all trials share. It is made by the first one: listing trials needs no laboratory.
 struct Bench {
@@ -52,7 +55,7 @@ fn trial(shared: &Shared, scenario: Scenario, number: u32, phase: Duration) -> T
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
+    arguments.test_threads = arguments.test_threads.or(Some(HOSTS));
     let shared = Shared::default();
     let mut phases = Phases::from_clock();
     let trials = Scenario::all().into_iter().flat_map(|scenario| {

@@ -116,14 +116,15 @@ impl Machine {
     }
 
     /// Starts a machine from power-on, in place of one that is down and with its disk.
-    pub fn boot_again(self, parts: &Parts) -> Result<Self> {
+    pub fn boot_again(mut self, parts: &Parts) -> Result<Self> {
         let folder = self.folder.clone();
-        let kept = folder.with_extension("disk");
-        // QEMU writes no more once it is dropped.
+        // QEMU writes no more once it has ended.
+        end(&mut self.child);
+        let kept = std::fs::read(folder.join(disk::NAME));
         drop(self);
-        disk::copy(&folder.join(disk::NAME), &kept)?;
         fresh_dir(&folder)?;
-        disk::copy(&kept, &folder.join(disk::NAME))?;
+        kept.and_then(|disk| std::fs::write(folder.join(disk::NAME), disk))
+            .context(|| "cannot keep the disk")?;
         Self::start(parts, &folder, None, 1)
     }
 
@@ -341,6 +342,8 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         end(&mut self.child);
+        // Its memory's state is only linked there; what is left is small. Should it stay, the laboratory removes it.
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
