@@ -465,6 +465,7 @@ fn many(host: &mut Host) -> Result<Vec<String>> {
     }
     let left = arms_at.saturating_sub(host.machine.clock()?);
     host.pass(left)?;
+    host.wait_events(&of_kind("tiny..", "alarm.raised"), MANY, SLOW)?;
     host.wait_events(&of_kind("tiny..", "guest.gone"), MANY, SLOW)?;
     let events = host.events()?;
     for n in 0..MANY {

@@ -20,16 +20,22 @@ pub const ROWS: &[Row] = &[
     Row { name: "disk-full", what: "the disk for the state is full", run: disk_full },
 ];
 
-const STALL_SUBSCRIBER: &str =
-    "(setsid xenwarden events --follow --json < /dev/null 2>&1 | (sleep 1000000) > /dev/null &)";
+const STALL_SUBSCRIBER: &str = "(setsid sh -c 'xenwarden events --follow --json | sleep 1000000' < /dev/null > /dev/null 2>&1 &)";
 const HOOK_HANGS: &str =
-    "printf '#!/bin/sh\\ntrap \\'\\' TERM\\nwhile :; do sleep 1; done\\n' > /etc/xenwarden/hook";
+    "cat > /etc/xenwarden/hook <<'END'\n#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\nEND";
 const HOOK_FORKS: &str =
-    "printf '#!/bin/sh\\nsleep 1000 &\\nsleep 1000 &\\nexit 0\\n' > /etc/xenwarden/hook";
+    "cat > /etc/xenwarden/hook <<'END'\n#!/bin/sh\nsleep 1000 &\nsleep 1000 &\nexit 0\nEND";
 /// Lets the guard run the hook for each event, and start anew.
-const CONFIGURE_HOOK: &str = "chmod 755 /etc/xenwarden/hook && printf '[[hook]]\\nkinds = [\"guest.\"]\\nprogram = \"/etc/xenwarden/hook\"\\ntimeout_s = 2\\n' >> /etc/xenwarden/xenwarden.conf";
-/// For how long a guest makes events as fast as it can.
+const CONFIGURE_HOOK: &str =
+    "chmod 755 /etc/xenwarden/hook && cat >> /etc/xenwarden/xenwarden.conf <<'END'
+[[hook]]
+kinds = [\"guest.\"]
+program = \"/etc/xenwarden/hook\"
+timeout_s = 2
+END";
+/// For how long a guest arms and disarms a slot, and how long before each: a sample must see both.
 const STORM_S: u32 = 20;
+const STORM_PAUSE_MS: u32 = 300;
 /// What of the host's time the toolstack or the guest may take.
 const SLOW: Duration = Duration::from_secs(120);
 
@@ -68,7 +74,10 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
         host.start_guard()?;
         host.wait_kicking()?;
     }
-    host.tell_guest(GUESTS[0], &format!("slot-toggler {STORM_S}"))?;
+    host.tell_guest(
+        GUESTS[0],
+        &format!("slot-toggler {STORM_S} {STORM_PAUSE_MS}"),
+    )?;
     host.wait_guest_says(GUESTS[0], "slot-toggler: [0-9]* rounds", SLOW)?;
     host.lives_on(WATCHED)?;
     let status = host.status()?;
@@ -106,12 +115,12 @@ fn disk_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     report(host, outcome)
 }
 
+/// To the last block, of which a last write of 64 KiB leaves some.
+const FILL: &str = "cd /var/lib/xenwarden; cat /dev/zero > fill; dd if=/dev/zero of=fill-more bs=1k; sync; ! echo more > more || [ ! -s more ]";
+
 fn fill_disk(host: &mut Host) -> Result<Vec<String>> {
     let saved = "grep -q db1e0000 /var/lib/xenwarden/guests.json";
-    host.dom0_ok(
-        "cat /dev/zero > /var/lib/xenwarden/fill; ! echo more > /var/lib/xenwarden/more",
-        SLOW,
-    )?;
+    host.dom0_ok(FILL, SLOW)?;
     host.create(&Guest {
         uuid: Some("db1e0000-0000-4000-8000-000000000001"),
         ..Guest::named("full")
@@ -122,7 +131,7 @@ fn fill_disk(host: &mut Host) -> Result<Vec<String>> {
     if host.dom0(saved, PROMPT)?.code == 0 {
         return Err(Error::new("the disk was not full after all"));
     }
-    host.dom0_ok("rm /var/lib/xenwarden/fill", PROMPT)?;
+    host.dom0_ok("rm /var/lib/xenwarden/fill*", PROMPT)?;
     host.pass(Duration::from_secs(15))?;
     host.dom0_ok(saved, PROMPT)?;
     let gap = host.status()?.kick_path.max_kick_gap_ms;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Arms and disarms both watchdog slots of its domain, over and over: `slot-toggler SECONDS`. Ends with exit code 0 and the
-//! number of rounds.
+//! Arms and disarms both watchdog slots of its domain, over and over: `slot-toggler SECONDS [PAUSE-MS]`, with a pause before each.
+//! Ends with exit code 0 and the number of rounds.
 
 use std::time::{Duration, Instant};
 use xenwarden::sys::hypercall::Privcmd;
@@ -19,6 +19,8 @@ fn main() -> Result<()> {
         .and_then(|seconds| seconds.parse().ok());
     let end =
         Instant::now() + Duration::from_secs(argument.context(|| "usage: slot-toggler SECONDS")?);
+    let pause = std::env::args().nth(2).and_then(|ms| ms.parse().ok());
+    let pause = || std::thread::sleep(Duration::from_millis(pause.unwrap_or(0)));
     let xen = Privcmd::open().context(|| "cannot open /dev/xen/privcmd")?;
     let mut rounds = 0_u64;
     while Instant::now() < end {
@@ -27,10 +29,12 @@ fn main() -> Result<()> {
         while let Ok(slot) = xen.schedop_watchdog(NEW, TIMEOUT_S) {
             slots.push(slot);
         }
+        pause();
         for slot in slots {
             xen.schedop_watchdog(slot, OFF)
                 .context(|| format!("cannot disarm slot {slot}"))?;
         }
+        pause();
         rounds += 1;
     }
     println!("slot-toggler: {rounds} rounds");
