@@ -39,6 +39,9 @@ pub struct TinyGuest {
     pub watchdog_s: u32,
     /// Nanoseconds between two feeds, from `arms_at_ns` on; none if it never feeds.
     pub feeds_each_ns: Option<u64>,
+    /// Nanoseconds before it arms, and before it disarms, both its slots, for ever; none if it arms once. The first moment is
+    /// `arms_at_ns`; what lies in the past is at once.
+    pub toggles_each_ns: Option<u64>,
 }
 
 impl TinyGuest {
@@ -48,11 +51,13 @@ impl TinyGuest {
             arms_at_ns,
             watchdog_s,
             feeds_each_ns,
+            toggles_each_ns,
         } = self;
-        let feeds_each_ns = feeds_each_ns.unwrap_or(0);
+        let [feeds_each_ns, toggles_each_ns] =
+            [feeds_each_ns, toggles_each_ns].map(|ns| ns.unwrap_or(0));
         format!(
             "name = \"{name}\"\ntype = \"pv\"\nmemory = 8\nvcpus = 1\nkernel = \"/guest/tiny\"\n\
-             cmdline = \"{arms_at_ns} {watchdog_s} {feeds_each_ns}\"\non_watchdog = \"destroy\"\n"
+             cmdline = \"{arms_at_ns} {watchdog_s} {feeds_each_ns} {toggles_each_ns}\"\non_watchdog = \"destroy\"\n"
         )
     }
 }

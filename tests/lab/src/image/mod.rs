@@ -20,8 +20,6 @@ use tree::Tree;
 const GUARD: &[&str] = &["xenwardend", "xenwarden"];
 /// The laboratory's own programs in dom0.
 const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-pulse", "dom0-tee"];
-/// The laboratory's own programs in a guest.
-const GUEST_HELPERS: &[&str] = &["slot-toggler"];
 /// Xen's tools in dom0, at their installed paths.
 const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-4.17/bin/xenstored",
@@ -163,10 +161,7 @@ impl Parts<'_> {
     }
 
     fn guest(&self) -> Result<Tree> {
-        let helpers = GUEST_HELPERS
-            .iter()
-            .map(|name| (format!("/usr/sbin/{name}"), self.built(name)));
-        self.base(GUEST_INIT, GUEST_MODULES, &helpers.collect::<Vec<_>>())
+        self.base(GUEST_INIT, GUEST_MODULES, &[])
     }
 
     /// What dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.

@@ -456,6 +456,7 @@ fn many(host: &mut Host) -> Result<Vec<String>> {
             arms_at_ns: arms_at.as_nanos() as u64,
             watchdog_s: 3,
             feeds_each_ns: None,
+            toggles_each_ns: None,
         })?;
     }
     if host.machine.clock()? > arms_at {

@@ -240,6 +240,7 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
             arms_at_ns: soon.as_nanos() as u64,
             watchdog_s: 10,
             feeds_each_ns: Some(SECOND_NS),
+            toggles_each_ns: None,
         })?;
     }
     host.wait_watchdogs("all of them feed", |all| {
@@ -315,9 +316,24 @@ impl Host {
     }
 }
 
+/// As fast as it can, for a while: a thousand times at the least.
 fn toggle_slots(host: &mut Host) -> Result<()> {
-    host.tell_guest(GUESTS[0], "slot-toggler 15")?;
-    host.wait_guest_says(GUESTS[0], "slot-toggler: [0-9]* rounds", SLOW)
+    const NAME: &str = "toggler";
+    const TIMES: u32 = 1000;
+    host.create_tiny(&TinyGuest {
+        name: NAME.to_owned(),
+        arms_at_ns: 0,
+        watchdog_s: 5,
+        feeds_each_ns: None,
+        toggles_each_ns: Some(1),
+    })?;
+    let domid = host.domid(NAME)?;
+    host.pass(Duration::from_secs(15))?;
+    host.wait_watchdogs("both slots are armed and disarmed all the time", |all| {
+        let busy = |watchdog: &&GuestWatchdog| watchdog.domid == domid && watchdog.sets > TIMES;
+        all.iter().filter(busy).count() == 2
+    })?;
+    host.dom0_ok(&format!("xl destroy {NAME}"), SLOW).map(drop)
 }
 
 fn kill_xenstored(host: &mut Host) -> Result<()> {

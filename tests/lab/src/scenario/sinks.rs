@@ -5,9 +5,9 @@ use super::Row;
 use super::figures::Figures;
 use super::lives::WATCHED;
 use crate::error::{Error, Result};
-use crate::guest::Guest;
+use crate::guest::{Guest, TinyGuest};
 use crate::host::{Host, PROMPT};
-use crate::laboratory::{GUESTS, Laboratory};
+use crate::laboratory::Laboratory;
 use std::time::Duration;
 
 /// All rows.
@@ -33,9 +33,9 @@ kinds = [\"guest.\"]
 program = \"/etc/xenwarden/hook\"
 timeout_s = 2
 END";
-/// For how long a guest arms and disarms a slot, and how long before each: a sample must see both.
-const STORM_S: u32 = 20;
-const STORM_PAUSE_MS: u32 = 300;
+/// For how long a guest arms and disarms its slots, and how long before each: a sample must see both.
+const STORM: Duration = Duration::from_secs(20);
+const STORM_PAUSE_NS: u64 = 300_000_000;
 /// What of the host's time the toolstack or the guest may take.
 const SLOW: Duration = Duration::from_secs(120);
 
@@ -74,11 +74,15 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
         host.start_guard()?;
         host.wait_kicking()?;
     }
-    host.tell_guest(
-        GUESTS[0],
-        &format!("slot-toggler {STORM_S} {STORM_PAUSE_MS}"),
-    )?;
-    host.wait_guest_says(GUESTS[0], "slot-toggler: [0-9]* rounds", SLOW)?;
+    let soon = host.machine.clock()? + Duration::from_secs(5);
+    host.create_tiny(&TinyGuest {
+        name: "storm".to_owned(),
+        arms_at_ns: soon.as_nanos() as u64,
+        watchdog_s: 60,
+        feeds_each_ns: None,
+        toggles_each_ns: Some(STORM_PAUSE_NS),
+    })?;
+    host.pass(STORM)?;
     host.lives_on(WATCHED)?;
     let status = host.status()?;
     let lost = |sink: &str| {
