@@ -20,7 +20,7 @@ help:
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
-	@echo 'make install DESTDIR=   programs, manual pages, the events' schema, configuration, unit file'
+	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit file'
 
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
@@ -66,7 +66,8 @@ lint: prerequisites
 install: build
 	install -D -m 755 target/release/xenwardend $(DESTDIR)/usr/sbin/xenwardend
 	install -D -m 755 target/release/xenwarden $(DESTDIR)/usr/bin/xenwarden
-	install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
+	test -e $(DESTDIR)/etc/xenwarden/xenwarden.conf || \
+	    install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
 	install -D -m 644 init/systemd/xenwardend.service $(DESTDIR)/usr/lib/systemd/system/xenwardend.service
 	install -D -m 644 man/xenwardend.8 $(DESTDIR)/usr/share/man/man8/xenwardend.8
 	for hook in xapi-message alertmanager mail; do \
