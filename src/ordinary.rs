@@ -10,6 +10,7 @@ use crate::barrel::sysfs::Attributes;
 use crate::bus::Bus;
 use crate::config::Policy;
 use crate::control::{self, Context};
+use crate::event::describe::{plain, words};
 use crate::event::{Event, What};
 use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
 use crate::guests::Desk;
@@ -31,14 +32,21 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of stack of each thread.
 const STACK: usize = 128 * 1024;
 /// Events that may wait for each sink: a storm of guests makes hundreds in a second.
 const QUEUE: usize = 4096;
+
+/// How long those who tell of events may take to end: the state's last save is among them.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+/// How long sinks may take for what is queued, and once more after they were told to stop.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// How often ending threads are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 type Queue = Receiver<Arc<Event>>;
 
@@ -103,6 +111,10 @@ impl Ordinary {
         let events = bind("events.socket", &policy.events.socket)?;
         let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
         let opened = saver::open(&policy.state_directory, rules(policy), fired);
+        // As events they are told only once the host watchdog is armed, which may fail.
+        for what in &opened.told {
+            log::warn!("{}", plain(&words(what)));
+        }
         let bus = Bus::numbered(host_name(), Arc::clone(&opened.sequence));
         let inlets = Inlets::attach(&bus, policy)
             .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
@@ -164,16 +176,38 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for all threads, once the kicker has ended.
+    /// Waits for the threads, once the kicker has ended. The host is no longer guarded then, so
+    /// nothing that hangs may hold up the daemon's end: what has not ended in time is left
+    /// behind, and said.
     pub fn join(self) {
-        let wait = |threads: Vec<JoinHandle<()>>| {
-            for thread in threads {
-                let _ = thread.join();
-            }
-        };
-        wait(self.tellers);
+        let told = wait(&self.tellers, LAST_WORDS);
         self.shared.bus.close();
-        wait(self.sinks);
+        let mut taken = wait(&self.sinks, LAST_EVENTS);
+        if !taken {
+            self.shared.stop.store(true, Ordering::Relaxed);
+            taken = wait(&self.sinks, LAST_EVENTS);
+        }
+        if !(told && taken) {
+            let threads = self.tellers.iter().chain(&self.sinks);
+            let stuck = threads.filter(|thread| !thread.is_finished());
+            let names = stuck.filter_map(|thread| thread.thread().name());
+            let names = names.collect::<Vec<_>>().join(", ");
+            log::warn!("ending without threads that do not: {names}");
+        }
+    }
+}
+
+/// Waits until all of the threads have ended, at most `patience`; says whether they have.
+fn wait(threads: &[JoinHandle<()>], patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if threads.iter().all(JoinHandle::is_finished) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
     }
 }
 
@@ -347,5 +381,23 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Option<Joi
             log::error!("cannot start thread {name}: {error}; the kicks are not affected");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+
+    #[test]
+    fn a_thread_that_does_not_end_is_not_waited_for() {
+        let (end, ended) = bounded::<()>(0);
+        let stuck = spawn("stuck", move || {
+            let _ = ended.recv();
+        });
+        let threads: Vec<_> = stuck.into_iter().collect();
+        assert!(!wait(&threads, Duration::from_millis(30)));
+        drop(end);
+        assert!(wait(&threads, Duration::from_secs(60)));
     }
 }
