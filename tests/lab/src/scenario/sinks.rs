@@ -14,13 +14,14 @@ use std::time::Duration;
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     Row { name: "syslog-stalled", what: "the reader of /dev/log is stopped", run: |lab, phase| disturbed(lab, phase, "killall -STOP syslogd", Some("syslog")) },
-    Row { name: "subscriber-stalled", what: "a subscriber reads nothing", run: |lab, phase| disturbed(lab, phase, STALL_SUBSCRIBER, None) },
+    Row { name: "subscribers-stalled", what: "70 subscribers read nothing, and the next one is served", run: |lab, phase| disturbed(lab, phase, STALL_SUBSCRIBERS, None) },
     Row { name: "hook-hangs", what: "hooks never end", run: |lab, phase| disturbed(lab, phase, HOOK_HANGS, Some("hooks")) },
     Row { name: "hook-forks", what: "hooks leave processes behind", run: |lab, phase| disturbed(lab, phase, HOOK_FORKS, Some("hooks")) },
     Row { name: "disk-full", what: "the disk for the state is full", run: disk_full },
 ];
 
-const STALL_SUBSCRIBER: &str = "(setsid sh -c 'xenwarden events --follow --json | sleep 1000000' < /dev/null > /dev/null 2>&1 &)";
+/// More than there are places.
+const STALL_SUBSCRIBERS: &str = "n=0; while [ $n -lt 70 ]; do (setsid sh -c 'xenwarden events --follow --json | sleep 1000000' < /dev/null > /dev/null 2>&1 &); n=$((n+1)); done";
 const HOOK_HANGS: &str =
     "cat > /etc/xenwarden/hook <<'END'\n#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\nEND";
 const HOOK_FORKS: &str =
@@ -84,6 +85,7 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
     })?;
     host.pass(STORM)?;
     host.lives_on(WATCHED)?;
+    host.dom0_ok("xenwarden events --json | grep -q guest.disarmed", PROMPT)?;
     let status = host.status()?;
     let lost = |sink: &str| {
         let sinks = status
