@@ -29,6 +29,7 @@ mount -t ext4 /dev/sda /var/lib/xenwarden || echo "dom0-init: no state disk"
 
 # From here on a log line costs a slow serial port nothing.
 echo 1 > /proc/sys/kernel/printk
+hostname host-a
 syslogd -O /var/log/messages
 
 chrt -f 98 dom0-pulse &
