@@ -418,10 +418,130 @@ fn the_second_slot_of_a_guest_that_expired_raises_nothing_more() {
     w.scene.poke(1, 2, TIMEOUT_S);
     w.sample();
     assert_eq!(w.kinds(), ["guest.armed"]);
+    // A hypervisor that does not tell whether the handler did anything.
+    w.scene.set_doing(1, None);
     w.samples(11);
     let kinds = ["guest.expired", "alarm.raised", "guest.expired"];
     assert_eq!(w.kinds(), kinds);
     assert_eq!(w.guest(1).alarm.map(|a| a.expiries), Some(1));
+    // Where it is told, the second one's handler does nothing.
+    let mut w = World::with_a_fed_guest();
+    w.scene.poke(1, 2, TIMEOUT_S);
+    w.sample();
+    w.samples(11);
+    let kinds = ["guest.armed", "guest.expired", "alarm.raised"];
+    assert_eq!(w.kinds(), kinds);
+}
+
+#[test]
+fn a_shutdown_code_that_was_set_in_advance_hides_no_expiry() {
+    let codes = [
+        Shutdown::Poweroff,
+        Shutdown::Reboot,
+        Shutdown::Suspend,
+        Shutdown::Crash,
+        Shutdown::SoftReset,
+        Shutdown::Other(77),
+    ];
+    let cause = Cause::Watchdog;
+    for code in codes {
+        // Seen while it is down, or only when it is destroyed.
+        for seen in [true, false] {
+            let mut w = World::with_a_fed_guest();
+            w.scene.codes.insert(1, code);
+            w.samples(9);
+            assert_eq!(w.kinds(), [""; 0]);
+            w.pass(1_000);
+            if seen {
+                w.look();
+                assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"], "{code:?}");
+                assert_eq!(w.guest(1).state, DomainState::ShutDown(cause));
+            }
+            w.scene.destroy(1);
+            w.sample();
+            let told = w.take();
+            let last = told.last().expect("gone");
+            assert_eq!(last.what, What::GuestGone { cause }, "{code:?}");
+            assert_eq!(told.len(), if seen { 1 } else { 3 });
+            assert!(w.guest(1).alarm.is_some(), "{code:?}");
+            w.create(2, 1);
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.rebooted"], "{code:?}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_is_resumed_and_expires_again_raises_again() {
+    for fed in [false, true] {
+        let mut w = World::with_a_fed_guest();
+        w.expire();
+        w.scene.set_doing(1, doing(false));
+        w.poke(1);
+        if fed {
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
+        }
+        w.pass(11_000);
+        w.look();
+        let told = w.take();
+        let last = &told.last().expect("raised").what;
+        let expiries = What::AlarmRaised { expiries: 1 };
+        assert_eq!(*last, expiries);
+        let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
+        let between = ["guest.fed_again", "alarm.cleared"];
+        let again = ["guest.expired", "alarm.raised"];
+        if fed {
+            assert_eq!(kinds, again);
+        } else {
+            // The feed came between the two, unseen.
+            assert_eq!(kinds, [between, again].concat());
+        }
+    }
+}
+
+#[test]
+fn what_other_vcpus_do_after_the_watchdog_shut_the_domain_down_is_no_sign_of_life() {
+    // Seen in the look after the expiry, in the same one, or when the domain is destroyed;
+    // with the watchdog's shutdown code or one set in advance.
+    for (code, same_look, destroyed) in [
+        (None, false, false),
+        (None, true, false),
+        (None, true, true),
+        (Some(Shutdown::Poweroff), false, false),
+        (Some(Shutdown::Poweroff), true, true),
+    ] {
+        let mut w = World::with_a_fed_guest();
+        w.scene.codes.extend(code.map(|code| (1, code)));
+        w.samples(9);
+        w.pass(1_000);
+        if !same_look {
+            w.look();
+        }
+        w.pass(1);
+        w.poke(1);
+        w.scene.disarm(1, 2);
+        w.scene.poke(1, 2, TIMEOUT_S);
+        w.scene.poke(1, 2, TIMEOUT_S);
+        if destroyed {
+            w.scene.destroy(1);
+        }
+        w.sample();
+        let told = w.kinds();
+        assert!(!told.contains(&"alarm.cleared"), "{told:?}");
+        assert!(!told.contains(&"guest.fed_again"), "{told:?}");
+        assert!(told.contains(&"alarm.raised"), "{told:?}");
+        assert!(w.guest(1).alarm.is_some());
+        if !destroyed {
+            // Resumed: what it feeds then is one.
+            w.scene.set_doing(1, doing(false));
+            w.sample();
+            assert_eq!(w.kinds(), [""; 0]);
+            w.poke(1);
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
+        }
+    }
 }
 
 #[test]

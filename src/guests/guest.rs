@@ -49,7 +49,8 @@ pub struct Guest {
     pub fed: bool,
     /// It came to this domain by restore or migration.
     pub restored: bool,
-    /// Its watchdog expired, and it has neither armed nor fed since.
+    /// Its watchdog expired and shut its domain down, and the domain has not been seen to run,
+    /// to arm or to feed since.
     pub down: bool,
     /// Its slots in that domain.
     pub slots: BTreeMap<u8, Slot>,
@@ -183,16 +184,17 @@ impl Guest {
             changes.push((record, slot.change(record, self.seen, look.last)));
         }
         let runs = doing.is_some_and(|d| d.shutdown.is_none() && !d.dying);
+        let ended = self.ended(&changes, doing, look, out);
         // A feed after the expiry is one only where the domain demonstrably went on.
         let expired_first = runs && changes.iter().any(|(r, c)| c.fires > 0 && r.set > r.fired);
         if expired_first {
-            self.expiries(&changes, doing, look, out);
+            self.expiries(&changes, look, out);
         }
         for (record, change) in &changes {
-            self.sets(record, change, look, out);
+            self.sets(record, change, ended, look, out);
         }
         if !expired_first {
-            self.expiries(&changes, doing, look, out);
+            self.expiries(&changes, look, out);
         }
         for (record, change) in &changes {
             if let Some(slot) = self.slots.get_mut(&record.slot) {
@@ -208,15 +210,46 @@ impl Guest {
         self.seen = Some(look.xen_now);
     }
 
-    /// Arms and feeds of one slot.
+    /// The hypervisor's time from which on nothing that the guest did is a sign of life: its
+    /// watchdog shut the domain down, which has not been resumed. Another vCPU's last
+    /// instructions may still arm or feed. A domain that runs again is not down.
+    fn ended(
+        &mut self,
+        changes: &[(&TimerRecord, Change)],
+        doing: Option<Doing>,
+        look: &Look<'_>,
+        out: &mut Vec<Happening>,
+    ) -> Option<u64> {
+        let doing = doing?;
+        if doing.shutdown.is_none() && !doing.dying {
+            let resumed = std::mem::take(&mut self.down);
+            if resumed && !self.lifecycle.is_armed() && self.slots.values().any(|s| s.armed) {
+                self.step(look, None, Input::Armed, out);
+            }
+            return None;
+        }
+        let acts = changes.iter().filter(|(_, c)| c.fires > 0);
+        // One that acts again was resumed in between.
+        let now = acts.map(|(record, _)| record.fired).min();
+        let before = self.down || doing.shutdown == Some(Shutdown::Watchdog);
+        now.or(before.then_some(0))
+    }
+
+    /// Arms and feeds of one slot; from `ended` on there are none.
     fn sets(
         &mut self,
         record: &TimerRecord,
         change: &Change,
+        ended: Option<u64>,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
         let (slot, timeout_s) = (record.slot, record.timeout_s);
+        // Of several sets, which came before cannot be told apart: none counts as a feed.
+        let too_late = ended.is_some_and(|at| record.set > at);
+        if too_late && ended == Some(0) {
+            return;
+        }
         if change.arms > 0 {
             if change.was_armed {
                 self.disarmed(slot, look, out);
@@ -228,7 +261,7 @@ impl Guest {
                 slot.armed = true;
             }
         }
-        if change.feeds > 0 {
+        if change.feeds > 0 && !too_late {
             self.down = false;
             self.fed(record, look, out);
             if let Some(margin) = change.late_margin_ns {
@@ -306,22 +339,16 @@ impl Guest {
         }
     }
 
-    /// Expiries in the order of their times. The handler also runs for a domain that has
-    /// shut down for another reason, or is being destroyed; Xen then does nothing, as the
-    /// guest could not feed (sched/core.c: domain_watchdog_timeout()): no expiry.
+    /// Expiries in the order of their times.
     fn expiries(
         &mut self,
         changes: &[(&TimerRecord, Change)],
-        doing: Option<Doing>,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        let down_otherwise = doing.is_some_and(|d| match d.shutdown {
-            Some(why) => why != Shutdown::Watchdog,
-            None => d.dying,
-        });
-        if down_otherwise {
-            return;
+        // Who is told to have acted found the domain running: it had been resumed.
+        if changes.iter().any(|(r, c)| c.fires > 0 && r.domain.is_some()) {
+            self.down = false;
         }
         let mut fired: Vec<_> = changes.iter().filter(|(_, c)| c.fires > 0).collect();
         fired.sort_by_key(|(record, _)| record.fired);
@@ -349,7 +376,10 @@ impl Guest {
             timeout_s: record.timeout_s,
             unfed_ms: record.fired.saturating_sub(set) / NS_PER_MS,
             handler_late_us: record.fired.saturating_sub(deadline) / 1_000,
-            expiries: record.nr_fired,
+            expiries: match record.domain {
+                Some(_) => record.acted,
+                None => record.nr_fired,
+            },
         };
         for slot in self.slots.values_mut().filter(|s| s.armed || s.expired) {
             slot.after = Some(Break::Expired);
@@ -368,6 +398,8 @@ impl Guest {
         self.doing = doing;
         let doing = doing.unwrap_or_default();
         let held = match doing.shutdown {
+            // Whatever code the guest had set in advance.
+            _ if self.down => None,
             Some(Shutdown::Suspend) => Some(Break::Suspended),
             None if doing.paused => Some(Break::Paused),
             _ => None,
@@ -400,8 +432,10 @@ impl Guest {
 
     fn cause_of_end(&self, seen_last: bool) -> Cause {
         match self.doing.map(|d| (d.shutdown, d.dying)) {
-            Some((Some(why), _)) => cause(why),
+            // A guest can set its shutdown code in advance, and Xen keeps the first one
+            // (common/domain.c: domain_shutdown()).
             _ if self.down => Cause::Watchdog,
+            Some((Some(why), _)) => cause(why),
             Some((None, dying)) if dying || seen_last => Cause::Destroyed,
             _ => Cause::Unknown,
         }
@@ -497,6 +531,7 @@ impl Guest {
             _ if stale => DomainState::Unknown,
             None => DomainState::Unknown,
             Some(doing) => match doing.shutdown {
+                Some(_) if self.down => DomainState::ShutDown(Cause::Watchdog),
                 Some(Shutdown::Suspend) => DomainState::Suspended,
                 Some(why) => DomainState::ShutDown(cause(why)),
                 None if doing.paused => DomainState::Paused,

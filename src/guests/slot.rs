@@ -23,8 +23,11 @@ pub struct Slot {
     pub seq: u32,
     /// Arms and feeds.
     pub sets: u32,
-    /// Expiries.
+    /// Runs of its handler.
     pub nr_fired: u32,
+    /// Times that the handler shut the domain down, as last told.
+    #[serde(default)]
+    pub acted: u32,
     /// It is armed.
     pub armed: bool,
     /// The guest's timeout.
@@ -89,9 +92,15 @@ impl Slot {
             .saturating_sub(u32::from(self.armed))
             .min(sets);
         let feeds = sets - arms;
-        let fires = record.nr_fired.wrapping_sub(self.nr_fired);
+        let runs = record.nr_fired.wrapping_sub(self.nr_fired);
+        // The handler also runs for a domain that is down already, or being destroyed: no
+        // expiry, as the guest could not feed. Where that is not told, each run is taken for one.
+        let fires = match record.domain {
+            Some(_) => record.acted.wrapping_sub(self.acted),
+            None => runs,
+        };
         // What came after the expiry was not late but too late.
-        let may_be_late = self.armed && arms == 0 && fires == 0 && self.after.is_none();
+        let may_be_late = self.armed && arms == 0 && runs == 0 && self.after.is_none();
         let late_margin_ns = if may_be_late {
             self.late_margin_ns(record, sets, seen)
         } else {
@@ -136,6 +145,9 @@ impl Slot {
         self.seq = record.seq;
         self.sets = record.sets;
         self.nr_fired = record.nr_fired;
+        if record.domain.is_some() {
+            self.acted = record.acted;
+        }
         self.armed = change.is_armed;
         self.timeout_s = record.timeout_s;
         self.set = record.set;
