@@ -278,6 +278,88 @@ fn what_a_domain_did_when_it_went_decides_whether_its_alarm_ends() {
     }
 }
 
+/// Xen releases one record of a domain before the other.
+fn release(w: &mut World, domid: u16, slot: u8) {
+    let timers = w.scene.timers.iter_mut();
+    for t in timers.filter(|t| t.used && t.domid == domid && t.slot == slot) {
+        t.seq += 2;
+        (t.used, t.armed) = (false, false);
+    }
+}
+
+#[test]
+fn a_domain_of_which_one_record_is_released_is_still_the_same() {
+    // (released first, expired slot, a restart of the daemon in between)
+    for (first, slot) in [(1, 2), (1, 1), (2, 1), (2, 2)] {
+        for restart in [false, true] {
+            let mut w = World::new();
+            w.sample();
+            w.create(1, 1);
+            // The records had other numbers of owners before.
+            for t in w.scene.timers.iter_mut().filter(|t| t.slot == 2) {
+                t.generation = 7;
+            }
+            w.sample();
+            for _ in 0..2 {
+                w.scene.poke(1, slot, TIMEOUT_S);
+                w.sample();
+            }
+            w.samples(11);
+            let kinds = w.kinds();
+            assert_eq!(kinds.last(), Some(&"alarm.raised"));
+            release(&mut w, 1, first);
+            if restart {
+                w.restart();
+            }
+            w.samples(3);
+            assert_eq!(w.kinds(), [""; 0], "{first} {slot}");
+            w.scene.destroy(1);
+            w.table = DomainTable::default();
+            w.samples(3);
+            assert_eq!(w.kinds(), ["guest.gone"], "{first} {slot}");
+            w.create(2, 1);
+            w.sample();
+            w.fed_samples(2, 3);
+            let back = [
+                "guest.rebooted",
+                "guest.armed",
+                "guest.first_fed",
+                "alarm.cleared",
+            ];
+            assert_eq!(w.kinds(), back);
+            let guests = w.registry.report(w.now).guests;
+            assert_eq!(guests.len(), 1, "{guests:?}");
+        }
+    }
+}
+
+#[test]
+fn a_dying_domain_that_its_guest_has_left_raises_nothing_as_its_records_go() {
+    let mut w = World::with_a_fed_guest();
+    for t in w.scene.timers.iter_mut().filter(|t| t.slot == 2) {
+        t.generation = 7;
+    }
+    w.expire();
+    w.create(2, 1);
+    w.sample();
+    w.scene.set_doing(
+        1,
+        Some(Doing {
+            dying: true,
+            shutdown: Some(Shutdown::Watchdog),
+            paused: false,
+        }),
+    );
+    w.sample();
+    w.take();
+    release(&mut w, 1, 1);
+    w.samples(2);
+    w.scene.destroy(1);
+    w.samples(2);
+    assert_eq!(w.kinds(), [""; 0]);
+    assert_eq!(w.registry.report(w.now).guests.len(), 1);
+}
+
 #[test]
 fn a_domain_whose_end_nobody_saw_keeps_its_alarm() {
     let mut w = World::with_a_fed_guest();

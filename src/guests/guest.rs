@@ -24,7 +24,7 @@ const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
 pub struct Incarnation {
     /// The domain.
     pub domid: u16,
-    /// The generation of the record of its first slot.
+    /// The generation of the record of its first slot ([`super::owners`]).
     pub generation: u32,
 }
 
@@ -347,7 +347,10 @@ impl Guest {
         out: &mut Vec<Happening>,
     ) {
         // Who is told to have acted found the domain running: it had been resumed.
-        if changes.iter().any(|(r, c)| c.fires > 0 && r.domain.is_some()) {
+        if changes
+            .iter()
+            .any(|(r, c)| c.fires > 0 && r.domain.is_some())
+        {
             self.down = false;
         }
         let mut fired: Vec<_> = changes.iter().filter(|(_, c)| c.fires > 0).collect();
