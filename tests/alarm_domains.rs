@@ -159,6 +159,15 @@ fn domains_are_known_by_uuid_and_name_and_stay_so_while_xenstored_is_silent() {
     eventually("renamed", || {
         known(&domains, 6, 1).is_some_and(|d| d.name.as_deref() == Some("renamed"))
     });
+    daemon.set(
+        6,
+        &uuid(6),
+        &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1),
+    );
+    eventually("bounded", || {
+        let name = known(&domains, 6, 1).and_then(|d| d.name);
+        name.is_some_and(|name| name.len() == 255 && name.starts_with("e\u{e9}"))
+    });
     daemon.silent.store(true, Ordering::Relaxed);
     scene.create(7);
     show(&ledger, &scene);

@@ -907,6 +907,203 @@ fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_daemon_that_restarts() {
     assert_eq!(w.guest(1).domid, 2);
 }
 
+/// A guest whose UUID xenstore never told, with its alarm raised, gone.
+fn gone_without_a_uuid() -> World {
+    let mut w = World::new();
+    w.xenstored = false;
+    w.sample();
+    w.create(1, 1);
+    w.samples(2);
+    for _ in 0..2 {
+        w.poke(1);
+        w.sample();
+    }
+    w.samples(11);
+    assert_eq!(w.kinds().last(), Some(&"alarm.raised"));
+    w
+}
+
+/// How the alarm ended; there is to be no other event.
+fn closed(w: &mut World) -> Option<Cause> {
+    let mut closed = None;
+    for happening in w.take() {
+        match happening.what {
+            What::AlarmClosed { cause, .. } if closed.is_none() => closed = Some(cause),
+            What::GuestGone { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    closed
+}
+
+#[test]
+fn an_alarm_of_which_nobody_can_tell_the_guest_ends_after_a_day() {
+    let mut w = gone_without_a_uuid();
+    w.pass(2 * 86_400_000);
+    w.look();
+    assert_eq!(closed(&mut w), None, "the domain is still there");
+    w.scene.destroy(1);
+    w.sample();
+    w.pass(86_399_000);
+    w.look();
+    assert_eq!(closed(&mut w), None);
+    w.pass(2_000);
+    w.look();
+    assert_eq!(closed(&mut w), Some(Cause::Unknown));
+    w.restart();
+    w.samples(2);
+    assert_eq!(closed(&mut w), None, "once");
+    // One with a UUID stays open for as long as it takes.
+    let mut w = World::with_a_fed_guest();
+    w.expire();
+    w.scene.destroy(1);
+    w.sample();
+    w.pass(30 * 86_400_000);
+    w.look();
+    assert_eq!(closed(&mut w), None);
+    assert!(w.guest(1).alarm.is_some());
+}
+
+#[test]
+fn an_alarm_of_which_nobody_can_tell_the_guest_ends_with_the_hosts_boot() {
+    for gone_before in [false, true] {
+        let mut w = gone_without_a_uuid();
+        if gone_before {
+            w.scene.destroy(1);
+            w.sample();
+        }
+        // A second one had the same domid.
+        w.scene.destroy(1);
+        w.sample();
+        w.create(1, 2);
+        for t in w.scene.timers.iter_mut().filter(|t| t.used) {
+            t.generation = 5;
+        }
+        w.samples(2);
+        w.poke(1);
+        w.samples(11);
+        w.take();
+        let saved = w.saved();
+        let open = saved.guests.iter().filter(|g| g.lifecycle.alarm.is_some());
+        assert_eq!(open.count(), 2);
+        w.reset_host();
+        w.begin_with(saved);
+        w.samples(2);
+        let told = w.take();
+        let closed = told.iter().filter(
+            |h| matches!(h.what, What::AlarmClosed { cause, .. } if cause == Cause::Unknown),
+        );
+        assert_eq!(closed.count(), 2, "{told:?}");
+        let report = w.registry.report(w.now);
+        assert!(report.guests.iter().all(|g| g.alarm.is_none()));
+    }
+}
+
+#[test]
+fn a_boot_that_failed_without_an_alarm_is_reported_until_the_guest_feeds_or_is_gone() {
+    for (ends, cause) in [
+        (None, Cause::Unknown),
+        (Some(Shutdown::Poweroff), Cause::Poweroff),
+        (Some(Shutdown::Crash), Cause::Crash),
+    ] {
+        let mut w = World::with_a_fed_guest();
+        w.scene.shut_down(1, Shutdown::Reboot);
+        w.scene.destroy(1);
+        w.sample();
+        w.create(2, 1);
+        w.seconds(299);
+        assert!(!w.guest(1).boot_failed);
+        w.seconds(3);
+        assert_eq!(w.kinds().last(), Some(&"guest.boot_failed"));
+        assert!(w.guest(1).boot_failed && w.guest(1).alarm.is_none());
+        w.restart();
+        w.sample();
+        assert!(w.guest(1).boot_failed, "also after a restart");
+        w.poke(2);
+        w.sample();
+        assert!(w.guest(1).boot_failed, "an arm is no feed");
+        if let Some(why) = ends {
+            w.scene.shut_down(2, why);
+            w.scene.destroy(2);
+            w.sample();
+            assert_eq!(w.guest(1).state, DomainState::Gone(cause));
+            assert_eq!(w.guest(1).boot_failed, why == Shutdown::Crash);
+        } else {
+            w.poke(2);
+            w.sample();
+            assert!(!w.guest(1).boot_failed);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
+    let mut w = World::with_a_fed_guest();
+    let (mut told, mut left_out) = (0, 0);
+    let mut count = |w: &mut World| {
+        for happening in w.take() {
+            told += 1;
+            left_out += match happening.what {
+                What::GuestArmed { left_out, .. }
+                | What::GuestDisarmed { left_out, .. }
+                | What::GuestFedAgain { left_out, .. } => left_out,
+                other => panic!("{other:?}"),
+            };
+        }
+        (told, left_out)
+    };
+    let storm = |w: &mut World| {
+        for slot in [1, 2] {
+            w.scene.disarm(1, slot);
+            w.scene.poke(1, slot, TIMEOUT_S);
+            w.scene.poke(1, slot, TIMEOUT_S);
+        }
+        w.sample();
+    };
+    for _ in 0..59 * 4 {
+        storm(&mut w);
+    }
+    // The first arm of the first slot was told before.
+    assert_eq!(count(&mut w), (39, 0));
+    let before = w.registry.changes();
+    storm(&mut w);
+    assert_eq!(w.registry.changes(), before, "nothing to save");
+    w.samples(2);
+    storm(&mut w);
+    let (told, left_out) = count(&mut w);
+    assert_eq!(told, 39 + 6);
+    // Three a sample and slot, but for the second slot's first arm, which was no toggle.
+    let all = 238 * 3 * 2 - 2;
+    assert_eq!(left_out + told, all);
+    // What matters is told all the same, and the alarm clears with a feed after an arm.
+    for _ in 0..100 {
+        storm(&mut w);
+    }
+    w.take();
+    w.samples(12);
+    let kinds = w.kinds();
+    assert_eq!(kinds, ["guest.expired", "alarm.raised"]);
+    w.scene.destroy(1);
+    w.create(2, 1);
+    for _ in 0..2 {
+        w.poke(2);
+        w.sample();
+    }
+    assert_eq!(w.kinds().last(), Some(&"alarm.cleared"));
+}
+
+#[test]
+fn pages_that_are_not_shown_are_reported() {
+    let mut w = World::new();
+    w.sample();
+    assert_eq!(w.registry.report(w.now).pages_left_out, 0);
+    w.pass(SAMPLE_MS);
+    let mut snapshot = w.scene.snapshot(w.now);
+    snapshot.pages_left_out = 3;
+    w.registry.turn(w.now, w.wall, Some(&snapshot), &w.table);
+    assert_eq!(w.registry.report(w.now).pages_left_out, 3);
+}
+
 #[test]
 fn stale_evidence_neither_feeds_nor_fails() {
     let mut w = World::with_a_fed_guest();

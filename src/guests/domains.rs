@@ -48,6 +48,8 @@ const SHOW_EACH: usize = 32;
 const WATCH_AGAIN: Duration = Duration::from_secs(10);
 /// How often the watching thread looks whether it is to end.
 const WATCH_POLL: Duration = Duration::from_millis(500);
+/// Bytes of a name that are kept.
+const MOST_NAME: usize = 256;
 /// Bytes of stack of the watching thread.
 const STACK: usize = 128 * 1024;
 
@@ -282,7 +284,11 @@ impl<'a> Asker<'a> {
             let vm = self.read(&format!("/local/domain/{domid}/vm"))?;
             info.uuid = vm.as_deref().and_then(uuid_of);
         }
-        if let Some(name) = self.read(&format!("/local/domain/{domid}/name"))? {
+        if let Some(mut name) = self.read(&format!("/local/domain/{domid}/name"))? {
+            let fits = (0..=MOST_NAME)
+                .rev()
+                .find(|end| name.is_char_boundary(*end));
+            name.truncate(fits.unwrap_or(0).min(name.len()));
             if info.name.as_deref() != Some(&name) {
                 info.name = Some(name.into());
             }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Time between two events of late feeds of one slot.
 const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
+/// How long a guest without a UUID is gone when its alarm is given up.
+const GIVE_UP_NS: Nanoseconds = 86_400_000_000_000;
 
 /// A domain that cannot be mistaken for another: domids are used again, but then with a
 /// record that has another generation.
@@ -52,6 +54,12 @@ pub struct Guest {
     /// Its watchdog expired and shut its domain down, and the domain has not been seen to run,
     /// to arm or to feed since.
     pub down: bool,
+    /// It was started again, did not feed within the deadline, and has not since.
+    #[serde(default)]
+    pub boot_failed: bool,
+    /// What is known of it is from another boot of the host.
+    #[serde(skip)]
+    pub of_another_boot: bool,
     /// Its slots in that domain.
     pub slots: BTreeMap<u8, Slot>,
     /// Its alarm.
@@ -104,6 +112,8 @@ impl Guest {
             fed: false,
             restored: false,
             down: false,
+            boot_failed: false,
+            of_another_boot: false,
             slots: BTreeMap::new(),
             lifecycle: Lifecycle::new(now),
             raised: None,
@@ -161,9 +171,12 @@ impl Guest {
                 cause,
                 open_ms: ms(open_ns),
             },
-            Output::BootFailed { waited_ns } => What::GuestBootFailed {
-                waited_ms: ms(waited_ns),
-            },
+            Output::BootFailed { waited_ns } => {
+                self.boot_failed = true;
+                What::GuestBootFailed {
+                    waited_ms: ms(waited_ns),
+                }
+            }
             // Only the desk acknowledges, and it knows who.
             Output::Acknowledged => return,
         };
@@ -255,7 +268,14 @@ impl Guest {
                 self.disarmed(slot, look, out);
             }
             self.down = false;
-            self.say(Some(record.set), What::GuestArmed { slot, timeout_s }, out);
+            if let Some(left_out) = self.tells(slot, look) {
+                let what = What::GuestArmed {
+                    slot,
+                    timeout_s,
+                    left_out,
+                };
+                self.say(Some(record.set), what, out);
+            }
             self.step(look, Some(record.set), Input::Armed, out);
             if let Some(slot) = self.slots.get_mut(&slot) {
                 slot.armed = true;
@@ -269,7 +289,12 @@ impl Guest {
             }
             let feeds = Input::Fed(change.feeds);
             self.step(look, Some(record.set), feeds, out);
+            self.boot_failed &= !self.lifecycle.is_armed();
         }
+    }
+
+    fn tells(&mut self, slot: u8, look: &Look<'_>) -> Option<u32> {
+        self.slots.get_mut(&slot).and_then(|s| s.tells(look.now))
     }
 
     fn fed(&mut self, record: &TimerRecord, look: &Look<'_>, out: &mut Vec<Happening>) {
@@ -292,11 +317,20 @@ impl Guest {
             self.say(Some(record.set), what, out);
         } else if let Some(after) = after {
             let gap = record.set.saturating_sub(before) / NS_PER_MS;
+            let left_out = match after {
+                Break::Disarmed => state.tells(look.now),
+                // These take somebody else to come about.
+                _ => Some(std::mem::take(&mut state.left_out)),
+            };
+            let Some(left_out) = left_out else {
+                return;
+            };
             let what = What::GuestFedAgain {
                 slot,
                 timeout_s,
                 after,
                 gap_ms: (before != 0).then_some(gap),
+                left_out,
             };
             self.say(Some(record.set), what, out);
         }
@@ -333,7 +367,9 @@ impl Guest {
             state.after = Some(Break::Disarmed);
         }
         let xen_ns = Some(look.xen_now);
-        self.say(xen_ns, What::GuestDisarmed { slot }, out);
+        if let Some(left_out) = self.tells(slot, look) {
+            self.say(xen_ns, What::GuestDisarmed { slot, left_out }, out);
+        }
         if self.slots.values().all(|s| !s.armed) {
             self.step(look, xen_ns, Input::Disarmed, out);
         }
@@ -424,6 +460,7 @@ impl Guest {
         self.present = false;
         self.cause = cause;
         self.gone_ns = look.now;
+        self.boot_failed &= !matches!(cause, Cause::Destroyed | Cause::Poweroff);
         self.doing = None;
         self.seen = None;
         let xen_ns = Some(look.xen_now);
@@ -431,6 +468,21 @@ impl Guest {
             self.say(xen_ns, What::GuestGone { cause }, out);
         }
         self.step(look, xen_ns, Input::Gone(cause), out);
+    }
+
+    /// Ends an alarm that nothing else can end any more: the guest is gone, and without its
+    /// UUID nobody can tell when it comes back, nor name it to close the alarm.
+    pub fn give_up(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let long = look.now.saturating_sub(self.gone_ns) >= GIVE_UP_NS;
+        let lost = self.uuid.is_none() && !self.present && (long || self.of_another_boot);
+        if lost && self.lifecycle.alarm.is_some() {
+            log::warn!(
+                "the alarm of domain {} is closed: xenstore never told the domain's UUID, so \
+                 nobody can tell whether that guest works again",
+                self.incarnation.domid
+            );
+            self.step(look, None, Input::Close, out);
+        }
     }
 
     fn cause_of_end(&self, seen_last: bool) -> Cause {
@@ -456,6 +508,7 @@ impl Guest {
         self.restored = self.cause == Cause::Suspend;
         self.incarnation = incarnation;
         self.present = true;
+        self.of_another_boot = false;
         self.first_seen_ns = first_seen_ns;
         self.down = false;
         self.slots.clear();
@@ -483,6 +536,7 @@ impl Guest {
         self.name = other.name.clone().or_else(|| self.name.take());
         self.enter(other.incarnation, other.first_seen_ns, look, out);
         self.fed |= other.fed;
+        self.boot_failed = (self.boot_failed || other.boot_failed) && !other.fed;
         self.down = other.down;
         self.slots = other.slots;
         self.doing = other.doing;
@@ -523,6 +577,7 @@ impl Guest {
                 reboots: alarm.reboots,
                 acknowledged: alarm.acknowledged,
             }),
+            boot_failed: self.boot_failed,
         }
     }
 
@@ -550,7 +605,7 @@ impl Guest {
         self.first_seen_ns.as_mut().map(move_on).unwrap_or_default();
         self.lifecycle.shift(shift);
         for slot in self.slots.values_mut() {
-            slot.late_told_ns = None;
+            (slot.late_told_ns, slot.minute_ns) = (None, None);
         }
     }
 }

@@ -105,6 +105,7 @@ pub struct Registry {
     taken: Option<Monotonic>,
     xen_now: u64,
     names_trouble: Option<String>,
+    pages_left_out: u32,
     changes: Changes,
 }
 
@@ -127,6 +128,7 @@ impl Registry {
             taken: None,
             xen_now: 0,
             names_trouble: None,
+            pages_left_out: 0,
             changes: Changes::default(),
         }
     }
@@ -159,6 +161,7 @@ impl Registry {
                 // No record of this boot is one of that boot's: none has generation 0.
                 guest.slots.clear();
                 guest.incarnation.generation = 0;
+                guest.of_another_boot = true;
             }
             if guest.present {
                 for (slot, state) in &guest.slots {
@@ -168,11 +171,21 @@ impl Registry {
             }
             let key = match guest.uuid {
                 Some(uuid) if !registry.guests.contains_key(&Key::Uuid(uuid)) => Key::Uuid(uuid),
-                _ => Key::Domain(guest.incarnation),
+                _ => registry.place_of(&mut guest),
             };
-            registry.guests.entry(key).or_insert(guest);
+            registry.guests.insert(key, guest);
         }
         registry
+    }
+
+    /// A place that is free for a guest which is followed by its domain: several of another
+    /// boot may have had the same domid.
+    fn place_of(&self, guest: &mut Guest) -> Key {
+        while self.guests.contains_key(&Key::Domain(guest.incarnation)) {
+            let generation = &mut guest.incarnation.generation;
+            *generation = generation.wrapping_sub(1);
+        }
+        Key::Domain(guest.incarnation)
     }
 
     /// What is to be kept, as of now.
@@ -219,11 +232,13 @@ impl Registry {
                 self.look(&sorted, domains, look, &mut out);
                 self.xen_now = sorted.xen_now;
                 self.taken = Some(snapshot.taken);
+                self.pages_left_out = snapshot.pages_left_out;
             }
             None => self.without_a_look(look, &mut out),
         }
         for guest in self.guests.values_mut() {
             guest.step(&look, Some(look.xen_now), Input::Tick, &mut out);
+            guest.give_up(&look, &mut out);
         }
         self.forget(look.now);
         self.count(&out);
@@ -525,6 +540,7 @@ impl Registry {
                 .collect(),
             evidence_age_ms: age_ns.map(|age| age / NS_PER_MS),
             names_trouble: self.names_trouble.clone(),
+            pages_left_out: self.pages_left_out,
         }
     }
 }

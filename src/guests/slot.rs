@@ -14,6 +14,10 @@ const NS_PER_S: u64 = crate::sys::clock::NS_PER_S;
 /// A feed in the last part of its timeout, one in so many, is late.
 const LATE_PART: u64 = 5;
 
+/// Arms, disarms and feeds after those of one slot that are told in a minute.
+pub const MOST_TOLD: u32 = 20;
+const MINUTE_NS: i64 = 60_000_000_000;
+
 /// What was last seen of a slot. Times are the hypervisor's, ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
@@ -46,6 +50,15 @@ pub struct Slot {
     pub late: u32,
     /// When one last did, ns of our monotonic clock.
     pub late_told_ns: Option<i64>,
+    /// When the present minute of its arms, disarms and feeds after those began, likewise.
+    #[serde(default)]
+    pub minute_ns: Option<i64>,
+    /// How many of them were told in it.
+    #[serde(default)]
+    pub told: u32,
+    /// How many were left out since one was told.
+    #[serde(default)]
+    pub left_out: u32,
 }
 
 /// What happened to a slot between two looks.
@@ -138,6 +151,23 @@ impl Slot {
         let margin = self.deadline.saturating_sub(earliest);
         let part = u64::from(self.timeout_s) * NS_PER_S / LATE_PART;
         (margin < part).then_some(margin)
+    }
+
+    /// Whether an arm, a disarm or a feed after it is to be told: a guest can bring these
+    /// about as often as it likes. Gives how many were left out before.
+    pub fn tells(&mut self, now: i64) -> Option<u32> {
+        let began = self
+            .minute_ns
+            .filter(|at| (0..MINUTE_NS).contains(&now.saturating_sub(*at)));
+        if began.is_none() {
+            (self.minute_ns, self.told) = (Some(now), 0);
+        }
+        if self.told >= MOST_TOLD {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.left_out))
     }
 
     /// Takes over what the record says.
