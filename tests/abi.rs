@@ -50,6 +50,7 @@ int main(int argc, char **argv)
             .done = 3007, .nr_fired = 3008, .gen = 3009,
             .domain = XEN_LIVENESS_DOMAIN_known | XEN_LIVENESS_DOMAIN_shutdown |
                       XEN_LIVENESS_DOMAIN_dying | 3 << 8, /* SHUTDOWN_crash */
+            .acted = 3010,
         };
         struct xen_liveness_header h = header(XEN_LIVENESS_MAGIC_TIMERS, 1, 7);
         h.rec_len = sizeof(t);
@@ -190,6 +191,7 @@ fn the_decoder_reads_what_the_hypervisors_header_lays_out() {
             dying: true,
         };
         assert_eq!(t.domain, Some(doing));
+        assert_eq!(t.acted, 3010);
     }
 }
 

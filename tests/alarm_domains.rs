@@ -133,6 +133,7 @@ fn domains_are_known_by_uuid_and_name_and_stay_so_while_xenstored_is_silent() {
     let ledger = Arc::new(Ledger::new());
     let mut scene = Scene::empty();
     scene.create(5);
+    scene.timers[1].generation = 7;
     daemon.set(5, &uuid(5), "five");
     show(&ledger, &scene);
     let runner = {
@@ -158,11 +159,27 @@ fn domains_are_known_by_uuid_and_name_and_stay_so_while_xenstored_is_silent() {
     eventually("renamed", || {
         known(&domains, 6, 1).is_some_and(|d| d.name.as_deref() == Some("renamed"))
     });
+    daemon.set(
+        6,
+        &uuid(6),
+        &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1),
+    );
+    eventually("bounded", || {
+        let name = known(&domains, 6, 1).and_then(|d| d.name);
+        name.is_some_and(|name| name.len() == 255 && name.starts_with("e\u{e9}"))
+    });
     daemon.silent.store(true, Ordering::Relaxed);
     scene.create(7);
     show(&ledger, &scene);
     eventually("says so", || domains.table().trouble.is_some());
     assert_eq!(known(&domains, 5, 1), Some(five.clone()), "kept");
+    // Of a domain being destroyed one record goes first; its other has another generation.
+    for record in scene.timers.iter_mut().filter(|t| t.domid == 5) {
+        record.used = record.slot == 2;
+    }
+    show(&ledger, &scene);
+    thread::sleep(Duration::from_millis(400)); // several rounds, each of which must keep it
+    assert_eq!(known(&domains, 5, 1), Some(five.clone()), "the same domain");
     // Domain 5 goes, and its number is used again: nothing of it may stay.
     scene.timers.clear();
     scene.create(5);

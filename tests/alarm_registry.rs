@@ -278,6 +278,88 @@ fn what_a_domain_did_when_it_went_decides_whether_its_alarm_ends() {
     }
 }
 
+/// Xen releases one record of a domain before the other.
+fn release(w: &mut World, domid: u16, slot: u8) {
+    let timers = w.scene.timers.iter_mut();
+    for t in timers.filter(|t| t.used && t.domid == domid && t.slot == slot) {
+        t.seq += 2;
+        (t.used, t.armed) = (false, false);
+    }
+}
+
+#[test]
+fn a_domain_of_which_one_record_is_released_is_still_the_same() {
+    // (released first, expired slot, a restart of the daemon in between)
+    for (first, slot) in [(1, 2), (1, 1), (2, 1), (2, 2)] {
+        for restart in [false, true] {
+            let mut w = World::new();
+            w.sample();
+            w.create(1, 1);
+            // The records had other numbers of owners before.
+            for t in w.scene.timers.iter_mut().filter(|t| t.slot == 2) {
+                t.generation = 7;
+            }
+            w.sample();
+            for _ in 0..2 {
+                w.scene.poke(1, slot, TIMEOUT_S);
+                w.sample();
+            }
+            w.samples(11);
+            let kinds = w.kinds();
+            assert_eq!(kinds.last(), Some(&"alarm.raised"));
+            release(&mut w, 1, first);
+            if restart {
+                w.restart();
+            }
+            w.samples(3);
+            assert_eq!(w.kinds(), [""; 0], "{first} {slot}");
+            w.scene.destroy(1);
+            w.table = DomainTable::default();
+            w.samples(3);
+            assert_eq!(w.kinds(), ["guest.gone"], "{first} {slot}");
+            w.create(2, 1);
+            w.sample();
+            w.fed_samples(2, 3);
+            let back = [
+                "guest.rebooted",
+                "guest.armed",
+                "guest.first_fed",
+                "alarm.cleared",
+            ];
+            assert_eq!(w.kinds(), back);
+            let guests = w.registry.report(w.now).guests;
+            assert_eq!(guests.len(), 1, "{guests:?}");
+        }
+    }
+}
+
+#[test]
+fn a_dying_domain_that_its_guest_has_left_raises_nothing_as_its_records_go() {
+    let mut w = World::with_a_fed_guest();
+    for t in w.scene.timers.iter_mut().filter(|t| t.slot == 2) {
+        t.generation = 7;
+    }
+    w.expire();
+    w.create(2, 1);
+    w.sample();
+    w.scene.set_doing(
+        1,
+        Some(Doing {
+            dying: true,
+            shutdown: Some(Shutdown::Watchdog),
+            paused: false,
+        }),
+    );
+    w.sample();
+    w.take();
+    release(&mut w, 1, 1);
+    w.samples(2);
+    w.scene.destroy(1);
+    w.samples(2);
+    assert_eq!(w.kinds(), [""; 0]);
+    assert_eq!(w.registry.report(w.now).guests.len(), 1);
+}
+
 #[test]
 fn a_domain_whose_end_nobody_saw_keeps_its_alarm() {
     let mut w = World::with_a_fed_guest();
@@ -418,10 +500,130 @@ fn the_second_slot_of_a_guest_that_expired_raises_nothing_more() {
     w.scene.poke(1, 2, TIMEOUT_S);
     w.sample();
     assert_eq!(w.kinds(), ["guest.armed"]);
+    // A hypervisor that does not tell whether the handler did anything.
+    w.scene.set_doing(1, None);
     w.samples(11);
     let kinds = ["guest.expired", "alarm.raised", "guest.expired"];
     assert_eq!(w.kinds(), kinds);
     assert_eq!(w.guest(1).alarm.map(|a| a.expiries), Some(1));
+    // Where it is told, the second one's handler does nothing.
+    let mut w = World::with_a_fed_guest();
+    w.scene.poke(1, 2, TIMEOUT_S);
+    w.sample();
+    w.samples(11);
+    let kinds = ["guest.armed", "guest.expired", "alarm.raised"];
+    assert_eq!(w.kinds(), kinds);
+}
+
+#[test]
+fn a_shutdown_code_that_was_set_in_advance_hides_no_expiry() {
+    let codes = [
+        Shutdown::Poweroff,
+        Shutdown::Reboot,
+        Shutdown::Suspend,
+        Shutdown::Crash,
+        Shutdown::SoftReset,
+        Shutdown::Other(77),
+    ];
+    let cause = Cause::Watchdog;
+    for code in codes {
+        // Seen while it is down, or only when it is destroyed.
+        for seen in [true, false] {
+            let mut w = World::with_a_fed_guest();
+            w.scene.codes.insert(1, code);
+            w.samples(9);
+            assert_eq!(w.kinds(), [""; 0]);
+            w.pass(1_000);
+            if seen {
+                w.look();
+                assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"], "{code:?}");
+                assert_eq!(w.guest(1).state, DomainState::ShutDown(cause));
+            }
+            w.scene.destroy(1);
+            w.sample();
+            let told = w.take();
+            let last = told.last().expect("gone");
+            assert_eq!(last.what, What::GuestGone { cause }, "{code:?}");
+            assert_eq!(told.len(), if seen { 1 } else { 3 });
+            assert!(w.guest(1).alarm.is_some(), "{code:?}");
+            w.create(2, 1);
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.rebooted"], "{code:?}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_is_resumed_and_expires_again_raises_again() {
+    for fed in [false, true] {
+        let mut w = World::with_a_fed_guest();
+        w.expire();
+        w.scene.set_doing(1, doing(false));
+        w.poke(1);
+        if fed {
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
+        }
+        w.pass(11_000);
+        w.look();
+        let told = w.take();
+        let last = &told.last().expect("raised").what;
+        let expiries = What::AlarmRaised { expiries: 1 };
+        assert_eq!(*last, expiries);
+        let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
+        let between = ["guest.fed_again", "alarm.cleared"];
+        let again = ["guest.expired", "alarm.raised"];
+        if fed {
+            assert_eq!(kinds, again);
+        } else {
+            // The feed came between the two, unseen.
+            assert_eq!(kinds, [between, again].concat());
+        }
+    }
+}
+
+#[test]
+fn what_other_vcpus_do_after_the_watchdog_shut_the_domain_down_is_no_sign_of_life() {
+    // Seen in the look after the expiry, in the same one, or when the domain is destroyed;
+    // with the watchdog's shutdown code or one set in advance.
+    for (code, same_look, destroyed) in [
+        (None, false, false),
+        (None, true, false),
+        (None, true, true),
+        (Some(Shutdown::Poweroff), false, false),
+        (Some(Shutdown::Poweroff), true, true),
+    ] {
+        let mut w = World::with_a_fed_guest();
+        w.scene.codes.extend(code.map(|code| (1, code)));
+        w.samples(9);
+        w.pass(1_000);
+        if !same_look {
+            w.look();
+        }
+        w.pass(1);
+        w.poke(1);
+        w.scene.disarm(1, 2);
+        w.scene.poke(1, 2, TIMEOUT_S);
+        w.scene.poke(1, 2, TIMEOUT_S);
+        if destroyed {
+            w.scene.destroy(1);
+        }
+        w.sample();
+        let told = w.kinds();
+        assert!(!told.contains(&"alarm.cleared"), "{told:?}");
+        assert!(!told.contains(&"guest.fed_again"), "{told:?}");
+        assert!(told.contains(&"alarm.raised"), "{told:?}");
+        assert!(w.guest(1).alarm.is_some());
+        if !destroyed {
+            // Resumed: what it feeds then is one.
+            w.scene.set_doing(1, doing(false));
+            w.sample();
+            assert_eq!(w.kinds(), [""; 0]);
+            w.poke(1);
+            w.sample();
+            assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
+        }
+    }
 }
 
 #[test]
@@ -703,6 +905,203 @@ fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_daemon_that_restarts() {
     w.samples(5);
     assert_eq!(w.kinds(), [""; 0]);
     assert_eq!(w.guest(1).domid, 2);
+}
+
+/// A guest whose UUID xenstore never told, with its alarm raised, gone.
+fn gone_without_a_uuid() -> World {
+    let mut w = World::new();
+    w.xenstored = false;
+    w.sample();
+    w.create(1, 1);
+    w.samples(2);
+    for _ in 0..2 {
+        w.poke(1);
+        w.sample();
+    }
+    w.samples(11);
+    assert_eq!(w.kinds().last(), Some(&"alarm.raised"));
+    w
+}
+
+/// How the alarm ended; there is to be no other event.
+fn closed(w: &mut World) -> Option<Cause> {
+    let mut closed = None;
+    for happening in w.take() {
+        match happening.what {
+            What::AlarmClosed { cause, .. } if closed.is_none() => closed = Some(cause),
+            What::GuestGone { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    closed
+}
+
+#[test]
+fn an_alarm_of_which_nobody_can_tell_the_guest_ends_after_a_day() {
+    let mut w = gone_without_a_uuid();
+    w.pass(2 * 86_400_000);
+    w.look();
+    assert_eq!(closed(&mut w), None, "the domain is still there");
+    w.scene.destroy(1);
+    w.sample();
+    w.pass(86_399_000);
+    w.look();
+    assert_eq!(closed(&mut w), None);
+    w.pass(2_000);
+    w.look();
+    assert_eq!(closed(&mut w), Some(Cause::Unknown));
+    w.restart();
+    w.samples(2);
+    assert_eq!(closed(&mut w), None, "once");
+    // One with a UUID stays open for as long as it takes.
+    let mut w = World::with_a_fed_guest();
+    w.expire();
+    w.scene.destroy(1);
+    w.sample();
+    w.pass(30 * 86_400_000);
+    w.look();
+    assert_eq!(closed(&mut w), None);
+    assert!(w.guest(1).alarm.is_some());
+}
+
+#[test]
+fn an_alarm_of_which_nobody_can_tell_the_guest_ends_with_the_hosts_boot() {
+    for gone_before in [false, true] {
+        let mut w = gone_without_a_uuid();
+        if gone_before {
+            w.scene.destroy(1);
+            w.sample();
+        }
+        // A second one had the same domid.
+        w.scene.destroy(1);
+        w.sample();
+        w.create(1, 2);
+        for t in w.scene.timers.iter_mut().filter(|t| t.used) {
+            t.generation = 5;
+        }
+        w.samples(2);
+        w.poke(1);
+        w.samples(11);
+        w.take();
+        let saved = w.saved();
+        let open = saved.guests.iter().filter(|g| g.lifecycle.alarm.is_some());
+        assert_eq!(open.count(), 2);
+        w.reset_host();
+        w.begin_with(saved);
+        w.samples(2);
+        let told = w.take();
+        let closed = told.iter().filter(
+            |h| matches!(h.what, What::AlarmClosed { cause, .. } if cause == Cause::Unknown),
+        );
+        assert_eq!(closed.count(), 2, "{told:?}");
+        let report = w.registry.report(w.now);
+        assert!(report.guests.iter().all(|g| g.alarm.is_none()));
+    }
+}
+
+#[test]
+fn a_boot_that_failed_without_an_alarm_is_reported_until_the_guest_feeds_or_is_gone() {
+    for (ends, cause) in [
+        (None, Cause::Unknown),
+        (Some(Shutdown::Poweroff), Cause::Poweroff),
+        (Some(Shutdown::Crash), Cause::Crash),
+    ] {
+        let mut w = World::with_a_fed_guest();
+        w.scene.shut_down(1, Shutdown::Reboot);
+        w.scene.destroy(1);
+        w.sample();
+        w.create(2, 1);
+        w.seconds(299);
+        assert!(!w.guest(1).boot_failed);
+        w.seconds(3);
+        assert_eq!(w.kinds().last(), Some(&"guest.boot_failed"));
+        assert!(w.guest(1).boot_failed && w.guest(1).alarm.is_none());
+        w.restart();
+        w.sample();
+        assert!(w.guest(1).boot_failed, "also after a restart");
+        w.poke(2);
+        w.sample();
+        assert!(w.guest(1).boot_failed, "an arm is no feed");
+        if let Some(why) = ends {
+            w.scene.shut_down(2, why);
+            w.scene.destroy(2);
+            w.sample();
+            assert_eq!(w.guest(1).state, DomainState::Gone(cause));
+            assert_eq!(w.guest(1).boot_failed, why == Shutdown::Crash);
+        } else {
+            w.poke(2);
+            w.sample();
+            assert!(!w.guest(1).boot_failed);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
+    let mut w = World::with_a_fed_guest();
+    let (mut told, mut left_out) = (0, 0);
+    let mut count = |w: &mut World| {
+        for happening in w.take() {
+            told += 1;
+            left_out += match happening.what {
+                What::GuestArmed { left_out, .. }
+                | What::GuestDisarmed { left_out, .. }
+                | What::GuestFedAgain { left_out, .. } => left_out,
+                other => panic!("{other:?}"),
+            };
+        }
+        (told, left_out)
+    };
+    let storm = |w: &mut World| {
+        for slot in [1, 2] {
+            w.scene.disarm(1, slot);
+            w.scene.poke(1, slot, TIMEOUT_S);
+            w.scene.poke(1, slot, TIMEOUT_S);
+        }
+        w.sample();
+    };
+    for _ in 0..59 * 4 {
+        storm(&mut w);
+    }
+    // The first arm of the first slot was told before.
+    assert_eq!(count(&mut w), (39, 0));
+    let before = w.registry.changes();
+    storm(&mut w);
+    assert_eq!(w.registry.changes(), before, "nothing to save");
+    w.samples(2);
+    storm(&mut w);
+    let (told, left_out) = count(&mut w);
+    assert_eq!(told, 39 + 6);
+    // Three a sample and slot, but for the second slot's first arm, which was no toggle.
+    let all = 238 * 3 * 2 - 2;
+    assert_eq!(left_out + told, all);
+    // What matters is told all the same, and the alarm clears with a feed after an arm.
+    for _ in 0..100 {
+        storm(&mut w);
+    }
+    w.take();
+    w.samples(12);
+    let kinds = w.kinds();
+    assert_eq!(kinds, ["guest.expired", "alarm.raised"]);
+    w.scene.destroy(1);
+    w.create(2, 1);
+    for _ in 0..2 {
+        w.poke(2);
+        w.sample();
+    }
+    assert_eq!(w.kinds().last(), Some(&"alarm.cleared"));
+}
+
+#[test]
+fn pages_that_are_not_shown_are_reported() {
+    let mut w = World::new();
+    w.sample();
+    assert_eq!(w.registry.report(w.now).pages_left_out, 0);
+    w.pass(SAMPLE_MS);
+    let mut snapshot = w.scene.snapshot(w.now);
+    snapshot.pages_left_out = 3;
+    w.registry.turn(w.now, w.wall, Some(&snapshot), &w.table);
+    assert_eq!(w.registry.report(w.now).pages_left_out, 3);
 }
 
 #[test]

@@ -139,6 +139,22 @@ fn every_truncation_of_a_file_is_set_aside_and_begun_anew() {
 }
 
 #[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let directory = directory("too-large");
+    let store = Store::new(&directory);
+    let small = with_an_alarm();
+    store.save(&small).expect("saved");
+    let mut large = small;
+    large.guests[0].name = Some("x".repeat(16 << 20).into());
+    let refused = store.save(&large).expect_err("refused");
+    assert!(refused.to_string().contains("more than"), "{refused}");
+    let (kept, told) = store.load::<Saved>();
+    assert_eq!(told, None);
+    let name = kept.and_then(|k| k.guests[0].name.clone());
+    assert_eq!(name.as_deref(), Some("seven"), "as it was");
+}
+
+#[test]
 fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
     type Make = fn(&Path);
     let cases: [(&str, Make, &str); 9] = [

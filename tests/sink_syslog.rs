@@ -239,7 +239,14 @@ fn samples() -> Vec<(What, &'static str)> {
     let cause = Cause::Reboot;
     let text = |s: &str| s.to_owned();
     vec![
-        (What::GuestArmed { slot, timeout_s }, "timeout 10 s"),
+        (
+            What::GuestArmed {
+                slot,
+                timeout_s,
+                left_out: 0,
+            },
+            "timeout 10 s",
+        ),
         (
             What::GuestFirstFed {
                 slot,
@@ -254,6 +261,7 @@ fn samples() -> Vec<(What, &'static str)> {
                 timeout_s,
                 after: Break::Paused,
                 gap_ms: Some(900),
+                left_out: 0,
             },
             "feeds its watchdog again: it was paused, after 0.9 s",
         ),
@@ -267,7 +275,10 @@ fn samples() -> Vec<(What, &'static str)> {
             "1.9 s of 10 s were left; 4 such feeds",
         ),
         (expired(), "its watchdog expired, unfed for 10.4 s"),
-        (What::GuestDisarmed { slot }, "disarmed watchdog 1"),
+        (
+            What::GuestDisarmed { slot, left_out: 0 },
+            "disarmed watchdog 1",
+        ),
         (What::GuestGone { cause }, "is gone: rebooted"),
         (
             What::GuestRebooted {

@@ -283,6 +283,7 @@ mod tests {
                 expired: false,
             }],
             alarm: None,
+            boot_failed: false,
         }
     }
 
@@ -306,6 +307,7 @@ mod tests {
             guests,
             evidence_age_ms: Some(250),
             names_trouble: None,
+            pages_left_out: 0,
         }
     }
 

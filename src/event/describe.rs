@@ -86,7 +86,9 @@ pub fn words(what: &What) -> String {
 
 fn of_guest(what: &What) -> String {
     match what {
-        What::GuestArmed { slot, timeout_s } => {
+        What::GuestArmed {
+            slot, timeout_s, ..
+        } => {
             format!("armed watchdog {slot}, timeout {timeout_s} s")
         }
         What::GuestFirstFed {
@@ -123,7 +125,7 @@ fn of_guest(what: &What) -> String {
             };
             format!("its watchdog expired, unfed for {}{again}", s(*unfed_ms))
         }
-        What::GuestDisarmed { slot } => format!("disarmed watchdog {slot}"),
+        What::GuestDisarmed { slot, .. } => format!("disarmed watchdog {slot}"),
         What::GuestGone { cause } => format!("is gone: {}", of_cause(*cause)),
         What::GuestRebooted {
             previous_domid,

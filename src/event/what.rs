@@ -63,6 +63,10 @@ pub enum What {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
+        /// Arms, disarms and feeds after a disarm of this slot that were left out before it, as
+        /// they were more than 20 in a minute.
+        #[serde(default)]
+        left_out: u32,
     },
     /// A guest fed its watchdog for the first time since it booted.
     #[serde(rename = "guest.first_fed")]
@@ -85,6 +89,9 @@ pub enum What {
         after: Break,
         /// Since the feed before; null where that was another domain's.
         gap_ms: Option<u64>,
+        /// As of [`What::GuestArmed`].
+        #[serde(default)]
+        left_out: u32,
     },
     /// A guest fed in the last fifth of its timeout; at most one a minute and slot.
     #[serde(rename = "guest.late")]
@@ -117,6 +124,9 @@ pub enum What {
     GuestDisarmed {
         /// The slot.
         slot: u8,
+        /// As of [`What::GuestArmed`].
+        #[serde(default)]
+        left_out: u32,
     },
     /// A domain is no longer there.
     #[serde(rename = "guest.gone")]
@@ -165,7 +175,8 @@ pub enum What {
     /// The alarm ended without the guest working again: nobody expects it to.
     #[serde(rename = "alarm.closed")]
     AlarmClosed {
-        /// `destroyed` or `poweroff`; `unknown` when an operator closed it.
+        /// `destroyed` or `poweroff`; `unknown` when an operator closed it, or when nobody can
+        /// tell which guest it is of.
         cause: Cause,
         /// How long the alarm was open.
         open_ms: u64,

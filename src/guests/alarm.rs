@@ -8,7 +8,8 @@
 //! Promises: an alarm, once raised, ends only when the guest feeds its watchdog in the
 //! domain that it is now, after it armed it there, as often and for as long as the rules
 //! say; or when nobody expects it to any more (an operator destroyed it or closed the
-//! alarm, the guest powered off). A reboot, an arm, a pause, an acknowledgement and
+//! alarm, the guest powered off); or when nobody can tell any more which guest it is of
+//! ([`super::guest::Guest::give_up`]: gone, and its UUID never known). A reboot, an arm, a pause, an acknowledgement and
 //! whatever is unknown never end it. Boots are found to have failed at most once each.
 
 use super::report::AlarmPhase;
@@ -104,7 +105,7 @@ pub enum Output {
     },
     /// The alarm ended without that.
     Closed {
-        /// Why; unknown when an operator closed it.
+        /// Why; unknown when an operator closed it, or nobody can tell which guest it is of.
         cause: Cause,
         /// How long it was open.
         open_ns: Nanoseconds,

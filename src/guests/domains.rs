@@ -14,8 +14,10 @@
 //! without end when it is given one (see [`Xenstore::watch`]); nobody waits for that thread.
 
 use super::guest::Incarnation;
+use super::owners::Owners;
 use crate::event::Uuid;
 use crate::ledger::Ledger;
+use crate::sys::clock::Monotonic;
 use crate::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
 use std::io;
@@ -46,6 +48,8 @@ const SHOW_EACH: usize = 32;
 const WATCH_AGAIN: Duration = Duration::from_secs(10);
 /// How often the watching thread looks whether it is to end.
 const WATCH_POLL: Duration = Duration::from_millis(500);
+/// Bytes of a name that are kept.
+const MOST_NAME: usize = 256;
 /// Bytes of stack of the watching thread.
 const STACK: usize = 128 * 1024;
 
@@ -147,11 +151,13 @@ impl Domains {
         let bell = Arc::new(Bell::default());
         let mut asker = Asker::new(self);
         let mut watching = Watching::default();
+        let mut present = Present::default();
         while !ledger.ended.load(Ordering::Relaxed) {
             if bell.wait(POLL) {
                 asker.retries.clear();
             }
-            asker.round(&incarnations(ledger), ledger);
+            present.look(ledger);
+            asker.round(&present.domains, ledger);
             if asker.answered {
                 watching.keep(&self.connect, &bell);
             }
@@ -160,17 +166,26 @@ impl Domains {
     }
 }
 
-/// The domains that own records, each with the generation of its first slot's.
-fn incarnations(ledger: &Ledger) -> Vec<Incarnation> {
-    let timers = ledger.snapshots.latest().map(|s| s.timers);
-    let mut first: BTreeMap<u16, (u8, u32)> = BTreeMap::new();
-    for (_, t) in timers.unwrap_or_default() {
-        let slot = first.entry(t.domid).or_insert((t.slot, t.generation));
-        *slot = (*slot).min((t.slot, t.generation));
+/// The domains that own records.
+#[derive(Default)]
+struct Present {
+    owners: Owners,
+    taken: Option<Monotonic>,
+    /// In order.
+    domains: Vec<Incarnation>,
+}
+
+impl Present {
+    /// Takes over the latest look; as long as there is none, all stays as it was.
+    fn look(&mut self, ledger: &Ledger) {
+        let latest = ledger.snapshots.latest();
+        let Some(snapshot) = latest.filter(|s| self.taken != Some(s.taken)) else {
+            return;
+        };
+        self.taken = Some(snapshot.taken);
+        let timers = snapshot.timers.iter().map(|(_, t)| t);
+        self.domains = self.owners.sort(timers).into_keys().collect();
     }
-    let all = first.into_iter();
-    all.map(|(domid, (_, generation))| Incarnation { domid, generation })
-        .collect()
 }
 
 /// The one who asks xenstored.
@@ -269,7 +284,11 @@ impl<'a> Asker<'a> {
             let vm = self.read(&format!("/local/domain/{domid}/vm"))?;
             info.uuid = vm.as_deref().and_then(uuid_of);
         }
-        if let Some(name) = self.read(&format!("/local/domain/{domid}/name"))? {
+        if let Some(mut name) = self.read(&format!("/local/domain/{domid}/name"))? {
+            let fits = (0..=MOST_NAME)
+                .rev()
+                .find(|end| name.is_char_boundary(*end));
+            name.truncate(fits.unwrap_or(0).min(name.len()));
             if info.name.as_deref() != Some(&name) {
                 info.name = Some(name.into());
             }

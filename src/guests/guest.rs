@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Time between two events of late feeds of one slot.
 const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
+/// How long a guest without a UUID is gone when its alarm is given up.
+const GIVE_UP_NS: Nanoseconds = 86_400_000_000_000;
 
 /// A domain that cannot be mistaken for another: domids are used again, but then with a
 /// record that has another generation.
@@ -24,7 +26,7 @@ const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
 pub struct Incarnation {
     /// The domain.
     pub domid: u16,
-    /// The generation of the record of its first slot.
+    /// The generation of the record of its first slot ([`super::owners`]).
     pub generation: u32,
 }
 
@@ -49,8 +51,15 @@ pub struct Guest {
     pub fed: bool,
     /// It came to this domain by restore or migration.
     pub restored: bool,
-    /// Its watchdog expired, and it has neither armed nor fed since.
+    /// Its watchdog expired and shut its domain down, and the domain has not been seen to run,
+    /// to arm or to feed since.
     pub down: bool,
+    /// It was started again, did not feed within the deadline, and has not since.
+    #[serde(default)]
+    pub boot_failed: bool,
+    /// What is known of it is from another boot of the host.
+    #[serde(skip)]
+    pub of_another_boot: bool,
     /// Its slots in that domain.
     pub slots: BTreeMap<u8, Slot>,
     /// Its alarm.
@@ -103,6 +112,8 @@ impl Guest {
             fed: false,
             restored: false,
             down: false,
+            boot_failed: false,
+            of_another_boot: false,
             slots: BTreeMap::new(),
             lifecycle: Lifecycle::new(now),
             raised: None,
@@ -160,9 +171,12 @@ impl Guest {
                 cause,
                 open_ms: ms(open_ns),
             },
-            Output::BootFailed { waited_ns } => What::GuestBootFailed {
-                waited_ms: ms(waited_ns),
-            },
+            Output::BootFailed { waited_ns } => {
+                self.boot_failed = true;
+                What::GuestBootFailed {
+                    waited_ms: ms(waited_ns),
+                }
+            }
             // Only the desk acknowledges, and it knows who.
             Output::Acknowledged => return,
         };
@@ -183,16 +197,17 @@ impl Guest {
             changes.push((record, slot.change(record, self.seen, look.last)));
         }
         let runs = doing.is_some_and(|d| d.shutdown.is_none() && !d.dying);
+        let ended = self.ended(&changes, doing, look, out);
         // A feed after the expiry is one only where the domain demonstrably went on.
         let expired_first = runs && changes.iter().any(|(r, c)| c.fires > 0 && r.set > r.fired);
         if expired_first {
-            self.expiries(&changes, doing, look, out);
+            self.expiries(&changes, look, out);
         }
         for (record, change) in &changes {
-            self.sets(record, change, look, out);
+            self.sets(record, change, ended, look, out);
         }
         if !expired_first {
-            self.expiries(&changes, doing, look, out);
+            self.expiries(&changes, look, out);
         }
         for (record, change) in &changes {
             if let Some(slot) = self.slots.get_mut(&record.slot) {
@@ -208,27 +223,65 @@ impl Guest {
         self.seen = Some(look.xen_now);
     }
 
-    /// Arms and feeds of one slot.
+    /// The hypervisor's time from which on nothing that the guest did is a sign of life: its
+    /// watchdog shut the domain down, which has not been resumed. Another vCPU's last
+    /// instructions may still arm or feed. A domain that runs again is not down.
+    fn ended(
+        &mut self,
+        changes: &[(&TimerRecord, Change)],
+        doing: Option<Doing>,
+        look: &Look<'_>,
+        out: &mut Vec<Happening>,
+    ) -> Option<u64> {
+        let doing = doing?;
+        if doing.shutdown.is_none() && !doing.dying {
+            let resumed = std::mem::take(&mut self.down);
+            if resumed && !self.lifecycle.is_armed() && self.slots.values().any(|s| s.armed) {
+                self.step(look, None, Input::Armed, out);
+            }
+            return None;
+        }
+        let acts = changes.iter().filter(|(_, c)| c.fires > 0);
+        // One that acts again was resumed in between.
+        let now = acts.map(|(record, _)| record.fired).min();
+        let before = self.down || doing.shutdown == Some(Shutdown::Watchdog);
+        now.or(before.then_some(0))
+    }
+
+    /// Arms and feeds of one slot; from `ended` on there are none.
     fn sets(
         &mut self,
         record: &TimerRecord,
         change: &Change,
+        ended: Option<u64>,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
         let (slot, timeout_s) = (record.slot, record.timeout_s);
+        // Of several sets, which came before cannot be told apart: none counts as a feed.
+        let too_late = ended.is_some_and(|at| record.set > at);
+        if too_late && ended == Some(0) {
+            return;
+        }
         if change.arms > 0 {
             if change.was_armed {
                 self.disarmed(slot, look, out);
             }
             self.down = false;
-            self.say(Some(record.set), What::GuestArmed { slot, timeout_s }, out);
+            if let Some(left_out) = self.tells(slot, look) {
+                let what = What::GuestArmed {
+                    slot,
+                    timeout_s,
+                    left_out,
+                };
+                self.say(Some(record.set), what, out);
+            }
             self.step(look, Some(record.set), Input::Armed, out);
             if let Some(slot) = self.slots.get_mut(&slot) {
                 slot.armed = true;
             }
         }
-        if change.feeds > 0 {
+        if change.feeds > 0 && !too_late {
             self.down = false;
             self.fed(record, look, out);
             if let Some(margin) = change.late_margin_ns {
@@ -236,7 +289,12 @@ impl Guest {
             }
             let feeds = Input::Fed(change.feeds);
             self.step(look, Some(record.set), feeds, out);
+            self.boot_failed &= !self.lifecycle.is_armed();
         }
+    }
+
+    fn tells(&mut self, slot: u8, look: &Look<'_>) -> Option<u32> {
+        self.slots.get_mut(&slot).and_then(|s| s.tells(look.now))
     }
 
     fn fed(&mut self, record: &TimerRecord, look: &Look<'_>, out: &mut Vec<Happening>) {
@@ -259,11 +317,20 @@ impl Guest {
             self.say(Some(record.set), what, out);
         } else if let Some(after) = after {
             let gap = record.set.saturating_sub(before) / NS_PER_MS;
+            let left_out = match after {
+                Break::Disarmed => state.tells(look.now),
+                // These take somebody else to come about.
+                _ => Some(std::mem::take(&mut state.left_out)),
+            };
+            let Some(left_out) = left_out else {
+                return;
+            };
             let what = What::GuestFedAgain {
                 slot,
                 timeout_s,
                 after,
                 gap_ms: (before != 0).then_some(gap),
+                left_out,
             };
             self.say(Some(record.set), what, out);
         }
@@ -300,28 +367,27 @@ impl Guest {
             state.after = Some(Break::Disarmed);
         }
         let xen_ns = Some(look.xen_now);
-        self.say(xen_ns, What::GuestDisarmed { slot }, out);
+        if let Some(left_out) = self.tells(slot, look) {
+            self.say(xen_ns, What::GuestDisarmed { slot, left_out }, out);
+        }
         if self.slots.values().all(|s| !s.armed) {
             self.step(look, xen_ns, Input::Disarmed, out);
         }
     }
 
-    /// Expiries in the order of their times. The handler also runs for a domain that has
-    /// shut down for another reason, or is being destroyed; Xen then does nothing, as the
-    /// guest could not feed (sched/core.c: domain_watchdog_timeout()): no expiry.
+    /// Expiries in the order of their times.
     fn expiries(
         &mut self,
         changes: &[(&TimerRecord, Change)],
-        doing: Option<Doing>,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        let down_otherwise = doing.is_some_and(|d| match d.shutdown {
-            Some(why) => why != Shutdown::Watchdog,
-            None => d.dying,
-        });
-        if down_otherwise {
-            return;
+        // Who is told to have acted found the domain running: it had been resumed.
+        if changes
+            .iter()
+            .any(|(r, c)| c.fires > 0 && r.domain.is_some())
+        {
+            self.down = false;
         }
         let mut fired: Vec<_> = changes.iter().filter(|(_, c)| c.fires > 0).collect();
         fired.sort_by_key(|(record, _)| record.fired);
@@ -349,7 +415,10 @@ impl Guest {
             timeout_s: record.timeout_s,
             unfed_ms: record.fired.saturating_sub(set) / NS_PER_MS,
             handler_late_us: record.fired.saturating_sub(deadline) / 1_000,
-            expiries: record.nr_fired,
+            expiries: match record.domain {
+                Some(_) => record.acted,
+                None => record.nr_fired,
+            },
         };
         for slot in self.slots.values_mut().filter(|s| s.armed || s.expired) {
             slot.after = Some(Break::Expired);
@@ -368,6 +437,8 @@ impl Guest {
         self.doing = doing;
         let doing = doing.unwrap_or_default();
         let held = match doing.shutdown {
+            // Whatever code the guest had set in advance.
+            _ if self.down => None,
             Some(Shutdown::Suspend) => Some(Break::Suspended),
             None if doing.paused => Some(Break::Paused),
             _ => None,
@@ -389,6 +460,7 @@ impl Guest {
         self.present = false;
         self.cause = cause;
         self.gone_ns = look.now;
+        self.boot_failed &= !matches!(cause, Cause::Destroyed | Cause::Poweroff);
         self.doing = None;
         self.seen = None;
         let xen_ns = Some(look.xen_now);
@@ -398,10 +470,27 @@ impl Guest {
         self.step(look, xen_ns, Input::Gone(cause), out);
     }
 
+    /// Ends an alarm that nothing else can end any more: the guest is gone, and without its
+    /// UUID nobody can tell when it comes back, nor name it to close the alarm.
+    pub fn give_up(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let long = look.now.saturating_sub(self.gone_ns) >= GIVE_UP_NS;
+        let lost = self.uuid.is_none() && !self.present && (long || self.of_another_boot);
+        if lost && self.lifecycle.alarm.is_some() {
+            log::warn!(
+                "the alarm of domain {} is closed: xenstore never told the domain's UUID, so \
+                 nobody can tell whether that guest works again",
+                self.incarnation.domid
+            );
+            self.step(look, None, Input::Close, out);
+        }
+    }
+
     fn cause_of_end(&self, seen_last: bool) -> Cause {
         match self.doing.map(|d| (d.shutdown, d.dying)) {
-            Some((Some(why), _)) => cause(why),
+            // A guest can set its shutdown code in advance, and Xen keeps the first one
+            // (common/domain.c: domain_shutdown()).
             _ if self.down => Cause::Watchdog,
+            Some((Some(why), _)) => cause(why),
             Some((None, dying)) if dying || seen_last => Cause::Destroyed,
             _ => Cause::Unknown,
         }
@@ -419,6 +508,7 @@ impl Guest {
         self.restored = self.cause == Cause::Suspend;
         self.incarnation = incarnation;
         self.present = true;
+        self.of_another_boot = false;
         self.first_seen_ns = first_seen_ns;
         self.down = false;
         self.slots.clear();
@@ -446,6 +536,7 @@ impl Guest {
         self.name = other.name.clone().or_else(|| self.name.take());
         self.enter(other.incarnation, other.first_seen_ns, look, out);
         self.fed |= other.fed;
+        self.boot_failed = (self.boot_failed || other.boot_failed) && !other.fed;
         self.down = other.down;
         self.slots = other.slots;
         self.doing = other.doing;
@@ -486,6 +577,7 @@ impl Guest {
                 reboots: alarm.reboots,
                 acknowledged: alarm.acknowledged,
             }),
+            boot_failed: self.boot_failed,
         }
     }
 
@@ -497,6 +589,7 @@ impl Guest {
             _ if stale => DomainState::Unknown,
             None => DomainState::Unknown,
             Some(doing) => match doing.shutdown {
+                Some(_) if self.down => DomainState::ShutDown(Cause::Watchdog),
                 Some(Shutdown::Suspend) => DomainState::Suspended,
                 Some(why) => DomainState::ShutDown(cause(why)),
                 None if doing.paused => DomainState::Paused,
@@ -512,7 +605,7 @@ impl Guest {
         self.first_seen_ns.as_mut().map(move_on).unwrap_or_default();
         self.lifecycle.shift(shift);
         for slot in self.slots.values_mut() {
-            slot.late_told_ns = None;
+            (slot.late_told_ns, slot.minute_ns) = (None, None);
         }
     }
 }

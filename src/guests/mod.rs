@@ -19,6 +19,7 @@ pub mod domains;
 pub mod guest;
 pub mod lastwords;
 pub mod names;
+pub mod owners;
 pub mod registry;
 pub mod report;
 pub mod saver;

@@ -16,6 +16,7 @@
 use super::alarm::{Activity, Input, Nanoseconds, Rules};
 use super::domains::DomainTable;
 use super::guest::{Guest, Incarnation, Look};
+use super::owners::Owners;
 use super::report::GuestsReport;
 use super::{DeskError, Happening};
 use crate::event::{Timestamp, Uuid, What};
@@ -99,10 +100,12 @@ pub struct Registry {
     newcomers: BTreeMap<Incarnation, Newcomer>,
     /// Domains whose guest has gone on in another although they are still there.
     left: BTreeSet<Incarnation>,
+    owners: Owners,
     /// The latest look.
     taken: Option<Monotonic>,
     xen_now: u64,
     names_trouble: Option<String>,
+    pages_left_out: u32,
     changes: Changes,
 }
 
@@ -121,9 +124,11 @@ impl Registry {
             guests: BTreeMap::new(),
             newcomers: BTreeMap::new(),
             left: BTreeSet::new(),
+            owners: Owners::default(),
             taken: None,
             xen_now: 0,
             names_trouble: None,
+            pages_left_out: 0,
             changes: Changes::default(),
         }
     }
@@ -156,14 +161,31 @@ impl Registry {
                 // No record of this boot is one of that boot's: none has generation 0.
                 guest.slots.clear();
                 guest.incarnation.generation = 0;
+                guest.of_another_boot = true;
+            }
+            if guest.present {
+                for (slot, state) in &guest.slots {
+                    let owner = guest.incarnation;
+                    registry.owners.know(*slot, state.generation, owner);
+                }
             }
             let key = match guest.uuid {
                 Some(uuid) if !registry.guests.contains_key(&Key::Uuid(uuid)) => Key::Uuid(uuid),
-                _ => Key::Domain(guest.incarnation),
+                _ => registry.place_of(&mut guest),
             };
-            registry.guests.entry(key).or_insert(guest);
+            registry.guests.insert(key, guest);
         }
         registry
+    }
+
+    /// A place that is free for a guest which is followed by its domain: several of another
+    /// boot may have had the same domid.
+    fn place_of(&self, guest: &mut Guest) -> Key {
+        while self.guests.contains_key(&Key::Domain(guest.incarnation)) {
+            let generation = &mut guest.incarnation.generation;
+            *generation = generation.wrapping_sub(1);
+        }
+        Key::Domain(guest.incarnation)
     }
 
     /// What is to be kept, as of now.
@@ -205,16 +227,18 @@ impl Registry {
         self.names_trouble.clone_from(&domains.trouble);
         match snapshot.filter(|s| self.taken != Some(s.taken)) {
             Some(snapshot) => {
-                let sorted = sort(snapshot);
+                let sorted = sort(snapshot, &mut self.owners);
                 look.xen_now = sorted.xen_now;
                 self.look(&sorted, domains, look, &mut out);
                 self.xen_now = sorted.xen_now;
                 self.taken = Some(snapshot.taken);
+                self.pages_left_out = snapshot.pages_left_out;
             }
             None => self.without_a_look(look, &mut out),
         }
         for guest in self.guests.values_mut() {
             guest.step(&look, Some(look.xen_now), Input::Tick, &mut out);
+            guest.give_up(&look, &mut out);
         }
         self.forget(look.now);
         self.count(&out);
@@ -516,6 +540,7 @@ impl Registry {
                 .collect(),
             evidence_age_ms: age_ns.map(|age| age / NS_PER_MS),
             names_trouble: self.names_trouble.clone(),
+            pages_left_out: self.pages_left_out,
         }
     }
 }
@@ -543,19 +568,9 @@ fn finish(guest: &mut Guest, sorted: &Sorted, look: Look<'_>, out: &mut Vec<Happ
     guest.leave(!found.is_empty(), &look, out);
 }
 
-fn sort(snapshot: &Snapshot) -> Sorted {
-    let mut domains: BTreeMap<u16, BTreeMap<u8, TimerRecord>> = BTreeMap::new();
-    let guests = snapshot.timers.iter().filter(|(_, t)| t.domid != 0);
-    for (_, record) in guests {
-        let slots = domains.entry(record.domid).or_default();
-        slots.insert(record.slot, *record);
-    }
-    let mut present = BTreeMap::new();
-    for (domid, slots) in domains {
-        let records: Vec<_> = slots.into_values().collect();
-        let generation = records.first().map_or(0, |r| r.generation);
-        present.insert(Incarnation { domid, generation }, records);
-    }
+fn sort(snapshot: &Snapshot, owners: &mut Owners) -> Sorted {
+    let guests = snapshot.timers.iter().map(|(_, t)| t);
+    let present = owners.sort(guests.filter(|t| t.domid != 0));
     let released = snapshot.released.iter();
     Sorted {
         present,

@@ -14,6 +14,10 @@ const NS_PER_S: u64 = crate::sys::clock::NS_PER_S;
 /// A feed in the last part of its timeout, one in so many, is late.
 const LATE_PART: u64 = 5;
 
+/// Arms, disarms and feeds after those of one slot that are told in a minute.
+pub const MOST_TOLD: u32 = 20;
+const MINUTE_NS: i64 = 60_000_000_000;
+
 /// What was last seen of a slot. Times are the hypervisor's, ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
@@ -23,8 +27,11 @@ pub struct Slot {
     pub seq: u32,
     /// Arms and feeds.
     pub sets: u32,
-    /// Expiries.
+    /// Runs of its handler.
     pub nr_fired: u32,
+    /// Times that the handler shut the domain down, as last told.
+    #[serde(default)]
+    pub acted: u32,
     /// It is armed.
     pub armed: bool,
     /// The guest's timeout.
@@ -43,6 +50,15 @@ pub struct Slot {
     pub late: u32,
     /// When one last did, ns of our monotonic clock.
     pub late_told_ns: Option<i64>,
+    /// When the present minute of its arms, disarms and feeds after those began, likewise.
+    #[serde(default)]
+    pub minute_ns: Option<i64>,
+    /// How many of them were told in it.
+    #[serde(default)]
+    pub told: u32,
+    /// How many were left out since one was told.
+    #[serde(default)]
+    pub left_out: u32,
 }
 
 /// What happened to a slot between two looks.
@@ -89,9 +105,15 @@ impl Slot {
             .saturating_sub(u32::from(self.armed))
             .min(sets);
         let feeds = sets - arms;
-        let fires = record.nr_fired.wrapping_sub(self.nr_fired);
+        let runs = record.nr_fired.wrapping_sub(self.nr_fired);
+        // The handler also runs for a domain that is down already, or being destroyed: no
+        // expiry, as the guest could not feed. Where that is not told, each run is taken for one.
+        let fires = match record.domain {
+            Some(_) => record.acted.wrapping_sub(self.acted),
+            None => runs,
+        };
         // What came after the expiry was not late but too late.
-        let may_be_late = self.armed && arms == 0 && fires == 0 && self.after.is_none();
+        let may_be_late = self.armed && arms == 0 && runs == 0 && self.after.is_none();
         let late_margin_ns = if may_be_late {
             self.late_margin_ns(record, sets, seen)
         } else {
@@ -131,11 +153,31 @@ impl Slot {
         (margin < part).then_some(margin)
     }
 
+    /// Whether an arm, a disarm or a feed after it is to be told: a guest can bring these
+    /// about as often as it likes. Gives how many were left out before.
+    pub fn tells(&mut self, now: i64) -> Option<u32> {
+        let began = self
+            .minute_ns
+            .filter(|at| (0..MINUTE_NS).contains(&now.saturating_sub(*at)));
+        if began.is_none() {
+            (self.minute_ns, self.told) = (Some(now), 0);
+        }
+        if self.told >= MOST_TOLD {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+
     /// Takes over what the record says.
     pub fn update(&mut self, record: &TimerRecord, change: &Change) {
         self.seq = record.seq;
         self.sets = record.sets;
         self.nr_fired = record.nr_fired;
+        if record.domain.is_some() {
+            self.acted = record.acted;
+        }
         self.armed = change.is_armed;
         self.timeout_s = record.timeout_s;
         self.set = record.set;

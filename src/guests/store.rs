@@ -101,9 +101,12 @@ impl Store {
     /// Replaces a file in one step.
     ///
     /// # Errors
-    /// The errno; the file is then as it was.
+    /// The errno; too large what [`Store::load`] would not read. The file is then as it was.
     pub fn save<T: Stored>(&self, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
+        }
         let (path, new) = (self.path(T::FILE), self.path(&format!("{}.new", T::FILE)));
         DirBuilder::new()
             .recursive(true)

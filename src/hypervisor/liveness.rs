@@ -206,6 +206,9 @@ pub struct TimerRecord {
     pub generation: u32,
     /// What the domain is doing; `None` where the hypervisor does not tell.
     pub domain: Option<Doing>,
+    /// Times that the handler of this slot shut the domain down; it does nothing to one that
+    /// is shutting down or dying. Told only together with `domain`.
+    pub acted: u32,
 }
 
 impl TimerRecord {
@@ -410,6 +413,7 @@ fn timer_record(b: &[u8]) -> Option<TimerRecord> {
         nr_fired: u32_at(b, 48)?,
         generation: u32_at(b, 52)?,
         domain: Doing::from_word(u32_at(b, 56)?),
+        acted: u32_at(b, 60)?,
     })
 }
 

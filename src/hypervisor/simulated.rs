@@ -11,6 +11,7 @@ use super::liveness::{
 use super::snapshot::{Snapshot, Snapshots};
 use super::{Page, PageReader, ReadError};
 use crate::sys::clock::Monotonic;
+use std::collections::BTreeMap;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -30,6 +31,7 @@ pub const FREE: TimerRecord = TimerRecord {
     nr_fired: 0,
     generation: 0,
     domain: None,
+    acted: 0,
 };
 
 /// What the simulated hypervisor would say.
@@ -43,6 +45,8 @@ pub struct Scene {
     pub timers: Vec<TimerRecord>,
     /// Armed guest watchdogs without a record.
     pub untracked: u32,
+    /// Shutdown codes that domains set in advance (`SCHEDOP_shutdown_code`).
+    pub codes: BTreeMap<u16, Shutdown>,
 }
 
 impl Scene {
@@ -83,9 +87,11 @@ impl Scene {
                     nr_fired: 0,
                     generation: 1,
                     domain: Some(Doing::default()),
+                    acted: 0,
                 })
                 .collect(),
             untracked: 0,
+            codes: BTreeMap::new(),
         }
     }
 
@@ -95,21 +101,29 @@ impl Scene {
         Self::healthy(1, 0)
     }
 
-    /// Moves on by `ms`; who does not feed in that time expires, and its domain shuts down,
-    /// as Xen has it (`domain_watchdog_timeout()`).
+    /// Moves on by `ms`; who does not feed in that time expires, and its domain shuts down
+    /// unless it is down already, as Xen has it (`domain_watchdog_timeout()`).
     pub fn pass_ms(&mut self, ms: u64) {
         self.now += ms * 1_000_000;
         let now = self.now;
-        let due = |t: &TimerRecord| t.used && t.armed && t.deadline <= now && t.done < t.deadline;
-        let mut expired = Vec::new();
-        for t in self.timers.iter_mut().filter(|t| due(t)) {
+        let is_due = |t: &TimerRecord| t.used && t.armed && t.deadline <= now;
+        let timers = self.timers.iter().enumerate();
+        let due = timers.filter(|(_, t)| is_due(t) && t.done < t.deadline);
+        let mut due: Vec<_> = due.map(|(n, t)| (t.deadline, n)).collect();
+        due.sort_unstable();
+        for (_, n) in due {
+            let Some(t) = self.timers.get_mut(n) else {
+                continue;
+            };
             t.fired = t.deadline + 20_000;
             t.done = t.fired + 5_000;
             t.nr_fired = t.nr_fired.wrapping_add(1);
-            expired.push(t.domid);
-        }
-        for domid in expired {
-            self.shut_down(domid, Shutdown::Watchdog);
+            let down = t.domain.is_some_and(|d| d.dying || d.shutdown.is_some());
+            if !down {
+                t.acted = t.acted.wrapping_add(1);
+                let domid = t.domid;
+                self.shut_down(domid, Shutdown::Watchdog);
+            }
         }
     }
 
@@ -168,8 +182,9 @@ impl Scene {
         }
     }
 
-    /// A domain shuts down; the first reason holds.
+    /// A domain shuts down; the first reason holds, also one that it set in advance.
     pub fn shut_down(&mut self, domid: u16, why: Shutdown) {
+        let why = self.codes.get(&domid).copied().unwrap_or(why);
         for doing in self.of(domid).filter_map(|t| t.domain.as_mut()) {
             doing.shutdown = doing.shutdown.or(Some(why));
         }
@@ -269,7 +284,7 @@ impl Scene {
             b.extend(t.nr_fired.to_le_bytes());
             b.extend(t.generation.to_le_bytes());
             b.extend(t.domain.map_or(0, Doing::to_word).to_le_bytes());
-            b.extend([0; 4]);
+            b.extend(t.domain.map_or(0, |_| t.acted).to_le_bytes());
         }
         b.resize(HEADER_LEN + TIMERS_PER_PAGE * RECORD_LEN, 0);
         b

@@ -58,7 +58,13 @@ fn after(what: Option<&What>) -> Option<&'static str> {
 pub fn samples(kind: &str) -> Vec<What> {
     let (slot, timeout_s) = (1, 10);
     match kind {
-        "guest.armed" => vec![What::GuestArmed { slot, timeout_s }],
+        "guest.armed" => [0, 7]
+            .map(|left_out| What::GuestArmed {
+                slot,
+                timeout_s,
+                left_out,
+            })
+            .into(),
         "guest.first_fed" => [Some(1), None]
             .map(|since_seen_ms| What::GuestFirstFed {
                 slot,
@@ -74,6 +80,7 @@ pub fn samples(kind: &str) -> Vec<What> {
                 timeout_s,
                 after: *after,
                 gap_ms,
+                left_out: 0,
             })
             .collect(),
         "guest.late" => vec![What::GuestLate {
@@ -89,7 +96,7 @@ pub fn samples(kind: &str) -> Vec<What> {
             handler_late_us: 12,
             expiries: 1,
         }],
-        "guest.disarmed" => vec![What::GuestDisarmed { slot }],
+        "guest.disarmed" => vec![What::GuestDisarmed { slot, left_out: 0 }],
         "guest.gone" => CAUSES.map(|cause| What::GuestGone { cause }).into(),
         "guest.rebooted" => CAUSES
             .map(|cause| What::GuestRebooted {
