@@ -348,11 +348,59 @@ fn what_waits_is_bounded_and_the_rest_is_counted() {
     let scratch = Scratch::new("hook-flood");
     let program = scratch.script("hook", "sleep 1000");
     let hooks = Hooks::start(vec![hook(program)], 1);
-    for _ in 0..3_000 {
-        hooks.alarm(&web());
+    for n in 0..3_000 {
+        hooks.alarm(&guest(Some(n), 3, "web"));
     }
     // One runs, 1024 wait.
     eventually("drops", || hooks.failures() == 3_000 - 1_025);
+    hooks.end();
+}
+
+#[test]
+fn of_one_guest_no_more_than_32_events_wait() {
+    let scratch = Scratch::new("hook-line");
+    let program = scratch.script("hook", "sleep 1000");
+    let hooks = Hooks::start(vec![hook(program)], 1);
+    for _ in 0..100 {
+        hooks.alarm(&web());
+    }
+    // One runs, 32 wait.
+    eventually("drops", || hooks.failures() == 100 - 33);
+    hooks.end();
+}
+
+#[test]
+fn a_guests_storm_costs_neither_its_own_alarm_nor_those_of_others() {
+    let scratch = Scratch::new("hook-storm");
+    let text = r#"
+        test "$XENWARDEN_NAME" = first && while test ! -e $D/go; do sleep 0.01; done
+        case $XENWARDEN_KIND in alarm.*) echo "$XENWARDEN_NAME" >> $D/log ;; esac"#;
+    let mut hook = hook(scratch.script("hook", text));
+    hook.kinds.push("guest.".to_owned());
+    let hooks = Hooks::start(vec![hook], 1);
+    hooks.alarm(&guest(Some(1), 1, "first"));
+    let storm = |n: u16, count: u64| {
+        for _ in 0..count {
+            let who = guest(Some(u128::from(n)), n, "storm");
+            hooks.bus.publish(Some(who), None, expired());
+        }
+    };
+    // As many as may wait of one guest, of as many guests as it takes to fill everything.
+    storm(100, 1_000);
+    (101..=131).for_each(|n| storm(n, 32));
+    // Where there is no room, whoever is in nobody's line has none either.
+    storm(200, 1);
+    hooks.alarm(&guest(Some(100), 100, "storm"));
+    for n in 0..20 {
+        hooks.alarm(&guest(Some(300 + n), 300, "victim"));
+    }
+    eventually("losses", || hooks.failures() == 968 + 1 + 1 + 20);
+    fs::write(scratch.path("go"), "").expect("go");
+    let alarms = |log: &str, name| log.lines().filter(|line| *line == name).count();
+    eventually("all alarms", || {
+        let log = scratch.read("log");
+        (alarms(&log, "storm"), alarms(&log, "victim")) == (1, 20)
+    });
     hooks.end();
 }
 
