@@ -31,6 +31,14 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
         slots: Vec::new(),
         ..guest(3, 9, "unseen")
     };
+    let unbooted = GuestReport {
+        boot_failed: true,
+        ..guest(4, 10, "unbooted")
+    };
+    let hidden = GuestsReport {
+        pages_left_out: 1,
+        ..report(vec![guest(1, 7, "a")])
+    };
     let never = GuestsReport {
         evidence_age_ms: None,
         ..report(vec![])
@@ -52,6 +60,8 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
             old(report(vec![alarmed(2, 8, "b")])),
             1,
         ),
+        ("a boot that failed", report(vec![unbooted]), 1),
+        ("a watchdog that is not shown", hidden, 2),
         ("old evidence", old(report(vec![guest(1, 7, "a")])), 2),
         ("no evidence", never, 2),
         ("not seen", report(vec![guest(1, 7, "a"), unseen]), 2),

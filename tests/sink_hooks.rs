@@ -344,6 +344,52 @@ fn the_end_of_the_bus_lets_short_hooks_run_and_kills_long_ones() {
 }
 
 #[test]
+fn how_a_hook_ends_is_known_also_where_sigchld_was_ignored_at_the_start() {
+    let scratch = Scratch::new("hook-sigchld");
+    scratch.script("good", "sleep 0.1; echo >> $D/runs");
+    scratch.script("bad", "exit 3");
+    let mut ignoring = Command::new("env");
+    ignoring.arg("--ignore-signal=CHLD");
+    let tried = Command::new("env")
+        .args(["--ignore-signal=CHLD", "true"])
+        .status();
+    if !tried.is_ok_and(|status| status.success()) {
+        eprintln!("not checked: this env(1) ignores no signals");
+        return;
+    }
+    ignoring.arg(std::env::current_exe().expect("this program"));
+    ignoring.args(["--exact", "sigchld_is_ignored", "--ignored"]);
+    let output = ignoring.env("HOOK_SCRATCH", &scratch.0).output();
+    let output = output.expect("runs");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(scratch.read("runs"), "\n");
+}
+
+#[test]
+#[ignore = "run by how_a_hook_ends_is_known_also_where_sigchld_was_ignored_at_the_start"]
+fn sigchld_is_ignored() {
+    let Some(scratch) = std::env::var_os("HOOK_SCRATCH").map(PathBuf::from) else {
+        return;
+    };
+    let ignored = fs::read_to_string("/proc/self/status").expect("status");
+    let mask = ignored
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.expect("a mask").trim(), 16).expect("hexadecimal");
+    // SIGCHLD is 17, and the first bit is 1's.
+    assert_ne!(mask & (1 << 16), 0, "this test sees nothing");
+    let all = ["good", "bad"].map(|name| hook(scratch.join(name)));
+    let hooks = Hooks::start(all.to_vec(), 1);
+    hooks.alarm(&web());
+    eventually("both", || {
+        hooks.failures() > 0 && scratch.join("runs").exists()
+    });
+    let bus = Arc::clone(&hooks.bus);
+    hooks.end();
+    assert_eq!(drops(&bus, NAME), 1, "the bad one's end alone");
+}
+
+#[test]
 fn what_waits_is_bounded_and_the_rest_is_counted() {
     let scratch = Scratch::new("hook-flood");
     let program = scratch.script("hook", "sleep 1000");

@@ -486,6 +486,7 @@ impl Guest {
                 reboots: alarm.reboots,
                 acknowledged: alarm.acknowledged,
             }),
+            boot_failed: false,
         }
     }
 

@@ -516,6 +516,7 @@ impl Registry {
                 .collect(),
             evidence_age_ms: age_ns.map(|age| age / NS_PER_MS),
             names_trouble: self.names_trouble.clone(),
+            pages_left_out: 0,
         }
     }
 }

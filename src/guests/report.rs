@@ -15,6 +15,9 @@ pub struct GuestsReport {
     pub evidence_age_ms: Option<u64>,
     /// Why names or UUIDs may be missing.
     pub names_trouble: Option<String>,
+    /// Guest watchdogs' pages that are watched by the guard but not known here.
+    #[serde(default)]
+    pub pages_left_out: u32,
 }
 
 /// What a domain is doing.
@@ -50,6 +53,9 @@ pub struct GuestReport {
     pub slots: Vec<SlotReport>,
     /// Its alarm, while one is open.
     pub alarm: Option<AlarmReport>,
+    /// It was started again, and did not feed within the boot deadline.
+    #[serde(default)]
+    pub boot_failed: bool,
 }
 
 /// An armed watchdog slot.

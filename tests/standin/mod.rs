@@ -74,6 +74,7 @@ pub fn guest(uuid: u128, domid: u16, name: &str) -> GuestReport {
             expired: false,
         }],
         alarm: None,
+        boot_failed: false,
     }
 }
 
@@ -99,6 +100,7 @@ pub fn report(guests: Vec<GuestReport>) -> GuestsReport {
         guests,
         evidence_age_ms: Some(120),
         names_trouble: None,
+        pages_left_out: 0,
     }
 }
 

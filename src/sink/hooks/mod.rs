@@ -82,6 +82,12 @@ pub fn run(
     if let Err(error) = child::keep_descriptors() {
         log::warn!("hooks may inherit open files: /proc/self/fd: {error}");
     }
+    if let Err(errno) = child::keep_exit_statuses() {
+        log::warn!("how hooks end may not be known: {}", errno.desc());
+    }
+    if let Some(why) = child::spawning_forks() {
+        return run_none(queue, hooks, &why, bus, stop);
+    }
     let mut runner = Runner {
         hooks,
         concurrency,
@@ -103,6 +109,24 @@ pub fn run(
     let rest = queue.try_iter().take(queue.len());
     rest.for_each(|event| runner.enqueue(&event));
     runner.finish();
+}
+
+/// Where none may be run, counts what is not.
+fn run_none(queue: &Receiver<Arc<Event>>, hooks: &[Hook], why: &str, bus: &Bus, stop: &AtomicBool) {
+    log::error!("no hook is run: {why}");
+    let mut ending = Ending::new(bus, stop, FAREWELL);
+    let count = |event: &Arc<Event>| {
+        let wanted = hooks.iter().filter(|hook| hook.wants(event));
+        wanted.for_each(|_| bus.count_undelivered(NAME, event));
+    };
+    while !ending.has_begun() {
+        match queue.recv_timeout(TICK) {
+            Ok(event) => count(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+    queue.try_iter().take(queue.len()).for_each(|e| count(&e));
 }
 
 /// An execution that is to be.
@@ -241,4 +265,29 @@ fn failed(hooks: &[Hook], bus: &Bus, job: &Job, how: &str) {
     let (kind, seq) = (job.event.what.kind(), job.event.seq);
     log::warn!("hook {program} for {kind} (event {seq}): {how}");
     bus.count_undelivered(NAME, &job.event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::What;
+
+    #[test]
+    fn where_none_may_be_run_each_execution_is_counted() {
+        let bus = Bus::new("host".into(), 1);
+        let queue = bus.attach(NAME, 64);
+        let hook = |kind: &str| Hook {
+            kinds: vec![kind.to_owned()],
+            program: "/bin/true".into(),
+            arguments: Vec::new(),
+            timeout: TICK,
+        };
+        let hooks = [hook("host."), hook("host.disarmed"), hook("guest.")];
+        for _ in 0..3 {
+            bus.publish(None, None, What::HostDisarmed {});
+        }
+        bus.close();
+        run_none(&queue, &hooks, "a test", &bus, &AtomicBool::new(false));
+        assert_eq!(bus.drops(), [(NAME, 6)]);
+    }
 }
