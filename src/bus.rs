@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// At most one `sink.dropped` for each sink in this time; also how long losses may go
@@ -25,6 +26,8 @@ const REPORT_EVERY_NS: u64 = 10_000_000_000;
 pub struct Bus {
     host: Arc<str>,
     inner: Mutex<Inner>,
+    /// Set with the lock held; read without it.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -33,7 +36,6 @@ struct Inner {
     /// Events of each kind.
     counts: BTreeMap<&'static str, u64>,
     outlets: Vec<Outlet>,
-    closed: bool,
 }
 
 /// A sink's end of the bus.
@@ -182,8 +184,8 @@ impl Bus {
                 sequence,
                 counts: BTreeMap::new(),
                 outlets: Vec::new(),
-                closed: false,
             }),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -222,7 +224,7 @@ impl Bus {
     ) -> Receiver<Arc<Event>> {
         let (send, receive) = bounded(capacity);
         let mut inner = self.lock();
-        if !inner.closed {
+        if !self.is_closed() {
             inner.with_outlet(sink, |outlet| {
                 outlet.queue = Some(send);
                 outlet.wake = wake;
@@ -296,14 +298,21 @@ impl Bus {
         self.lock().sequence.peek()
     }
 
-    /// Ends every queue: the sinks work off what they have and end. Later events are
-    /// stamped and go nowhere.
+    /// Ends every queue: the sinks do in about a second what they can with what they have,
+    /// count the rest, and end. Later events are stamped and go nowhere.
     pub fn close(&self) {
         let mut inner = self.lock();
-        inner.closed = true;
+        self.closed.store(true, Ordering::Release);
         for outlet in &mut inner.outlets {
             outlet.queue = None;
             outlet.wake = None;
         }
+    }
+
+    /// Whether [`Bus::close`] was called: a queue tells so only once it is empty. Once this is
+    /// true, nothing more comes into any queue.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 }

@@ -15,20 +15,22 @@
 //!
 //! That leaves root and the members of the group. When all places are taken, the user with
 //! the most connections loses its oldest, so that one user's flood, however large, takes no
-//! place from another's single request. Within one user the newest stay; as each is looked
+//! place from another's single request; root's give way to root only. Within one user the newest stay; as each is looked
 //! at in the round that accepts it, a request that came with its connection is answered
 //! even then.
 
 use crate::event::{NotAUuid, Uuid};
 use crate::guests::{Desk, DeskError};
-use crate::peer::{Peer, Progress, RequestLine, gid_of};
+use crate::peer::{Peer, Progress, RequestLine, gid_of, gives_way};
 use crate::status::{Sources, gather};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -78,8 +80,8 @@ pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    if UnixStream::connect(path).is_ok() {
-        let text = "another daemon answers on this socket";
+    if is_listened_to(path) {
+        let text = "another daemon listens on this socket";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }
     match fs::symlink_metadata(path) {
@@ -98,6 +100,15 @@ pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
     }
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Whether somebody listens on the socket. Does not block: where the listener's queue is
+/// full, as that of a stopped process may be, connect(2) says EAGAIN (unix(7)).
+fn is_listened_to(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
+    matches!(connected, Ok(()) | Err(Errno::EAGAIN))
 }
 
 struct Client {
@@ -159,7 +170,12 @@ fn accept(listener: &UnixListener, clients: &mut VecDeque<Client>, group: Option
             }
         };
         if clients.len() >= MAX_CLIENTS {
-            evict(clients);
+            let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
+            let Some(index) = gives_way(&uids, peer.uid) else {
+                let _ = stream.write(&refuse(FULL));
+                continue;
+            };
+            clients.remove(index);
         }
         clients.push_back(Client {
             stream,
@@ -169,21 +185,6 @@ fn accept(listener: &UnixListener, clients: &mut VecDeque<Client>, group: Option
             deadline: Instant::now() + PATIENCE,
         });
     }
-}
-
-/// Closes the oldest connection of the user who has the most.
-fn evict(clients: &mut VecDeque<Client>) {
-    let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
-    if let Some(index) = greediest(&uids) {
-        clients.remove(index);
-    }
-}
-
-/// The first place of the value that is there most often; of several, the first such.
-fn greediest(uids: &[u32]) -> Option<usize> {
-    let share = |uid: u32| uids.iter().filter(|other| **other == uid).count();
-    let most = uids.iter().map(|uid| share(*uid)).max()?;
-    uids.iter().position(|uid| share(*uid) == most)
 }
 
 impl Client {
@@ -216,6 +217,7 @@ impl Client {
 }
 
 const NOT_ALLOWED: &str = "not allowed: only root and the configured group may ask";
+const FULL: &str = "too many requests at once: try again later";
 const ROOT_ONLY: &str = "not allowed: only root may acknowledge or close an alarm";
 const UNKNOWN: &str =
     "unknown request: this daemon knows `status`, `guests`, `ack UUID` and `close UUID`";
@@ -266,52 +268,4 @@ fn line(value: &impl Serialize) -> Vec<u8> {
         .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
     bytes.push(b'\n');
     bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_user_with_the_most_connections_gives_way_and_no_other() {
-        let cases: [(&[u32], Option<usize>); 6] = [
-            (&[], None),
-            (&[0], Some(0)),
-            (&[7, 0, 0, 7, 0], Some(1)),
-            (&[0, 7, 7, 7], Some(1)),
-            (&[5, 5, 9, 9], Some(0)),
-            (&[1, 2, 3], Some(0)),
-        ];
-        for (uids, gives_way) in cases {
-            assert_eq!(greediest(uids), gives_way, "{uids:?}");
-        }
-    }
-
-    #[test]
-    fn a_flood_of_one_user_takes_no_place_from_another() {
-        let client = |uid| {
-            let (stream, far) = UnixStream::pair().expect("a pair");
-            drop(far);
-            Client {
-                stream,
-                peer: Peer {
-                    uid,
-                    in_group: true,
-                },
-                request: RequestLine::new(MAX_REQUEST),
-                answer: VecDeque::new(),
-                deadline: Instant::now(),
-            }
-        };
-        let mut clients = VecDeque::from([client(1_000)]);
-        for _ in 0..1_000 {
-            if clients.len() >= MAX_CLIENTS {
-                evict(&mut clients);
-            }
-            clients.push_back(client(33));
-        }
-        let uids: Vec<u32> = clients.iter().map(|client| client.peer.uid).collect();
-        assert_eq!(uids.len(), MAX_CLIENTS);
-        assert_eq!(uids.iter().filter(|uid| **uid == 1_000).count(), 1);
-    }
 }

@@ -293,7 +293,7 @@ fn start_sinks(
     let mut threads = Vec::new();
     let settings = sink::socket::Settings {
         keep: policy.events.keep,
-        group: policy.control_group.clone(),
+        group: shared.group,
     };
     let (queue, woken) = inlets.socket;
     let served = Arc::clone(shared);

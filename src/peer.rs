@@ -3,7 +3,7 @@
 //!
 //! In: a connected stream whose peer is not trusted. Out: its credentials as the kernel
 //! noted them when it connected, what those allow, and its request once a line is
-//! complete. Promises that a peer takes a bounded number of bytes whatever it sends, and
+//! complete; and whose connection gives way where there are too many. Promises that a peer takes a bounded number of bytes whatever it sends, and
 //! that nothing waits for it. Must never take a peer's own word for who it is.
 
 use crate::sys;
@@ -59,6 +59,23 @@ impl Peer {
     pub fn may_ask(&self) -> bool {
         self.may_change() || self.in_group
     }
+}
+
+/// Whose connection gives way when all places are taken and the user `newcomer` wants one:
+/// the place, among connections in the order of their age, of the oldest of the user who
+/// would have the most. Root's give way to root only; none where all are root's and the
+/// newcomer is not. Counting the newcomer among them, one user's flood, however large, takes
+/// no place from another's single connection.
+#[must_use]
+pub fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
+    let share = |uid: u32| {
+        let has = uids.iter().filter(|other| **other == uid).count();
+        has + usize::from(uid == newcomer)
+    };
+    let may = |uid: u32| uid != 0 || newcomer == 0;
+    let candidates = uids.iter().copied().filter(|uid| may(*uid));
+    let most = candidates.map(share).max()?;
+    uids.iter().position(|uid| may(*uid) && share(*uid) == most)
 }
 
 /// Bytes that one read takes at most.
@@ -155,6 +172,42 @@ mod tests {
         for (uid, in_group, ask, change) in cases {
             let peer = Peer { uid, in_group };
             assert_eq!((peer.may_ask(), peer.may_change()), (ask, change), "{uid}");
+        }
+    }
+
+    #[test]
+    fn the_user_with_the_most_connections_gives_way_and_root_only_to_root() {
+        let cases: [(&[u32], u32, Option<usize>); 11] = [
+            (&[], 0, None),
+            (&[0], 0, Some(0)),
+            (&[7, 0, 0, 7, 0], 0, Some(1)),
+            (&[7, 0, 0, 7, 0], 7, Some(0)),
+            (&[0, 7, 7, 7], 0, Some(1)),
+            (&[0, 0, 0, 7], 9, Some(3)),
+            (&[0, 0, 0], 7, None),
+            (&[5, 5, 9, 9], 0, Some(0)),
+            // Who already has as many as anybody else loses one of its own.
+            (&[5, 5, 9, 9], 9, Some(2)),
+            (&[5, 9], 9, Some(1)),
+            (&[1, 2, 3], 4, Some(0)),
+        ];
+        for (uids, newcomer, place) in cases {
+            assert_eq!(gives_way(uids, newcomer), place, "{uids:?} {newcomer}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_user_takes_no_place_from_another() {
+        for other in [0, 1_000] {
+            let mut uids = vec![other];
+            for _ in 0..1_000 {
+                if uids.len() >= 32 {
+                    uids.remove(gives_way(&uids, 33).expect("one gives way"));
+                }
+                uids.push(33);
+            }
+            assert_eq!(uids.iter().filter(|uid| **uid == other).count(), 1);
+            assert_eq!(gives_way(&uids, 0), Some(1), "root is let in");
         }
     }
 

@@ -31,6 +31,14 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
         slots: Vec::new(),
         ..guest(3, 9, "unseen")
     };
+    let unbooted = GuestReport {
+        boot_failed: true,
+        ..guest(4, 10, "unbooted")
+    };
+    let hidden = GuestsReport {
+        pages_left_out: 1,
+        ..report(vec![guest(1, 7, "a")])
+    };
     let never = GuestsReport {
         evidence_age_ms: None,
         ..report(vec![])
@@ -52,6 +60,8 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
             old(report(vec![alarmed(2, 8, "b")])),
             1,
         ),
+        ("a boot that failed", report(vec![unbooted]), 1),
+        ("a watchdog that is not shown", hidden, 2),
         ("old evidence", old(report(vec![guest(1, 7, "a")])), 2),
         ("no evidence", never, 2),
         ("not seen", report(vec![guest(1, 7, "a"), unseen]), 2),
@@ -234,10 +244,13 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
         alarmed(3, 9, "twin"),
         guest(4, 10, "twin"),
         nameless,
+        // Whose owner would like to be taken for "db".
+        alarmed(5, 12, "8"),
+        alarmed(6, 13, "00000000-0000-0000-0000-000000000002"),
     ]));
     let uuid = Uuid(2).to_string();
     let capitals = uuid.to_uppercase();
-    let cases: [(&[&str], (i32, &str)); 10] = [
+    let cases: [(&[&str], (i32, &str)); 13] = [
         (&[&uuid], expected(0, "acknowledged")),
         (&[&capitals], expected(0, "acknowledged")),
         (
@@ -252,6 +265,12 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
         ),
         (&["twin"], (1, "000000000003 (domain 9, alarm open), 0")),
         (&["young"], (1, "is not known")),
+        (
+            &["8"],
+            expected(0, "the alarm of 8 (00000000-0000-0000-0000-000000000002)"),
+        ),
+        (&["70000"], (1, "no guest has this domain number")),
+        (&["77"], (1, "no guest is domain 77")),
         (&["eve"], (1, "no guest is named \"eve\"")),
         (&["d"], (1, "no guest is named")),
     ];
@@ -268,7 +287,7 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
     let orders = daemon.registry.orders.lock().expect("whole");
     let words: Vec<&str> = orders.iter().map(|(word, _, _)| *word).collect();
     if geteuid().is_root() {
-        assert_eq!(words, ["ack", "ack", "ack", "close", "ack", "ack"]);
+        assert_eq!(words, ["ack", "ack", "ack", "close", "ack", "ack", "ack"]);
     } else {
         assert!(words.is_empty());
     }

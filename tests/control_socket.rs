@@ -5,16 +5,19 @@
 
 mod standin;
 
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket};
 use nix::unistd::geteuid;
-use standin::{Daemon, alarmed, guest, report};
+use standin::{Daemon, LONG, alarmed, guest, report};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
 use xenwarden::control;
 use xenwarden::event::Uuid;
 use xenwarden::guests::report::GuestsReport;
@@ -312,4 +315,34 @@ fn a_dead_daemons_socket_is_replaced() {
     drop(control::bind(&path, "no-such-group").expect("first"));
     assert!(path.exists());
     control::bind(&path, "no-such-group").expect("again");
+}
+
+#[test]
+fn a_stopped_daemon_whose_queue_is_full_does_not_hang_the_start() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stopped.sock");
+    let _ = std::fs::remove_file(&path);
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let make = || socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
+    let address = UnixAddr::new(&path).expect("an address");
+    let stopped = make();
+    nix::sys::socket::bind(stopped.as_raw_fd(), &address).expect("bind");
+    nix::sys::socket::listen(&stopped, Backlog::new(1).expect("a length")).expect("listen");
+    let mut waiting = Vec::new();
+    loop {
+        let client = make();
+        let connected = nix::sys::socket::connect(client.as_raw_fd(), &address);
+        waiting.push(client);
+        match connected {
+            Ok(()) => {}
+            Err(errno) => break assert_eq!(errno, nix::errno::Errno::EAGAIN),
+        }
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let tried = path.clone();
+    thread::spawn(move || tell.send(control::bind(&tried, "no-such-group").map(drop)));
+    let bound = told.recv_timeout(LONG).expect("it does not wait");
+    let kind = bound.expect_err("somebody listens there").kind();
+    assert_eq!(kind, std::io::ErrorKind::AddrInUse);
+    assert!(path.exists(), "it is not replaced");
+    let _ = std::fs::remove_file(&path);
 }

@@ -60,25 +60,34 @@ fn a_xapi_message_is_raised_once_and_destroyed() {
         for word in "$@"; do printf '%s|' "$word" >> $D/log; done; echo >> $D/log
         case $1 in message-list) cat $D/found ;; esac"#;
     scratch.script("xe", stub);
-    let list = format!("message-list|name=xenwarden_alarm|obj-uuid={UUID}|--minimal|");
-    let create = format!(
-        "message-create|name=xenwarden_alarm|priority=1|vm-uuid={UUID}|body=guest {NAME}: ALARM|"
-    );
+    let list = |name| format!("message-list|name={name}|obj-uuid={UUID}|--minimal|");
+    let create = |name| {
+        format!("message-create|name={name}|priority=1|vm-uuid={UUID}|body=guest {NAME}: ALARM|")
+    };
     let destroy = |id| format!("message-destroy|uuid={id}|");
+    let (alarm, boot) = ("xenwarden_alarm", "xenwarden_boot_failed");
     let cases = [
-        ("alarm.raised", "", vec![list.clone(), create.clone()]),
+        ("alarm.raised", "", vec![list(alarm), create(alarm)]),
         (
             "alarm.raised",
             "m1",
-            vec![list.clone(), destroy("m1"), create.clone()],
+            vec![list(alarm), destroy("m1"), create(alarm)],
         ),
-        ("guest.boot_failed", "", vec![list.clone(), create]),
+        ("guest.boot_failed", "", vec![list(boot), create(boot)]),
+        ("guest.first_fed", "m1", vec![list(boot), destroy("m1")]),
         (
             "alarm.cleared",
             "m1,m2",
-            vec![list.clone(), destroy("m1"), destroy("m2")],
+            vec![
+                list(alarm),
+                destroy("m1"),
+                destroy("m2"),
+                list(boot),
+                destroy("m1"),
+                destroy("m2"),
+            ],
         ),
-        ("alarm.closed", "", vec![list]),
+        ("alarm.closed", "", vec![list(alarm), list(boot)]),
         ("guest.armed", "m1", vec![]),
     ];
     for (kind, found, expected) in cases {
@@ -113,23 +122,38 @@ fn an_alert_is_posted_and_resolved_under_the_same_labels() {
             "http://am.example:9093/api/v2/alerts\n"
         );
         let body: Value = serde_json::from_str(&scratch.read("body")).expect("JSON");
-        assert_eq!(body.as_array().map(Vec::len), Some(1));
-        body[0].clone()
+        body.as_array().expect("a list").clone()
     };
+    let time = "2026-11-23T15:51:06.250000Z";
     let raised = post("alarm.raised", UUID);
-    assert_eq!(raised["labels"]["guest"], UUID);
+    assert_eq!(raised.len(), 1);
+    assert_eq!(raised[0]["labels"]["guest"], UUID);
     assert_eq!(
-        raised["annotations"]["summary"],
+        raised[0]["annotations"]["summary"],
         format!("guest {NAME}: ALARM")
     );
-    assert_eq!(raised["annotations"]["name"], NAME);
-    assert_eq!(raised["startsAt"], "2026-11-23T15:51:06.250000Z");
-    for kind in ["alarm.cleared", "alarm.closed"] {
-        let cleared = post(kind, UUID);
-        assert_eq!(cleared["labels"], raised["labels"]);
-        assert_eq!(cleared["endsAt"], "2026-11-23T15:51:06.250000Z");
+    assert_eq!(raised[0]["annotations"]["name"], NAME);
+    assert_eq!(raised[0]["startsAt"], time);
+    let failed = post("guest.boot_failed", UUID);
+    assert_eq!((failed.len(), &failed[0]["startsAt"]), (1, &time.into()));
+    assert_ne!(failed[0]["labels"], raised[0]["labels"]);
+    let both = vec![&raised[0]["labels"], &failed[0]["labels"]];
+    let cases = [
+        ("alarm.cleared", both.clone()),
+        ("alarm.closed", both),
+        ("guest.first_fed", vec![&failed[0]["labels"]]),
+    ];
+    for (kind, labels) in cases {
+        let ended = post(kind, UUID);
+        let resolved: Vec<&Value> = ended.iter().map(|alert| &alert["labels"]).collect();
+        assert_eq!(resolved, labels, "{kind}");
+        assert!(ended.iter().all(|alert| alert["endsAt"] == time), "{kind}");
     }
-    assert_eq!(post("alarm.raised", "")["labels"]["guest"], "domain 3");
+    std::fs::write(scratch.path("body"), "").expect("write");
+    let url = ["http://am.example:9093"];
+    let output = run(&scratch, "alertmanager", &url, "alarm.raised", "");
+    assert_eq!(output.status.code(), Some(1), "no UUID, no alert");
+    assert_eq!(scratch.read("body"), "");
     let output = run(&scratch, "alertmanager", &[], "alarm.raised", UUID);
     assert!(!output.status.success(), "without an address it fails");
     scratch.script("curl", "exit 22");

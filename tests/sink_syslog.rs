@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use xenwarden::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::what::{KINDS, is_known};
@@ -193,6 +195,39 @@ fn a_stalled_logger_costs_events_each_of_which_is_counted() {
         assert!(lost > 0);
         assert_eq!(u64::try_from(held.count()).expect("few") + lost, 3_000);
     }
+}
+
+#[test]
+fn a_slow_logger_does_not_hold_up_the_end_and_what_it_misses_is_counted() {
+    let scratch = Scratch::new("slow-logger");
+    let socket = daemon(&scratch, "log");
+    let sink = Sink::start(scratch);
+    let (end, ended) = channel::<()>();
+    // Two datagrams a second: 4000 events would take it half an hour.
+    let reader = thread::spawn(move || {
+        let mut count = 0;
+        let pause = Duration::from_millis(500);
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            receive(&socket);
+            count += 1;
+        }
+        socket.set_nonblocking(true).expect("non-blocking");
+        count
+            + (0_u64..)
+                .take_while(|_| socket.recv(&mut [0; 65_536]).is_ok())
+                .count()
+    });
+    for _ in 0..4_000 {
+        sink.bus.publish(None, None, raised());
+    }
+    let (bus, before) = (Arc::clone(&sink.bus), Instant::now());
+    let _scratch = sink.end();
+    let took = before.elapsed();
+    drop(end);
+    let read = reader.join().expect("no panic");
+    assert!(took < LONG, "{took:?}");
+    let read = u64::try_from(read).expect("few");
+    assert_eq!(read + drops(&bus, NAME), 4_000, "each is read or counted");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden ack`: somebody takes care of an alarm, or ends it.
 //!
-//! The daemon knows alarms by UUID; a name is looked up among its guests first.
+//! The daemon knows alarms by UUID; a domid or a name is looked up among its guests first.
 
 use super::arguments::AckRequest;
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
 use super::{FINE, NOT_FINE, complain};
 use crate::event::Uuid;
+use crate::event::request::Named;
 use crate::guests::report::GuestsReport;
 use crate::report::plain;
 use serde::Deserialize;
@@ -35,11 +36,11 @@ pub fn run(request: &AckRequest, output: &mut Output) -> Result<u8, String> {
 }
 
 fn order(request: &AckRequest) -> Result<String, NoAnswer> {
-    let uuid = match request.guest.parse() {
-        Ok(uuid) => uuid,
-        Err(_) => {
+    let uuid = match Named::from_word(&request.guest) {
+        Named::Uuid(uuid) => uuid,
+        wanted => {
             let (report, _) = ask::<GuestsReport>(&request.socket, "guests")?;
-            named(&report, &request.guest).map_err(NoAnswer::Refused)?
+            find(&report, wanted).map_err(NoAnswer::Refused)?
         }
     };
     let word = if request.close { "close" } else { "ack" };
@@ -54,17 +55,25 @@ fn order(request: &AckRequest) -> Result<String, NoAnswer> {
     ))
 }
 
-/// The one guest of that name.
-fn named(report: &GuestsReport, name: &str) -> Result<Uuid, String> {
+/// The one guest that is meant.
+fn find(report: &GuestsReport, wanted: Named<'_>) -> Result<Uuid, String> {
+    let called = match wanted {
+        Named::Uuid(uuid) => return Ok(uuid),
+        Named::Domid(None) => "has this domain number".to_owned(),
+        Named::Domid(Some(domid)) => format!("is domain {domid}"),
+        Named::Name(name) => format!("is named {name:?}"),
+    };
     let guests = report.guests.iter();
-    let found: Vec<_> = guests.filter(|g| g.name.as_deref() == Some(name)).collect();
+    let found: Vec<_> = guests
+        .filter(|guest| wanted.is(guest.uuid, guest.domid, guest.name.as_deref()))
+        .collect();
     match found.as_slice() {
         [] => Err(format!(
-            "no guest is named {name:?}: see `xenwarden guests`, or give its UUID"
+            "no guest {called}: see `xenwarden guests`, or give its UUID"
         )),
         [guest] => guest.uuid.ok_or_else(|| {
             let domid = guest.domid;
-            format!("the UUID of {name:?} (domain {domid}) is not known: xenstore has not told it")
+            format!("the UUID of the guest that {called} (domain {domid}) is not known: xenstore has not told it")
         }),
         several => {
             let uuids = several.iter().map(|guest| {
@@ -80,7 +89,7 @@ fn named(report: &GuestsReport, name: &str) -> Result<Uuid, String> {
             });
             let uuids = uuids.collect::<Vec<_>>().join(", ");
             Err(format!(
-                "several guests are named {name:?}, give a UUID: {uuids}"
+                "more than one guest {called}, give a UUID: {uuids}"
             ))
         }
     }

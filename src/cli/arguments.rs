@@ -16,7 +16,7 @@ usage: xenwarden status [--json] [--socket PATH]
        xenwarden guests [--watch] [--json] [--socket PATH]
        xenwarden events [--follow] [--since WHEN] [--guest GUEST] [--kind KIND]...
                         [--json] [--socket PATH]
-       xenwarden ack UUID|NAME [--close] [--socket PATH]
+       xenwarden ack GUEST [--close] [--socket PATH]
        xenwarden help | --version
 
 status   whether the host watchdog is kicked, and all that this depends on
@@ -25,6 +25,7 @@ events   what happened; with --follow, what happens from now on
          WHEN: a sequence number, a time (2026-01-31T23:59:59Z), or a span (90s, 15m, 2h, 1d)
          KIND: as in xenwarden-events(7), or its first part alone (alarm)
 ack      notes that somebody takes care of a guest's alarm; --close ends it (root only)
+         GUEST: a UUID, a domain number, or a name
 
 exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 64 wrong usage
 ";
@@ -60,7 +61,7 @@ pub struct EventsRequest {
 /// Whose alarm, and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AckRequest {
-    /// A UUID or a name.
+    /// A UUID, a domid or a name.
     pub guest: String,
     /// End it.
     pub close: bool,
@@ -111,7 +112,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String>
         },
         "events" => Command::Events(given.events()?),
         "ack" => Command::Ack(AckRequest {
-            guest: given.operand("a guest: `xenwarden ack UUID|NAME`")?,
+            guest: given.operand("a guest's UUID, domain number or name: `xenwarden ack GUEST`")?,
             close: given.flag("--close"),
             socket: given.socket(CONTROL_SOCKET)?,
         }),

@@ -113,13 +113,14 @@ fn frame(text: &str, rows: usize) -> String {
     screen + "\u{1b}[J\u{1b}[?7h\u{1b}[?25h"
 }
 
-/// 0 fine, 1 alarms open, 2 cannot tell.
+/// 0 fine, 1 alarms open or boots failed, 2 cannot tell.
 fn code_of(report: &GuestsReport) -> u8 {
-    if report.guests.iter().any(|guest| guest.alarm.is_some()) {
+    let is_bad = |guest: &GuestReport| guest.alarm.is_some() || guest.boot_failed;
+    if report.guests.iter().any(is_bad) {
         return NOT_FINE;
     }
     let old = report.evidence_age_ms.is_none_or(|age| age > OLD_MS);
-    if old || report.guests.iter().any(is_unknown) {
+    if old || report.pages_left_out > 0 || report.guests.iter().any(is_unknown) {
         return CANNOT_TELL;
     }
     FINE
@@ -139,6 +140,17 @@ fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
     if let Some(trouble) = &report.names_trouble {
         lines.push((None, format!("names may be missing: {}", plain(trouble))));
     }
+    match report.pages_left_out {
+        0 => {}
+        1 => lines.push((
+            Some(Colour::Yellow),
+            "1 GUEST WATCHDOG is watched by the guard, but NOT SHOWN here".to_owned(),
+        )),
+        n => lines.push((
+            Some(Colour::Yellow),
+            format!("{n} GUEST WATCHDOGS are watched by the guard, but NOT SHOWN here"),
+        )),
+    }
     if guests.is_empty() {
         return lines;
     }
@@ -150,11 +162,13 @@ fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
     lines
 }
 
-/// Alarms first: those that nobody has acknowledged, the oldest of them first; then by name.
+/// Alarms first: those that nobody has acknowledged, the oldest of them first; then boots
+/// that failed; then by name.
 fn order(guest: &GuestReport) -> impl Ord {
     let alarm = guest.alarm.as_ref();
     let alarm = alarm.map(|alarm| (alarm.acknowledged, alarm.raised));
-    (alarm.is_none(), alarm, guest.name.clone(), guest.domid)
+    let fine = (alarm.is_none(), !guest.boot_failed);
+    (fine, alarm, guest.name.clone(), guest.domid)
 }
 
 fn head(report: &GuestsReport, alarms: usize) -> Line {
@@ -168,17 +182,24 @@ fn head(report: &GuestsReport, alarms: usize) -> Line {
         1 => "1 ALARM OPEN",
         n => &format!("{n} ALARMS OPEN"),
     };
+    let failed = |guest: &&GuestReport| guest.boot_failed && guest.alarm.is_none();
+    let failed = report.guests.iter().filter(failed).count();
+    let failed_text = match failed {
+        0 => String::new(),
+        n => format!(", {n} BOOT FAILED"),
+    };
     let (old, evidence) = match report.evidence_age_ms {
         None => (true, "NO EVIDENCE YET".to_owned()),
         Some(age) if age > OLD_MS => (true, format!("EVIDENCE {} OLD", span(age))),
         Some(age) => (false, format!("evidence {} old", span(age))),
     };
-    let colour = match (alarms, old) {
+    let colour = match (alarms + failed, old || report.pages_left_out > 0) {
         (1.., _) => Some(Colour::Red),
         (0, true) => Some(Colour::Yellow),
         _ => None,
     };
-    (colour, format!("{alarms_text}, {guests}, {evidence}"))
+    let text = format!("{alarms_text}{failed_text}, {guests}, {evidence}");
+    (colour, text)
 }
 
 fn colour(guest: &GuestReport) -> Option<Colour> {
@@ -189,6 +210,7 @@ fn colour(guest: &GuestReport) -> Option<Colour> {
             ..
         }) => Some(Colour::Yellow),
         Some(_) => Some(Colour::Red),
+        None if guest.boot_failed => Some(Colour::Red),
         None if is_unknown(guest) => Some(Colour::Yellow),
         None => None,
     }
@@ -206,7 +228,11 @@ fn row(guest: &GuestReport, now: Timestamp) -> Vec<String> {
         state(guest.state),
         slot.map_or_else(unknown, |s| format!("{} ago", span(s.last_fed_age_ms))),
         slot.map_or_else(unknown, |s| margin(s, guest.slots.len())),
-        guest.alarm.as_ref().map_or_else(unknown, |a| alarm(a, now)),
+        match &guest.alarm {
+            Some(open) => alarm(open, now),
+            None if guest.boot_failed => "boot failed".to_owned(),
+            None => unknown(),
+        },
     ]
 }
 
@@ -301,6 +327,13 @@ mod tests {
         }
     }
 
+    fn unbooted(name: &str) -> GuestReport {
+        GuestReport {
+            boot_failed: true,
+            ..guest(name)
+        }
+    }
+
     fn report(guests: Vec<GuestReport>) -> GuestsReport {
         GuestsReport {
             version: 1,
@@ -322,6 +355,10 @@ mod tests {
             state: DomainState::Unknown,
             ..guest("d")
         };
+        let unseen = |guests| GuestsReport {
+            pages_left_out: 3,
+            ..report(guests)
+        };
         let aged = |age, guests| GuestsReport {
             evidence_age_ms: age,
             ..report(guests)
@@ -335,6 +372,10 @@ mod tests {
             (aged(Some(OLD_MS + 1), vec![]), CANNOT_TELL),
             (aged(None, vec![guest("a")]), CANNOT_TELL),
             (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
+            (report(vec![unbooted("a")]), NOT_FINE),
+            (aged(None, vec![unbooted("a")]), NOT_FINE),
+            (unseen(vec![guest("a")]), CANNOT_TELL),
+            (unseen(vec![unbooted("a")]), NOT_FINE),
         ];
         for (report, code) in cases {
             assert_eq!(code_of(&report), code, "{report:?}");
@@ -362,6 +403,24 @@ mod tests {
             "{}",
             text[3]
         );
+    }
+
+    #[test]
+    fn a_boot_that_failed_and_what_is_not_shown_are_told() {
+        let mut failed = alarmed("beta", 300, false);
+        failed.boot_failed = true;
+        let guests = GuestsReport {
+            pages_left_out: 2,
+            ..report(vec![guest("alpha"), unbooted("zulu"), failed])
+        };
+        let lines = render(&guests, Timestamp(500_000_000));
+        let text: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
+        let head = "1 ALARM OPEN, 1 BOOT FAILED, 3 guests, evidence 0.2 s old";
+        assert_eq!(text[0], head);
+        assert!(text[1].starts_with("2 GUEST WATCHDOGS are watched"));
+        assert!(text[4].starts_with("beta") && text[4].contains("RAISED"));
+        assert!(text[5].starts_with("zulu") && text[5].ends_with(" boot failed"));
+        assert!(text[6].starts_with("alpha"));
     }
 
     #[test]

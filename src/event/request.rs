@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a client of the event socket asks for: one line of JSON.
 
-use super::{Event, Timestamp};
+use super::{Event, Timestamp, Uuid};
 use serde::{Deserialize, Serialize};
 
 /// A subscription. All conditions must hold for an event to be sent.
@@ -15,7 +15,7 @@ pub struct Subscription {
     pub since_time: Option<Timestamp>,
     /// Kinds, or their beginnings up to a dot (`guest.`); empty: all.
     pub kinds: Vec<String>,
-    /// A guest's UUID, name or domid; null: all, and the host's own events.
+    /// A guest's UUID, domid or name, told apart as by [`Named`]; null: all, and the host's own events.
     pub guest: Option<String>,
     /// Go on with new events after the replay.
     pub follow: bool,
@@ -49,13 +49,46 @@ impl Subscription {
     }
 }
 
+/// A guest as people name it. A guest's owner chooses its name, so what could be a UUID
+/// or a domid never is one: otherwise a guest could pass for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named<'a> {
+    /// By its UUID.
+    Uuid(Uuid),
+    /// By its domid; none for a number that is no domain's.
+    Domid(Option<u16>),
+    /// By its name.
+    Name(&'a str),
+}
+
+impl<'a> Named<'a> {
+    /// What the word is: a UUID if it has the form of one, a domid if it is all digits, and
+    /// a name otherwise.
+    #[must_use]
+    pub fn from_word(word: &'a str) -> Self {
+        if let Ok(uuid) = word.parse() {
+            return Self::Uuid(uuid);
+        }
+        if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::Domid(word.parse().ok());
+        }
+        Self::Name(word)
+    }
+
+    /// Whether it is the guest of which this is known.
+    #[must_use]
+    pub fn is(&self, uuid: Option<Uuid>, domid: u16, name: Option<&str>) -> bool {
+        match self {
+            Self::Uuid(wanted) => uuid == Some(*wanted),
+            Self::Domid(wanted) => *wanted == Some(domid),
+            Self::Name(wanted) => name == Some(*wanted),
+        }
+    }
+}
+
 fn is_about(event: &Event, wanted: &str) -> bool {
     event.guest.as_ref().is_some_and(|guest| {
-        guest.name.as_deref() == Some(wanted)
-            || guest.domid.to_string() == wanted
-            || guest
-                .uuid
-                .is_some_and(|uuid| uuid.to_string() == wanted.to_ascii_lowercase())
+        Named::from_word(wanted).is(guest.uuid, guest.domid, guest.name.as_deref())
     })
 }
 

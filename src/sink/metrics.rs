@@ -46,7 +46,7 @@ pub struct Counters {
     pub dropped: Vec<(&'static str, u64)>,
 }
 
-/// Writes the file at `path` until the queue ends or `stop` is set, from what `gather`
+/// Writes the file at `path` until the bus is closed or `stop` is set, from what `gather`
 /// gives; at the end it says that the daemon is down.
 pub fn run(
     path: &Path,
@@ -61,7 +61,8 @@ pub fn run(
         bus,
     };
     let mut due = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    // Events that are queued still at the end change nothing any more.
+    while !(stop.load(Ordering::Relaxed) || bus.is_closed()) {
         let now = Instant::now();
         if now >= due {
             let (status, guests) = gather();

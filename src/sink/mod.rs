@@ -3,10 +3,11 @@
 //! none can delay anything else; what a full queue refuses is counted.
 //!
 //! Events arrive from the [`bus`](crate::bus): in [`syslog`] (or the [`journal`]), the event [`socket`],
-//! [`hooks`] and [`metrics`]. Each ends within about a second when its queue ends
-//! or its stop flag is set. [`log`] has the daemon's own words.
+//! [`hooks`] and [`metrics`]. Each ends within about a second when the bus is closed
+//! or its stop flag is set, however much is queued; what is left is counted. [`log`] has the daemon's own words.
 
 pub mod devlog;
+mod ending;
 pub mod hooks;
 pub mod journal;
 pub mod log;

@@ -6,6 +6,7 @@
 //! time, until it takes one again.
 
 use super::devlog::DevLog;
+use super::ending::Ending;
 use super::journal::{Sent, Wire, encode};
 use crate::bus::Bus;
 use crate::event::describe::describe;
@@ -13,7 +14,7 @@ use crate::event::{self, Event};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 use syslog::Severity;
@@ -26,6 +27,8 @@ pub const NAME: &str = "syslog";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is asked in that time.
 const AGAIN: Duration = Duration::from_millis(5);
+/// How long its end may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long nothing may happen before the stop flag is looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -47,42 +50,44 @@ impl Default for Places {
     }
 }
 
-/// Writes events until the queue ends or `stop` is set; what is queued then is still
-/// tried once.
+/// Writes events until the bus is closed or `stop` is set; what is queued then is tried for
+/// at most a second in all, and the rest counted.
 pub fn run(queue: &Receiver<Arc<Event>>, places: &Places, bus: &Bus, stop: &AtomicBool) {
     let mut writer = Writer {
         journal: Wire::new(&places.journal),
         devlog: DevLog::new(&places.devlog, "xenwardend"),
         patience: PATIENCE,
+        ending: Ending::new(bus, stop, FAREWELL),
     };
-    let mut write = |event: &Event| {
-        if !writer.write(event, stop) {
+    let write = |writer: &mut Writer<'_>, event: &Event| {
+        if !writer.write(event) {
             bus.count_undelivered(NAME, event);
         }
     };
-    while !stop.load(Ordering::Relaxed) {
+    while !writer.ending.has_begun() {
         match queue.recv_timeout(TICK) {
-            Ok(event) => write(&event),
+            Ok(event) => write(&mut writer, &event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
     for event in queue.try_iter().take(queue.len()) {
-        write(&event);
+        write(&mut writer, &event);
     }
 }
 
-struct Writer {
+struct Writer<'a> {
     journal: Wire,
     devlog: DevLog,
     /// None is left after a receiver stalled, until it takes something again.
     patience: Duration,
+    ending: Ending<'a>,
 }
 
-impl Writer {
-    fn write(&mut self, event: &Event, stop: &AtomicBool) -> bool {
+impl Writer<'_> {
+    fn write(&mut self, event: &Event) -> bool {
         let deadline = Instant::now() + self.patience;
-        loop {
+        while !self.ending.is_over() {
             match self.offer(event) {
                 Sent::Yes => {
                     self.patience = PATIENCE;
@@ -91,12 +96,13 @@ impl Writer {
                 Sent::Failed => return false,
                 Sent::Stalled => {}
             }
-            if Instant::now() >= deadline || stop.load(Ordering::Relaxed) {
+            if Instant::now() >= deadline {
                 self.patience = Duration::ZERO;
                 return false;
             }
             thread::sleep(AGAIN);
         }
+        false
     }
 
     /// journald serves /dev/log as well: an event goes to one of them, never to both. One that

@@ -4,7 +4,8 @@
 //! In: events. Out: executions: the event as JSON on stdin, and XENWARDEN_* in the
 //! environment; never a shell. Promises: a guest's events are handled one after the
 //! other in their order (the hooks for one event at the same time); no more than
-//! `concurrency` programs run at once; one that takes too long is ended, with everything that
+//! `concurrency` programs run at once; what waits is bounded, in all and for each guest, and
+//! alarms come first where there is no room; one that takes too long is ended, with everything that
 //! it started, as far as its process group and, where there is one, its cgroup reach.
 //! Whatever goes wrong is logged and counted. The exit status decides nothing.
 //!
@@ -14,7 +15,9 @@
 pub mod cgroup;
 mod execution;
 mod program;
+mod waiting;
 
+use super::ending::Ending;
 use crate::bus::Bus;
 use crate::event::what::matches;
 use crate::event::{Event, Uuid};
@@ -25,14 +28,13 @@ use execution::Execution;
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use waiting::Waiting;
 
 /// The name on the bus.
 pub const NAME: &str = "hooks";
 
-/// Executions that may wait for their turn.
-const MAX_WAITING: usize = 1024;
 /// How often running programs are looked at. There is no descriptor to wait for before
 /// Linux 5.3 (pidfd_open(2)).
 const LOOK: Duration = Duration::from_millis(20);
@@ -63,7 +65,7 @@ impl Hook {
     }
 }
 
-/// Runs hooks until the queue ends or `stop` is set; what runs or waits then has less than a
+/// Runs hooks until the bus is closed or `stop` is set; what runs or waits then has less than a
 /// second. `cgroup` is the directory under which cgroups may be made, normally
 /// [`cgroup::own_directory`].
 pub fn run(
@@ -80,15 +82,22 @@ pub fn run(
     if let Err(error) = child::keep_descriptors() {
         log::warn!("hooks may inherit open files: /proc/self/fd: {error}");
     }
+    if let Err(errno) = child::keep_exit_statuses() {
+        log::warn!("how hooks end may not be known: {}", errno.desc());
+    }
+    if let Some(why) = child::spawning_forks() {
+        return run_none(queue, hooks, &why, bus, stop);
+    }
     let mut runner = Runner {
         hooks,
         concurrency,
         groups: Groups::new(cgroup.map(Path::to_owned)),
-        waiting: VecDeque::new(),
+        waiting: Waiting::default(),
         running: Vec::new(),
         bus,
+        ending: Ending::new(bus, stop, FAREWELL),
     };
-    while !stop.load(Ordering::Relaxed) {
+    while !runner.ending.has_begun() {
         let busy = !runner.running.is_empty();
         match queue.recv_timeout(if busy { LOOK } else { TICK }) {
             Ok(event) => runner.enqueue(&event),
@@ -102,6 +111,24 @@ pub fn run(
     runner.finish();
 }
 
+/// Where none may be run, counts what is not.
+fn run_none(queue: &Receiver<Arc<Event>>, hooks: &[Hook], why: &str, bus: &Bus, stop: &AtomicBool) {
+    log::error!("no hook is run: {why}");
+    let mut ending = Ending::new(bus, stop, FAREWELL);
+    let count = |event: &Arc<Event>| {
+        let wanted = hooks.iter().filter(|hook| hook.wants(event));
+        wanted.for_each(|_| bus.count_undelivered(NAME, event));
+    };
+    while !ending.has_begun() {
+        match queue.recv_timeout(TICK) {
+            Ok(event) => count(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+    queue.try_iter().take(queue.len()).for_each(|e| count(&e));
+}
+
 /// An execution that is to be.
 struct Job {
     event: Arc<Event>,
@@ -112,9 +139,10 @@ struct Runner<'a> {
     hooks: &'a [Hook],
     concurrency: usize,
     groups: Groups,
-    waiting: VecDeque<Job>,
+    waiting: Waiting,
     running: Vec<(Job, Execution)>,
     bus: &'a Bus,
+    ending: Ending<'a>,
 }
 
 /// Whom events are about, as far as their order goes. A guest goes by its UUID and by its
@@ -152,15 +180,9 @@ impl Busy {
 impl Runner<'_> {
     fn enqueue(&mut self, event: &Arc<Event>) {
         let wanted = self.hooks.iter().enumerate();
-        for (hook, _) in wanted.filter(|(_, hook)| hook.wants(event)) {
-            if self.waiting.len() >= MAX_WAITING {
-                self.bus.count_undelivered(NAME, event);
-                continue;
-            }
-            self.waiting.push_back(Job {
-                event: Arc::clone(event),
-                hook,
-            });
+        let wanted = wanted.filter(|(_, hook)| hook.wants(event));
+        for lost in self.waiting.add(event, wanted.map(|(n, _)| n)) {
+            self.bus.count_undelivered(NAME, &lost);
         }
     }
 
@@ -176,7 +198,7 @@ impl Runner<'_> {
             outcome.is_none()
         });
         self.groups.sweep();
-        if !self.waiting.is_empty() && self.running.len() < self.concurrency {
+        if !self.waiting.jobs.is_empty() && self.running.len() < self.concurrency {
             self.start_what_may();
         }
     }
@@ -188,10 +210,11 @@ impl Runner<'_> {
             busy.add(&job.event);
         }
         let mut later = VecDeque::new();
-        for job in std::mem::take(&mut self.waiting) {
+        for job in std::mem::take(&mut self.waiting.jobs) {
             let barred = busy.bars(&job.event);
             busy.add(&job.event);
-            if barred || self.running.len() >= self.concurrency {
+            let full = self.running.len() >= self.concurrency;
+            if barred || full || self.ending.is_over() {
                 later.push_back(job);
                 continue;
             }
@@ -200,7 +223,7 @@ impl Runner<'_> {
                 Err(how) => failed(self.hooks, self.bus, &job, &how),
             }
         }
-        self.waiting = later;
+        self.waiting.jobs = later;
     }
 
     fn start(&self, job: &Job) -> Result<Execution, String> {
@@ -217,8 +240,8 @@ impl Runner<'_> {
 
     /// What can be done in [`FAREWELL`] is done; the rest is killed, or lost, and counted.
     fn finish(mut self) {
-        let deadline = Instant::now() + FAREWELL;
-        while !(self.waiting.is_empty() && self.running.is_empty()) && Instant::now() < deadline {
+        let idle = |runner: &Self| runner.waiting.jobs.is_empty() && runner.running.is_empty();
+        while !idle(&self) && !self.ending.is_over() {
             self.turn();
             std::thread::sleep(LOOK);
         }
@@ -226,8 +249,12 @@ impl Runner<'_> {
             execution.kill(&mut self.groups);
             failed(self.hooks, self.bus, &job, "ended, as the daemon stops");
         }
-        for job in &self.waiting {
-            failed(self.hooks, self.bus, job, "not run, as the daemon stops");
+        for job in &self.waiting.jobs {
+            self.bus.count_undelivered(NAME, &job.event);
+        }
+        match self.waiting.jobs.len() {
+            0 => {}
+            n => log::warn!("{n} executions of hooks do not take place, as the daemon stops"),
         }
     }
 }
@@ -238,4 +265,29 @@ fn failed(hooks: &[Hook], bus: &Bus, job: &Job, how: &str) {
     let (kind, seq) = (job.event.what.kind(), job.event.seq);
     log::warn!("hook {program} for {kind} (event {seq}): {how}");
     bus.count_undelivered(NAME, &job.event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::What;
+
+    #[test]
+    fn where_none_may_be_run_each_execution_is_counted() {
+        let bus = Bus::new("host".into(), 1);
+        let queue = bus.attach(NAME, 64);
+        let hook = |kind: &str| Hook {
+            kinds: vec![kind.to_owned()],
+            program: "/bin/true".into(),
+            arguments: Vec::new(),
+            timeout: TICK,
+        };
+        let hooks = [hook("host."), hook("host.disarmed"), hook("guest.")];
+        for _ in 0..3 {
+            bus.publish(None, None, What::HostDisarmed {});
+        }
+        bus.close();
+        run_none(&queue, &hooks, "a test", &bus, &AtomicBool::new(false));
+        assert_eq!(bus.drops(), [(NAME, 6)]);
+    }
 }

@@ -51,6 +51,8 @@ struct Line {
 /// A client.
 pub struct Client {
     stream: UnixStream,
+    /// The peer's user.
+    uid: u32,
     state: State,
     queue: VecDeque<Line>,
     /// Bytes in the queue.
@@ -72,10 +74,12 @@ pub fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 impl Client {
-    /// A new one, of which a request is expected. The stream must not block.
-    pub fn new(stream: UnixStream) -> Self {
+    /// A new one, of the user `uid`, of which a request is expected. The stream must not
+    /// block.
+    pub fn new(stream: UnixStream, uid: u32) -> Self {
         Self {
             stream,
+            uid,
             state: State::Asking {
                 request: Vec::new(),
             },
@@ -85,6 +89,23 @@ impl Client {
             deadline: Some(Instant::now() + PATIENCE),
             silent: false,
         }
+    }
+
+    /// Whose it is.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Ends it at once, in favour of a new one. It is told so if its socket has room. Gives
+    /// how many events it loses that waited for it.
+    pub fn give_way(mut self) -> u64 {
+        let lost = self.unread();
+        let begun = usize::from(self.written > 0);
+        self.queue.truncate(begun);
+        let why = "gave way to a newer subscriber: all places are taken, and most by this user";
+        self.push_notice(&Notice::Error(why.to_owned()));
+        self.write(Instant::now());
+        lost
     }
 
     /// Whether it has not asked for anything yet.

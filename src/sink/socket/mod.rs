@@ -8,8 +8,9 @@
 //!
 //! Promises: one thread, which waits for no client; at most [`MAX_CLIENTS`], and a bounded
 //! queue for each. A client that reads too slowly is told which event it lost first, and
-//! dropped. One that has not asked within 2 s, or is in the way of a new one by then, is
-//! closed.
+//! dropped. One that has not asked within 2 s is closed. When all places are taken, the user
+//! with the most loses one, as at the [`control`](crate::control) socket, and that client is
+//! told so: nobody can keep others out, and nobody but root can take a place from root.
 //!
 //! The thread sleeps in poll(2). The bus writes a byte to a socket pair with each event
 //! ([`Bus::attach_waking`]), so new events go out at once; a tick of half a second only
@@ -20,7 +21,7 @@ mod client;
 use crate::bus::Bus;
 use crate::event::Event;
 use crate::event::request::Notice;
-use crate::peer::{Peer, gid_of};
+use crate::peer::{Peer, gives_way};
 use client::{Client, line};
 use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,8 +50,8 @@ const TICK: Duration = Duration::from_millis(500);
 pub struct Settings {
     /// Events that are kept for replay.
     pub keep: usize,
-    /// The group that may subscribe; ignored where it does not exist.
-    pub group: String,
+    /// The group that may subscribe, by [`gid_of`](crate::peer::gid_of); none: root only.
+    pub group: Option<u32>,
 }
 
 /// The most recent events.
@@ -109,7 +110,7 @@ pub fn run(
             keep: settings.keep,
             next_seq: bus.next_seq(),
         },
-        group: gid_of(&settings.group),
+        group: settings.group,
         bus,
     };
     loop {
@@ -174,35 +175,46 @@ impl Server<'_> {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            match Peer::of(&stream, self.group) {
-                Ok(peer) if peer.may_ask() => {}
+            let peer = match Peer::of(&stream, self.group) {
+                Ok(peer) if peer.may_ask() => peer,
                 _ => {
                     let why = "only root and the group of this socket may subscribe";
                     refuse(&stream, why);
                     continue;
                 }
-            }
-            if !self.make_room() {
+            };
+            if !self.make_room(peer.uid) {
                 refuse(
                     &stream,
                     "too many subscribers: close one or try again later",
                 );
                 continue;
             }
-            let mut client = Client::new(stream);
+            let mut client = Client::new(stream, peer.uid);
             // What it asked already is answered before anybody can take its place.
             client.read_request(&self.kept);
             self.clients.push_back(client);
         }
     }
 
-    /// Whoever has not asked for anything gives way, the oldest first.
-    fn make_room(&mut self) -> bool {
+    /// Has a client give way to a new one of the user `uid`, where all places are taken: of
+    /// whom [`gives_way`] says the oldest that has not asked for anything, or else the oldest.
+    fn make_room(&mut self, uid: u32) -> bool {
         if self.clients.len() < MAX_CLIENTS {
             return true;
         }
-        let idle = self.clients.iter().position(Client::has_not_asked);
-        idle.and_then(|at| self.clients.remove(at)).is_some()
+        let uids: Vec<u32> = self.clients.iter().map(Client::uid).collect();
+        let Some(oldest) = gives_way(&uids, uid) else {
+            return false;
+        };
+        let loser = uids.get(oldest).copied();
+        let is_idle = |client: &Client| Some(client.uid()) == loser && client.has_not_asked();
+        let idle = self.clients.iter().position(is_idle);
+        let Some(client) = self.clients.remove(idle.unwrap_or(oldest)) else {
+            return false;
+        };
+        self.count(client.give_way());
+        true
     }
 
     fn advance(&mut self) {
