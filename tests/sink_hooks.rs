@@ -216,14 +216,19 @@ fn a_hook_that_hangs_is_ended_with_its_children_and_holds_up_no_other_guest() {
         sh -c 'trap "" TERM; echo $$ >> '$D'/pids; sleep 1000' &
         echo $$ >> $D/pids; wait; wait; sleep 1000"#;
     let mut hook = hook(scratch.script("hook", text));
-    hook.timeout = Duration::from_secs(1);
-    let hooks = Hooks::start(vec![hook], 2);
+    // The others run while it hangs: that it does is certain for so long.
+    hook.timeout = Duration::from_secs(3600);
+    let hooks = Hooks::start(vec![hook.clone()], 2);
     hooks.alarm(&web());
     for n in 10..15 {
         hooks.alarm(&guest(Some(u128::from(n)), n, "db"));
     }
     eventually("the others", || scratch.read("others").lines().count() == 5);
-    assert_eq!(hooks.failures(), 0, "while it still hangs");
+    hooks.end();
+    std::fs::remove_file(scratch.path("pids")).expect("it ran");
+    hook.timeout = Duration::from_secs(1);
+    let hooks = Hooks::start(vec![hook], 2);
+    hooks.alarm(&web());
     eventually("its end", || hooks.failures() == 1);
     let pids = scratch.read("pids");
     assert_eq!(pids.lines().count(), 3);

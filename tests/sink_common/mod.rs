@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use xenwarden::bus::Bus;
@@ -15,17 +15,23 @@ use xenwarden::event::{Guest, Uuid, What};
 /// Longer than anything here takes on a machine that is merely busy.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// A directory that nobody else can write to and that goes with its value.
-pub struct Scratch(pub PathBuf);
+/// A directory that nobody else can write to and that goes with its value. Of those who have
+/// one only one runs at a time: what a test's programs inherit, start or leave behind is then
+/// its own.
+pub struct Scratch(pub PathBuf, MutexGuard<'static, ()>);
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Scratch {
     pub fn new(name: &str) -> Self {
+        // One that failed did not spoil anything for the next.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("xenwarden-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("scratch directory");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
-        Self(path.canonicalize().expect("canonical"))
+        Self(path.canonicalize().expect("canonical"), alone)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

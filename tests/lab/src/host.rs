@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A running host as the scenarios see it: commands in dom0, the guard, the host watchdog, wedges.
 
+use crate::command::say;
 use crate::error::{Context, Error, Result};
 use crate::machine::Machine;
 use crate::machine::agent::Outcome;
@@ -16,6 +17,9 @@ pub const PROMPT: Duration = Duration::from_secs(60);
 const KILLED_AT_START: [i32; 3] = [139, 134, 132];
 /// Exit code of `xenwarden status` while kicks are withheld: a busy toolstack may hold the sampler up for a moment.
 const WITHHELD: i32 = 1;
+/// What dom0's kernel says of programs that died.
+const FATAL_SIGNALS: &str =
+    "dmesg | grep -E 'segfault|trap|general protection|invalid opcode' | tail -n 2";
 /// How often a command is run again.
 const RETRIES: u32 = 3;
 /// How long the guard must have kicked without a break before a scenario begins.
@@ -41,6 +45,10 @@ impl Host {
             if !KILLED_AT_START.contains(&outcome.code) {
                 return Ok(outcome);
             }
+            let kernel = self.machine.agent.run(FATAL_SIGNALS, limit)?.output;
+            say(format!(
+                "  (a program in dom0 died of a signal, again: {command}: {kernel})"
+            ));
         }
         self.machine.agent.run(command, limit)
     }

@@ -167,8 +167,13 @@ fn expect_story(events: &[Event], name: &str, expected: &[&str]) -> Result<()> {
     if kinds == expected {
         return Ok(());
     }
+    let told: Vec<String> = story(events, name)
+        .iter()
+        .filter_map(|event| serde_json::to_string(event).ok())
+        .collect();
     Err(Error::new(format!(
-        "the story of {name} is {kinds:?}, and not {expected:?}"
+        "the story of {name} is {kinds:?}, and not {expected:?}:\n{}",
+        told.join("\n")
     )))
 }
 
