@@ -33,10 +33,22 @@ impl Bench {
     }
 
     fn run(&self, scenario: Scenario, phase: Duration) -> Result<(), Failed> {
-        let figures = scenario.run(&self.laboratory, phase);
-        let failure = figures.failure.clone();
-        self.ledger.record(figures)?;
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
+        let first = scenario.run(&self.laboratory, phase);
+        let Some(failure) = first.failure.clone() else {
+            return Ok(self.ledger.record(first)?);
+        };
+        self.ledger.record(first)?;
+        if scenario.ends_with_reset() {
+            return Err(failure.into());
+        }
+        // QEMU's emulation now and then breaks a program in dom0, with a stock Xen as well, and these start hundreds. So each gets a
+        // second chance, and the table shows that it took one. A bound of the host watchdog gets none.
+        let second = scenario.run(&self.laboratory, phase);
+        let again = second.failure.clone();
+        self.ledger.record(second)?;
+        again.map_or(Ok(()), |again| {
+            Err(format!("{failure}\nand again: {again}").into())
+        })
     }
 }
 
