@@ -59,16 +59,7 @@ fn told(
         notes.push(format!("max kick gap {} ms", path.max_kick_gap_ms));
         Ok(notes)
     });
-    let (notes, failure) = match outcome {
-        Ok(notes) => (notes, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
-    };
-    Ok(Figures {
-        notes,
-        said: host.machine.log.lines_from(0),
-        failure,
-        ..Figures::default()
-    })
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
 impl Host {

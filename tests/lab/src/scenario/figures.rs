@@ -37,6 +37,20 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Of a scenario that ended with these notes, or failed; `said` is what the guard said.
+    pub fn of(outcome: Result<Vec<String>>, said: Vec<String>) -> Self {
+        let (notes, failure) = match outcome {
+            Ok(notes) => (notes, None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        Figures {
+            notes,
+            said,
+            failure,
+            ..Figures::default()
+        }
+    }
+
     /// One line for people.
     pub fn line(&self) -> String {
         let seconds = |name: &str, value: Option<f64>| {

@@ -54,11 +54,10 @@ fn survive(
     host.wait_kicking()?;
     host.pass(phase)?;
     let outcome = act(&mut host).and_then(|()| host.lives_on(WATCHED));
-    Ok(Figures {
-        said: host.machine.log.lines_from(0),
-        failure: outcome.err().map(|error| error.to_string()),
-        ..Figures::default()
-    })
+    Ok(Figures::of(
+        outcome.map(|()| Vec::new()),
+        host.machine.log.lines_from(0),
+    ))
 }
 
 impl Host {

@@ -51,20 +51,7 @@ fn disturbed(
     host.wait_kicking()?;
     host.pass(phase)?;
     let outcome = storm(&mut host, disturb, loser);
-    report(host, outcome)
-}
-
-fn report(host: Host, outcome: Result<Vec<String>>) -> Result<Figures> {
-    let (notes, failure) = match outcome {
-        Ok(notes) => (notes, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
-    };
-    Ok(Figures {
-        notes,
-        said: host.machine.log.lines_from(0),
-        failure,
-        ..Figures::default()
-    })
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
 fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<String>> {
@@ -118,7 +105,7 @@ fn disk_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     host.pass(phase)?;
     host.follow_events()?;
     let outcome = fill_disk(&mut host);
-    report(host, outcome)
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
 /// To the last block, of which a last write of 64 KiB leaves some.
