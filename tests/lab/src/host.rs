@@ -37,8 +37,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Runs a shell command in dom0. Under emulation a program now and then dies of a signal at its very start, whichever it is
-    /// and with a stock Xen as well: a command that ends so is run again.
+    /// Runs a shell command in dom0. A command that a signal ends at its very start is run again, and that is said: the
+    /// emulation is not above suspicion.
     pub fn dom0(&mut self, command: &str, limit: Duration) -> Result<Outcome> {
         for _ in 0..RETRIES {
             let outcome = self.machine.agent.run(command, limit)?;

@@ -41,8 +41,8 @@ impl Bench {
         if scenario.ends_with_reset() {
             return Err(failure.into());
         }
-        // QEMU's emulation now and then breaks a program in dom0, with a stock Xen as well, and these start hundreds. So each gets a
-        // second chance, and the table shows that it took one. A bound of the host watchdog gets none.
+        // These run hundreds of programs in dom0, some for minutes, and what they may take is limited in this machine's time: on a busy
+        // one each gets a second chance, and the table shows that it took one. A bound of the host watchdog gets none.
         let second = scenario.run(&self.laboratory, phase);
         let again = second.failure.clone();
         self.ledger.record(second)?;

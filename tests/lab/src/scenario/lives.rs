@@ -357,7 +357,7 @@ fn load(host: &mut Host) -> Result<()> {
     let busy = format!(
         "for n in 1 2 3 4; do timeout {LOAD_S} sh -c 'while :; do :; done' & done; wait; true"
     );
-    host.dom0_ok(&busy, Duration::from_secs(LOAD_S) + SLOW)
+    host.dom0_ok(&busy, Duration::from_secs(LOAD_S) + 5 * SLOW)
         .map(drop)
 }
 
