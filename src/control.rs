@@ -21,7 +21,7 @@
 
 use crate::event::{NotAUuid, Uuid};
 use crate::guests::{Desk, DeskError};
-use crate::peer::{Peer, Progress, RequestLine, gid_of, gives_way};
+use crate::peer::{Peer, Progress, RequestLine, gid_of, gives_way, line};
 use crate::status::{Sources, gather};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -261,11 +261,4 @@ fn order(
 
 fn refuse(error: &str) -> Vec<u8> {
     line(&Refusal { error })
-}
-
-fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value)
-        .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
-    bytes.push(b'\n');
-    bytes
 }

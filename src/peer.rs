@@ -8,6 +8,7 @@
 
 use crate::sys;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::Serialize;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -76,6 +77,15 @@ pub fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
     let candidates = uids.iter().copied().filter(|uid| may(*uid));
     let most = candidates.map(share).max()?;
     uids.iter().position(|uid| may(*uid) && share(*uid) == most)
+}
+
+/// What is said to a peer: one line of JSON.
+#[must_use]
+pub fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value)
+        .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
+    bytes.push(b'\n');
+    bytes
 }
 
 /// Bytes that one read takes at most.

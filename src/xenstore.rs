@@ -153,8 +153,7 @@ impl Xenstore {
         token: &str,
         patience: Duration,
     ) -> Result<(), XenstoreError> {
-        let deadline = Instant::now() + patience;
-        value(XS_WATCH, self.ask(XS_WATCH, &[path, token], deadline)?).map(|_| ())
+        self.change_watch(XS_WATCH, path, token, patience)
     }
 
     /// Ends a watch; see [`Xenstore::watch`].
@@ -167,8 +166,18 @@ impl Xenstore {
         token: &str,
         patience: Duration,
     ) -> Result<(), XenstoreError> {
+        self.change_watch(XS_UNWATCH, path, token, patience)
+    }
+
+    fn change_watch(
+        &mut self,
+        kind: u32,
+        path: &str,
+        token: &str,
+        patience: Duration,
+    ) -> Result<(), XenstoreError> {
         let deadline = Instant::now() + patience;
-        value(XS_UNWATCH, self.ask(XS_UNWATCH, &[path, token], deadline)?).map(|_| ())
+        value(kind, self.ask(kind, &[path, token], deadline)?).map(|_| ())
     }
 
     /// The next event, waiting at most `patience` for it. Events that found no room came

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, What};
+use xenwarden::event::what::KINDS;
+use xenwarden::event::{Break, Cause, Event, Severity, Timestamp};
 use xenwarden::hypervisor::Coverage;
 
 fn in_repository(path: &str) -> String {
@@ -104,7 +105,7 @@ fn the_schema_and_the_types_name_the_same_kinds() {
         })
         .collect();
     assert_eq!(named, kinds());
-    assert_eq!(named, What::KINDS);
+    assert_eq!(named, KINDS);
     for kind in named {
         assert!(samples(kind).iter().all(|what| what.kind() == kind));
     }
@@ -143,7 +144,7 @@ fn every_field_of_the_schema_is_described() {
     for (name, value) in common {
         assert!(described(value), "{name}");
     }
-    for kind in What::KINDS {
+    for kind in KINDS {
         assert!(schema.of_kind(kind)["description"].is_string(), "{kind}");
         let own = schema.of_kind(kind)["properties"]
             .as_object()
@@ -270,7 +271,7 @@ fn is_word(text: &str) -> bool {
         || serde_json::from_value::<Cause>(value()).is_ok()
         || serde_json::from_value::<Break>(value()).is_ok()
         || serde_json::from_value::<Coverage>(value()).is_ok()
-        || What::KINDS.contains(&text)
+        || KINDS.contains(&text)
 }
 
 #[test]
@@ -318,7 +319,7 @@ fn the_manual_names_the_same_kinds_and_fields() {
         .filter_map(|line| line.strip_prefix(".Ss "))
         .filter(|heading| heading.contains('.'))
         .collect();
-    assert_eq!(kinds, What::KINDS);
+    assert_eq!(kinds, KINDS);
     let common: BTreeSet<String> = {
         let properties = schema.document["properties"].as_object();
         properties.expect("properties").keys().cloned().collect()

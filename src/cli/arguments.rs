@@ -5,8 +5,9 @@
 //! stand before or after the command, as `--option value` or `--option=value`; what follows
 //! `--` is no option.
 
+use crate::event::Timestamp;
 use crate::event::request::Subscription;
-use crate::event::{Timestamp, What};
+use crate::event::what::{KINDS, is_known};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -243,14 +244,14 @@ impl Given {
 
 /// A kind, or a group of kinds with its dot. A wrong one would quietly match nothing.
 fn kind(text: &str) -> Result<String, String> {
-    if What::KINDS.contains(&text) {
+    if KINDS.contains(&text) {
         return Ok(text.to_owned());
     }
     let group = format!("{}.", text.trim_end_matches(['.', '*']));
-    if What::KINDS.iter().any(|kind| kind.starts_with(&group)) {
+    if is_known(&group) {
         return Ok(group);
     }
-    let kinds = What::KINDS.join(", ");
+    let kinds = KINDS.join(", ");
     Err(format!("--kind {text:?}: there are {kinds}"))
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a client of the event socket asks for: one line of JSON.
 
+use super::what::matches;
 use super::{Event, Timestamp, Uuid};
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +27,8 @@ impl Subscription {
     #[must_use]
     pub fn wants(&self, event: &Event) -> bool {
         let kind = event.what.kind();
-        let of_kind = self.kinds.is_empty()
-            || self.kinds.iter().any(|wanted| {
-                kind == wanted || (wanted.ends_with('.') && kind.starts_with(wanted.as_str()))
-            });
+        let of_kind =
+            self.kinds.is_empty() || self.kinds.iter().any(|wanted| matches(wanted, kind));
         of_kind
             && self
                 .guest

@@ -283,9 +283,6 @@ pub fn matches(wanted: &str, kind: &str) -> bool {
 }
 
 impl What {
-    /// All kinds, as in the JSON.
-    pub const KINDS: [&'static str; 20] = KINDS;
-
     /// The kind, as in the JSON.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -207,6 +207,17 @@ impl Registry {
         self.changes
     }
 
+    /// A look at the present that nothing new was seen in.
+    fn outlook<'a>(&self, rules: &'a Rules, now: Monotonic, wall: Timestamp) -> Look<'a> {
+        Look {
+            now: nanoseconds(now),
+            wall,
+            xen_now: self.xen_now,
+            rules,
+            last: false,
+        }
+    }
+
     /// Takes the latest look (the same one as before is no news) and the table of domains.
     pub fn turn(
         &mut self,
@@ -216,13 +227,7 @@ impl Registry {
         domains: &DomainTable,
     ) -> Vec<Happening> {
         let rules = self.rules;
-        let mut look = Look {
-            now: nanoseconds(now),
-            wall,
-            xen_now: self.xen_now,
-            rules: &rules,
-            last: false,
-        };
+        let mut look = self.outlook(&rules, now, wall);
         let mut out = Vec::new();
         self.names_trouble.clone_from(&domains.trouble);
         match snapshot.filter(|s| self.taken != Some(s.taken)) {
@@ -509,13 +514,7 @@ impl Registry {
         wall: Timestamp,
     ) -> Result<Vec<Happening>, DeskError> {
         let rules = self.rules;
-        let look = Look {
-            now: nanoseconds(now),
-            wall,
-            xen_now: self.xen_now,
-            rules: &rules,
-            last: false,
-        };
+        let look = self.outlook(&rules, now, wall);
         let mut out = Vec::new();
         self.by_uuid(uuid)?
             .step(&look, None, Input::Close, &mut out);

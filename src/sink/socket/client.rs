@@ -9,8 +9,8 @@ use super::Kept;
 use crate::event::Event;
 use crate::event::request::{Notice, Subscription};
 use crate::event::what::is_known;
+use crate::peer::line;
 use nix::poll::{PollFd, PollFlags};
-use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -63,14 +63,6 @@ pub struct Client {
     deadline: Option<Instant>,
     /// It has closed its end, or reading failed: nothing more comes.
     silent: bool,
-}
-
-/// One line of JSON.
-pub fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value)
-        .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
-    bytes.push(b'\n');
-    bytes
 }
 
 impl Client {
