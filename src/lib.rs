@@ -25,23 +25,20 @@
 //!              └───── events ─────┴──▶ bus ──▶ journal or syslog, socket, hooks, metrics
 //! ```
 //!
-//! | box | file | thread |
-//! |---|---|---|
-//! | looks at the hypervisor | [`hypervisor`], [`sampler`] | sampler, SCHED_FIFO 41 |
-//! | what a look proves | [`evidence`] | sampler |
-//! | lock-free boards between threads | [`board`], [`ledger`], [`words`] | all |
-//! | kick or withhold | [`gate`] (pure), [`kicker`] | kicker, SCHED_FIFO 42 |
-//! | the hardware | [`barrel`] | kicker |
-//! | words for people | [`narrator`], [`sink::log`] | narrator, log-stderr, log-syslog |
-//! | who the guests are | [`guests::domains`], [`xenstore`] | domains |
-//! | guests and their alarms | [`guests`] | guests; state writes to disk |
-//! | one order of events for all sinks | [`bus`], [`event`] | all ordinary ones |
-//! | events' sinks | [`sink`]: syslog or journal, socket, hooks, metrics | one each |
-//! | questions and orders | [`control`], [`peer`], [`status`] | control |
-//! | the command line | [`cli`], [`report`] | a process of its own |
-//! | order of start and stop | [`startup`], [`guard`], [`ordinary`], [`notify`] | main |
-//! | settings | [`config`] | main |
-//! | the operating system, and all `unsafe` | [`sys`] | all |
+//! | room | what it holds |
+//! |---|---|
+//! | [`xen`] | the hypervisor's interface: evidence, xenstore |
+//! | [`guard`] | evidence, gate, the kick path, and how it starts |
+//! | [`watchdog`] | the hardware |
+//! | [`guests`] | guests and their alarms, pure |
+//! | [`state`] | what outlives the daemon and the host |
+//! | [`event`] | typed events, their order, subscriptions |
+//! | [`sink`] | journal or syslog, socket, hooks, metrics |
+//! | [`control`] | questions and orders over the control socket |
+//! | [`monitor`] | the ordinary threads, assembled |
+//! | [`cli`] | the command line, a process of its own |
+//! | [`config`] | the file, parsed, then validated into a policy |
+//! | [`sys`] | the operating system, and all `unsafe` |
 //!
 //! The two real-time threads allocate nothing, take no lock, fault no page and log
 //! nothing; `tests/kick_path.rs` holds them to it. Whatever happens to the ordinary
@@ -54,30 +51,16 @@
 //! the handler ran: that is service. canary: a 1 Hz timer on each pCPU. withhold: not
 //! kicking, on purpose. Unknown is never served.
 
-pub mod barrel;
-pub mod board;
-pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod event;
-pub mod evidence;
 pub mod exit;
-pub mod gate;
 pub mod guard;
 pub mod guests;
-pub mod hypervisor;
-pub mod kicker;
-pub mod ledger;
-pub mod narrator;
-pub mod notify;
-pub mod ordinary;
-pub mod peer;
-pub mod report;
-pub mod sampler;
+pub mod monitor;
 pub mod sink;
-pub mod startup;
-pub mod status;
+pub mod state;
 pub mod sys;
-pub mod words;
-pub mod xenstore;
+pub mod watchdog;
+pub mod xen;

@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xenwarden::hypervisor::liveness::{Doing, Shutdown, StatePage, TimersPage};
 use xenwarden::sys::watchdog::{WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT};
+use xenwarden::xen::liveness::{Doing, Shutdown, StatePage, TimersPage};
 
 const HEADER: &str = "xen/include/public/liveness.h";
 
@@ -79,7 +79,7 @@ fn amended(text: &str, patch: &str, path: &str) -> String {
     let end = rest.find("\ndiff --git").or_else(|| rest.find("\n-- \n"));
     let (diff, _) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
     let mut text = text.to_owned();
-    for hunk in diff.split("@@ -").skip(1) {
+    for hunk in diff.split(" -").skip(1) {
         let (_, body) = hunk.split_once('\n').expect("lines follow a hunk's head");
         let side = |dropped: char| -> String {
             let kept = body.lines().filter(|line| !line.starts_with(dropped));

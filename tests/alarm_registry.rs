@@ -6,12 +6,12 @@
 use xenwarden::event::{Break, Cause, Timestamp, Uuid, What};
 use xenwarden::guests::Happening;
 use xenwarden::guests::alarm::Rules;
-use xenwarden::guests::domains::{DomainInfo, DomainTable};
 use xenwarden::guests::registry::{Registry, Saved};
 use xenwarden::guests::report::{AlarmPhase, DomainState, GuestReport};
-use xenwarden::hypervisor::liveness::{Doing, Shutdown};
-use xenwarden::hypervisor::simulated::Scene;
+use xenwarden::monitor::domains::{DomainInfo, DomainTable};
 use xenwarden::sys::clock::Monotonic;
+use xenwarden::xen::liveness::{Doing, Shutdown};
+use xenwarden::xen::simulated::Scene;
 
 const SAMPLE_MS: u64 = 250;
 const TIMEOUT_S: u32 = 10;

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use xenwarden::event::{Timestamp, What};
 use xenwarden::guests::Desk;
 use xenwarden::guests::alarm::Rules;
-use xenwarden::guests::domains::{DomainInfo, DomainTable};
-use xenwarden::guests::lastwords::HostState;
 use xenwarden::guests::registry::{Registry, Saved};
-use xenwarden::guests::saver::{Opened, Saver, open};
-use xenwarden::guests::sequence::{BLOCK, Sequence};
-use xenwarden::guests::store::Store;
-use xenwarden::hypervisor::simulated::Scene;
+use xenwarden::monitor::domains::{DomainInfo, DomainTable};
+use xenwarden::state::reset_reason::HostState;
+use xenwarden::state::saver::{Opened, Saver, open};
+use xenwarden::state::sequence::{BLOCK, Sequence};
+use xenwarden::state::store::Store;
 use xenwarden::sys::clock::Monotonic;
+use xenwarden::xen::simulated::Scene;
 
 const LONG: Duration = Duration::from_secs(20);
 

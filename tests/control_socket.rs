@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
-use xenwarden::control;
+use xenwarden::control::server;
 use xenwarden::event::Uuid;
 use xenwarden::guests::report::GuestsReport;
 
@@ -304,7 +304,7 @@ fn a_client_that_does_not_read_its_answer_delays_no_other() {
 #[test]
 fn a_second_daemon_does_not_take_the_socket_of_a_living_one() {
     let daemon = Daemon::start("second", 0);
-    let error = control::bind(&daemon.path, "no-such-group").expect_err("taken");
+    let error = server::bind(&daemon.path, "no-such-group").expect_err("taken");
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert_eq!(daemon.status().version, 1);
 }
@@ -312,9 +312,9 @@ fn a_second_daemon_does_not_take_the_socket_of_a_living_one() {
 #[test]
 fn a_dead_daemons_socket_is_replaced() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dead.sock");
-    drop(control::bind(&path, "no-such-group").expect("first"));
+    drop(server::bind(&path, "no-such-group").expect("first"));
     assert!(path.exists());
-    control::bind(&path, "no-such-group").expect("again");
+    server::bind(&path, "no-such-group").expect("again");
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn a_stopped_daemon_whose_queue_is_full_does_not_hang_the_start() {
     }
     let (tell, told) = std::sync::mpsc::channel();
     let tried = path.clone();
-    thread::spawn(move || tell.send(control::bind(&tried, "no-such-group").map(drop)));
+    thread::spawn(move || tell.send(server::bind(&tried, "no-such-group").map(drop)));
     let bound = told.recv_timeout(LONG).expect("it does not wait");
     let kind = bound.expect_err("somebody listens there").kind();
     assert_eq!(kind, std::io::ErrorKind::AddrInUse);

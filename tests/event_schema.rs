@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use xenwarden::event::what::KINDS;
 use xenwarden::event::{Break, Cause, Event, Severity, Timestamp};
-use xenwarden::hypervisor::Coverage;
+use xenwarden::xen::Coverage;
 
 fn in_repository(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

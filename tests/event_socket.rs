@@ -16,10 +16,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use xenwarden::bus::Bus;
-use xenwarden::control;
+use xenwarden::control::peer::gid_of;
+use xenwarden::control::server;
+use xenwarden::event::bus::Bus;
 use xenwarden::event::{Guest, What};
-use xenwarden::peer::gid_of;
 use xenwarden::sink::socket::{self, MAX_CLIENTS, NAME, Settings};
 
 struct Server {
@@ -38,7 +38,7 @@ impl Server {
         let scratch = Scratch::new(&format!("socket-{name}"));
         let bus = bus();
         let stop = Arc::new(AtomicBool::new(false));
-        let listener = control::bind(&scratch.path("events.sock"), group).expect("bind");
+        let listener = server::bind(&scratch.path("events.sock"), group).expect("bind");
         let (queue, woken) = bus.attach_waking(NAME, 8_192).expect("attach");
         let group = gid_of(group);
         let settings = Settings { keep, group };

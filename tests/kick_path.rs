@@ -9,15 +9,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use xenwarden::barrel::Barrel;
-use xenwarden::hypervisor::Hypervisor;
-use xenwarden::hypervisor::patched::Patched;
-use xenwarden::hypervisor::simulated::{Scene, Simulated};
-use xenwarden::ledger::Ledger;
+use xenwarden::guard::ledger::Ledger;
+use xenwarden::guard::{kicker, sampler};
 use xenwarden::sys::allocator::{CountingAllocator, calls_of_this_thread};
 use xenwarden::sys::clock::Monotonic;
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
-use xenwarden::{kicker, sampler};
+use xenwarden::watchdog::Barrel;
+use xenwarden::xen::Hypervisor;
+use xenwarden::xen::patched::Patched;
+use xenwarden::xen::simulated::{Scene, Simulated};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -89,14 +89,14 @@ struct MeteredHypervisor {
 impl Hypervisor for MeteredHypervisor {
     fn look(
         &mut self,
-        copy: Option<&xenwarden::hypervisor::snapshot::Snapshots>,
-    ) -> xenwarden::evidence::Evidence {
+        copy: Option<&xenwarden::xen::snapshot::Snapshots>,
+    ) -> xenwarden::guard::evidence::Evidence {
         let evidence = self.inner.look(copy);
         self.meter.turn();
         evidence
     }
 
-    fn coverage(&self) -> xenwarden::hypervisor::Coverage {
+    fn coverage(&self) -> xenwarden::xen::Coverage {
         self.inner.coverage()
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use xenwarden::bus::Bus;
+use xenwarden::event::bus::Bus;
 use xenwarden::event::{Event, Severity, VERSION, What};
 use xenwarden::sink::hooks::{self, Hook};
 use xenwarden::sink::syslog::{self, Places};

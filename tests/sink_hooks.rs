@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use xenwarden::bus::Bus;
+use xenwarden::event::bus::Bus;
 use xenwarden::event::{Event, Guest};
 use xenwarden::sink::hooks::{self, Hook, NAME};
 use xenwarden::sys::realtime::page_faults_of_this_thread;

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use xenwarden::control::status::{Armed, Sources, Status, gather};
 use xenwarden::event::{Timestamp, Uuid};
-use xenwarden::guests::names::Names;
+use xenwarden::guard::ledger::Ledger;
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
-use xenwarden::hypervisor::Coverage;
-use xenwarden::ledger::Ledger;
+use xenwarden::monitor::names::Names;
 use xenwarden::sink::metrics::{self, Counters, MAX_GUESTS, NAME, render, render_down};
-use xenwarden::status::{Armed, Sources, Status, gather};
+use xenwarden::xen::Coverage;
 
 /// A name and its labels.
 type Series = (String, BTreeMap<String, String>);

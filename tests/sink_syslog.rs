@@ -12,13 +12,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use xenwarden::bus::Bus;
+use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::what::{KINDS, is_known};
 use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, VERSION, What};
-use xenwarden::hypervisor::Coverage;
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
+use xenwarden::xen::Coverage;
 
 struct Sink {
     scratch: Scratch,

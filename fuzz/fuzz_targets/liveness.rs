@@ -10,13 +10,13 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use xenwarden::evidence::Verdict;
-use xenwarden::hypervisor::Hypervisor;
-use xenwarden::hypervisor::hypfs::contents;
-use xenwarden::hypervisor::liveness::{ABI, MAGIC_STATE};
-use xenwarden::hypervisor::patched::Patched;
-use xenwarden::hypervisor::simulated::{Scene, Simulated};
-use xenwarden::hypervisor::snapshot::Snapshots;
+use xenwarden::guard::evidence::Verdict;
+use xenwarden::xen::Hypervisor;
+use xenwarden::xen::hypfs::contents;
+use xenwarden::xen::liveness::{ABI, MAGIC_STATE};
+use xenwarden::xen::patched::Patched;
+use xenwarden::xen::simulated::{Scene, Simulated};
+use xenwarden::xen::snapshot::Snapshots;
 
 /// One for all runs: making it costs more than a look.
 static COPY: LazyLock<Snapshots> = LazyLock::new(Snapshots::new);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config::{self, DEFAULT_PATH, Policy};
 use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
-use xenwarden::{guard, sink, startup};
+use xenwarden::guard::{assembly as guard, startup};
+use xenwarden::sink;
 
 const USAGE_TEXT: &str = "usage: xenwardend [--config FILE] [--check-config] [--version] [--help]";
 

@@ -7,10 +7,10 @@ use super::arguments::AckRequest;
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
 use super::{FINE, NOT_FINE, complain};
+use crate::cli::text::plain;
 use crate::event::Uuid;
 use crate::event::request::Named;
 use crate::guests::report::GuestsReport;
-use crate::report::plain;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ mod events;
 mod guests;
 mod output;
 mod status;
+pub mod text;
 
 use crate::exit::USAGE;
 use arguments::{Command, parse};
@@ -56,6 +57,6 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
 /// One line on stderr. Nobody may be there to read it.
 fn complain(message: &str) {
     use std::io::Write;
-    let message = crate::report::plain(message);
+    let message = crate::cli::text::plain(message);
     let _ = writeln!(std::io::stderr(), "xenwarden: {message}");
 }

@@ -5,8 +5,8 @@ use super::arguments::Ask;
 use super::connection::ask;
 use super::output::Output;
 use super::{FINE, NOT_FINE};
-use crate::report::render;
-use crate::status::Status;
+use crate::cli::text::render;
+use crate::control::status::Status;
 
 /// Shows the status; fine while the host watchdog is kicked.
 pub fn run(request: &Ask, output: &mut Output) -> Result<u8, String> {

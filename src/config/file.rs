@@ -4,7 +4,7 @@
 //! xenwarden.conf(5) documents the keys; init/xenwarden.conf is the shipped file.
 
 use super::ConfigError;
-use crate::hypervisor::Coverage;
+use crate::xen::Coverage;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

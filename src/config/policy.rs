@@ -3,8 +3,8 @@
 
 use super::file::{File, Level};
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
-use crate::hypervisor::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use crate::xen::Coverage;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
@@ -15,7 +15,7 @@ const MAX_TIMEOUT_S: u32 = 300;
 const DEFAULT_SAMPLE_MS: u32 = 250;
 /// Shortest: below it the looks themselves become a load.
 const MIN_SAMPLE_MS: u32 = 10;
-/// Longest: half of the slack ([`crate::evidence::SLACK_NS`]), after which a look may have
+/// Longest: half of the slack ([`crate::guard::evidence::SLACK_NS`]), after which a look may have
 /// ceased to prove anything.
 const MAX_SAMPLE_MS: u32 = 250;
 /// Samples a deadline must have room for, so that a few late ones do no harm.

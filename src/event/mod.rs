@@ -6,6 +6,7 @@
 //! holds the two together. Fields are only ever added within a version; what is not known
 //! is null. Units are in the fields' names.
 
+pub mod bus;
 pub mod describe;
 pub mod request;
 pub mod what;

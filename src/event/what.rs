@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kinds of events, each with its own fields.
 
-use crate::hypervisor::Coverage;
+use crate::xen::Coverage;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;

@@ -14,19 +14,11 @@
 //! which none can delay a kick.
 
 pub mod alarm;
-pub mod desk;
-pub mod domains;
 pub mod guest;
-pub mod lastwords;
-pub mod names;
 pub mod owners;
 pub mod registry;
 pub mod report;
-pub mod saver;
-pub mod sequence;
 pub mod slot;
-pub mod store;
-pub mod watcher;
 
 use crate::event::{Guest, Uuid, What};
 use report::GuestsReport;

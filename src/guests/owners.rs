@@ -8,7 +8,7 @@
 //! Xen releases them one after the other, and their generations may differ.
 
 use super::guest::Incarnation;
-use crate::hypervisor::liveness::TimerRecord;
+use crate::xen::liveness::TimerRecord;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A record and its owner: domain, slot, generation.

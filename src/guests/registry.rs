@@ -14,15 +14,15 @@
 //! guest that comes and goes between two looks nothing is told.
 
 use super::alarm::{Activity, Input, Nanoseconds, Rules};
-use super::domains::DomainTable;
 use super::guest::{Guest, Incarnation, Look};
 use super::owners::Owners;
 use super::report::GuestsReport;
 use super::{DeskError, Happening};
 use crate::event::{Timestamp, Uuid, What};
-use crate::hypervisor::liveness::{Doing, TimerRecord};
-use crate::hypervisor::snapshot::Snapshot;
+use crate::monitor::domains::DomainTable;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
+use crate::xen::liveness::{Doing, TimerRecord};
+use crate::xen::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,7 +7,7 @@
 //! What cannot be told apart counts as less: a feed that may have been an arm is no feed.
 
 use crate::event::Break;
-use crate::hypervisor::liveness::TimerRecord;
+use crate::xen::liveness::TimerRecord;
 use serde::{Deserialize, Serialize};
 
 const NS_PER_S: u64 = crate::sys::clock::NS_PER_S;
@@ -188,7 +188,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::simulated::FREE;
+    use crate::xen::simulated::FREE;
 
     const S: u64 = NS_PER_S;
 

@@ -5,7 +5,7 @@
 //! daemon's end waits for the sinks, and its service manager for the daemon: so what is
 //! left of a queue must never decide how long that takes.
 
-use crate::bus::Bus;
+use crate::event::bus::Bus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 

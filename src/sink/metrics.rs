@@ -9,11 +9,11 @@
 //!
 //! What is not known has no series.
 
-use crate::bus::Bus;
+use crate::control::status::Status;
 use crate::event::Event;
+use crate::event::bus::Bus;
 use crate::guests::report::{GuestReport, GuestsReport};
-use crate::hypervisor::Coverage;
-use crate::status::Status;
+use crate::xen::Coverage;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};

@@ -2,7 +2,7 @@
 //! Sinks: where words go. Each has a thread of its own behind a bounded queue, so that
 //! none can delay anything else; what a full queue refuses is counted.
 //!
-//! Events arrive from the [`bus`](crate::bus): in [`syslog`] (or the [`journal`]), the event [`socket`],
+//! Events arrive from the [`bus`](crate::event::bus): in [`syslog`] (or the [`journal`]), the event [`socket`],
 //! [`hooks`] and [`metrics`]. Each ends within about a second when the bus is closed
 //! or its stop flag is set, however much is queued; what is left is counted. [`log`] has the daemon's own words.
 

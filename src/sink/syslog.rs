@@ -8,7 +8,7 @@
 use super::devlog::DevLog;
 use super::ending::Ending;
 use super::journal::{Sent, Wire, encode};
-use crate::bus::Bus;
+use crate::event::bus::Bus;
 use crate::event::describe::describe;
 use crate::event::{self, Event};
 use crossbeam_channel::{Receiver, RecvTimeoutError};

@@ -10,6 +10,7 @@ pub mod allocator;
 pub mod child;
 pub mod clock;
 pub mod hypercall;
+pub mod notify;
 pub mod peer;
 pub mod realtime;
 pub mod terminal;

@@ -5,7 +5,7 @@
 //! `Documentation/watchdog/watchdog-api.rst`. Opening the device ARMS it; closing it
 //! without the magic character leaves it armed (and, in the watchdog core, pings it
 //! once more). So nothing here opens a device merely to look at it: see
-//! [`crate::barrel::sysfs`] for that.
+//! [`crate::watchdog::sysfs`] for that.
 
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::panic)] // each test program uses its part
 
 use xenwarden::event::{Break, Cause, Event, Guest, Timestamp, Uuid, What};
-use xenwarden::hypervisor::Coverage;
+use xenwarden::xen::Coverage;
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use xenwarden::bus::Bus;
+use xenwarden::event::bus::Bus;
 use xenwarden::event::{Guest, Uuid, What};
 
 /// Longer than anything here takes on a machine that is merely busy.

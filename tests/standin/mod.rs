@@ -12,18 +12,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use xenwarden::control::{self, Context};
+use xenwarden::control::server::{self, Context};
+use xenwarden::control::status::{Armed, Sources, Status};
 use xenwarden::event::{Timestamp, Uuid};
-use xenwarden::guests::names::Names;
+use xenwarden::guard::ledger::Ledger;
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
 use xenwarden::guests::{Desk, DeskError};
-use xenwarden::hypervisor::patched::Patched;
-use xenwarden::hypervisor::simulated::{Scene, Simulated};
-use xenwarden::hypervisor::{Coverage, Hypervisor};
-use xenwarden::ledger::Ledger;
-use xenwarden::status::{Armed, Sources, Status};
+use xenwarden::monitor::names::Names;
+use xenwarden::xen::patched::Patched;
+use xenwarden::xen::simulated::{Scene, Simulated};
+use xenwarden::xen::{Coverage, Hypervisor};
 
 /// Longer than any machine takes.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -127,7 +127,7 @@ impl Daemon {
         let ledger = Arc::new(Ledger::new());
         let scene = Scene::healthy(4, guests);
         Patched::new(Simulated::still(&scene)).look(Some(&ledger.snapshots));
-        let listener = control::bind(&path, "no-such-group").expect("bind");
+        let listener = server::bind(&path, "no-such-group").expect("bind");
         let registry = Arc::new(Registry::default());
         *registry.report.lock().expect("whole") = report(Vec::new());
         let (served, desk) = (Arc::clone(&ledger), Arc::clone(&registry));
@@ -150,7 +150,7 @@ impl Daemon {
                 desk: desk.as_ref(),
                 group,
             };
-            control::run(&listener, &context);
+            server::run(&listener, &context);
         });
         let thread = Some(thread);
         Self {

@@ -18,7 +18,7 @@ mod program;
 mod waiting;
 
 use super::ending::Ending;
-use crate::bus::Bus;
+use crate::event::bus::Bus;
 use crate::event::what::matches;
 use crate::event::{Event, Uuid};
 use crate::sys::child;

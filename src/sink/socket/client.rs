@@ -6,10 +6,10 @@
 //! ([`MAX_QUEUED`]).
 
 use super::Kept;
+use crate::control::peer::line;
 use crate::event::Event;
 use crate::event::request::{Notice, Subscription};
 use crate::event::what::is_known;
-use crate::peer::line;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

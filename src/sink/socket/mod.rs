@@ -9,7 +9,7 @@
 //! Promises: one thread, which waits for no client; at most [`MAX_CLIENTS`], and a bounded
 //! queue for each. A client that reads too slowly is told which event it lost first, and
 //! dropped. One that has not asked within 2 s is closed. When all places are taken, the user
-//! with the most loses one, as at the [`control`](crate::control) socket, and that client is
+//! with the most loses one, as at the [`control`](crate::control::server) socket, and that client is
 //! told so: nobody can keep others out, and nobody but root can take a place from root.
 //!
 //! The thread sleeps in poll(2). The bus writes a byte to a socket pair with each event
@@ -18,10 +18,10 @@
 
 mod client;
 
-use crate::bus::Bus;
+use crate::control::peer::{Peer, gives_way, line};
 use crate::event::Event;
+use crate::event::bus::Bus;
 use crate::event::request::Notice;
-use crate::peer::{Peer, gives_way, line};
 use client::Client;
 use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -50,7 +50,7 @@ const TICK: Duration = Duration::from_millis(500);
 pub struct Settings {
     /// Events that are kept for replay.
     pub keep: usize,
-    /// The group that may subscribe, by [`gid_of`](crate::peer::gid_of); none: root only.
+    /// The group that may subscribe, by [`gid_of`](crate::control::peer::gid_of); none: root only.
     pub group: Option<u32>,
 }
 

@@ -9,7 +9,7 @@ use crate::machine::symbols::Symbols;
 use crate::wedge::{Fault, GUEST_HANDLER};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xenwarden::status::Status;
+use xenwarden::control::status::Status;
 
 /// How long an ordinary command in dom0 may take.
 pub const PROMPT: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use crate::guest::{Guest, TinyGuest};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
 use std::time::Duration;
-use xenwarden::status::GuestWatchdog;
+use xenwarden::control::status::GuestWatchdog;
 
 /// Four timeouts of the host watchdog.
 pub const WATCHED: Duration = Duration::from_secs(20);

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The status as text that an admin reads at a glance.
+//!
+//! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
+//! words and columns that the other commands share.
+
+use crate::control::status::{GuestWatchdog, Pcpu, Status};
+pub use crate::event::describe::plain;
+use crate::xen::Coverage;
+use std::fmt::{self, Write};
+
+/// Writes `status` for people.
+///
+/// # Errors
+/// Those of the writer.
+pub fn render(status: &Status, to: &mut impl Write) -> fmt::Result {
+    head(status, to)?;
+    if !status.pcpus.is_empty() {
+        writeln!(to)?;
+        table(to, &["PCPU", "STATE", "CANARY", "TIMERS", "SCHEDULER"], {
+            status.pcpus.iter().map(pcpu_row).collect()
+        })?;
+    }
+    if status.coverage == Coverage::Full {
+        writeln!(to)?;
+        guests(status, to)?;
+    }
+    Ok(())
+}
+
+fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
+    let watchdog = &status.host_watchdog;
+    let decision = match &status.decision.reason {
+        None => format!("kick, for {}", span(status.decision.for_ms)),
+        Some(reason) => format!("WITHHOLD, for {}: {reason}", span(status.decision.for_ms)),
+    };
+    writeln!(to, "decision       {decision}")?;
+    writeln!(
+        to,
+        "host watchdog  {} ({}), timeout {}, {} left",
+        watchdog.device.display(),
+        plain(&watchdog.identity),
+        span(watchdog.timeout_ms),
+        span(watchdog.time_left_ms)
+    )?;
+    writeln!(
+        to,
+        "kicks          {}, the last {} ago, the longest gap {}, {} withholds, {} refused",
+        watchdog.kicks,
+        span(watchdog.last_kick_age_ms),
+        span(status.kick_path.max_kick_gap_ms),
+        status.kick_path.withholds,
+        status.kick_path.failed_kicks
+    )?;
+    let coverage = match status.coverage {
+        Coverage::Full => "full",
+        Coverage::Partial => "PARTIAL: nothing is known of guests and pcpus",
+    };
+    let age = status.evidence_age_ms.map_or("none yet".to_owned(), span);
+    writeln!(to, "evidence       coverage {coverage}, age {age}")?;
+    if let Some(trouble) = &status.names_trouble {
+        writeln!(to, "names          {}", plain(trouble))?;
+    }
+    let dropped = &status.dropped;
+    if dropped.notes + dropped.log_lines + dropped.syslog_messages > 0 {
+        writeln!(
+            to,
+            "dropped        {} notes, {} log lines, {} syslog messages",
+            dropped.notes, dropped.log_lines, dropped.syslog_messages
+        )?;
+    }
+    Ok(())
+}
+
+fn guests(status: &Status, to: &mut impl Write) -> fmt::Result {
+    let known: Vec<_> = status
+        .guest_watchdogs
+        .iter()
+        .filter(|g| g.armed || g.nr_fired > 0)
+        .collect();
+    if known.is_empty() {
+        return writeln!(to, "no guest has armed its watchdog");
+    }
+    let heads = [
+        "DOMID", "NAME", "SLOT", "TIMEOUT", "LAST FED", "DEADLINE", "STATE",
+    ];
+    table(to, &heads, known.into_iter().map(guest_row).collect())?;
+    if status.pages_left_out > 0 {
+        writeln!(
+            to,
+            "({} pages more are watched, not listed)",
+            status.pages_left_out
+        )?;
+    }
+    Ok(())
+}
+
+fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
+    let number = pcpu.cpu.to_string();
+    if !pcpu.online {
+        let unknown = || "-".to_owned();
+        return vec![number, "offline".into(), unknown(), unknown(), unknown()];
+    }
+    let owed = |ms: u64| match ms {
+        0 => "served".to_owned(),
+        ms => format!("due since {}", span(ms)),
+    };
+    vec![
+        number,
+        "online".into(),
+        format!("{} ago", span(pcpu.canary_age_ms)),
+        owed(pcpu.canary_overdue_ms),
+        owed(pcpu.sched_overdue_ms),
+    ]
+}
+
+fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
+    let ago = |age: Option<u64>| age.map_or("never".to_owned(), |ms| format!("{} ago", span(ms)));
+    let deadline = match guest.deadline_in_ms {
+        None => "-".to_owned(),
+        Some(ms) if ms < 0 => format!("{} ago", span(ms.unsigned_abs())),
+        Some(ms) => format!("in {}", span(ms.unsigned_abs())),
+    };
+    let state = match (guest.fired, guest.armed, guest.deadline_in_ms) {
+        (true, _, _) => format!("EXPIRED {}", ago(guest.fired_age_ms)),
+        (false, true, Some(ms)) if ms < 0 => "NOT SERVICED".to_owned(),
+        (false, true, _) => "armed".to_owned(),
+        (false, false, _) => "disarmed".to_owned(),
+    };
+    vec![
+        guest.domid.to_string(),
+        guest.name.as_deref().map_or("?".to_owned(), plain),
+        guest.slot.to_string(),
+        format!("{} s", guest.timeout_s),
+        ago(guest.last_fed_age_ms),
+        deadline,
+        state,
+    ]
+}
+
+fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
+    for line in columns(heads, rows) {
+        writeln!(to, "{line}")?;
+    }
+    Ok(())
+}
+
+/// The lines of a table, the heads first: columns as wide as their widest cell; the last one
+/// is left as it is.
+#[must_use]
+pub fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+    let heads: Vec<String> = heads.iter().map(|h| (*h).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |n: usize| {
+        let column = rows.iter().filter_map(|row| row.get(n));
+        column.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let padded = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:width$}  "))
+            .collect();
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(padded).collect()
+}
+
+/// A time span in the coarsest unit that still tells: 0.2 s, 75 s, 12 min, 30 h.
+#[must_use]
+pub fn span(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        60_000..600_000 => format!("{} s", ms / 1_000),
+        600_000..36_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_a_unit_that_fits() {
+        let cases = [
+            (0, "0.0 s"),
+            (5_120, "5.1 s"),
+            (61_000, "61 s"),
+            (700_000, "11 min"),
+            (40_000_000, "11 h"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["1".into(), "a long name".into(), "x".into()]];
+        let lines = columns(&["ID", "NAME", "STATE"], rows);
+        assert_eq!(lines, ["ID  NAME         STATE", "1   a long name  x"]);
+    }
+
+    #[test]
+    fn a_name_neither_moves_the_cursor_nor_breaks_the_line() {
+        let cases = [
+            ("web \u{e9}\u{4e2d}", "web \u{e9}\u{4e2d}"),
+            ("a\nb\r\tc", "a?b??c"),
+            ("\u{1b}[2J\u{7f}\u{9b}1m", "?[2J??1m"),
+            ("a\u{202e}b\u{2066}c\u{2028}d\u{feff}", "a?b?c?d?"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(plain(text), shown);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The event bus: one order of events for every sink.
+//!
+//! In: what any ordinary thread publishes. Out: the stamped event in each sink's own
+//! bounded queue. Promises: to publish never waits for a sink; all sinks see the same
+//! order; a full queue loses the event for that sink alone, and the loss is counted and
+//! becomes a `sink.dropped` event. The real-time threads must never publish: there is a
+//! lock, held for no longer than the stamping and the queueing take.
+
+use crate::event::{Event, Guest, Timestamp, VERSION, What};
+use crate::state::sequence::Sequence;
+use crate::sys::clock::Monotonic;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// At most one `sink.dropped` for each sink in this time; also how long losses may go
+/// untold while the queue stays full.
+const REPORT_EVERY_NS: u64 = 10_000_000_000;
+
+/// Publishes events to the sinks that are attached.
+#[derive(Debug)]
+pub struct Bus {
+    host: Arc<str>,
+    inner: Mutex<Inner>,
+    /// Set with the lock held; read without it.
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sequence: Arc<Sequence>,
+    /// Events of each kind.
+    counts: BTreeMap<&'static str, u64>,
+    outlets: Vec<Outlet>,
+}
+
+/// A sink's end of the bus.
+#[derive(Debug)]
+struct Outlet {
+    sink: &'static str,
+    /// None once the bus is closed, and for a sink that only reports failures.
+    queue: Option<Sender<Arc<Event>>>,
+    /// Written to after each event, for a sink that waits in poll(2).
+    wake: Option<UnixStream>,
+    losses: Losses,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    /// Since the start.
+    total: u64,
+    /// Those that a `sink.dropped` has told.
+    told: u64,
+    /// When the oldest happened that is to be told.
+    since: Option<Monotonic>,
+    /// When the last `sink.dropped` was published.
+    last_told: Option<Monotonic>,
+}
+
+impl Losses {
+    /// `when` is None for the loss of a report: that is told with the next other loss, or
+    /// reports to a sink that takes none would breed for ever.
+    fn add(&mut self, count: u64, when: Option<Monotonic>) {
+        self.total = self.total.saturating_add(count);
+        if count > 0 && self.since.is_none() {
+            self.since = when;
+        }
+    }
+
+    fn due(&self, now: Monotonic, has_room: bool) -> bool {
+        let long_ago = |t: Monotonic| now.since_ns(t) >= REPORT_EVERY_NS;
+        let untold = self.since.is_some_and(|since| has_room || long_ago(since));
+        untold && self.last_told.is_none_or(long_ago)
+    }
+
+    /// Marks everything as told; gives what is to be told.
+    fn tell(&mut self, sink: &str, now: Monotonic) -> What {
+        let count = self.total - self.told;
+        self.told = self.total;
+        self.since = None;
+        self.last_told = Some(now);
+        What::SinkDropped {
+            sink: sink.to_owned(),
+            count,
+            total: self.total,
+        }
+    }
+}
+
+impl Outlet {
+    fn offer(&mut self, event: &Arc<Event>, now: Monotonic) {
+        let Some(queue) = &self.queue else {
+            return;
+        };
+        // Full, or its sink has died: lost for this sink either way.
+        if queue.try_send(Arc::clone(event)).is_err() {
+            let is_report = matches!(event.what, What::SinkDropped { .. });
+            self.losses.add(1, (!is_report).then_some(now));
+        }
+        if let Some(wake) = &mut self.wake {
+            // Not blocking; full means that it is readable already.
+            let _ = wake.write(&[0]);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| !queue.is_full())
+    }
+}
+
+impl Inner {
+    fn stamp(&mut self, host: &Arc<str>, happened: Happened, now: Monotonic) -> u64 {
+        let (guest, xen_ns, what) = happened;
+        let seq = self.sequence.next();
+        *self.counts.entry(what.kind()).or_default() += 1;
+        let event = Arc::new(Event {
+            version: VERSION,
+            seq,
+            time: Timestamp::now(),
+            monotonic_ns: now.0,
+            xen_ns,
+            host: Arc::clone(host),
+            severity: what.severity(),
+            guest,
+            what,
+        });
+        for outlet in &mut self.outlets {
+            outlet.offer(&event, now);
+        }
+        seq
+    }
+
+    /// Publishes what is due to be told of losses.
+    fn report(&mut self, host: &Arc<str>, now: Monotonic) {
+        let due = self.outlets.iter_mut().filter_map(|outlet| {
+            let has_room = outlet.has_room();
+            let losses = &mut outlet.losses;
+            losses
+                .due(now, has_room)
+                .then(|| losses.tell(outlet.sink, now))
+        });
+        let due: Vec<What> = due.collect();
+        for what in due {
+            self.stamp(host, (None, None, what), now);
+        }
+    }
+
+    /// Changes a sink's entry, which is made where there is none yet.
+    fn with_outlet(&mut self, sink: &'static str, change: impl FnOnce(&mut Outlet)) {
+        if let Some(outlet) = self.outlets.iter_mut().find(|o| o.sink == sink) {
+            return change(outlet);
+        }
+        let mut outlet = Outlet {
+            sink,
+            queue: None,
+            wake: None,
+            losses: Losses::default(),
+        };
+        change(&mut outlet);
+        self.outlets.push(outlet);
+    }
+}
+
+/// What happened, to whom, and the hypervisor's time of it.
+type Happened = (Option<Guest>, Option<u64>, What);
+
+impl Bus {
+    /// A bus for the host of this name whose first event has the number `first_seq`.
+    #[must_use]
+    pub fn new(host: Arc<str>, first_seq: u64) -> Self {
+        Self::numbered(host, Arc::new(Sequence::from(first_seq)))
+    }
+
+    /// A bus for the host of this name whose events have these numbers.
+    #[must_use]
+    pub fn numbered(host: Arc<str>, sequence: Arc<Sequence>) -> Self {
+        Self {
+            host,
+            inner: Mutex::new(Inner {
+                sequence,
+                counts: BTreeMap::new(),
+                outlets: Vec::new(),
+            }),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Nothing that holds the lock can panic half-way through a change that matters.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches a sink with a queue of `capacity` events. A sink attached twice gives up
+    /// its first queue; one attached after [`Bus::close`] gets a queue that has ended.
+    pub fn attach(&self, sink: &'static str, capacity: usize) -> Receiver<Arc<Event>> {
+        self.connect(sink, capacity, None)
+    }
+
+    /// The same for a sink that waits in poll(2): the stream, non-blocking, becomes readable with each
+    /// event and at the end.
+    ///
+    /// # Errors
+    /// The errno of socketpair(2).
+    pub fn attach_waking(
+        &self,
+        sink: &'static str,
+        capacity: usize,
+    ) -> io::Result<(Receiver<Arc<Event>>, UnixStream)> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        Ok((self.connect(sink, capacity, Some(wake)), woken))
+    }
+
+    fn connect(
+        &self,
+        sink: &'static str,
+        capacity: usize,
+        wake: Option<UnixStream>,
+    ) -> Receiver<Arc<Event>> {
+        let (send, receive) = bounded(capacity);
+        let mut inner = self.lock();
+        if !self.is_closed() {
+            inner.with_outlet(sink, |outlet| {
+                outlet.queue = Some(send);
+                outlet.wake = wake;
+            });
+        }
+        receive
+    }
+
+    /// Stamps an event and offers it to every sink; gives its number. For ordinary
+    /// threads: never blocks on a sink, but takes a lock and allocates.
+    pub fn publish(&self, guest: Option<Guest>, xen_ns: Option<u64>, what: What) -> u64 {
+        let now = Monotonic::now();
+        let mut inner = self.lock();
+        let seq = inner.stamp(&self.host, (guest, xen_ns, what), now);
+        inner.report(&self.host, now);
+        seq
+    }
+
+    /// Counts `count` events that a sink took and then lost: it could not deliver them.
+    pub fn count_failed(&self, sink: &'static str, count: u64) {
+        let now = Monotonic::now();
+        self.lock()
+            .with_outlet(sink, |outlet| outlet.losses.add(count, Some(now)));
+    }
+
+    /// Counts a failure that is to be told only with the next other one: where each
+    /// telling would cause it again.
+    pub fn count_untold(&self, sink: &'static str) {
+        self.lock()
+            .with_outlet(sink, |outlet| outlet.losses.add(1, None));
+    }
+
+    /// Counts an event that a sink took and then lost. That a report was lost is not
+    /// reported by itself.
+    pub fn count_undelivered(&self, sink: &'static str, event: &Event) {
+        match event.what {
+            What::SinkDropped { .. } => self.count_untold(sink),
+            _ => self.count_failed(sink, 1),
+        }
+    }
+
+    /// Publishes the `sink.dropped` events that are due. [`Bus::publish`] does so too; to
+    /// be called about once a second for the times when nothing else happens.
+    pub fn report_drops(&self) {
+        self.report_drops_at(Monotonic::now());
+    }
+
+    /// The same at a time of the caller's: for tests.
+    pub fn report_drops_at(&self, now: Monotonic) {
+        self.lock().report(&self.host, now);
+    }
+
+    /// Events that each sink lost since the start, for want of room or by its own failures.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        let inner = self.lock();
+        let outlets = inner.outlets.iter();
+        outlets.map(|o| (o.sink, o.losses.total)).collect()
+    }
+
+    /// Events of each kind since the start; kinds that never came are missing.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let inner = self.lock();
+        inner.counts.iter().map(|(kind, n)| (*kind, *n)).collect()
+    }
+
+    /// The number that the next event will have.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.lock().sequence.peek()
+    }
+
+    /// Ends every queue: the sinks do in about a second what they can with what they have,
+    /// count the rest, and end. Later events are stamped and go nowhere.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        self.closed.store(true, Ordering::Release);
+        for outlet in &mut inner.outlets {
+            outlet.queue = None;
+            outlet.wake = None;
+        }
+    }
+
+    /// Whether [`Bus::close`] was called: a queue tells so only once it is empty. Once this is
+    /// true, nothing more comes into any queue.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What outlives the daemon and the host.
+
+pub mod reset_reason;
+pub mod saver;
+pub mod sequence;
+pub mod store;
