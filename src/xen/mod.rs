@@ -11,8 +11,10 @@ pub mod hypfs;
 pub mod liveness;
 pub mod patched;
 pub mod simulated;
+pub mod simulation;
 pub mod snapshot;
 pub mod stock;
+pub mod table;
 pub mod xenstore;
 
 use crate::guard::evidence::Evidence;

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The liveness table: what the hypervisor records of its own work, mapped into dom0.
+//!
+//! In: the mapped words, which the hypervisor goes on writing while they are read. Out:
+//! the records as values. A look is a few memory reads: it makes no hypercall, takes no
+//! lock, allocates nothing, and cannot hang in the hypervisor. It judges nothing
+//! ([`crate::guard::evidence`] does), and whatever the words are, it neither panics nor
+//! reads beyond them.
+//!
+//! Layout: `public/liveness.h` of the patch series (xen-patches/README.md has the table):
+//! little-endian; a header, then a record of 64 bytes for each pCPU and each domid, then
+//! the domains' UUIDs. Offsets and lengths are taken from the header, so that fields may
+//! be appended.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use uuid::Uuid;
+
+/// `XVLN`, the first four bytes.
+pub const MAGIC: u32 = 0x4e4c_5658;
+/// The ABI that this decoder reads; it changes only on incompatibility.
+pub const ABI: u16 = 1;
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 64;
+/// Bytes of a record of a pCPU or a domain; longer ones are read as far as that.
+pub const RECORD_LEN: usize = 64;
+/// Bytes of a domain's UUID.
+pub const HANDLE_LEN: usize = 16;
+/// Domids that a domain can have: `DOMID_FIRST_RESERVED` (public/xen.h).
+pub const MAX_DOMAINS: usize = 0x7ff0;
+/// Most pCPUs: `NR_CPUS` of the largest configuration (xen/arch/Kconfig).
+pub const MAX_PCPUS: usize = 4095;
+/// Watchdog slots of a domain: `NR_DOMAIN_WATCHDOG_TIMERS` (xen/sched.h).
+pub const SLOTS: usize = 2;
+
+/// Attempts to read a record whose domain is being replaced by another.
+const ATTEMPTS: u32 = 16;
+
+/// Why the mapped memory is no table that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Shorter than its own header says, or than a header.
+    Truncated,
+    /// Not the magic number of a liveness table.
+    Magic,
+    /// An ABI that this decoder does not know.
+    Abi(u16),
+    /// Lengths or offsets that contradict each other or the ABI.
+    Layout,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => write!(f, "it is shorter than its header says"),
+            Self::Magic => write!(
+                f,
+                "it does not begin with the magic number of a liveness table"
+            ),
+            Self::Abi(abi) => write!(f, "its ABI is {abi}, this program reads {ABI}"),
+            Self::Layout => write!(f, "its header contradicts itself"),
+        }
+    }
+}
+
+/// Why a domain shut down: `SHUTDOWN_*` of Xen's `public/sched.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shutdown {
+    /// It powered off.
+    Poweroff,
+    /// It asked for a reboot.
+    Reboot,
+    /// It suspended itself, to be saved or migrated.
+    Suspend,
+    /// It crashed.
+    Crash,
+    /// Its watchdog expired.
+    Watchdog,
+    /// It asked to be reset in place.
+    SoftReset,
+    /// A reason that this decoder does not know.
+    Other(u8),
+}
+
+impl Shutdown {
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Poweroff,
+            1 => Self::Reboot,
+            2 => Self::Suspend,
+            3 => Self::Crash,
+            4 => Self::Watchdog,
+            5 => Self::SoftReset,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The number in the hypervisor's interface.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Poweroff => 0,
+            Self::Reboot => 1,
+            Self::Suspend => 2,
+            Self::Crash => 3,
+            Self::Watchdog => 4,
+            Self::SoftReset => 5,
+            Self::Other(code) => code,
+        }
+    }
+}
+
+/// A physical CPU's record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pcpu {
+    /// It is online, and its canary is set.
+    pub online: bool,
+    /// Runs of its canary; wraps.
+    pub canary: u32,
+    /// Requests to its scheduler; wraps.
+    pub requested: u32,
+    /// The value of `requested` at the scheduler's last decision.
+    pub decided: u32,
+    /// It runs the idle vCPU.
+    pub idle: bool,
+    /// The runnable vCPU placed on it that has waited longest.
+    pub starved: Option<Starved>,
+}
+
+/// A runnable vCPU that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starved {
+    /// For how long, milliseconds.
+    pub ms: u32,
+    /// Its domain.
+    pub domid: u32,
+    /// Its number in that domain.
+    pub vcpu: u32,
+}
+
+/// A watchdog slot of a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Arms and feeds; wraps, and leaves 0 out.
+    pub sets: u32,
+    /// The timeout, seconds, while it is armed (which it stays when it expires).
+    pub armed: Option<u32>,
+    /// The value of `sets` for which its handler last shut the domain down; 0: never.
+    pub acted: u32,
+    /// The value of `sets` for which its handler last came to its end, whatever it did.
+    pub done: u32,
+    /// Disarms; wraps.
+    pub disarms: u32,
+}
+
+impl Slot {
+    /// The handler of the present deadline has come to its end.
+    #[must_use]
+    pub fn serviced(&self) -> bool {
+        self.done == self.sets
+    }
+
+    /// The present deadline passed unfed, and the handler shut the domain down for it.
+    #[must_use]
+    pub fn expired(&self) -> bool {
+        self.sets != 0 && self.acted == self.sets
+    }
+}
+
+/// A domain's record. It outlives the domain, until another gets the domid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its domid.
+    pub domid: u16,
+    /// Its number among all domains that this host has created since it booted, from 1.
+    pub created: u64,
+    /// Its UUID, as the toolstack set it; nil where none did.
+    pub uuid: Uuid,
+    /// It is there.
+    pub exists: bool,
+    /// The toolstack has paused it.
+    pub paused: bool,
+    /// It is being destroyed, or was.
+    pub dying: bool,
+    /// It is shutting down, or has shut down.
+    pub shutdown: Option<Shutdown>,
+    /// Its watchdog.
+    pub slots: [Slot; SLOTS],
+}
+
+/// A checked table. Copying it copies a reference.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    words: &'a [AtomicU64],
+    pcpus: Array,
+    domains: Array,
+    handles: Array,
+    /// Milliseconds; 0: canaries are switched off.
+    canary_period_ms: u32,
+}
+
+/// Where records are: all in units of words.
+#[derive(Clone, Copy, Debug)]
+struct Array {
+    start: usize,
+    step: usize,
+    count: usize,
+}
+
+impl Array {
+    /// From the header's offset and length in bytes; each record has at least `least` bytes.
+    fn new(offset: u32, len: u32, count: u32, least: usize) -> Option<Self> {
+        let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        let fits = offset % 8 == 0 && len % 8 == 0 && len >= least && offset >= HEADER_LEN;
+        fits.then_some(Self {
+            start: offset / 8,
+            step: len / 8,
+            count: usize::try_from(count).ok()?,
+        })
+    }
+
+    fn end(&self) -> Option<usize> {
+        self.step.checked_mul(self.count)?.checked_add(self.start)
+    }
+
+    fn at(&self, n: usize) -> Option<usize> {
+        (n < self.count).then(|| self.start + n * self.step)
+    }
+}
+
+fn low(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+fn high(word: u64) -> u32 {
+    low(word >> 32)
+}
+
+/// Words of the header (xen-patches/README.md).
+mod header {
+    pub const MAGIC_ABI: usize = 0;
+    pub const PCPUS: usize = 1;
+    pub const NR_PCPUS_DOMAINS: usize = 2;
+    pub const DOMAIN_LEN_NR: usize = 3;
+    pub const HANDLES: usize = 4;
+    pub const CANARY_EXCUSED: usize = 5;
+    pub const CREATED: usize = 6;
+    pub const DOMIDS_USED: usize = 7;
+}
+
+impl<'a> Table<'a> {
+    /// Checks the header of `words`.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(words: &'a [AtomicU64]) -> Result<Self, Malformed> {
+        let word = |n: usize| words.get(n).map(|w| w.load(Ordering::Relaxed));
+        let word = |n| word(n).ok_or(Malformed::Truncated);
+        let first = word(header::MAGIC_ABI)?;
+        if low(first) != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        let [_, _, _, _, a, b, c, d] = first.to_le_bytes();
+        let (abi, header_len) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        if abi != ABI {
+            return Err(Malformed::Abi(abi));
+        }
+        let pcpus = word(header::PCPUS)?;
+        let counts = word(header::NR_PCPUS_DOMAINS)?;
+        let domains = word(header::DOMAIN_LEN_NR)?;
+        let handles = word(header::HANDLES)?;
+        let (nr_pcpus, nr_domains) = (low(counts), high(domains));
+        let array = |offset, len, count, least| {
+            Array::new(offset, len, count, least).ok_or(Malformed::Layout)
+        };
+        let table = Self {
+            words,
+            pcpus: array(low(pcpus), high(pcpus), nr_pcpus, RECORD_LEN)?,
+            domains: array(high(counts), low(domains), nr_domains, RECORD_LEN)?,
+            handles: array(low(handles), high(handles), nr_domains, HANDLE_LEN)?,
+            canary_period_ms: low(word(header::CANARY_EXCUSED)?),
+        };
+        let counts_fit = (1..=MAX_PCPUS).contains(&table.pcpus.count)
+            && (1..=MAX_DOMAINS).contains(&table.domains.count);
+        if usize::from(header_len) < HEADER_LEN || !counts_fit {
+            return Err(Malformed::Layout);
+        }
+        let arrays = [table.pcpus, table.domains, table.handles];
+        let fits = |array: Array| array.end().is_some_and(|end| end <= words.len());
+        if arrays.into_iter().all(fits) {
+            Ok(table)
+        } else {
+            Err(Malformed::Truncated)
+        }
+    }
+
+    fn word(&self, n: usize) -> u64 {
+        // `parse` has checked every index that is used.
+        self.words.get(n).map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    /// Milliseconds between two runs of a canary; 0 where canaries are switched off.
+    #[must_use]
+    pub fn canary_period_ms(&self) -> u32 {
+        self.canary_period_ms
+    }
+
+    /// How many debug-key handlers are running: while they do, the scheduler may be late.
+    #[must_use]
+    pub fn excused(&self) -> u32 {
+        high(self.word(header::CANARY_EXCUSED))
+    }
+
+    /// The creation number given last.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.word(header::CREATED)
+    }
+
+    /// Records of pCPUs, offline ones among them.
+    #[must_use]
+    pub fn nr_pcpus(&self) -> usize {
+        self.pcpus.count
+    }
+
+    /// Domids that had a domain since the host booted are below this.
+    #[must_use]
+    pub fn domids_used(&self) -> usize {
+        let used = usize::try_from(low(self.word(header::DOMIDS_USED)));
+        used.unwrap_or(usize::MAX).min(self.domains.count)
+    }
+
+    /// A pCPU's record; none beyond [`Table::nr_pcpus`].
+    #[must_use]
+    pub fn pcpu(&self, n: usize) -> Option<Pcpu> {
+        let at = self.pcpus.at(n)?;
+        let first = self.word(at);
+        // Both in one read: a decision is never taken for one on a later request.
+        let requests = self.word(at + 1);
+        let starving = self.word(at + 2);
+        let who = self.word(at + 3);
+        let ms = high(starving);
+        Some(Pcpu {
+            online: low(first) != 0,
+            canary: high(first),
+            requested: low(requests),
+            decided: high(requests),
+            idle: low(starving) != 0,
+            starved: (ms != 0).then(|| Starved {
+                ms,
+                domid: low(who),
+                vcpu: high(who),
+            }),
+        })
+    }
+
+    /// The creation number of the domain that `domid` belongs to, or last did; 0 where it
+    /// never had one.
+    #[must_use]
+    pub fn created_of(&self, domid: u16) -> u64 {
+        let at = self.domains.at(usize::from(domid));
+        at.map_or(0, |at| self.word(at + 5))
+    }
+
+    /// A slot (0 or 1) of a domid's record, as it is now.
+    #[must_use]
+    pub fn slot(&self, domid: u16, slot: usize) -> Option<Slot> {
+        let at = self.domains.at(usize::from(domid))?;
+        let slot = (slot < SLOTS).then_some(slot)?;
+        let mut set = self.word(at + 2 * slot);
+        let mut attempt = 0;
+        loop {
+            let handled = self.word(at + 2 * slot + 1);
+            let disarms = self.word(at + 6);
+            fence(Ordering::Acquire);
+            let again = self.word(at + 2 * slot);
+            attempt += 1;
+            // A guest may feed without a break. What was read between two different values
+            // is then older than the newer one: nothing in it passes for more than it is.
+            if again == set || attempt == ATTEMPTS {
+                return Some(Slot {
+                    sets: low(set),
+                    armed: high(set).checked_sub(1),
+                    acted: low(handled),
+                    done: high(handled),
+                    disarms: if slot == 0 {
+                        low(disarms)
+                    } else {
+                        high(disarms)
+                    },
+                });
+            }
+            set = again;
+        }
+    }
+
+    /// The domain that `domid` belongs to, or last did. None where it never had one, and
+    /// while it is passing from one domain to the next.
+    #[must_use]
+    pub fn domain(&self, domid: u16) -> Option<Domain> {
+        let at = self.domains.at(usize::from(domid))?;
+        for _ in 0..ATTEMPTS {
+            let created = self.word(at + 5);
+            if created == 0 {
+                return None;
+            }
+            fence(Ordering::Acquire);
+            let slots = [self.slot(domid, 0)?, self.slot(domid, 1)?];
+            let [exists, paused, dying, shutdown, ..] = self.word(at + 4).to_le_bytes();
+            let uuid = self.uuid(domid)?;
+            fence(Ordering::Acquire);
+            if self.word(at + 5) == created {
+                return Some(Domain {
+                    domid,
+                    created,
+                    uuid,
+                    exists: exists != 0,
+                    paused: paused != 0,
+                    dying: dying != 0,
+                    shutdown: shutdown.checked_sub(1).map(Shutdown::from_code),
+                    slots,
+                });
+            }
+        }
+        None
+    }
+
+    fn uuid(&self, domid: u16) -> Option<Uuid> {
+        let at = self.handles.at(usize::from(domid))?;
+        let [first, second] = [self.word(at).to_le_bytes(), self.word(at + 1).to_le_bytes()];
+        let mut bytes = [0; HANDLE_LEN];
+        for (to, from) in bytes.iter_mut().zip(first.into_iter().chain(second)) {
+            *to = from;
+        }
+        Some(Uuid::from_bytes(bytes))
+    }
+
+    /// All domains that are there, or were last on their domid, in order of domid.
+    pub fn domains(self) -> impl Iterator<Item = Domain> + 'a {
+        let used = u16::try_from(self.domids_used()).unwrap_or(u16::MAX);
+        (0..used).filter_map(move |domid| self.domain(domid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::simulation::Simulation;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let xen = Simulation::new(4);
+        let uuid = Uuid::from_u128(0x0f9b_bd6e_5f0a_4a39_8a8e_0123_4567_89ab);
+        xen.create(7, uuid);
+        xen.arm(7, 1, 30);
+        xen.feed(7, 1);
+        xen.shut_down(7, Shutdown::Crash);
+        let table = xen.table();
+        let domain = table.domain(7).expect("there");
+        assert_eq!(
+            (domain.uuid, domain.created, domain.exists),
+            (uuid, 1, true)
+        );
+        assert_eq!(domain.shutdown, Some(Shutdown::Crash));
+        assert_eq!((domain.slots[1].armed, domain.slots[1].sets), (Some(30), 2));
+        assert_eq!(domain.slots[0], Slot::default());
+        assert_eq!(table.domids_used(), 8);
+        assert_eq!(table.domains().count(), 1);
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_not_the_same_as_not_armed() {
+        let xen = Simulation::new(1);
+        xen.create(1, Uuid::nil());
+        assert_eq!(xen.table().slot(1, 0).expect("a slot").armed, None);
+        xen.arm(1, 0, 0);
+        assert_eq!(xen.table().slot(1, 0).expect("a slot").armed, Some(0));
+    }
+
+    #[test]
+    fn whatever_the_words_are_the_table_is_refused_or_read_within_them() {
+        let xen = Simulation::new(2);
+        let good = xen.words();
+        for n in 0..8 {
+            for bit in 0..64 {
+                let words: Vec<AtomicU64> = good
+                    .iter()
+                    .map(|w| AtomicU64::new(w.load(Ordering::Relaxed)))
+                    .collect();
+                words[n].fetch_xor(1 << bit, Ordering::Relaxed);
+                let Ok(table) = Table::parse(&words) else {
+                    continue;
+                };
+                let _ = (0..=table.nr_pcpus()).filter_map(|n| table.pcpu(n)).count();
+                let _ = table.domains().count();
+                let last = u16::try_from(MAX_DOMAINS - 1).expect("fits");
+                let _ = (table.domain(last), table.domain(u16::MAX));
+            }
+        }
+        assert_eq!(Table::parse(&good[..7]).err(), Some(Malformed::Truncated));
+        let short = &good[..good.len() - 1024];
+        assert_eq!(Table::parse(short).err(), Some(Malformed::Truncated));
+    }
+}
