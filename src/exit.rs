@@ -20,7 +20,7 @@ pub const CONFIG: u8 = 78;
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// What is wrong, where, and what to do.
+    /// Kind is wrong, where, and what to do.
     pub message: String,
 }
 

@@ -44,7 +44,7 @@ struct Open {
     feeding: i64,
 }
 
-/// What the history says, in the simplest words.
+/// Kind the history says, in the simplest words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Facts {
     /// There is a domain, and it can feed.
@@ -198,7 +198,7 @@ impl Facts {
     }
 }
 
-/// What must hold of every step, whatever the facts make of it.
+/// Kind must hold of every step, whatever the facts make of it.
 fn check_promises(before: &Facts, input: Input, output: Option<Output>, after: &Lifecycle) {
     match output {
         Some(Output::Cleared { .. }) => {

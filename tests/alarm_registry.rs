@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What the registry tells of guests, seen from outside, in virtual time: a scene is
+//! Kind the registry tells of guests, seen from outside, in virtual time: a scene is
 //! painted, looked at in the real format every 250 ms, and the kinds of events compared.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
-use xenwarden::event::{Break, Cause, Timestamp, Uuid, What};
+use xenwarden::event::{Cause, Gap, Kind, Timestamp, Uuid};
 use xenwarden::guests::Happening;
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::{Registry, Saved};
@@ -23,13 +23,13 @@ struct World {
     now: Monotonic,
     wall: Timestamp,
     boot: &'static str,
-    /// What was told since it was last asked for.
+    /// Kind was told since it was last asked for.
     told: Vec<Happening>,
     xenstored: bool,
 }
 
 fn uuid(n: u16) -> Uuid {
-    Uuid(0xabcd_0000 + u128::from(n))
+    Uuid::from_u128(0xabcd_0000 + u128::from(n))
 }
 
 impl World {
@@ -198,7 +198,7 @@ fn a_reboot_does_not_clear_and_the_first_feed_does_exactly_once() {
     let failed = w.take();
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(
-        matches!(failed[0].what, What::GuestBootFailed { waited_ms } if (300_000..301_000).contains(&waited_ms))
+        matches!(failed[0].what, Kind::GuestBootFailed { waited_ms } if (300_000..301_000).contains(&waited_ms))
     );
     w.scene.destroy(2);
     w.scene.set_doing(2, None);
@@ -230,7 +230,7 @@ fn a_good_boot_after_a_failed_one_clears_with_the_times() {
     let told = w.take();
     let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
     assert_eq!(kinds, ["guest.first_fed", "alarm.cleared"]);
-    let What::AlarmCleared {
+    let Kind::AlarmCleared {
         open_ms,
         expiries,
         reboots,
@@ -270,7 +270,7 @@ fn what_a_domain_did_when_it_went_decides_whether_its_alarm_ends() {
         w.scene.destroy(2);
         w.sample();
         let told = w.take();
-        assert_eq!(told[0].what, What::GuestGone { cause });
+        assert_eq!(told[0].what, Kind::GuestGone { cause });
         let ended = told.get(1).map_or("", |h| h.what.kind());
         assert_eq!(ended, ends, "{shutdown:?}");
         assert_eq!(w.guest(1).alarm.is_none(), ends == "alarm.closed");
@@ -370,7 +370,7 @@ fn a_domain_whose_end_nobody_saw_keeps_its_alarm() {
     let gone = w.take();
     // The expiry was seen: it brought the domain down.
     let cause = Cause::Watchdog;
-    assert_eq!(gone[0].what, What::GuestGone { cause });
+    assert_eq!(gone[0].what, Kind::GuestGone { cause });
     w.create(2, 1);
     w.sample();
     w.scene.timers.clear();
@@ -421,7 +421,7 @@ fn fifty_guests_that_expire_and_are_destroyed_within_one_sample_lose_no_event() 
         assert_eq!(guest.name.as_deref(), Some(format!("guest{n}").as_str()));
         assert!(mine[0].xen_ns.is_some());
         let cause = Cause::Watchdog;
-        assert_eq!(mine[2].what, What::GuestGone { cause });
+        assert_eq!(mine[2].what, Kind::GuestGone { cause });
     }
 }
 
@@ -543,7 +543,7 @@ fn a_shutdown_code_that_was_set_in_advance_hides_no_expiry() {
             w.sample();
             let told = w.take();
             let last = told.last().expect("gone");
-            assert_eq!(last.what, What::GuestGone { cause }, "{code:?}");
+            assert_eq!(last.what, Kind::GuestGone { cause }, "{code:?}");
             assert_eq!(told.len(), if seen { 1 } else { 3 });
             assert!(w.guest(1).alarm.is_some(), "{code:?}");
             w.create(2, 1);
@@ -568,7 +568,7 @@ fn a_guest_that_is_resumed_and_expires_again_raises_again() {
         w.look();
         let told = w.take();
         let last = &told.last().expect("raised").what;
-        let expiries = What::AlarmRaised { expiries: 1 };
+        let expiries = Kind::AlarmRaised { expiries: 1 };
         assert_eq!(*last, expiries);
         let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
         let between = ["guest.fed_again", "alarm.cleared"];
@@ -639,7 +639,7 @@ fn pauses_and_saves_are_no_missed_feeds() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         told[0].what,
-        What::GuestFedAgain { after: Break::Paused, gap_ms: Some(gap), .. } if gap >= 5_000
+        Kind::GuestFedAgain { after: Gap::Paused, gap_ms: Some(gap), .. } if gap >= 5_000
     ));
     // Saved for two hours, then restored.
     w.scene.shut_down(1, Shutdown::Suspend);
@@ -659,8 +659,8 @@ fn pauses_and_saves_are_no_missed_feeds() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         told[0].what,
-        What::GuestFedAgain {
-            after: Break::Suspended,
+        Kind::GuestFedAgain {
+            after: Gap::Suspended,
             gap_ms: None,
             ..
         }
@@ -711,7 +711,7 @@ fn late_feeds_are_told_once_a_minute_with_their_count() {
     let late: Vec<u32> = told
         .iter()
         .map(|h| match h.what {
-            What::GuestLate {
+            Kind::GuestLate {
                 count,
                 margin_ms: 0..2_000,
                 ..
@@ -813,7 +813,7 @@ fn alarms_outlive_a_reset_of_the_host_and_clear_there() {
     let told = w.take();
     let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
     assert_eq!(kinds, ["guest.armed", "guest.first_fed", "alarm.cleared"]);
-    let What::AlarmCleared { open_ms, .. } = told[2].what else {
+    let Kind::AlarmCleared { open_ms, .. } = told[2].what else {
         panic!("{told:?}");
     };
     assert!((60_000..65_000).contains(&open_ms), "{open_ms}");
@@ -928,8 +928,8 @@ fn closed(w: &mut World) -> Option<Cause> {
     let mut closed = None;
     for happening in w.take() {
         match happening.what {
-            What::AlarmClosed { cause, .. } if closed.is_none() => closed = Some(cause),
-            What::GuestGone { .. } => {}
+            Kind::AlarmClosed { cause, .. } if closed.is_none() => closed = Some(cause),
+            Kind::GuestGone { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -991,7 +991,7 @@ fn an_alarm_of_which_nobody_can_tell_the_guest_ends_with_the_hosts_boot() {
         w.samples(2);
         let told = w.take();
         let closed = told.iter().filter(
-            |h| matches!(h.what, What::AlarmClosed { cause, .. } if cause == Cause::Unknown),
+            |h| matches!(h.what, Kind::AlarmClosed { cause, .. } if cause == Cause::Unknown),
         );
         assert_eq!(closed.count(), 2, "{told:?}");
         let report = w.registry.report(w.now);
@@ -1044,9 +1044,9 @@ fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
         for happening in w.take() {
             told += 1;
             left_out += match happening.what {
-                What::GuestArmed { left_out, .. }
-                | What::GuestDisarmed { left_out, .. }
-                | What::GuestFedAgain { left_out, .. } => left_out,
+                Kind::GuestArmed { left_out, .. }
+                | Kind::GuestDisarmed { left_out, .. }
+                | Kind::GuestFedAgain { left_out, .. } => left_out,
                 other => panic!("{other:?}"),
             };
         }
@@ -1075,7 +1075,7 @@ fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
     // Three a sample and slot, but for the second slot's first arm, which was no toggle.
     let all = 238 * 3 * 2 - 2;
     assert_eq!(left_out + told, all);
-    // What matters is told all the same, and the alarm clears with a feed after an arm.
+    // Kind matters is told all the same, and the alarm clears with a feed after an arm.
     for _ in 0..100 {
         storm(&mut w);
     }
@@ -1132,7 +1132,7 @@ fn an_operator_acknowledges_and_closes() {
     assert!(w.registry.close(uuid(7), w.now, w.wall).is_err());
     w.expire();
     let told = w.registry.acknowledge(uuid(1), 7, w.now).expect("open");
-    assert_eq!(told[0].what, What::AlarmAcknowledged { uid: 7 });
+    assert_eq!(told[0].what, Kind::AlarmAcknowledged { uid: 7 });
     let again = w.registry.acknowledge(uuid(1), 7, w.now).expect("open");
     assert_eq!(again, []);
     assert!(w.guest(1).alarm.is_some_and(|a| a.acknowledged));

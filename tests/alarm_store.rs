@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use xenwarden::event::{Timestamp, What};
+use xenwarden::event::{Kind, Timestamp};
 use xenwarden::guests::Desk;
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::{Registry, Saved};
@@ -35,10 +35,10 @@ fn open_here(directory: &Path) -> Opened {
     open(directory, Rules::default(), None)
 }
 
-/// What was set aside: what it was called, what it is called now, and why.
+/// Kind was set aside: what it was called, what it is called now, and why.
 fn set_aside(opened: &Opened) -> Vec<(String, Option<String>, String)> {
     let told = opened.told.iter().map(|what| match what {
-        What::HostStateSetAside {
+        Kind::HostStateSetAside {
             path,
             kept_as,
             problem,
@@ -54,7 +54,7 @@ fn with_an_alarm() -> Saved {
     let mut registry = Registry::new(Rules::default());
     let mut table = DomainTable::default();
     let info = DomainInfo {
-        uuid: Some(xenwarden::event::Uuid(7)),
+        uuid: Some(xenwarden::event::Uuid::from_u128(7)),
         name: Some("seven".into()),
     };
     table.domains.insert(7, (1, info));
@@ -120,7 +120,7 @@ fn every_truncation_of_a_file_is_set_aside_and_begun_anew() {
         write(&path, &sound[..len]);
         let (loaded, told) = store.load::<Saved>();
         assert_eq!(loaded, None, "{len}");
-        let Some(What::HostStateSetAside {
+        let Some(Kind::HostStateSetAside {
             kept_as: Some(kept),
             ..
         }) = told
@@ -259,10 +259,10 @@ fn sequence_numbers_never_repeat_over_a_kill() {
             }
         }
     }
-    // What was reserved is lost: far ahead of all that can have been used.
+    // Kind was reserved is lost: far ahead of all that can have been used.
     write(&directory.join("seq.json"), b"{\"version\":1,");
     let (sequence, told) = Sequence::open(&store);
-    assert!(matches!(told, Some(What::HostStateSetAside { .. })));
+    assert!(matches!(told, Some(Kind::HostStateSetAside { .. })));
     assert!(sequence.next() > last);
 }
 
@@ -286,7 +286,7 @@ fn the_next_boot_says_why_the_host_went_down() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         &told[0],
-        What::HostResetReason { reason: why, watchdog_fired: Some(true), .. } if *why == reason
+        Kind::HostResetReason { reason: why, watchdog_fired: Some(true), .. } if *why == reason
     ));
     opened.saver.host(HostState::Disarmed);
     assert!(opened.saver.finish(LONG));

@@ -248,7 +248,7 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
         alarmed(5, 12, "8"),
         alarmed(6, 13, "00000000-0000-0000-0000-000000000002"),
     ]));
-    let uuid = Uuid(2).to_string();
+    let uuid = Uuid::from_u128(2).to_string();
     let capitals = uuid.to_uppercase();
     let cases: [(&[&str], (i32, &str)); 13] = [
         (&[&uuid], expected(0, "acknowledged")),

@@ -175,7 +175,7 @@ fn root_acknowledges_and_closes_and_nobody_else() {
         ),
     ];
     for (word, uuid, expected) in cases {
-        let answer = daemon.ask(format!("{word} {}\n", Uuid(uuid)).as_bytes());
+        let answer = daemon.ask(format!("{word} {}\n", Uuid::from_u128(uuid)).as_bytes());
         if is_root {
             assert_eq!(answer.trim_end(), expected);
         } else {
@@ -183,7 +183,7 @@ fn root_acknowledges_and_closes_and_nobody_else() {
         }
     }
     let orders = daemon.registry.orders.lock().expect("whole");
-    let expected = cases.map(|(word, uuid, _)| (word, Uuid(uuid), 0));
+    let expected = cases.map(|(word, uuid, _)| (word, Uuid::from_u128(uuid), 0));
     assert_eq!(orders.as_slice(), if is_root { &expected[..] } else { &[] });
 }
 
@@ -232,7 +232,7 @@ fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
         return; // Only root can be somebody else; src/peer.rs has the table of who may.
     }
     const GROUP: u32 = 4_242;
-    let uuid = Uuid(2).to_string();
+    let uuid = Uuid::from_u128(2).to_string();
     let place = PublicPlace::make("strangers");
     let daemon = Daemon::start_at(place.0.join("socket"), 1, Some(GROUP));
     daemon.set_guests(report(vec![guest(2, 8, "db")]));

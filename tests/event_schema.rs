@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use xenwarden::event::what::KINDS;
-use xenwarden::event::{Break, Cause, Event, Severity, Timestamp};
+use xenwarden::event::kind::KINDS;
+use xenwarden::event::{Cause, Event, Gap, Severity, Timestamp};
 use xenwarden::xen::Coverage;
 
 fn in_repository(path: &str) -> String {
@@ -269,7 +269,7 @@ fn is_word(text: &str) -> bool {
     let value = || Value::from(text);
     serde_json::from_value::<Severity>(value()).is_ok()
         || serde_json::from_value::<Cause>(value()).is_ok()
-        || serde_json::from_value::<Break>(value()).is_ok()
+        || serde_json::from_value::<Gap>(value()).is_ok()
         || serde_json::from_value::<Coverage>(value()).is_ok()
         || KINDS.contains(&text)
 }
@@ -337,7 +337,7 @@ fn the_manual_names_the_same_kinds_and_fields() {
         );
     }
     let mut told = fields_told(manual.split(".Sh KINDS").next().expect("a beginning"));
-    // What a guest is made of is told there as well.
+    // Kind a guest is made of is told there as well.
     for name in ["uuid", "domid", "name"] {
         assert!(told.remove(name), "{name}");
     }

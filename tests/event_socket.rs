@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use xenwarden::control::peer::gid_of;
 use xenwarden::control::server;
 use xenwarden::event::bus::Bus;
-use xenwarden::event::{Guest, What};
+use xenwarden::event::{Guest, Kind};
 use xenwarden::sink::socket::{self, MAX_CLIENTS, NAME, Settings};
 
 struct Server {
@@ -460,7 +460,7 @@ fn a_stranger_asks() {
 fn every_line_is_an_event_that_can_be_read_back() {
     let server = Server::start("lines", 8);
     let odd = guest(None, 9, "a\n\"b\"\u{202e}\\");
-    let what = What::HostWithhold {
+    let what = Kind::HostWithhold {
         reason: "x\ny".to_owned(),
         last_kick_age_ms: 1,
         left_ms: 2,

@@ -27,7 +27,7 @@ const PERIOD_NS: u64 = 2_000_000;
 const WARM_UP: u64 = 5;
 const KICKS: u64 = 200;
 
-/// What a loop cost its thread after the warm-up.
+/// Kind a loop cost its thread after the warm-up.
 #[derive(Default)]
 struct Cost {
     allocations: AtomicU64,

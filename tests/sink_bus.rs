@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use xenwarden::event::bus::Bus;
-use xenwarden::event::{Event, Severity, VERSION, What};
+use xenwarden::event::{Event, Kind, Severity, VERSION};
 use xenwarden::sink::hooks::{self, Hook};
 use xenwarden::sink::syslog::{self, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
@@ -26,7 +26,7 @@ fn numbers(queue: &Receiver<Arc<Event>>) -> Vec<u64> {
 fn told(queue: &Receiver<Arc<Event>>) -> Vec<(String, u64, u64)> {
     let events = queue.try_iter();
     let told = events.filter_map(|event| match &event.what {
-        What::SinkDropped { sink, count, total } => Some((sink.clone(), *count, *total)),
+        Kind::SinkDropped { sink, count, total } => Some((sink.clone(), *count, *total)),
         _ => None,
     });
     told.collect()

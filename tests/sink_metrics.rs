@@ -132,7 +132,7 @@ fn guest(uuid: Option<u128>, domid: u16, name: Option<&str>) -> GuestReport {
         expired: false,
     };
     GuestReport {
-        uuid: uuid.map(Uuid),
+        uuid: uuid.map(Uuid::from_u128),
         name: name.map(str::to_owned),
         domid,
         state: DomainState::Running,
@@ -270,7 +270,7 @@ fn a_file_that_cannot_be_written_is_counted_and_the_old_one_stays_whole() {
     let scratch = Scratch::new("metrics-fails");
     let path = scratch.path("xenwarden.prom");
     std::fs::write(&path, "old").expect("write");
-    // What cannot be removed is in the way.
+    // Kind cannot be removed is in the way.
     std::fs::create_dir(scratch.path("xenwarden.prom.new")).expect("directory");
     for path in [path.clone(), scratch.path("missing/xenwarden.prom")] {
         let bus = bus();

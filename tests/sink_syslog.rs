@@ -14,8 +14,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
-use xenwarden::event::what::{KINDS, is_known};
-use xenwarden::event::{Break, Cause, Event, Severity, Timestamp, VERSION, What};
+use xenwarden::event::kind::{KINDS, is_known};
+use xenwarden::event::{Cause, Event, Gap, Kind, Severity, Timestamp, VERSION};
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 use xenwarden::xen::Coverage;
@@ -120,7 +120,7 @@ fn the_journal_gets_every_field_and_dev_log_nothing() {
     assert!(found["MESSAGE"].contains("its watchdog expired, unfed for 10.4 s"));
     let event: Event = serde_json::from_str(&found["XENWARDEN_EVENT"]).expect("the event");
     assert_eq!((event.seq, event.guest), (1, Some(odd)));
-    sink.bus.publish(None, None, What::HostDisarmed {});
+    sink.bus.publish(None, None, Kind::HostDisarmed {});
     assert!(!fields(&receive(&journal)).contains_key("XENWARDEN_DOMID"));
     drop(sink.end());
     devlog.set_nonblocking(true).expect("non-blocking");
@@ -262,20 +262,20 @@ fn a_logger_that_is_not_there_costs_events_that_are_counted_and_told_once() {
         // The report itself is lost as well.
         eventually("the report's loss", || drops(&sink.bus, NAME) > 10);
     }
-    let told = |event: &Event| matches!(event.what, What::SinkDropped { .. });
+    let told = |event: &Event| matches!(event.what, Kind::SinkDropped { .. });
     let reports = watching.try_iter().filter(|event| told(event)).count();
     assert!((1..=2).contains(&reports), "{reports} reports of 10 losses");
     sink.end();
 }
 
 /// One of each kind.
-fn samples() -> Vec<(What, &'static str)> {
+fn samples() -> Vec<(Kind, &'static str)> {
     let (slot, timeout_s) = (1, 10);
     let cause = Cause::Reboot;
     let text = |s: &str| s.to_owned();
     vec![
         (
-            What::GuestArmed {
+            Kind::GuestArmed {
                 slot,
                 timeout_s,
                 left_out: 0,
@@ -283,7 +283,7 @@ fn samples() -> Vec<(What, &'static str)> {
             "timeout 10 s",
         ),
         (
-            What::GuestFirstFed {
+            Kind::GuestFirstFed {
                 slot,
                 timeout_s,
                 since_seen_ms: Some(12_340),
@@ -291,17 +291,17 @@ fn samples() -> Vec<(What, &'static str)> {
             "for the first time, 12.3 s after",
         ),
         (
-            What::GuestFedAgain {
+            Kind::GuestFedAgain {
                 slot,
                 timeout_s,
-                after: Break::Paused,
+                after: Gap::Paused,
                 gap_ms: Some(900),
                 left_out: 0,
             },
             "feeds its watchdog again: it was paused, after 0.9 s",
         ),
         (
-            What::GuestLate {
+            Kind::GuestLate {
                 slot,
                 timeout_s,
                 margin_ms: 1_999,
@@ -311,24 +311,24 @@ fn samples() -> Vec<(What, &'static str)> {
         ),
         (expired(), "its watchdog expired, unfed for 10.4 s"),
         (
-            What::GuestDisarmed { slot, left_out: 0 },
+            Kind::GuestDisarmed { slot, left_out: 0 },
             "disarmed watchdog 1",
         ),
-        (What::GuestGone { cause }, "is gone: rebooted"),
+        (Kind::GuestGone { cause }, "is gone: rebooted"),
         (
-            What::GuestRebooted {
+            Kind::GuestRebooted {
                 previous_domid: 8,
                 cause,
             },
             "it was domain 8",
         ),
         (
-            What::GuestBootFailed { waited_ms: 300_000 },
+            Kind::GuestBootFailed { waited_ms: 300_000 },
             "within 300.0 s",
         ),
-        (What::AlarmRaised { expiries: 3 }, "again, 3 times"),
+        (Kind::AlarmRaised { expiries: 3 }, "again, 3 times"),
         (
-            What::AlarmCleared {
+            Kind::AlarmCleared {
                 open_ms: 5_000,
                 expiries: 1,
                 reboots: 2,
@@ -336,16 +336,16 @@ fn samples() -> Vec<(What, &'static str)> {
             },
             "alarm cleared: it feeds its watchdog again; open for 5.0 s, 2 reboots",
         ),
-        (What::AlarmAcknowledged { uid: 1_000 }, "by user 1000"),
+        (Kind::AlarmAcknowledged { uid: 1_000 }, "by user 1000"),
         (
-            What::AlarmClosed {
+            Kind::AlarmClosed {
                 cause: Cause::Unknown,
                 open_ms: 1,
             },
             "by an operator",
         ),
         (
-            What::HostWithhold {
+            Kind::HostWithhold {
                 reason: text("pcpu 3"),
                 last_kick_age_ms: 1,
                 left_ms: 4_250,
@@ -353,14 +353,14 @@ fn samples() -> Vec<(What, &'static str)> {
             "kicks are withheld, 4.2 s left: pcpu 3",
         ),
         (
-            What::HostResumed {
+            Kind::HostResumed {
                 unkicked_ms: 3_000,
                 left_ms: 2_000,
             },
             "2.0 s were left",
         ),
         (
-            What::HostArmed {
+            Kind::HostArmed {
                 device: text("/dev/watchdog0"),
                 identity: text("iTCO"),
                 timeout_ms: 5_000,
@@ -368,9 +368,9 @@ fn samples() -> Vec<(What, &'static str)> {
             },
             "armed /dev/watchdog0 (iTCO), timeout 5.0 s",
         ),
-        (What::HostDisarmed {}, "is disarmed"),
+        (Kind::HostDisarmed {}, "is disarmed"),
         (
-            What::HostResetReason {
+            Kind::HostResetReason {
                 reason: text("wedge"),
                 last_seen: Timestamp(0),
                 watchdog_fired: Some(true),
@@ -378,7 +378,7 @@ fn samples() -> Vec<(What, &'static str)> {
             "last seen 1970-01-01T00:00:00.000000Z: wedge; the host watchdog fired",
         ),
         (
-            What::HostStateSetAside {
+            Kind::HostStateSetAside {
                 path: text("/x"),
                 kept_as: None,
                 problem: text("torn"),
@@ -386,7 +386,7 @@ fn samples() -> Vec<(What, &'static str)> {
             "state /x is unusable",
         ),
         (
-            What::SinkDropped {
+            Kind::SinkDropped {
                 sink: text("hooks"),
                 count: 2,
                 total: 5,
@@ -396,7 +396,7 @@ fn samples() -> Vec<(What, &'static str)> {
     ]
 }
 
-fn event(what: What, name: &str) -> Event {
+fn event(what: Kind, name: &str) -> Event {
     Event {
         version: VERSION,
         seq: 1,
@@ -439,7 +439,7 @@ fn whatever_a_name_holds_a_description_is_one_bounded_line() {
     let long = "ü".repeat(100_000);
     for name in ["a\nb\r\0\u{7}\u{9b}31m", "\u{202e}evil", "\u{2028}", &long] {
         for reason in ["x\ny", &long] {
-            let what = What::HostWithhold {
+            let what = Kind::HostWithhold {
                 reason: reason.to_owned(),
                 last_kick_age_ms: 0,
                 left_ms: 0,

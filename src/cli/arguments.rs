@@ -6,8 +6,8 @@
 //! `--` is no option.
 
 use crate::event::Timestamp;
+use crate::event::kind::{KINDS, is_known};
 use crate::event::request::Subscription;
-use crate::event::what::{KINDS, is_known};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -70,7 +70,7 @@ pub struct AckRequest {
     pub socket: PathBuf,
 }
 
-/// What is to be done.
+/// Kind is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Only this text.
@@ -79,7 +79,7 @@ pub enum Command {
     Status(Ask),
     /// The guests.
     Guests {
-        /// What to ask.
+        /// Kind to ask.
         request: Ask,
         /// Each second.
         watch: bool,

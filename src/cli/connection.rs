@@ -190,7 +190,7 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &str) -> Result<(T, String
     Ok((answer, format!("{}\n", String::from_utf8_lossy(&line))))
 }
 
-/// What to say of a socket that is not as it should be, and what to do.
+/// Kind to say of a socket that is not as it should be, and what to do.
 pub fn unreachable_text(path: &Path, trouble: &Trouble) -> String {
     let path = path.display();
     format!("{path}: {trouble}: is xenwardend running, and are you in its group?")

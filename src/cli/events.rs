@@ -81,7 +81,7 @@ struct EventReader<'a> {
 }
 
 impl EventReader<'_> {
-    /// What to ask for, so that nothing is lost and nothing comes twice.
+    /// Kind to ask for, so that nothing is lost and nothing comes twice.
     fn subscription(&self) -> Subscription {
         let mut subscription = self.request.subscription.clone();
         let replays = subscription.since_seq.is_some() || subscription.since_time.is_some();

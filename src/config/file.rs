@@ -48,7 +48,7 @@ pub struct HostWatchdog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evidence {
-    /// What the evidence must cover.
+    /// Kind the evidence must cover.
     pub coverage: Option<Coverage>,
     /// The time between two looks, milliseconds.
     pub sample_ms: Option<u32>,

@@ -39,7 +39,7 @@ pub enum ConfigError {
         line: usize,
         /// The line's text.
         text: String,
-        /// What is wrong.
+        /// Kind is wrong.
         message: String,
     },
     /// A value, or two values together, cannot be.

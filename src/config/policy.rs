@@ -23,14 +23,14 @@ const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// What the daemon is to do.
+/// Kind the daemon is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The host watchdog's device.
     pub device: PathBuf,
     /// Its timeout, seconds.
     pub timeout_s: u32,
-    /// What the evidence must cover.
+    /// Kind the evidence must cover.
     pub coverage: Coverage,
     /// The time between two looks, ns.
     pub sample_ns: u64,

@@ -4,7 +4,7 @@
 
 use super::file;
 use super::policy::absolute;
-use crate::event::what::{KINDS, is_known};
+use crate::event::kind::{KINDS, is_known};
 use crate::sink::hooks::Hook;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

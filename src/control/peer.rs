@@ -79,7 +79,7 @@ pub fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
     uids.iter().position(|uid| may(*uid) && share(*uid) == most)
 }
 
-/// What is said to a peer: one line of JSON.
+/// Kind is said to a peer: one line of JSON.
 #[must_use]
 pub fn line(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value)
@@ -96,7 +96,7 @@ const CHUNK: usize = 256;
 pub enum Progress {
     /// There is no whole line yet.
     Waiting,
-    /// The line, without its end. What follows it is ignored.
+    /// The line, without its end. Kind follows it is ignored.
     Line(Vec<u8>),
     /// It is longer than allowed.
     TooLong,
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// What comes of bytes that are sent before the sender ends.
+    /// Kind comes of bytes that are sent before the sender ends.
     fn outcome(sent: &[u8], limit: usize) -> Progress {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("non-blocking");

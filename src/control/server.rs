@@ -21,7 +21,7 @@
 
 use crate::control::peer::{Peer, Progress, RequestLine, gid_of, gives_way, line};
 use crate::control::status::{Sources, gather};
-use crate::event::{NotAUuid, Uuid};
+use crate::event::Uuid;
 use crate::guests::{Desk, DeskError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the server waits at most before it looks whether to end, milliseconds.
 const TICK_MS: u16 = 500;
 
-/// What a request may be answered from.
+/// Kind a request may be answered from.
 pub struct Context<'a> {
     /// Where status comes from.
     pub sources: Sources<'a>,
@@ -62,7 +62,7 @@ struct Refusal<'a> {
     error: &'a str,
 }
 
-/// What was done.
+/// Kind was done.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Done {
@@ -250,8 +250,8 @@ fn order(
     if !peer.may_change() {
         return refuse(ROOT_ONLY);
     }
-    match uuid.parse() {
-        Err(error @ NotAUuid) => refuse(&error.to_string()),
+    match uuid.parse::<Uuid>() {
+        Err(error) => refuse(&format!("not a UUID: {error}")),
         Ok(uuid) => match act(uuid) {
             Ok(()) => line(&done(uuid)),
             Err(error) => refuse(&error.to_string()),

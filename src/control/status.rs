@@ -5,7 +5,7 @@
 //! (`xenwarden status --json`) and as text for people. Ages and times are in the unit
 //! that the field's name ends with; what is not known is null.
 
-use crate::event::What;
+use crate::event::Kind;
 use crate::event::bus::Bus;
 use crate::guard::gate::Decision;
 use crate::guard::ledger::{Counters, Ledger};
@@ -26,9 +26,9 @@ pub struct Status {
     pub version: u32,
     /// The host watchdog.
     pub host_watchdog: HostWatchdog,
-    /// What the gate says.
+    /// Kind the gate says.
     pub decision: DecisionStatus,
-    /// What the evidence covers.
+    /// Kind the evidence covers.
     pub coverage: Coverage,
     /// Age of the latest look at the hypervisor; null before the first.
     pub evidence_age_ms: Option<u64>,
@@ -45,7 +45,7 @@ pub struct Status {
     pub names_trouble: Option<String>,
     /// The kick path's own figures.
     pub kick_path: KickPath,
-    /// What was lost for want of room.
+    /// Kind was lost for want of room.
     pub dropped: Dropped,
 }
 
@@ -153,7 +153,7 @@ pub struct KickPath {
     pub major_faults: u64,
 }
 
-/// What was lost.
+/// Kind was lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
     /// Decisions that the narrator was too late for.
@@ -167,7 +167,7 @@ pub struct Dropped {
     pub sinks: BTreeMap<String, u64>,
 }
 
-/// What does not change while the daemon runs.
+/// Kind does not change while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Armed {
     /// The device.
@@ -176,7 +176,7 @@ pub struct Armed {
     pub identity: String,
     /// Its timeout, ns.
     pub timeout_ns: u64,
-    /// What the evidence covers.
+    /// Kind the evidence covers.
     pub coverage: Coverage,
     /// The time between two kicks, ns.
     pub period_ns: u64,
@@ -185,8 +185,8 @@ pub struct Armed {
 impl Armed {
     /// The event of the arming.
     #[must_use]
-    pub fn event(&self) -> What {
-        What::HostArmed {
+    pub fn event(&self) -> Kind {
+        Kind::HostArmed {
             device: self.device.display().to_string(),
             identity: self.identity.clone(),
             timeout_ms: self.timeout_ns / NS_PER_MS,
@@ -198,9 +198,9 @@ impl Armed {
 /// Where status comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
-    /// What does not change.
+    /// Kind does not change.
     pub armed: &'a Armed,
-    /// What does.
+    /// Kind does.
     pub ledger: &'a Ledger,
     /// The domains' names.
     pub names: &'a Names,

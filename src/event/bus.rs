@@ -7,7 +7,7 @@
 //! becomes a `sink.dropped` event. The real-time threads must never publish: there is a
 //! lock, held for no longer than the stamping and the queueing take.
 
-use crate::event::{Event, Guest, Timestamp, VERSION, What};
+use crate::event::{Event, Guest, Kind, Timestamp, VERSION};
 use crate::state::sequence::Sequence;
 use crate::sys::clock::Monotonic;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -78,12 +78,12 @@ impl Losses {
     }
 
     /// Marks everything as told; gives what is to be told.
-    fn tell(&mut self, sink: &str, now: Monotonic) -> What {
+    fn tell(&mut self, sink: &str, now: Monotonic) -> Kind {
         let count = self.total - self.told;
         self.told = self.total;
         self.since = None;
         self.last_told = Some(now);
-        What::SinkDropped {
+        Kind::SinkDropped {
             sink: sink.to_owned(),
             count,
             total: self.total,
@@ -98,7 +98,7 @@ impl Outlet {
         };
         // Full, or its sink has died: lost for this sink either way.
         if queue.try_send(Arc::clone(event)).is_err() {
-            let is_report = matches!(event.what, What::SinkDropped { .. });
+            let is_report = matches!(event.what, Kind::SinkDropped { .. });
             self.losses.add(1, (!is_report).then_some(now));
         }
         if let Some(wake) = &mut self.wake {
@@ -143,7 +143,7 @@ impl Inner {
                 .due(now, has_room)
                 .then(|| losses.tell(outlet.sink, now))
         });
-        let due: Vec<What> = due.collect();
+        let due: Vec<Kind> = due.collect();
         for what in due {
             self.stamp(host, (None, None, what), now);
         }
@@ -165,8 +165,8 @@ impl Inner {
     }
 }
 
-/// What happened, to whom, and the hypervisor's time of it.
-type Happened = (Option<Guest>, Option<u64>, What);
+/// Kind happened, to whom, and the hypervisor's time of it.
+type Happened = (Option<Guest>, Option<u64>, Kind);
 
 impl Bus {
     /// A bus for the host of this name whose first event has the number `first_seq`.
@@ -235,7 +235,7 @@ impl Bus {
 
     /// Stamps an event and offers it to every sink; gives its number. For ordinary
     /// threads: never blocks on a sink, but takes a lock and allocates.
-    pub fn publish(&self, guest: Option<Guest>, xen_ns: Option<u64>, what: What) -> u64 {
+    pub fn publish(&self, guest: Option<Guest>, xen_ns: Option<u64>, what: Kind) -> u64 {
         let now = Monotonic::now();
         let mut inner = self.lock();
         let seq = inner.stamp(&self.host, (guest, xen_ns, what), now);
@@ -261,7 +261,7 @@ impl Bus {
     /// reported by itself.
     pub fn count_undelivered(&self, sink: &'static str, event: &Event) {
         match event.what {
-            What::SinkDropped { .. } => self.count_untold(sink),
+            Kind::SinkDropped { .. } => self.count_untold(sink),
             _ => self.count_failed(sink, 1),
         }
     }

@@ -4,7 +4,7 @@
 //! In: an event, with names and reasons from guests and files, which may be anything. Out:
 //! a line without control characters, of bounded length.
 
-use super::{Break, Cause, Event, Guest, What};
+use super::{Cause, Event, Gap, Guest, Kind};
 
 /// Longest line, bytes: with syslog's own header it stays within the 1024 bytes of a
 /// packet (RFC 3164, 4.1).
@@ -12,7 +12,7 @@ const MAX_LINE: usize = 900;
 /// Longest name of a guest, characters.
 const MAX_NAME: usize = 128;
 
-/// What happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
+/// Kind happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
 #[must_use]
 pub fn describe(event: &Event) -> String {
     let what = words(&event.what);
@@ -23,7 +23,7 @@ pub fn describe(event: &Event) -> String {
     shorten(plain(&line), MAX_LINE)
 }
 
-/// `text` as one line that shows what it is: a guest may be named anything. What would move
+/// `text` as one line that shows what it is: a guest may be named anything. Kind would move
 /// the cursor, break the line or turn the direction of writing is shown as a question mark.
 #[must_use]
 pub fn plain(text: &str) -> String {
@@ -65,41 +65,41 @@ fn whom(guest: &Guest) -> String {
     }
 }
 
-/// What happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
+/// Kind happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
 #[must_use]
-pub fn words(what: &What) -> String {
+pub fn words(what: &Kind) -> String {
     match what {
-        What::HostWithhold { .. }
-        | What::HostResumed { .. }
-        | What::HostArmed { .. }
-        | What::HostDisarmed {}
-        | What::HostResetReason { .. }
-        | What::HostStateSetAside { .. }
-        | What::SinkDropped { .. } => of_host(what),
-        What::AlarmRaised { .. }
-        | What::AlarmCleared { .. }
-        | What::AlarmAcknowledged { .. }
-        | What::AlarmClosed { .. } => of_alarm(what),
+        Kind::HostWithhold { .. }
+        | Kind::HostResumed { .. }
+        | Kind::HostArmed { .. }
+        | Kind::HostDisarmed {}
+        | Kind::HostResetReason { .. }
+        | Kind::HostStateSetAside { .. }
+        | Kind::SinkDropped { .. } => of_host(what),
+        Kind::AlarmRaised { .. }
+        | Kind::AlarmCleared { .. }
+        | Kind::AlarmAcknowledged { .. }
+        | Kind::AlarmClosed { .. } => of_alarm(what),
         _ => of_guest(what),
     }
 }
 
-fn of_guest(what: &What) -> String {
+fn of_guest(what: &Kind) -> String {
     match what {
-        What::GuestArmed {
+        Kind::GuestArmed {
             slot, timeout_s, ..
         } => {
             format!("armed watchdog {slot}, timeout {timeout_s} s")
         }
-        What::GuestFirstFed {
+        Kind::GuestFirstFed {
             since_seen_ms: Some(ms),
             ..
         } => format!(
             "fed its watchdog for the first time, {} after its start",
             s(*ms)
         ),
-        What::GuestFirstFed { .. } => "fed its watchdog for the first time".to_owned(),
-        What::GuestFedAgain { after, gap_ms, .. } => {
+        Kind::GuestFirstFed { .. } => "fed its watchdog for the first time".to_owned(),
+        Kind::GuestFedAgain { after, gap_ms, .. } => {
             let gap = gap_ms.map(|ms| format!(", after {}", s(ms)));
             format!(
                 "feeds its watchdog again: it {}{}",
@@ -107,7 +107,7 @@ fn of_guest(what: &What) -> String {
                 gap.unwrap_or_default()
             )
         }
-        What::GuestLate {
+        Kind::GuestLate {
             margin_ms,
             timeout_s,
             count,
@@ -116,7 +116,7 @@ fn of_guest(what: &What) -> String {
             let margin = s(*margin_ms);
             format!("feeds late: {margin} of {timeout_s} s were left; {count} such feeds")
         }
-        What::GuestExpired {
+        Kind::GuestExpired {
             unfed_ms, expiries, ..
         } => {
             let again = match expiries {
@@ -125,16 +125,16 @@ fn of_guest(what: &What) -> String {
             };
             format!("its watchdog expired, unfed for {}{again}", s(*unfed_ms))
         }
-        What::GuestDisarmed { slot, .. } => format!("disarmed watchdog {slot}"),
-        What::GuestGone { cause } => format!("is gone: {}", of_cause(*cause)),
-        What::GuestRebooted {
+        Kind::GuestDisarmed { slot, .. } => format!("disarmed watchdog {slot}"),
+        Kind::GuestGone { cause } => format!("is gone: {}", of_cause(*cause)),
+        Kind::GuestRebooted {
             previous_domid,
             cause,
         } => format!(
             "is back; it was domain {previous_domid}: {}",
             of_cause(*cause)
         ),
-        What::GuestBootFailed { waited_ms } => format!(
+        Kind::GuestBootFailed { waited_ms } => format!(
             "has not fed its watchdog within {} of being started again",
             s(*waited_ms)
         ),
@@ -142,13 +142,13 @@ fn of_guest(what: &What) -> String {
     }
 }
 
-fn of_alarm(what: &What) -> String {
+fn of_alarm(what: &Kind) -> String {
     match what {
-        What::AlarmRaised { expiries: 0 | 1 } => "ALARM: its watchdog expired".to_owned(),
-        What::AlarmRaised { expiries } => {
+        Kind::AlarmRaised { expiries: 0 | 1 } => "ALARM: its watchdog expired".to_owned(),
+        Kind::AlarmRaised { expiries } => {
             format!("ALARM: its watchdog expired again, {expiries} times now")
         }
-        What::AlarmCleared {
+        Kind::AlarmCleared {
             open_ms,
             reboots,
             feeds,
@@ -157,8 +157,8 @@ fn of_alarm(what: &What) -> String {
             "alarm cleared: it feeds its watchdog again; open for {}, {reboots} reboots, {feeds} feeds",
             s(*open_ms)
         ),
-        What::AlarmAcknowledged { uid } => format!("alarm acknowledged by user {uid}"),
-        What::AlarmClosed { cause, open_ms } => format!(
+        Kind::AlarmAcknowledged { uid } => format!("alarm acknowledged by user {uid}"),
+        Kind::AlarmClosed { cause, open_ms } => format!(
             "alarm closed, {}; open for {}",
             match cause {
                 Cause::Unknown => "by an operator",
@@ -170,12 +170,12 @@ fn of_alarm(what: &What) -> String {
     }
 }
 
-fn of_host(what: &What) -> String {
+fn of_host(what: &Kind) -> String {
     match what {
-        What::HostWithhold {
+        Kind::HostWithhold {
             reason, left_ms, ..
         } => format!("host: kicks are withheld, {} left: {reason}", s(*left_ms)),
-        What::HostResumed {
+        Kind::HostResumed {
             unkicked_ms,
             left_ms,
         } => format!(
@@ -183,7 +183,7 @@ fn of_host(what: &What) -> String {
             s(*unkicked_ms),
             s(*left_ms)
         ),
-        What::HostArmed {
+        Kind::HostArmed {
             device,
             identity,
             timeout_ms,
@@ -192,8 +192,8 @@ fn of_host(what: &What) -> String {
             "host: armed {device} ({identity}), timeout {}",
             s(*timeout_ms)
         ),
-        What::HostDisarmed {} => "host: the host watchdog is disarmed".to_owned(),
-        What::HostResetReason {
+        Kind::HostDisarmed {} => "host: the host watchdog is disarmed".to_owned(),
+        Kind::HostResetReason {
             reason,
             last_seen,
             watchdog_fired,
@@ -205,7 +205,7 @@ fn of_host(what: &What) -> String {
                 None => "whether the host watchdog fired is not known",
             }
         ),
-        What::HostStateSetAside {
+        Kind::HostStateSetAside {
             path,
             kept_as,
             problem,
@@ -213,19 +213,19 @@ fn of_host(what: &What) -> String {
             Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
             None => format!("state {path} is unusable and could not be kept: {problem}"),
         },
-        What::SinkDropped { sink, count, total } => {
+        Kind::SinkDropped { sink, count, total } => {
             format!("sink {sink} lost {count} events, {total} since the start")
         }
         other => other.kind().to_owned(),
     }
 }
 
-fn of_break(why: Break) -> &'static str {
+fn of_break(why: Gap) -> &'static str {
     match why {
-        Break::Paused => "was paused",
-        Break::Suspended => "was suspended",
-        Break::Expired => "had expired",
-        Break::Disarmed => "had disarmed it",
+        Gap::Paused => "was paused",
+        Gap::Suspended => "was suspended",
+        Gap::Expired => "had expired",
+        Gap::Disarmed => "had disarmed it",
     }
 }
 

@@ -85,7 +85,7 @@ pub fn run(policy: &Policy, eyes: Eyes) -> Result<(), Failure> {
     }
 }
 
-/// What the kicker tells of the arming: the device's identity.
+/// Kind the kicker tells of the arming: the device's identity.
 type Outcome = Result<String, ArmError>;
 
 /// Waits until the kicker has armed the host watchdog.

@@ -66,7 +66,7 @@ pub enum Unknown {
     },
     /// The latest look is fresh enough, but work that fell due since is not seen to be done.
     Unconfirmed {
-        /// What fell due first.
+        /// Kind fell due first.
         work: Work,
         /// How long past its due time, ns.
         overdue_ns: u64,
@@ -157,7 +157,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// What one look proves.
+/// Kind one look proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// All due work was done.
@@ -183,7 +183,7 @@ pub enum Verdict {
 pub struct Evidence {
     /// The moment before the look began: what it proves, it proves of then or later.
     pub taken: Monotonic,
-    /// What it proves.
+    /// Kind it proves.
     pub verdict: Verdict,
 }
 

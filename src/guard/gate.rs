@@ -44,7 +44,7 @@ impl Reason {
     }
 }
 
-/// What the gate says.
+/// Kind the gate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Kick the host watchdog.

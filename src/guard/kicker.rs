@@ -62,7 +62,7 @@ fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// What the kicker remembers, to note only what changed. It begins with a kick: the
+/// Kind the kicker remembers, to note only what changed. It begins with a kick: the
 /// arming.
 struct History {
     last_kick: Monotonic,

@@ -112,7 +112,7 @@ pub fn record_faults(to: &[AtomicU64; 2], base: PageFaults, now: PageFaults) {
     major.store(now.major.saturating_sub(base.major), Ordering::Relaxed);
 }
 
-/// What the real-time threads and the others share.
+/// Kind the real-time threads and the others share.
 #[derive(Debug)]
 pub struct Ledger {
     /// Copies of what the sampler saw.

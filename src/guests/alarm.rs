@@ -41,7 +41,7 @@ impl Default for Rules {
     }
 }
 
-/// What happens to the guest.
+/// Kind happens to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Time went by.
@@ -58,7 +58,7 @@ pub enum Input {
     Fed(u32),
     /// It has no armed watchdog any more.
     Disarmed,
-    /// What its domain is doing from now on.
+    /// Kind its domain is doing from now on.
     Doing(Activity),
     /// Its domain is no longer there.
     Gone(Cause),
@@ -68,7 +68,7 @@ pub enum Input {
     Close,
 }
 
-/// What the guest's domain is doing, as far as it matters here: time counts only while it
+/// Kind the guest's domain is doing, as far as it matters here: time counts only while it
 /// runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,7 +84,7 @@ pub enum Activity {
     Absent,
 }
 
-/// What comes of it.
+/// Kind comes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// An alarm is raised, or raised anew.
@@ -371,7 +371,7 @@ impl Lifecycle {
         Some(Output::Closed { cause, open_ns })
     }
 
-    /// What happened under `other`, a guest that turns out to be this one, since this one
+    /// Kind happened under `other`, a guest that turns out to be this one, since this one
     /// was started again or restored: it was followed apart while its UUID was not known.
     pub fn absorb(&mut self, other: &Self) {
         self.watched |= other.watched;

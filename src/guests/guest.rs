@@ -8,7 +8,7 @@ use super::Happening;
 use super::alarm::{Activity, Input, Lifecycle, Nanoseconds, Output, Rules};
 use super::report::{AlarmReport, DomainState, GuestReport, SlotReport};
 use super::slot::{Change, Slot};
-use crate::event::{self, Break, Cause, Timestamp, Uuid, What};
+use crate::event::{self, Cause, Gap, Kind, Timestamp, Uuid};
 use crate::sys::clock::NS_PER_MS;
 use crate::xen::liveness::{Doing, Shutdown, TimerRecord};
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub struct Guest {
     /// It was started again, did not feed within the deadline, and has not since.
     #[serde(default)]
     pub boot_failed: bool,
-    /// What is known of it is from another boot of the host.
+    /// Kind is known of it is from another boot of the host.
     #[serde(skip)]
     pub of_another_boot: bool,
     /// Its slots in that domain.
@@ -66,7 +66,7 @@ pub struct Guest {
     pub lifecycle: Lifecycle,
     /// When the alarm was raised.
     pub raised: Option<Timestamp>,
-    /// What the domain was last seen doing.
+    /// Kind the domain was last seen doing.
     #[serde(skip)]
     pub doing: Option<Doing>,
     /// The hypervisor's time of the last look at it.
@@ -132,7 +132,7 @@ impl Guest {
         }
     }
 
-    fn say(&self, xen_ns: Option<u64>, what: What, out: &mut Vec<Happening>) {
+    fn say(&self, xen_ns: Option<u64>, what: Kind, out: &mut Vec<Happening>) {
         out.push(Happening {
             guest: Some(self.named()),
             xen_ns,
@@ -154,26 +154,26 @@ impl Guest {
         let what = match output {
             Output::Raised { expiries } => {
                 self.raised = self.raised.or(Some(look.wall));
-                What::AlarmRaised { expiries }
+                Kind::AlarmRaised { expiries }
             }
             Output::Cleared {
                 open_ns,
                 expiries,
                 reboots,
                 feeds,
-            } => What::AlarmCleared {
+            } => Kind::AlarmCleared {
                 open_ms: ms(open_ns),
                 expiries,
                 reboots,
                 feeds,
             },
-            Output::Closed { cause, open_ns } => What::AlarmClosed {
+            Output::Closed { cause, open_ns } => Kind::AlarmClosed {
                 cause,
                 open_ms: ms(open_ns),
             },
             Output::BootFailed { waited_ns } => {
                 self.boot_failed = true;
-                What::GuestBootFailed {
+                Kind::GuestBootFailed {
                     waited_ms: ms(waited_ns),
                 }
             }
@@ -189,7 +189,7 @@ impl Guest {
     /// Says what has happened to the guest since the look before.
     pub fn observe(&mut self, records: &[TimerRecord], look: &Look<'_>, out: &mut Vec<Happening>) {
         let doing = records.iter().find_map(|r| r.domain);
-        let after = self.restored.then_some(Break::Suspended);
+        let after = self.restored.then_some(Gap::Suspended);
         let mut changes: Vec<(&TimerRecord, Change)> = Vec::new();
         for record in records {
             let slot = self.slots.entry(record.slot);
@@ -269,7 +269,7 @@ impl Guest {
             }
             self.down = false;
             if let Some(left_out) = self.tells(slot, look) {
-                let what = What::GuestArmed {
+                let what = Kind::GuestArmed {
                     slot,
                     timeout_s,
                     left_out,
@@ -309,7 +309,7 @@ impl Guest {
             self.fed = true;
             let age = look.xen_now.saturating_sub(record.set);
             let fed_ns = look.now.saturating_sub_unsigned(age);
-            let what = What::GuestFirstFed {
+            let what = Kind::GuestFirstFed {
                 slot,
                 timeout_s,
                 since_seen_ms: self.first_seen_ns.map(|seen| ms(fed_ns - seen)),
@@ -318,14 +318,14 @@ impl Guest {
         } else if let Some(after) = after {
             let gap = record.set.saturating_sub(before) / NS_PER_MS;
             let left_out = match after {
-                Break::Disarmed => state.tells(look.now),
+                Gap::Disarmed => state.tells(look.now),
                 // These take somebody else to come about.
                 _ => Some(std::mem::take(&mut state.left_out)),
             };
             let Some(left_out) = left_out else {
                 return;
             };
-            let what = What::GuestFedAgain {
+            let what = Kind::GuestFedAgain {
                 slot,
                 timeout_s,
                 after,
@@ -352,7 +352,7 @@ impl Guest {
             return;
         }
         state.late_told_ns = Some(look.now);
-        let what = What::GuestLate {
+        let what = Kind::GuestLate {
             slot: record.slot,
             timeout_s: state.timeout_s,
             margin_ms: margin_ns / NS_PER_MS,
@@ -364,11 +364,11 @@ impl Guest {
     fn disarmed(&mut self, slot: u8, look: &Look<'_>, out: &mut Vec<Happening>) {
         if let Some(state) = self.slots.get_mut(&slot) {
             state.armed = false;
-            state.after = Some(Break::Disarmed);
+            state.after = Some(Gap::Disarmed);
         }
         let xen_ns = Some(look.xen_now);
         if let Some(left_out) = self.tells(slot, look) {
-            self.say(xen_ns, What::GuestDisarmed { slot, left_out }, out);
+            self.say(xen_ns, Kind::GuestDisarmed { slot, left_out }, out);
         }
         if self.slots.values().all(|s| !s.armed) {
             self.step(look, xen_ns, Input::Disarmed, out);
@@ -410,7 +410,7 @@ impl Guest {
             (record.fired.saturating_sub(timeout_ns), record.fired)
         };
         state.expired = true;
-        let what = What::GuestExpired {
+        let what = Kind::GuestExpired {
             slot: record.slot,
             timeout_s: record.timeout_s,
             unfed_ms: record.fired.saturating_sub(set) / NS_PER_MS,
@@ -421,7 +421,7 @@ impl Guest {
             },
         };
         for slot in self.slots.values_mut().filter(|s| s.armed || s.expired) {
-            slot.after = Some(Break::Expired);
+            slot.after = Some(Gap::Expired);
         }
         let xen_ns = Some(record.fired);
         self.say(xen_ns, what, out);
@@ -432,20 +432,20 @@ impl Guest {
         }
     }
 
-    /// What the domain is doing from now on.
+    /// Kind the domain is doing from now on.
     fn does(&mut self, doing: Option<Doing>, look: &Look<'_>, out: &mut Vec<Happening>) {
         self.doing = doing;
         let doing = doing.unwrap_or_default();
         let held = match doing.shutdown {
             // Whatever code the guest had set in advance.
             _ if self.down => None,
-            Some(Shutdown::Suspend) => Some(Break::Suspended),
-            None if doing.paused => Some(Break::Paused),
+            Some(Shutdown::Suspend) => Some(Gap::Suspended),
+            None if doing.paused => Some(Gap::Paused),
             _ => None,
         };
         if let Some(held) = held {
             for slot in self.slots.values_mut().filter(|s| s.armed) {
-                if matches!(slot.after, None | Some(Break::Paused)) {
+                if matches!(slot.after, None | Some(Gap::Paused)) {
                     slot.after = Some(held);
                 }
             }
@@ -465,7 +465,7 @@ impl Guest {
         self.seen = None;
         let xen_ns = Some(look.xen_now);
         if self.lifecycle.watched {
-            self.say(xen_ns, What::GuestGone { cause }, out);
+            self.say(xen_ns, Kind::GuestGone { cause }, out);
         }
         self.step(look, xen_ns, Input::Gone(cause), out);
     }
@@ -521,7 +521,7 @@ impl Guest {
         self.fed = false;
         if self.lifecycle.watched {
             let cause = self.cause;
-            let what = What::GuestRebooted {
+            let what = Kind::GuestRebooted {
                 previous_domid,
                 cause,
             };
@@ -545,7 +545,7 @@ impl Guest {
         self.raised = self.raised.or(other.raised);
         if self.restored {
             for slot in self.slots.values_mut().filter(|s| s.fed == 0) {
-                slot.after = Some(Break::Suspended);
+                slot.after = Some(Gap::Suspended);
             }
         }
     }

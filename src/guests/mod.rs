@@ -20,7 +20,7 @@ pub mod registry;
 pub mod report;
 pub mod slot;
 
-use crate::event::{Guest, Uuid, What};
+use crate::event::{Guest, Kind, Uuid};
 use report::GuestsReport;
 use std::fmt;
 
@@ -31,8 +31,8 @@ pub struct Happening {
     pub guest: Option<Guest>,
     /// The hypervisor's time of it, ns.
     pub xen_ns: Option<u64>,
-    /// What happened.
-    pub what: What,
+    /// Kind happened.
+    pub what: Kind,
 }
 
 /// Why an alarm cannot be acknowledged or closed.

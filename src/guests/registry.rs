@@ -18,7 +18,7 @@ use super::guest::{Guest, Incarnation, Look};
 use super::owners::Owners;
 use super::report::GuestsReport;
 use super::{DeskError, Happening};
-use crate::event::{Timestamp, Uuid, What};
+use crate::event::{Kind, Timestamp, Uuid};
 use crate::monitor::domains::DomainTable;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::liveness::{Doing, TimerRecord};
@@ -41,7 +41,7 @@ pub const MOST_GONE: usize = 4096;
 /// The version of [`Saved`].
 pub const SAVED_VERSION: u32 = 1;
 
-/// What outlives the daemon, and the host.
+/// Kind outlives the daemon, and the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// [`SAVED_VERSION`].
@@ -188,7 +188,7 @@ impl Registry {
         Key::Domain(guest.incarnation)
     }
 
-    /// What is to be kept, as of now.
+    /// Kind is to be kept, as of now.
     #[must_use]
     pub fn saved(&self, boot_id: &str, now: Monotonic, wall: Timestamp) -> Saved {
         Saved {
@@ -254,7 +254,7 @@ impl Registry {
         self.changes.any += out.len() as u64;
         // All but what a guest can bring about as often as it likes.
         let urgent = out.iter().filter(|h| {
-            use What::{GuestArmed, GuestDisarmed, GuestFedAgain, GuestLate};
+            use Kind::{GuestArmed, GuestDisarmed, GuestFedAgain, GuestLate};
             !matches!(
                 h.what,
                 GuestArmed { .. } | GuestDisarmed { .. } | GuestFedAgain { .. } | GuestLate { .. }
@@ -263,7 +263,7 @@ impl Registry {
         self.changes.urgent += urgent.count() as u64;
     }
 
-    /// What is unknown neither feeds nor fails.
+    /// Kind is unknown neither feeds nor fails.
     fn without_a_look(&mut self, look: Look<'_>, out: &mut Vec<Happening>) {
         let age = self.taken.map(|t| look.now.saturating_sub(nanoseconds(t)));
         if age.is_some_and(|age| age <= STALE_NS) {
@@ -496,7 +496,7 @@ impl Registry {
             out.push(Happening {
                 guest: Some(guest.named()),
                 xen_ns: None,
-                what: What::AlarmAcknowledged { uid },
+                what: Kind::AlarmAcknowledged { uid },
             });
         }
         self.count(&out);

@@ -20,7 +20,7 @@ pub struct GuestsReport {
     pub pages_left_out: u32,
 }
 
-/// What a domain is doing.
+/// Kind a domain is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DomainState {
@@ -47,7 +47,7 @@ pub struct GuestReport {
     pub name: Option<String>,
     /// The domain that it is, or last was.
     pub domid: u16,
-    /// What that is doing.
+    /// Kind that is doing.
     pub state: DomainState,
     /// Its armed slots.
     pub slots: Vec<SlotReport>,

@@ -4,9 +4,9 @@
 //! In: what was last seen of the slot and its record now. Out: a [`Change`]: how often it
 //! was armed, fed, disarmed and expired in between, as far as the record proves it. Pure.
 //!
-//! What cannot be told apart counts as less: a feed that may have been an arm is no feed.
+//! Kind cannot be told apart counts as less: a feed that may have been an arm is no feed.
 
-use crate::event::Break;
+use crate::event::Gap;
 use crate::xen::liveness::TimerRecord;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ const LATE_PART: u64 = 5;
 pub const MOST_TOLD: u32 = 20;
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// What was last seen of a slot. Times are the hypervisor's, ns.
+/// Kind was last seen of a slot. Times are the hypervisor's, ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     /// The reuses of its record.
@@ -45,7 +45,7 @@ pub struct Slot {
     /// It expired and was not fed since.
     pub expired: bool,
     /// Why the next feed is one after a break.
-    pub after: Option<Break>,
+    pub after: Option<Gap>,
     /// Late feeds that no event has told of.
     pub late: u32,
     /// When one last did, ns of our monotonic clock.
@@ -61,7 +61,7 @@ pub struct Slot {
     pub left_out: u32,
 }
 
-/// What happened to a slot between two looks.
+/// Kind happened to a slot between two looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// It was armed before.
@@ -74,14 +74,14 @@ pub struct Change {
     pub feeds: u32,
     /// Times that it expired.
     pub fires: u32,
-    /// What was left when it was fed late, ns, at most.
+    /// Kind was left when it was fed late, ns, at most.
     pub late_margin_ns: Option<u64>,
 }
 
 impl Slot {
     /// A slot of which nothing was seen yet.
     #[must_use]
-    pub fn new(generation: u32, after: Option<Break>) -> Self {
+    pub fn new(generation: u32, after: Option<Gap>) -> Self {
         Self {
             generation,
             after,
@@ -89,7 +89,7 @@ impl Slot {
         }
     }
 
-    /// What has happened until `record`. `seen` is the hypervisor's time of the look before,
+    /// Kind has happened until `record`. `seen` is the hypervisor's time of the look before,
     /// if there was one; `last`: the domain is destroyed, and the record what it left.
     #[must_use]
     pub fn change(&self, record: &TimerRecord, seen: Option<u64>, last: bool) -> Change {
@@ -112,7 +112,7 @@ impl Slot {
             Some(_) => record.acted.wrapping_sub(self.acted),
             None => runs,
         };
-        // What came after the expiry was not late but too late.
+        // Kind came after the expiry was not late but too late.
         let may_be_late = self.armed && arms == 0 && runs == 0 && self.after.is_none();
         let late_margin_ns = if may_be_late {
             self.late_margin_ns(record, sets, seen)
@@ -273,7 +273,7 @@ mod tests {
             assert_eq!(change.late_margin_ns, margin, "{sets} {set}");
         }
         let paused = Slot {
-            after: Some(Break::Paused),
+            after: Some(Gap::Paused),
             ..fed()
         };
         let change = paused.change(&record(102, 6, true, 110 * S), None, false);

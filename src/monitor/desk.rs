@@ -70,7 +70,7 @@ impl GuestsDesk {
         self.inside().registry.changes()
     }
 
-    /// What is to be kept.
+    /// Kind is to be kept.
     #[must_use]
     pub fn saved(&self, boot_id: &str, now: Monotonic, wall: Timestamp) -> Saved {
         self.inside().registry.saved(boot_id, now, wall)

@@ -53,7 +53,7 @@ const MOST_NAME: usize = 256;
 /// Bytes of stack of the watching thread.
 const STACK: usize = 128 * 1024;
 
-/// What xenstore tells of a domain.
+/// Kind xenstore tells of a domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainInfo {
     /// Its UUID.
@@ -62,7 +62,7 @@ pub struct DomainInfo {
     pub name: Option<Arc<str>>,
 }
 
-/// What is known of all domains.
+/// Kind is known of all domains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainTable {
     /// By domid, with the generation of the record that the entry belongs to.
@@ -72,7 +72,7 @@ pub struct DomainTable {
 }
 
 impl DomainTable {
-    /// What is known of this domain, and not of another with its domid.
+    /// Kind is known of this domain, and not of another with its domid.
     #[must_use]
     pub fn get(&self, incarnation: Incarnation) -> Option<&DomainInfo> {
         let (generation, info) = self.domains.get(&incarnation.domid)?;

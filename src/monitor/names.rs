@@ -6,7 +6,7 @@ use crate::monitor::domains::Domains;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What is known of the names.
+/// Kind is known of the names.
 #[derive(Debug, Default)]
 pub struct Names {
     domains: Arc<Domains>,

@@ -9,7 +9,7 @@
 //! hypervisor itself, from wherever it happens to run, and says what is not serviced.
 //! That is for people only: it changes no decision.
 
-use crate::event::What;
+use crate::event::Kind;
 use crate::guard::evidence::{Unknown, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::guard::ledger::{Ledger, Note};
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Who else is told. Neither may block for longer than a lock is held for computing.
 pub trait Listener {
     /// Something happened to the host watchdog.
-    fn host(&self, what: What);
+    fn host(&self, what: Kind);
 
     /// Another round is done.
     fn turn(&self);
@@ -61,7 +61,7 @@ pub fn run(
 /// The narrator's own eyes.
 struct SecondLook {
     hypervisor: Box<dyn Hypervisor>,
-    /// What it has told of the present withhold.
+    /// Kind it has told of the present withhold.
     told: Option<Work>,
 }
 
@@ -105,7 +105,7 @@ fn wants_evidence(ledger: &Ledger) -> bool {
 }
 
 /// Logs a note; gives the event that it makes, if any.
-fn tell(note: Note, timeout_ns: u64) -> Option<What> {
+fn tell(note: Note, timeout_ns: u64) -> Option<Kind> {
     let errno = |raw: i32| nix::errno::Errno::from_raw(raw).desc();
     match note {
         Note::Decided {
@@ -118,7 +118,7 @@ fn tell(note: Note, timeout_ns: u64) -> Option<What> {
         }
         Note::Disarmed => {
             log::info!("disarmed the host watchdog");
-            return Some(What::HostDisarmed {});
+            return Some(Kind::HostDisarmed {});
         }
         Note::DisarmFailed { errno: raw } => log::error!(
             "cannot disarm the host watchdog, it will fire: {}",
@@ -128,7 +128,7 @@ fn tell(note: Note, timeout_ns: u64) -> Option<What> {
     None
 }
 
-fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeout_ns: u64) -> What {
+fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeout_ns: u64) -> Kind {
     let age_ns = at.since_ns(last_kick);
     let left_ms = timeout_ns.saturating_sub(age_ns) / NS_PER_MS;
     let age_ms = age_ns / NS_PER_MS;
@@ -138,7 +138,7 @@ fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeou
                 "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in \
                  {left_ms} ms unless it is served again)"
             );
-            What::HostWithhold {
+            Kind::HostWithhold {
                 reason: reason.to_string(),
                 last_kick_age_ms: age_ms,
                 left_ms,
@@ -149,7 +149,7 @@ fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeou
                 "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms \
                  were left)"
             );
-            What::HostResumed {
+            Kind::HostResumed {
                 unkicked_ms: age_ms,
                 left_ms,
             }

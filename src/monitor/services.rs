@@ -12,7 +12,7 @@ use crate::control::server::{self, Context};
 use crate::control::status::{Armed, Sources, gather};
 use crate::event::bus::Bus;
 use crate::event::describe::{plain, words};
-use crate::event::{Event, What};
+use crate::event::{Event, Kind};
 use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
 use crate::guard::ledger::Ledger;
 use crate::guests::Desk;
@@ -50,7 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 type Queue = Receiver<Arc<Event>>;
 
-/// What the ordinary threads share.
+/// Kind the ordinary threads share.
 struct Shared {
     ledger: Arc<Ledger>,
     names: Names,
@@ -212,7 +212,7 @@ fn wait(threads: &[JoinHandle<()>], patience: Duration) -> bool {
 }
 
 impl Shared {
-    fn tell(&self, what: What) {
+    fn tell(&self, what: Kind) {
         self.bus.publish(None, None, what);
     }
 
@@ -226,15 +226,15 @@ impl Shared {
     }
 }
 
-/// What the narrator says becomes events, and last words for the next boot.
+/// Kind the narrator says becomes events, and last words for the next boot.
 impl Listener for Shared {
-    fn host(&self, what: What) {
+    fn host(&self, what: Kind) {
         match &what {
-            What::HostWithhold { reason, .. } => self.saver.host(HostState::Withholding {
+            Kind::HostWithhold { reason, .. } => self.saver.host(HostState::Withholding {
                 reason: reason.clone(),
             }),
-            What::HostResumed { .. } => self.saver.host(HostState::Armed),
-            What::HostDisarmed {} => self.saver.host(HostState::Disarmed),
+            Kind::HostResumed { .. } => self.saver.host(HostState::Armed),
+            Kind::HostDisarmed {} => self.saver.host(HostState::Disarmed),
             _ => {}
         }
         self.tell(what);

@@ -74,7 +74,7 @@ fn start(saver: &Arc<Saver>) -> bool {
     }
 }
 
-/// What was handed to the saver, and when.
+/// Kind was handed to the saver, and when.
 #[derive(Default)]
 struct Saving {
     saved: Changes,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// LOG_DAEMON (RFC 3164, 4.1.1).
 const FACILITY: &str = "3";
 
-/// What came of an attempt to send.
+/// Kind came of an attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// It is delivered.

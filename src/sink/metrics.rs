@@ -7,7 +7,7 @@
 //! twice, a line feed at the end and no `# EOF`, which is OpenMetrics' and a mere comment here. It
 //! is replaced as a whole, by a rename, so that nobody reads half of it.
 //!
-//! What is not known has no series.
+//! Kind is not known has no series.
 
 use crate::control::status::Status;
 use crate::event::Event;
@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Guests with series of their own.
 pub const MAX_GUESTS: usize = 10_000;
 
-/// What the bus counted.
+/// Kind the bus counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Events of each kind.
@@ -131,7 +131,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-/// What is left when the daemon has ended.
+/// Kind is left when the daemon has ended.
 #[must_use]
 pub fn render_down() -> String {
     let mut page = Page::default();

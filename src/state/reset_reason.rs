@@ -5,11 +5,11 @@
 //! In: what the host watchdog is doing, whenever that changes. Out: after a reset of the
 //! host, the data of `host.reset_reason`. Pure but for [`boot_id`].
 
-use crate::event::{Timestamp, What};
+use crate::event::{Kind, Timestamp};
 use crate::state::store::Stored;
 use serde::{Deserialize, Serialize};
 
-/// What the host watchdog is doing.
+/// Kind the host watchdog is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum HostState {
@@ -24,7 +24,7 @@ pub enum HostState {
     },
 }
 
-/// What is written down.
+/// Kind is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastWords {
     /// Of the form.
@@ -33,7 +33,7 @@ pub struct LastWords {
     pub boot_id: String,
     /// When it was written.
     pub time: Timestamp,
-    /// What was so then.
+    /// Kind was so then.
     #[serde(flatten)]
     pub state: HostState,
 }
@@ -43,7 +43,7 @@ impl Stored for LastWords {
     const VERSION: u32 = 1;
 }
 
-/// What a host went down of that was armed and kicked.
+/// Kind a host went down of that was armed and kicked.
 const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
     being withheld: power loss, a hang of dom0 or of the guard, or a kill";
 
@@ -63,7 +63,7 @@ impl LastWords {
     /// when it has not, or ended with the watchdog disarmed, or when that cannot be told.
     /// `watchdog_fired`: what the device says of the reset.
     #[must_use]
-    pub fn reset_reason(self, boot_id: &str, watchdog_fired: Option<bool>) -> Option<What> {
+    pub fn reset_reason(self, boot_id: &str, watchdog_fired: Option<bool>) -> Option<Kind> {
         if boot_id.is_empty() || self.boot_id.is_empty() || self.boot_id == boot_id {
             return None;
         }
@@ -72,7 +72,7 @@ impl LastWords {
             HostState::Withholding { reason } => reason,
             HostState::Armed => UNANNOUNCED.to_owned(),
         };
-        Some(What::HostResetReason {
+        Some(Kind::HostResetReason {
             reason,
             last_seen: self.time,
             watchdog_fired,
@@ -111,7 +111,7 @@ mod tests {
             let read: LastWords = serde_json::from_str(&json).expect("as written");
             assert_eq!(read, words);
             let told = read.reset_reason("new", Some(true));
-            let expected = expected.map(|reason| What::HostResetReason {
+            let expected = expected.map(|reason| Kind::HostResetReason {
                 reason: reason.to_owned(),
                 last_seen: time,
                 watchdog_fired: Some(true),

@@ -5,7 +5,7 @@
 //! ([`crate::state::store`]). Nobody who hands something over waits for the disk; what could not
 //! be written is tried again, and told once.
 
-use crate::event::{Timestamp, What};
+use crate::event::{Kind, Timestamp};
 use crate::guests::alarm::Rules;
 use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
 use crate::monitor::desk::GuestsDesk;
@@ -48,7 +48,7 @@ pub struct Saver {
     changed: Condvar,
 }
 
-/// What the state directory held.
+/// Kind the state directory held.
 #[derive(Debug)]
 pub struct Opened {
     /// The guests as they were left.
@@ -58,7 +58,7 @@ pub struct Opened {
     /// The numbers of events.
     pub sequence: Arc<Sequence>,
     /// `host.reset_reason` and `host.state_set_aside`, to be told first.
-    pub told: Vec<What>,
+    pub told: Vec<Kind>,
 }
 
 /// Reads the state directory. Never fatal: what is missing or cannot be used begins anew.
@@ -162,7 +162,7 @@ impl Saver {
     }
 }
 
-/// What the thread has in hand.
+/// Kind the thread has in hand.
 #[derive(Default)]
 struct Writing {
     guests: Option<Saved>,

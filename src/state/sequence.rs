@@ -5,7 +5,7 @@
 //! disk in blocks, ahead of use: after a kill the next daemon begins behind the block, and
 //! leaves the rest of it out. Taking a number never waits.
 
-use crate::event::{Timestamp, What};
+use crate::event::{Kind, Timestamp};
 use crate::state::store::{Store, Stored};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -37,7 +37,7 @@ impl Sequence {
     /// Goes on behind what was reserved before, and reserves a block. Blocks as long as the
     /// disk does.
     #[must_use]
-    pub fn open(store: &Store) -> (Self, Option<What>) {
+    pub fn open(store: &Store) -> (Self, Option<Kind>) {
         let (reserved, set_aside) = store.load::<Reserved>();
         let first = match (&reserved, &set_aside) {
             (Some(reserved), _) => reserved.next_seq.max(1),

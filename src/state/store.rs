@@ -3,12 +3,12 @@
 //!
 //! In: values, one a file. Out: the same values after a restart or a reset of the host.
 //!
-//! Promises: a file is replaced in one step, after its contents are on the disk. What
+//! Promises: a file is replaced in one step, after its contents are on the disk. Kind
 //! cannot be used (torn, foreign, of a newer version, not the daemon's own, not a file at
 //! all, too large) is kept aside under a name of its own, told, and never fatal.
 //! It blocks as long as the disk does; only threads that may wait call it.
 
-use crate::event::What;
+use crate::event::Kind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -62,10 +62,10 @@ impl Store {
         self.directory.join(name)
     }
 
-    /// Reads a file; a missing one is none. What cannot be used is kept aside, and the
+    /// Reads a file; a missing one is none. Kind cannot be used is kept aside, and the
     /// event that says so is given.
     #[must_use]
-    pub fn load<T: Stored>(&self) -> (Option<T>, Option<What>) {
+    pub fn load<T: Stored>(&self) -> (Option<T>, Option<Kind>) {
         match self.read(T::FILE).and_then(|bytes| parse(bytes.as_deref())) {
             Ok(value) => (value, None),
             Err(problem) => (None, Some(self.set_aside(T::FILE, problem))),
@@ -121,7 +121,7 @@ impl Store {
         File::open(&self.directory)?.sync_all()
     }
 
-    fn set_aside(&self, name: &str, problem: Problem) -> What {
+    fn set_aside(&self, name: &str, problem: Problem) -> Kind {
         let path = self.path(name);
         let kept = self.aside(name);
         let number = kept.last().map_or(1, |(n, _)| n.saturating_add(1));
@@ -137,14 +137,14 @@ impl Store {
                 let _ = fs::remove_file(old).or_else(|_| fs::remove_dir(old));
             }
         }
-        What::HostStateSetAside {
+        Kind::HostStateSetAside {
             path: path.display().to_string(),
             kept_as: moved.ok().map(|()| aside.display().to_string()),
             problem,
         }
     }
 
-    /// What is kept aside of this name, oldest first.
+    /// Kind is kept aside of this name, oldest first.
     fn aside(&self, name: &str) -> Vec<(u64, PathBuf)> {
         let prefix = format!("{name}.bad-");
         let entries = fs::read_dir(&self.directory).into_iter().flatten();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What the processes that a thread starts inherit: its nice value (setpriority(2),
+//! Kind the processes that a thread starts inherit: its nice value (setpriority(2),
 //! sched(7)) and descriptors (fcntl(2)); how they are started, and how their end is noted.
 
 use nix::errno::Errno;

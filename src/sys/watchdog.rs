@@ -65,7 +65,7 @@ impl WatchdogDevice {
         Ok(Self { file })
     }
 
-    /// What the driver says of itself (WDIOC_GETSUPPORT).
+    /// Kind the driver says of itself (WDIOC_GETSUPPORT).
     ///
     /// # Errors
     /// ENOTTY when the file is no watchdog.

@@ -33,7 +33,7 @@ pub enum ArmError {
     NotAWatchdog {
         /// The device.
         device: PathBuf,
-        /// What the kernel said.
+        /// Kind the kernel said.
         errno: Errno,
     },
     /// The watchdog lacks what the promises need.
@@ -42,7 +42,7 @@ pub enum ArmError {
         device: PathBuf,
         /// The driver's name for it.
         identity: String,
-        /// What is wrong with it.
+        /// Kind is wrong with it.
         why: String,
     },
     /// An error, and the device that was opened before it could not be disarmed again.
@@ -56,9 +56,9 @@ pub enum ArmError {
     Timeout {
         /// The device.
         device: PathBuf,
-        /// What was asked for, seconds.
+        /// Kind was asked for, seconds.
         asked_s: u32,
-        /// What the device does instead.
+        /// Kind the device does instead.
         instead: String,
     },
 }
@@ -141,7 +141,7 @@ impl HostWatchdog {
                 identity,
                 path: path.to_owned(),
             }),
-            // What is no watchdog has not been armed, and the magic character would be
+            // Kind is no watchdog has not been armed, and the magic character would be
             // written into it.
             Err(error @ ArmError::NotAWatchdog { .. }) => Err(error),
             Err(error) => match disarm(device, path) {

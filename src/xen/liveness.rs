@@ -142,7 +142,7 @@ impl Shutdown {
     }
 }
 
-/// What the domain that owns a record is doing; of a destroyed one, what it was doing
+/// Kind the domain that owns a record is doing; of a destroyed one, what it was doing
 /// then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Doing {
@@ -204,7 +204,7 @@ pub struct TimerRecord {
     pub nr_fired: u32,
     /// Counts the reuses of the record by other domains.
     pub generation: u32,
-    /// What the domain is doing; `None` where the hypervisor does not tell.
+    /// Kind the domain is doing; `None` where the hypervisor does not tell.
     pub domain: Option<Doing>,
     /// Times that the handler of this slot shut the domain down; it does nothing to one that
     /// is shutting down or dying. Told only together with `domain`.

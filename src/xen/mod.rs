@@ -39,7 +39,7 @@ pub trait Hypervisor: Send {
     /// hypervisor does.
     fn look(&mut self, copy: Option<&Snapshots>) -> Evidence;
 
-    /// What the evidence covers.
+    /// Kind the evidence covers.
     fn coverage(&self) -> Coverage;
 }
 

@@ -34,7 +34,7 @@ pub const FREE: TimerRecord = TimerRecord {
     acted: 0,
 };
 
-/// What the simulated hypervisor would say.
+/// Kind the simulated hypervisor would say.
 #[derive(Clone, Debug)]
 pub struct Scene {
     /// NOW(), ns.
@@ -202,7 +202,7 @@ impl Scene {
         timers.filter(move |t| t.used && t.domid == domid)
     }
 
-    /// What a look at `taken` leaves for status and guests, by way of the real format.
+    /// Kind a look at `taken` leaves for status and guests, by way of the real format.
     ///
     /// # Panics
     /// When the scene cannot be encoded: a test that paints such a scene is wrong.
@@ -291,7 +291,7 @@ impl Scene {
     }
 }
 
-/// What happens to the scene between samples.
+/// Kind happens to the scene between samples.
 enum Script {
     /// Nothing: time stands still.
     Still,

@@ -2,7 +2,7 @@
 //! Copies of the latest look, for those who explain it: status and guests.
 //!
 //! The sampler writes raw pages, lock-free; a reader gets the latest whole look, decoded
-//! on its own time. What is kept is bounded: the judgement covers every page, the copy
+//! on its own time. Kind is kept is bounded: the judgement covers every page, the copy
 //! only the first [`KEPT_PAGES`] (2016 guest watchdogs), and says when it left some out.
 
 use crate::guard::board::{DoubleBuffer, load_words};

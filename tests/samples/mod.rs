@@ -2,7 +2,7 @@
 //! Events of every kind, for tests.
 #![allow(dead_code, clippy::panic)] // each test program uses its part
 
-use xenwarden::event::{Break, Cause, Event, Guest, Timestamp, Uuid, What};
+use xenwarden::event::{Cause, Event, Gap, Guest, Kind, Timestamp, Uuid};
 use xenwarden::xen::Coverage;
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
@@ -16,57 +16,52 @@ const CAUSES: [Cause; 7] = [
     Cause::Watchdog,
     Cause::Unknown,
 ];
-const BREAKS: [Break; 4] = [
-    Break::Paused,
-    Break::Suspended,
-    Break::Expired,
-    Break::Disarmed,
-];
+const BREAKS: [Gap; 4] = [Gap::Paused, Gap::Suspended, Gap::Expired, Gap::Disarmed];
 
 /// The kind after this one: a list that the compiler keeps whole, as a variant without its
 /// arm does not compile. Starts and ends with none.
-fn after(what: Option<&What>) -> Option<&'static str> {
+fn after(what: Option<&Kind>) -> Option<&'static str> {
     let Some(what) = what else {
         return Some("guest.armed");
     };
     Some(match what {
-        What::GuestArmed { .. } => "guest.first_fed",
-        What::GuestFirstFed { .. } => "guest.fed_again",
-        What::GuestFedAgain { .. } => "guest.late",
-        What::GuestLate { .. } => "guest.expired",
-        What::GuestExpired { .. } => "guest.disarmed",
-        What::GuestDisarmed { .. } => "guest.gone",
-        What::GuestGone { .. } => "guest.rebooted",
-        What::GuestRebooted { .. } => "guest.boot_failed",
-        What::GuestBootFailed { .. } => "alarm.raised",
-        What::AlarmRaised { .. } => "alarm.cleared",
-        What::AlarmCleared { .. } => "alarm.acknowledged",
-        What::AlarmAcknowledged { .. } => "alarm.closed",
-        What::AlarmClosed { .. } => "host.withhold",
-        What::HostWithhold { .. } => "host.resumed",
-        What::HostResumed { .. } => "host.armed",
-        What::HostArmed { .. } => "host.disarmed",
-        What::HostDisarmed {} => "host.reset_reason",
-        What::HostResetReason { .. } => "host.state_set_aside",
-        What::HostStateSetAside { .. } => "sink.dropped",
-        What::SinkDropped { .. } => return None,
+        Kind::GuestArmed { .. } => "guest.first_fed",
+        Kind::GuestFirstFed { .. } => "guest.fed_again",
+        Kind::GuestFedAgain { .. } => "guest.late",
+        Kind::GuestLate { .. } => "guest.expired",
+        Kind::GuestExpired { .. } => "guest.disarmed",
+        Kind::GuestDisarmed { .. } => "guest.gone",
+        Kind::GuestGone { .. } => "guest.rebooted",
+        Kind::GuestRebooted { .. } => "guest.boot_failed",
+        Kind::GuestBootFailed { .. } => "alarm.raised",
+        Kind::AlarmRaised { .. } => "alarm.cleared",
+        Kind::AlarmCleared { .. } => "alarm.acknowledged",
+        Kind::AlarmAcknowledged { .. } => "alarm.closed",
+        Kind::AlarmClosed { .. } => "host.withhold",
+        Kind::HostWithhold { .. } => "host.resumed",
+        Kind::HostResumed { .. } => "host.armed",
+        Kind::HostArmed { .. } => "host.disarmed",
+        Kind::HostDisarmed {} => "host.reset_reason",
+        Kind::HostResetReason { .. } => "host.state_set_aside",
+        Kind::HostStateSetAside { .. } => "sink.dropped",
+        Kind::SinkDropped { .. } => return None,
     })
 }
 
 /// Samples of a kind: the first has every field filled in, the others what may be null as
 /// null, and every value of what has a few.
-pub fn samples(kind: &str) -> Vec<What> {
+pub fn samples(kind: &str) -> Vec<Kind> {
     let (slot, timeout_s) = (1, 10);
     match kind {
         "guest.armed" => [0, 7]
-            .map(|left_out| What::GuestArmed {
+            .map(|left_out| Kind::GuestArmed {
                 slot,
                 timeout_s,
                 left_out,
             })
             .into(),
         "guest.first_fed" => [Some(1), None]
-            .map(|since_seen_ms| What::GuestFirstFed {
+            .map(|since_seen_ms| Kind::GuestFirstFed {
                 slot,
                 timeout_s,
                 since_seen_ms,
@@ -75,7 +70,7 @@ pub fn samples(kind: &str) -> Vec<What> {
         "guest.fed_again" => BREAKS
             .iter()
             .zip([Some(u64::MAX), None, Some(0), Some(1)])
-            .map(|(after, gap_ms)| What::GuestFedAgain {
+            .map(|(after, gap_ms)| Kind::GuestFedAgain {
                 slot,
                 timeout_s,
                 after: *after,
@@ -83,78 +78,78 @@ pub fn samples(kind: &str) -> Vec<What> {
                 left_out: 0,
             })
             .collect(),
-        "guest.late" => vec![What::GuestLate {
+        "guest.late" => vec![Kind::GuestLate {
             slot,
             timeout_s,
             margin_ms: 1_900,
             count: 1,
         }],
-        "guest.expired" => vec![What::GuestExpired {
+        "guest.expired" => vec![Kind::GuestExpired {
             slot: 2,
             timeout_s: u32::MAX,
             unfed_ms: 10_000,
             handler_late_us: 12,
             expiries: 1,
         }],
-        "guest.disarmed" => vec![What::GuestDisarmed { slot, left_out: 0 }],
-        "guest.gone" => CAUSES.map(|cause| What::GuestGone { cause }).into(),
+        "guest.disarmed" => vec![Kind::GuestDisarmed { slot, left_out: 0 }],
+        "guest.gone" => CAUSES.map(|cause| Kind::GuestGone { cause }).into(),
         "guest.rebooted" => CAUSES
-            .map(|cause| What::GuestRebooted {
+            .map(|cause| Kind::GuestRebooted {
                 previous_domid: 6,
                 cause,
             })
             .into(),
-        "guest.boot_failed" => vec![What::GuestBootFailed { waited_ms: 300_000 }],
-        "alarm.raised" => vec![What::AlarmRaised { expiries: 1 }],
-        "alarm.cleared" => vec![What::AlarmCleared {
+        "guest.boot_failed" => vec![Kind::GuestBootFailed { waited_ms: 300_000 }],
+        "alarm.raised" => vec![Kind::AlarmRaised { expiries: 1 }],
+        "alarm.cleared" => vec![Kind::AlarmCleared {
             open_ms: 60_000,
             expiries: 1,
             reboots: 0,
             feeds: 1,
         }],
-        "alarm.acknowledged" => vec![What::AlarmAcknowledged { uid: 0 }],
+        "alarm.acknowledged" => vec![Kind::AlarmAcknowledged { uid: 0 }],
         "alarm.closed" => CAUSES
-            .map(|cause| What::AlarmClosed { cause, open_ms: 0 })
+            .map(|cause| Kind::AlarmClosed { cause, open_ms: 0 })
             .into(),
         other => samples_of_host(other),
     }
 }
 
-fn samples_of_host(kind: &str) -> Vec<What> {
+fn samples_of_host(kind: &str) -> Vec<Kind> {
     match kind {
-        "host.withhold" => vec![What::HostWithhold {
+        "host.withhold" => vec![Kind::HostWithhold {
             reason: "timers of pcpu 1 not serviced for 508 ms".to_owned(),
             last_kick_age_ms: 260,
             left_ms: 4_740,
         }],
-        "host.resumed" => vec![What::HostResumed {
+        "host.resumed" => vec![Kind::HostResumed {
             unkicked_ms: 1_000,
             left_ms: 4_000,
         }],
         "host.armed" => [Coverage::Full, Coverage::Partial]
-            .map(|coverage| What::HostArmed {
+            .map(|coverage| Kind::HostArmed {
                 device: "/dev/watchdog0".to_owned(),
                 identity: "i6300ESB timer".to_owned(),
                 timeout_ms: 5_000,
                 coverage,
             })
             .into(),
-        "host.disarmed" => vec![What::HostDisarmed {}],
+        "host.disarmed" => vec![Kind::HostDisarmed {}],
         "host.reset_reason" => [Some(true), Some(false), None]
-            .map(|watchdog_fired| What::HostResetReason {
+            .map(|watchdog_fired| Kind::HostResetReason {
                 reason: "timers of pcpu 1 not serviced".to_owned(),
                 last_seen: TIME,
                 watchdog_fired,
             })
             .into(),
         "host.state_set_aside" => [Some("b".to_owned()), None]
-            .map(|kept_as| What::HostStateSetAside {
+            .map(|kept_as| Kind::HostStateSetAside {
                 path: "a".to_owned(),
                 kept_as,
                 problem: "cut short".to_owned(),
             })
             .into(),
-        "sink.dropped" => vec![What::SinkDropped {
+        "sink.dropped" => vec![Kind::SinkDropped {
             sink: "syslog".to_owned(),
             count: 1,
             total: 7,
@@ -174,7 +169,7 @@ pub fn kinds() -> Vec<&'static str> {
     kinds
 }
 
-fn event(what: What, guest: Option<Guest>) -> Event {
+fn event(what: Kind, guest: Option<Guest>) -> Event {
     Event {
         version: 1,
         seq: 41,
@@ -191,7 +186,7 @@ fn event(what: What, guest: Option<Guest>) -> Event {
 /// Events of every kind, with everything that is known and with everything that may be null.
 pub fn events() -> Vec<Event> {
     let known = Guest {
-        uuid: Some(Uuid(0x0f9b_bd6e_5f0a_4a39_8a8e_0123_4567_89ab)),
+        uuid: Some(Uuid::from_u128(0x0f9b_bd6e_5f0a_4a39_8a8e_0123_4567_89ab)),
         domid: 7,
         name: Some("web \"\u{e9}\n".into()),
     };

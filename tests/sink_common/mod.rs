@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What the tests of the bus and its sinks share.
+//! Kind the tests of the bus and its sinks share.
 #![allow(dead_code)] // each uses a part
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use xenwarden::event::bus::Bus;
-use xenwarden::event::{Guest, Uuid, What};
+use xenwarden::event::{Guest, Kind, Uuid};
 
 /// Longer than anything here takes on a machine that is merely busy.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -69,14 +69,14 @@ pub fn bus() -> Arc<Bus> {
 
 pub fn guest(uuid: Option<u128>, domid: u16, name: &str) -> Guest {
     Guest {
-        uuid: uuid.map(Uuid),
+        uuid: uuid.map(Uuid::from_u128),
         domid,
         name: Some(name.into()),
     }
 }
 
-pub fn expired() -> What {
-    What::GuestExpired {
+pub fn expired() -> Kind {
+    Kind::GuestExpired {
         slot: 1,
         timeout_s: 10,
         unfed_ms: 10_400,
@@ -85,8 +85,8 @@ pub fn expired() -> What {
     }
 }
 
-pub fn raised() -> What {
-    What::AlarmRaised { expiries: 1 }
+pub fn raised() -> Kind {
+    Kind::AlarmRaised { expiries: 1 }
 }
 
 /// Starts a sink's thread with as little stack as the daemon gives it.

@@ -62,7 +62,7 @@ impl Desk for Registry {
 /// A guest that feeds.
 pub fn guest(uuid: u128, domid: u16, name: &str) -> GuestReport {
     GuestReport {
-        uuid: Some(Uuid(uuid)),
+        uuid: Some(Uuid::from_u128(uuid)),
         name: Some(name.to_owned()),
         domid,
         state: DomainState::Running,
@@ -172,7 +172,7 @@ impl Daemon {
         stream
     }
 
-    /// What the daemon answers to `request`; a close counts as an empty answer.
+    /// Kind the daemon answers to `request`; a close counts as an empty answer.
     pub fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
         // The daemon may close before it has read all of a long one.

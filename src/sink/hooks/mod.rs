@@ -19,7 +19,7 @@ mod waiting;
 
 use super::ending::Ending;
 use crate::event::bus::Bus;
-use crate::event::what::matches;
+use crate::event::kind::matches;
 use crate::event::{Event, Uuid};
 use crate::sys::child;
 use cgroup::Groups;
@@ -238,7 +238,7 @@ impl Runner<'_> {
             .map_err(|error| format!("cannot be run: {error}"))
     }
 
-    /// What can be done in [`FAREWELL`] is done; the rest is killed, or lost, and counted.
+    /// Kind can be done in [`FAREWELL`] is done; the rest is killed, or lost, and counted.
     fn finish(mut self) {
         let idle = |runner: &Self| runner.waiting.jobs.is_empty() && runner.running.is_empty();
         while !idle(&self) && !self.ending.is_over() {
@@ -270,7 +270,7 @@ fn failed(hooks: &[Hook], bus: &Bus, job: &Job, how: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::What;
+    use crate::event::Kind;
 
     #[test]
     fn where_none_may_be_run_each_execution_is_counted() {
@@ -284,7 +284,7 @@ mod tests {
         };
         let hooks = [hook("host."), hook("host.disarmed"), hook("guest.")];
         for _ in 0..3 {
-            bus.publish(None, None, What::HostDisarmed {});
+            bus.publish(None, None, Kind::HostDisarmed {});
         }
         bus.close();
         run_none(&queue, &hooks, "a test", &bus, &AtomicBool::new(false));

@@ -24,7 +24,7 @@ const STICKY: u32 = 0o1000;
 /// Checks the program at `path` and gives where it really is.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// Kind is wrong with it, in words.
 pub fn check(path: &Path) -> Result<PathBuf, String> {
     let real = path.canonicalize().map_err(|error| error.to_string())?;
     let found = fs::metadata(&real).map_err(|error| error.to_string())?;

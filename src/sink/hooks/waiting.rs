@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What waits for its turn to run, with a bound for all and one for each guest.
+//! Kind waits for its turn to run, with a bound for all and one for each guest.
 //!
 //! In: events with the hooks that want them. Out: executions in the order of their events, and
 //! what was lost. Promises: a guest that makes events faster than its hooks run loses its

@@ -8,8 +8,8 @@
 use super::Kept;
 use crate::control::peer::line;
 use crate::event::Event;
+use crate::event::kind::is_known;
 use crate::event::request::{Notice, Subscription};
-use crate::event::what::is_known;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -105,7 +105,7 @@ impl Client {
         matches!(self.state, State::Asking { .. })
     }
 
-    /// What to wait for; poll(2) adds the peer's hanging up. What comes after the request
+    /// Kind to wait for; poll(2) adds the peer's hanging up. Kind comes after the request
     /// is left in the socket: there is nothing more to ask.
     pub fn poll_fd(&self) -> PollFd<'_> {
         let mut flags = PollFlags::empty();

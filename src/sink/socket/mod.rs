@@ -45,7 +45,7 @@ const TAKE: usize = 256;
 /// The longest sleep.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What the socket's server goes by.
+/// Kind the socket's server goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Events that are kept for replay.
@@ -191,7 +191,7 @@ impl Server<'_> {
                 continue;
             }
             let mut client = Client::new(stream, peer.uid);
-            // What it asked already is answered before anybody can take its place.
+            // Kind it asked already is answered before anybody can take its place.
             client.read_request(&self.kept);
             self.clients.push_back(client);
         }
@@ -232,7 +232,7 @@ impl Server<'_> {
     }
 }
 
-/// The notice fits into a new socket's empty buffer, or is not told. What the client asked
+/// The notice fits into a new socket's empty buffer, or is not told. Kind the client asked
 /// already is read first: to close with it unread would reset the connection.
 fn refuse(mut stream: &UnixStream, why: &str) {
     let _ = stream.read(&mut [0; client::MAX_REQUEST]);

@@ -38,7 +38,7 @@ impl Softirq {
     }
 }
 
-/// What a piece of code does instead of its work.
+/// Kind a piece of code does instead of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instead {
     /// Nothing: it returns at once.
@@ -67,7 +67,7 @@ const fn spin(first: u8) -> [u8; 14] {
     ]
 }
 
-/// What is done to the hypervisor.
+/// Kind is done to the hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// A softirq's handler does something else on some processors.

@@ -92,7 +92,7 @@ const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
 /// How many files of other versions are kept besides the ones in use.
 const OTHER_IMAGES: usize = 3;
 
-/// What dom0 boots.
+/// Kind dom0 boots.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// The uncompressed Linux kernel.
@@ -164,7 +164,7 @@ impl Parts<'_> {
         self.base(GUEST_INIT, GUEST_MODULES, &[])
     }
 
-    /// What dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.
+    /// Kind dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.
     fn base(&self, init: &str, modules: &[&str], programs: &[(String, PathBuf)]) -> Result<Tree> {
         let mut tree = Tree::default();
         LINKS

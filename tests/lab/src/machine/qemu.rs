@@ -49,7 +49,7 @@ const XEN_ARGUMENTS: &str =
 /// The dom0 kernel's command line.
 const DOM0_ARGUMENTS: &str = "console=hvc0 quiet";
 
-/// What a machine is made of. Two machines of the same parts can exchange their saved states.
+/// Kind a machine is made of. Two machines of the same parts can exchange their saved states.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The hypervisor's image.
@@ -295,7 +295,7 @@ impl Machine {
         self.child.id()
     }
 
-    /// What the hypervisor and dom0's kernel said.
+    /// Kind the hypervisor and dom0's kernel said.
     pub fn console(&self) -> String {
         let bytes = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

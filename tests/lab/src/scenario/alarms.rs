@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What is told of guests: events, and alarms that clear only when the guest feeds again.
+//! Kind is told of guests: events, and alarms that clear only when the guest feeds again.
 //!
 //! A row restores a host, has a subscriber write down all events from the beginning, does something to a guest, and compares the
 //! guest's whole story with what it must be: nothing lost, nothing twice, in order.
@@ -13,7 +13,7 @@ use crate::guest::{Guest, TinyGuest};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
 use std::time::Duration;
-use xenwarden::event::{Cause, Event, What};
+use xenwarden::event::{Cause, Event, Kind};
 use xenwarden::guests::report::{AlarmPhase, GuestReport, GuestsReport};
 
 /// Where the subscriber writes in dom0.
@@ -43,7 +43,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "many", what: "50 guests expire within a second, and no event is lost", run: |lab, phase| told(lab, phase, many) },
 ];
 
-/// Restores a host, acts, and has it live on. What `act` returns is shown.
+/// Restores a host, acts, and has it live on. Kind `act` returns is shown.
 fn told(
     laboratory: &Laboratory,
     phase: Duration,
@@ -179,7 +179,7 @@ fn delays(events: &[Event], name: &str, offset: i64) -> Result<String> {
     let noticed = |event: &&Event| {
         matches!(
             event.what,
-            What::GuestFirstFed { .. } | What::GuestExpired { .. }
+            Kind::GuestFirstFed { .. } | Kind::GuestExpired { .. }
         )
     };
     let events = story(events, name).into_iter();
@@ -285,7 +285,7 @@ fn boot_fails(
     let causes: Vec<Cause> = story(&events, NAME)
         .iter()
         .filter_map(|event| match event.what {
-            What::GuestGone { cause } => Some(cause),
+            Kind::GuestGone { cause } => Some(cause),
             _ => None,
         })
         .collect();
@@ -298,7 +298,7 @@ fn boot_fails(
     let cleared = story(&events, NAME)
         .into_iter()
         .find_map(|event| match event.what {
-            What::AlarmCleared {
+            Kind::AlarmCleared {
                 open_ms, reboots, ..
             } => Some(format!("alarm open for {open_ms} ms, {reboots} reboots")),
             _ => None,
@@ -365,7 +365,7 @@ fn after_reset(host: &mut Host, guest: &Guest) -> Result<Vec<String>> {
     let reasons: Vec<&String> = events
         .iter()
         .filter_map(|event| match &event.what {
-            What::HostResetReason { reason, .. } => Some(reason),
+            Kind::HostResetReason { reason, .. } => Some(reason),
             _ => None,
         })
         .collect();
@@ -490,7 +490,7 @@ fn many(host: &mut Host) -> Result<Vec<String>> {
     }
     let expiries = events
         .iter()
-        .filter(|event| matches!(event.what, What::GuestExpired { .. }));
+        .filter(|event| matches!(event.what, Kind::GuestExpired { .. }));
     let times: Vec<u64> = expiries.filter_map(|event| event.xen_ns).collect();
     let spread_ms = times
         .iter()

@@ -263,7 +263,7 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     })
 }
 
-/// What the guard costs dom0.
+/// Kind the guard costs dom0.
 struct Cost {
     resident_kib: u64,
     ticks: u64,

@@ -9,7 +9,7 @@ use crate::wedge::Instead::{Returns, Spins, SpinsDeaf};
 use crate::wedge::Softirq::{Schedule, Timer};
 use std::time::Duration;
 
-/// What must come of a wedge.
+/// Kind must come of a wedge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// The host goes down within [`FROM_INJECTION`] of the injection.
@@ -30,13 +30,13 @@ pub const FROM_INJECTION: Duration = Duration::from_millis(7750);
 pub struct Wedge {
     /// Its name on command lines and in results.
     pub name: &'static str,
-    /// What it is, for people.
+    /// Kind it is, for people.
     pub what: &'static str,
-    /// What is injected.
+    /// Kind is injected.
     pub fault: Fault,
-    /// What must come of it.
+    /// Kind must come of it.
     pub expected: Expected,
-    /// What the guard may give as its reason, if it still runs: one of these is part of it.
+    /// Kind the guard may give as its reason, if it still runs: one of these is part of it.
     pub reasons: &'static [&'static str],
 }
 

@@ -41,7 +41,7 @@ pub enum Cause {
 /// Why feeds had paused before a guest fed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Break {
+pub enum Gap {
     /// The domain was paused.
     Paused,
     /// The domain was suspended: saved and restored, or migrated here.
@@ -52,10 +52,10 @@ pub enum Break {
     Disarmed,
 }
 
-/// What happened.
+/// Kind happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
-pub enum What {
+pub enum Kind {
     /// A guest armed a watchdog slot.
     #[serde(rename = "guest.armed")]
     GuestArmed {
@@ -86,10 +86,10 @@ pub enum What {
         /// The guest's timeout.
         timeout_s: u32,
         /// Why there was a break.
-        after: Break,
+        after: Gap,
         /// Since the feed before; null where that was another domain's.
         gap_ms: Option<u64>,
-        /// As of [`What::GuestArmed`].
+        /// As of [`Kind::GuestArmed`].
         #[serde(default)]
         left_out: u32,
     },
@@ -100,7 +100,7 @@ pub enum What {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
-        /// What was left of it, at most.
+        /// Kind was left of it, at most.
         margin_ms: u64,
         /// Late feeds since the last such event, this one included.
         count: u32,
@@ -124,7 +124,7 @@ pub enum What {
     GuestDisarmed {
         /// The slot.
         slot: u8,
-        /// As of [`What::GuestArmed`].
+        /// As of [`Kind::GuestArmed`].
         #[serde(default)]
         left_out: u32,
     },
@@ -184,7 +184,7 @@ pub enum What {
     /// Kicks are withheld.
     #[serde(rename = "host.withhold")]
     HostWithhold {
-        /// What is not serviced, or not known.
+        /// Kind is not serviced, or not known.
         reason: String,
         /// Since the last kick.
         last_kick_age_ms: u64,
@@ -208,7 +208,7 @@ pub enum What {
         identity: String,
         /// Its timeout.
         timeout_ms: u64,
-        /// What the evidence covers.
+        /// Kind the evidence covers.
         coverage: Coverage,
     },
     /// The host watchdog is disarmed.
@@ -231,7 +231,7 @@ pub enum What {
         path: String,
         /// Where it is now; null if even that failed.
         kept_as: Option<String>,
-        /// What is wrong with it.
+        /// Kind is wrong with it.
         problem: String,
     },
     /// A sink was too slow, or failed.
@@ -282,7 +282,7 @@ pub fn matches(wanted: &str, kind: &str) -> bool {
     kind == wanted || (wanted.ends_with('.') && kind.starts_with(wanted))
 }
 
-impl What {
+impl Kind {
     /// The kind, as in the JSON.
     #[must_use]
     pub fn kind(&self) -> &'static str {
