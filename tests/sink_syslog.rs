@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
-use xenwarden::event::{Cause, Event, Gap, Kind, Severity, Timestamp, VERSION};
+use xenwarden::event::{Cause, Closing, Event, Gap, Kind, Severity, Timestamp, VERSION};
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 use xenwarden::xen::Coverage;
@@ -339,7 +339,7 @@ fn samples() -> Vec<(Kind, &'static str)> {
         (Kind::AlarmAcknowledged { uid: 1_000 }, "by user 1000"),
         (
             Kind::AlarmClosed {
-                cause: Cause::Unknown,
+                cause: Closing::Operator,
                 open_ms: 1,
             },
             "by an operator",
