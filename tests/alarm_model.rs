@@ -44,7 +44,7 @@ struct Open {
     feeding: i64,
 }
 
-/// Kind the history says, in the simplest words.
+/// What the history says, in the simplest words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Facts {
     /// There is a domain, and it can feed.
@@ -198,7 +198,7 @@ impl Facts {
     }
 }
 
-/// Kind must hold of every step, whatever the facts make of it.
+/// What must hold of every step, whatever the facts make of it.
 fn check_promises(before: &Facts, input: Input, output: Option<Output>, after: &Lifecycle) {
     match output {
         Some(Output::Cleared { .. }) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind the registry tells of guests, seen from outside, in virtual time: a scene is
+//! What the registry tells of guests, seen from outside, in virtual time: a scene is
 //! painted, looked at in the real format every 250 ms, and the kinds of events compared.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
@@ -23,7 +23,7 @@ struct World {
     now: Monotonic,
     wall: Timestamp,
     boot: &'static str,
-    /// Kind was told since it was last asked for.
+    /// What was told since it was last asked for.
     told: Vec<Happening>,
     xenstored: bool,
 }
@@ -1075,7 +1075,7 @@ fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
     // Three a sample and slot, but for the second slot's first arm, which was no toggle.
     let all = 238 * 3 * 2 - 2;
     assert_eq!(left_out + told, all);
-    // Kind matters is told all the same, and the alarm clears with a feed after an arm.
+    // What matters is told all the same, and the alarm clears with a feed after an arm.
     for _ in 0..100 {
         storm(&mut w);
     }
