@@ -7,8 +7,8 @@
 //! becomes a `sink.dropped` event. The real-time threads must never publish: there is a
 //! lock, held for no longer than the stamping and the queueing take.
 
+use crate::event::sequence::Sequence;
 use crate::event::{Event, Guest, Kind, Timestamp, VERSION};
-use crate::state::sequence::Sequence;
 use crate::sys::clock::Monotonic;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;

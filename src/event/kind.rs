@@ -19,7 +19,7 @@ pub enum Severity {
 }
 
 /// Why a domain is no longer there, as far as the hypervisor showed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It ran until it was destroyed: somebody did that.
@@ -36,6 +36,24 @@ pub enum Cause {
     Watchdog,
     /// The hypervisor did not show it.
     Unknown,
+}
+
+/// What ended an alarm whose guest was not seen to work again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    /// Somebody destroyed the guest while it ran: nobody expects it to.
+    Destroyed,
+    /// The guest powered off: likewise.
+    Poweroff,
+    /// An operator said so.
+    Operator,
+    /// It has been `moved` for a day: whatever it does, it does elsewhere.
+    Moved,
+    /// Its domain had no UUID and is gone: nobody could tell when it comes back.
+    Unidentified,
+    /// More guests are gone with open alarms than are remembered; this was the oldest.
+    Evicted,
 }
 
 /// Why feeds had paused before a guest fed again.
@@ -100,7 +118,7 @@ pub enum Kind {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
-        /// Kind was left of it, at most.
+        /// What was left of it, at most.
         margin_ms: u64,
         /// Late feeds since the last such event, this one included.
         count: u32,
@@ -112,11 +130,10 @@ pub enum Kind {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
-        /// From the last feed to the expiry.
+        /// From when the last feed was seen to when the expiry was, but at least the
+        /// timeout; the timeout where nobody looked meanwhile.
         unfed_ms: u64,
-        /// How late the hypervisor ran the handler.
-        handler_late_us: u64,
-        /// How often this slot of this domain has expired.
+        /// How often this slot of this domain was seen to have expired.
         expiries: u32,
     },
     /// A guest disarmed a slot.
@@ -128,7 +145,7 @@ pub enum Kind {
         #[serde(default)]
         left_out: u32,
     },
-    /// A domain is no longer there.
+    /// A guest's last domain is gone, or is being destroyed.
     #[serde(rename = "guest.gone")]
     GuestGone {
         /// Why.
@@ -175,10 +192,17 @@ pub enum Kind {
     /// The alarm ended without the guest working again: nobody expects it to.
     #[serde(rename = "alarm.closed")]
     AlarmClosed {
-        /// `destroyed` or `poweroff`; `unknown` when an operator closed it, or when nobody can
-        /// tell which guest it is of.
-        cause: Cause,
+        /// What ended it.
+        cause: Closing,
         /// How long the alarm was open.
+        open_ms: u64,
+    },
+    /// The guest is not on this host any more: it cannot feed here, and may work elsewhere.
+    #[serde(rename = "alarm.moved")]
+    AlarmMoved {
+        /// Why its last domain here is gone.
+        cause: Cause,
+        /// How long the alarm has been open.
         open_ms: u64,
     },
     /// Kicks are withheld.
@@ -247,7 +271,7 @@ pub enum Kind {
 }
 
 /// Every kind there is, as in the JSON.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 21] = [
     "guest.armed",
     "guest.first_fed",
     "guest.fed_again",
@@ -261,6 +285,7 @@ pub const KINDS: [&str; 20] = [
     "alarm.cleared",
     "alarm.acknowledged",
     "alarm.closed",
+    "alarm.moved",
     "host.withhold",
     "host.resumed",
     "host.armed",
@@ -300,6 +325,7 @@ impl Kind {
             Self::AlarmCleared { .. } => "alarm.cleared",
             Self::AlarmAcknowledged { .. } => "alarm.acknowledged",
             Self::AlarmClosed { .. } => "alarm.closed",
+            Self::AlarmMoved { .. } => "alarm.moved",
             Self::HostWithhold { .. } => "host.withhold",
             Self::HostResumed { .. } => "host.resumed",
             Self::HostArmed { .. } => "host.armed",
@@ -320,6 +346,7 @@ impl Kind {
             | Self::HostWithhold { .. }
             | Self::HostResetReason { .. } => Severity::Error,
             Self::GuestLate { .. }
+            | Self::AlarmMoved { .. }
             | Self::HostResumed { .. }
             | Self::HostDisarmed {}
             | Self::HostStateSetAside { .. }

@@ -10,8 +10,9 @@ pub mod bus;
 pub mod describe;
 pub mod kind;
 pub mod request;
+pub mod sequence;
 
-pub use kind::{Cause, Gap, Kind, Severity};
+pub use kind::{Cause, Closing, Gap, Kind, Severity};
 pub use uuid::Uuid;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -60,7 +61,7 @@ pub struct Guest {
 }
 
 /// A moment of wall time, microseconds since 1970 in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 const US_PER_S: i64 = 1_000_000;

@@ -2,7 +2,6 @@
 //! The monitor: everything that the guard can live without, assembled.
 
 pub mod desk;
-pub mod domains;
 pub mod names;
 pub mod reporter;
 pub mod services;

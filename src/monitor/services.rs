@@ -17,10 +17,9 @@ use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
 use crate::guard::ledger::Ledger;
 use crate::guests::Desk;
 use crate::guests::alarm::Rules;
-use crate::monitor::desk::GuestsDesk;
+use crate::monitor::desk::{self, GuestsDesk};
 use crate::monitor::names::Names;
 use crate::monitor::reporter::{self, Listener};
-use crate::monitor::watcher;
 use crate::sink;
 use crate::state::reset_reason::HostState;
 use crate::state::saver::{self, Opened, Saver};
@@ -55,7 +54,7 @@ struct Shared {
     ledger: Arc<Ledger>,
     names: Names,
     desk: GuestsDesk,
-    bus: Bus,
+    bus: Arc<Bus>,
     saver: Arc<Saver>,
     armed: Armed,
     group: Option<u32>,
@@ -74,7 +73,7 @@ struct Inlets {
 pub struct Ordinary {
     control: UnixListener,
     events: UnixListener,
-    bus: Bus,
+    bus: Arc<Bus>,
     inlets: Inlets,
     opened: Opened,
     names: Names,
@@ -110,12 +109,12 @@ impl Ordinary {
         let control = bind("control.socket", &policy.control_socket)?;
         let events = bind("events.socket", &policy.events.socket)?;
         let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
-        let opened = saver::open(&policy.state_directory, rules(policy), fired);
+        let opened = saver::open(&policy.state_directory, rules(policy), desk::now(), fired);
         // As events they are told only once the host watchdog is armed, which may fail.
         for what in &opened.told {
             log::warn!("{}", plain(&words(what)));
         }
-        let bus = Bus::numbered(host_name(), Arc::clone(&opened.sequence));
+        let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
         let inlets = Inlets::attach(&bus, policy)
             .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
         Ok(Self {
@@ -139,10 +138,16 @@ impl Ordinary {
         armed: Armed,
         eyes: Option<Box<dyn Hypervisor>>,
     ) -> Running {
+        let bus = Arc::clone(&self.bus);
+        let publish = move |happening: crate::guests::Happening| {
+            bus.publish(Some(happening.guest), None, happening.what);
+        };
+        let saver = Arc::clone(&self.opened.saver);
+        let desk = GuestsDesk::new(self.opened.registry, saver, Box::new(publish));
         let shared = Arc::new(Shared {
             ledger: Arc::clone(ledger),
             names: self.names,
-            desk: self.opened.desk,
+            desk,
             bus: self.bus,
             saver: self.opened.saver,
             armed,
@@ -221,7 +226,7 @@ impl Shared {
             armed: &self.armed,
             ledger: &self.ledger,
             names: &self.names,
-            bus: Some(&self.bus),
+            bus: Some(&*self.bus),
         }
     }
 }
@@ -275,6 +280,7 @@ fn rules(policy: &Policy) -> Rules {
         clear_after_feeds: policy.guests.clear_after_feeds,
         clear_after_ns: ns(policy.guests.clear_after),
         boot_deadline_ns: ns(policy.guests.boot_deadline),
+        ..Rules::default()
     }
 }
 
@@ -334,26 +340,13 @@ fn start_tellers(
     control: UnixListener,
     eyes: Option<Box<dyn Hypervisor>>,
 ) -> Vec<JoinHandle<()>> {
-    let [narrated, named, watched, asked] = [(); 4].map(|()| Arc::clone(shared));
+    let [narrated, named, asked] = [(); 3].map(|()| Arc::clone(shared));
     let threads = [
         spawn("narrator", move || {
             let timeout_ns = narrated.armed.timeout_ns;
             reporter::run(&narrated.ledger, timeout_ns, eyes, &*narrated);
         }),
-        spawn("domains", move || named.names.run(&named.ledger)),
-        spawn("guests", move || {
-            let Shared {
-                ledger,
-                desk,
-                saver,
-                bus,
-                ..
-            } = &*watched;
-            let publish = |happening: crate::guests::Happening| {
-                bus.publish(happening.guest, happening.xen_ns, happening.what);
-            };
-            watcher::run(ledger, &watched.names.domains(), desk, saver, &publish);
-        }),
+        spawn("names", move || named.names.run(&named.ledger.ended)),
         spawn("control", move || {
             let context = Context {
                 sources: asked.sources(),

@@ -33,6 +33,9 @@ pub const MAX_PCPUS: usize = 4095;
 /// Watchdog slots of a domain: `NR_DOMAIN_WATCHDOG_TIMERS` (xen/sched.h).
 pub const SLOTS: usize = 2;
 
+/// Words of a domid's record and its UUID.
+pub const DOMAIN_WORDS: usize = (RECORD_LEN + HANDLE_LEN) / 8;
+
 /// Attempts to read a record whose domain is being replaced by another.
 const ATTEMPTS: u32 = 16;
 
@@ -406,6 +409,20 @@ impl<'a> Table<'a> {
             .iter()
             .any(Option::is_some)
             .then_some((created, slots))
+    }
+
+    /// The words of a domid's record and of its UUID, to be compared with those of another
+    /// look: where they are the same, nothing has changed in between.
+    #[must_use]
+    pub fn words_of(&self, domid: u16) -> Option<[u64; DOMAIN_WORDS]> {
+        let at = self.domains.at(usize::from(domid))?;
+        let handle = self.handles.at(usize::from(domid))?;
+        Some(std::array::from_fn(|n| {
+            match n.checked_sub(RECORD_LEN / 8) {
+                None => self.word(at + n),
+                Some(n) => self.word(handle + n),
+            }
+        }))
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.
