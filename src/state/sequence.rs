@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The sequence numbers of events: they never repeat, whatever ends the daemon.
+//! The reserving of events' sequence numbers on disk, ahead of use.
 //!
-//! In: the first number that no daemon before has used. Out: numbers. They are reserved on
-//! disk in blocks, ahead of use: after a kill the next daemon begins behind the block, and
-//! leaves the rest of it out. Taking a number never waits.
+//! In: what an earlier daemon reserved. Out: [`Sequence`], which goes on behind that.
 
 use crate::event::{Kind, Timestamp};
 use crate::state::store::{Store, Stored};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Numbers reserved at a time.
-pub const BLOCK: u64 = 1 << 16;
+pub use crate::event::sequence::{BLOCK, Sequence};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Reserved {
@@ -26,13 +22,6 @@ impl Stored for Reserved {
     const VERSION: u32 = 1;
 }
 
-/// The numbers.
-#[derive(Debug)]
-pub struct Sequence {
-    next: AtomicU64,
-    reserved: AtomicU64,
-}
-
 impl Sequence {
     /// Goes on behind what was reserved before, and reserves a block. Blocks as long as the
     /// disk does.
@@ -44,32 +33,11 @@ impl Sequence {
             (None, None) => 1,
             (None, Some(_)) => behind_all(Timestamp::now()),
         };
-        let sequence = Self {
-            next: AtomicU64::new(first),
-            reserved: AtomicU64::new(first),
-        };
+        let sequence = Self::from(first);
         if let Err(error) = sequence.reserve(store) {
             log::error!("cannot reserve event numbers: {error}; after a kill they may repeat");
         }
         (sequence, set_aside)
-    }
-
-    /// The next number, without taking it.
-    #[must_use]
-    pub fn peek(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
-    }
-
-    /// The next number. Never waits.
-    pub fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Half of the block is used: it is time to reserve the next.
-    #[must_use]
-    pub fn runs_low(&self) -> bool {
-        let next = self.next.load(Ordering::Relaxed);
-        self.reserved.load(Ordering::Relaxed) < next.saturating_add(BLOCK / 2)
     }
 
     /// Reserves a block from the next number on. Blocks as long as the disk does.
@@ -77,22 +45,11 @@ impl Sequence {
     /// # Errors
     /// The errno of the disk.
     pub fn reserve(&self, store: &Store) -> io::Result<()> {
-        let next = self.next.load(Ordering::Relaxed);
-        let next_seq = next.saturating_add(BLOCK);
+        let next_seq = self.peek().saturating_add(BLOCK);
         let version = Reserved::VERSION;
         store.save(&Reserved { version, next_seq })?;
-        self.reserved.store(next_seq, Ordering::Relaxed);
+        self.reserved_up_to(next_seq);
         Ok(())
-    }
-}
-
-impl From<u64> for Sequence {
-    /// Numbers from `first` on, reserved nowhere.
-    fn from(first: u64) -> Self {
-        Self {
-            next: AtomicU64::new(first),
-            reserved: AtomicU64::new(first),
-        }
     }
 }
 

@@ -17,20 +17,10 @@ pub mod stock;
 pub mod table;
 pub mod xenstore;
 
+pub use crate::event::Coverage;
 use crate::guard::evidence::Evidence;
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 use snapshot::Snapshots;
-
-/// How much of the host the evidence covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Coverage {
-    /// Every guest watchdog, and timers and scheduler of every pCPU.
-    Full,
-    /// Only that the hypervisor answers and dom0 runs.
-    Partial,
-}
 
 /// A hypervisor to look at.
 pub trait Hypervisor: Send {
