@@ -11,7 +11,7 @@ use xenwarden::sink;
 
 const USAGE_TEXT: &str = "usage: xenwardend [--config FILE] [--check-config] [--version] [--help]";
 
-/// Kind the command line asks for.
+/// What the command line asks for.
 enum Request {
     Run(PathBuf),
     CheckConfig(PathBuf),
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Kind is not UTF-8 is no file name that the configuration could be in, nor an option.
+/// What is not UTF-8 is no file name that the configuration could be in, nor an option.
 fn arguments() -> impl Iterator<Item = String> {
     let arguments = std::env::args_os().skip(1);
     arguments.map(|a| a.to_string_lossy().into_owned())
