@@ -8,7 +8,7 @@
 use super::evidence::{Evidence, Unknown, Verdict};
 use crate::sys::clock::Monotonic;
 use crate::sys::privcmd::Privcmd;
-use crate::xen::Coverage;
+use crate::event::Coverage;
 use crate::xen::table::Table;
 
 /// A way to look at the hypervisor.

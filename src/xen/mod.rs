@@ -10,19 +10,8 @@ pub mod xenstore;
 use crate::sys::mapping::PAGE;
 use crate::sys::privcmd::Privcmd;
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use table::{HANDLE_LEN, HEADER_LEN, MAX_DOMAINS, MAX_PCPUS, Malformed, RECORD_LEN, Table};
-
-/// How much of the host the evidence covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Coverage {
-    /// Every guest watchdog, and timers and scheduler of every pCPU.
-    Full,
-    /// Only that the hypervisor answers and dom0 runs.
-    Partial,
-}
 
 /// Why there is no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +26,10 @@ impl fmt::Display for NoTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Errno(Errno::ESRCH) => write!(f, "the hypervisor keeps no liveness table"),
+            Self::Errno(Errno::EINVAL) => write!(
+                f,
+                "the hypervisor's liveness table is switched off (command line: liveness=0)"
+            ),
             Self::Errno(errno) => write!(f, "mapping the liveness table fails: {}", errno.desc()),
             Self::Malformed(why) => write!(f, "the liveness table cannot be read: {why}"),
         }

@@ -5,7 +5,7 @@ use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::sys::clock::Monotonic;
-use crate::xen::Coverage;
+use crate::event::Coverage;
 
 /// Bytes of the texts in the info.
 const DEVICE: usize = 128;

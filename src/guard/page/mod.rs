@@ -17,7 +17,7 @@ use super::gate::{Decision, Reason};
 use super::seqlock;
 use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
-use crate::xen::Coverage;
+use crate::event::Coverage;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
 use std::fs::{self, OpenOptions};
