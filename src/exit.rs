@@ -8,6 +8,8 @@ use std::process::ExitCode;
 pub const USAGE: u8 = 64;
 /// `EX_UNAVAILABLE`: no Xen, no evidence, no watchdog.
 pub const UNAVAILABLE: u8 = 69;
+/// `EX_SOFTWARE`: the program itself is at fault.
+pub const SOFTWARE: u8 = 70;
 /// `EX_OSERR`: the system refused what the daemon needs.
 pub const OSERR: u8 = 71;
 /// `EX_NOPERM`: not allowed.
@@ -20,7 +22,7 @@ pub const CONFIG: u8 = 78;
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// Kind is wrong, where, and what to do.
+    /// What is wrong, where, and what to do.
     pub message: String,
 }
 

@@ -150,7 +150,7 @@ fn a_status_that_cannot_be_had_is_exit_2() {
     assert_eq!(complaint(&xenwarden(&["status", "--socket", nowhere])).0, 2);
 }
 
-/// Kind the command line makes of a daemon that answers `answer`.
+/// What the command line makes of a daemon that answers `answer`.
 fn status_from(name: &str, answer: &'static [u8]) -> Output {
     let path = scratch("status").join(name);
     let _ = fs::remove_file(&path);

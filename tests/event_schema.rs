@@ -338,7 +338,7 @@ fn the_manual_names_the_same_kinds_and_fields() {
         );
     }
     let mut told = fields_told(manual.split(".Sh KINDS").next().expect("a beginning"));
-    // Kind a guest is made of is told there as well.
+    // What a guest is made of is told there as well.
     for name in ["uuid", "domid", "name"] {
         assert!(told.remove(name), "{name}");
     }

@@ -319,7 +319,7 @@ fn a_program_that_others_could_change_is_refused_at_each_execution() {
     hooks.alarm(&web());
     eventually("refusals", || hooks.failures() == expected);
     eventually("the good one", || scratch.read("log") == "ran\n");
-    // Kind was good before is looked at again.
+    // What was good before is looked at again.
     mode(&program, 0o777);
     hooks.alarm(&web());
     eventually("refusals", || hooks.failures() == 2 * expected + 1);
@@ -493,7 +493,7 @@ fn starting_a_hook_costs_other_threads_no_page_fault() {
     let program = scratch.script("hook", "echo >> $D/runs");
     let mut memory = vec![1_u8; 64 << 20];
     faults_of_writing(&mut memory);
-    // Kind a fork does, so that this test sees anything: std forks to set a user.
+    // What a fork does, so that this test sees anything: std forks to set a user.
     let own = nix::unistd::geteuid().as_raw();
     let forked = Command::new("/bin/true").uid(own).status();
     assert!(forked.expect("runs").success());

@@ -270,7 +270,7 @@ fn a_file_that_cannot_be_written_is_counted_and_the_old_one_stays_whole() {
     let scratch = Scratch::new("metrics-fails");
     let path = scratch.path("xenwarden.prom");
     std::fs::write(&path, "old").expect("write");
-    // Kind cannot be removed is in the way.
+    // What cannot be removed is in the way.
     std::fs::create_dir(scratch.path("xenwarden.prom.new")).expect("directory");
     for path in [path.clone(), scratch.path("missing/xenwarden.prom")] {
         let bus = bus();

@@ -3,26 +3,19 @@
 //!
 //! The daemon knows alarms by UUID; a domid or a name is looked up among its guests first.
 
-use super::arguments::AckRequest;
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
 use super::{FINE, NOT_FINE, complain};
 use crate::cli::text::plain;
+use crate::control::protocol::{Done, Request};
 use crate::event::Uuid;
 use crate::event::request::Named;
 use crate::guests::report::GuestsReport;
-use serde::Deserialize;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Done {
-    Acknowledged(Uuid),
-    Closed(Uuid),
-}
+use std::path::Path;
 
 /// Acknowledges or closes; what the daemon refuses is [`NOT_FINE`].
-pub fn run(request: &AckRequest, output: &mut Output) -> Result<u8, String> {
-    match order(request) {
+pub fn run(socket: &Path, guest: &str, close: bool, output: &mut Output) -> Result<u8, String> {
+    match order(socket, guest, close) {
         Ok(done) => {
             let _ = output.write(done.as_bytes())?;
             Ok(FINE)
@@ -35,24 +28,25 @@ pub fn run(request: &AckRequest, output: &mut Output) -> Result<u8, String> {
     }
 }
 
-fn order(request: &AckRequest) -> Result<String, NoAnswer> {
-    let uuid = match Named::from_word(&request.guest) {
+fn order(socket: &Path, guest: &str, close: bool) -> Result<String, NoAnswer> {
+    let uuid = match Named::from_word(guest) {
         Named::Uuid(uuid) => uuid,
         wanted => {
-            let (report, _) = ask::<GuestsReport>(&request.socket, "guests")?;
+            let (report, _) = ask::<GuestsReport>(socket, Request::Guests)?;
             find(&report, wanted).map_err(NoAnswer::Refused)?
         }
     };
-    let word = if request.close { "close" } else { "ack" };
-    let (done, _) = ask(&request.socket, &format!("{word} {uuid}"))?;
-    let (what, of) = match done {
+    let request = if close {
+        Request::Close(uuid)
+    } else {
+        Request::Ack(uuid)
+    };
+    let (what, of) = match ask(socket, request)?.0 {
         Done::Acknowledged(of) => ("acknowledged; it stays open until the guest feeds", of),
         Done::Closed(of) => ("closed", of),
     };
-    Ok(format!(
-        "the alarm of {} ({of}) is {what}\n",
-        plain(&request.guest)
-    ))
+    let guest = plain(guest);
+    Ok(format!("the alarm of {guest} ({of}) is {what}\n"))
 }
 
 /// The one guest that is meant.

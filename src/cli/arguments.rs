@@ -1,245 +1,121 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Arguments: what is to be done.
-//!
-//! In: words. Out: a [`Command`], or one line that says which word is wrong. Options may
-//! stand before or after the command, as `--option value` or `--option=value`; what follows
-//! `--` is no option.
+//! The command line's arguments: what is asked for, as words say it.
 
 use crate::event::Timestamp;
 use crate::event::kind::{KINDS, is_known};
 use crate::event::request::Subscription;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The text of `xenwarden help`.
-const HELP: &str = "\
-usage: xenwarden status [--json] [--socket PATH]
-       xenwarden guests [--watch] [--json] [--socket PATH]
-       xenwarden events [--follow] [--since WHEN] [--guest GUEST] [--kind KIND]...
-                        [--json] [--socket PATH]
-       xenwarden ack GUEST [--close] [--socket PATH]
-       xenwarden help | --version
+/// Shows and orders what there is to a host under xenwarden. See xenwarden(1).
+#[derive(Debug, Parser)]
+#[command(
+    name = "xenwarden",
+    version,
+    subcommand_required = true,
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 64 wrong usage."
+)]
+pub struct Arguments {
+    /// Read the sockets' paths from this configuration
+    /// [default: /etc/xenwarden/xenwarden.conf]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Ask at this socket instead
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+}
 
-status   whether the host watchdog is kicked, and all that this depends on
-guests   each guest's watchdog and alarm; --watch shows them anew each second
-events   what happened; with --follow, what happens from now on
-         WHEN: a sequence number, a time (2026-01-31T23:59:59Z), or a span (90s, 15m, 2h, 1d)
-         KIND: as in xenwarden-events(7), or its first part alone (alarm)
-ack      notes that somebody takes care of a guest's alarm; --close ends it (root only)
-         GUEST: a UUID, a domain number, or a name
-
-exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 64 wrong usage
-";
-
-const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
-const EVENT_SOCKET: &str = "/run/xenwarden/events.sock";
-
-/// Options that take a value; the others do not.
-const VALUED: [&str; 4] = ["--socket", "--since", "--guest", "--kind"];
-
-/// A question to the control socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// The answer as it came.
-    pub json: bool,
-    /// Where.
-    pub socket: PathBuf,
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Whether the host watchdog is kicked, and all that this depends on
+    Status {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Each guest's watchdog and alarm
+    Guests {
+        /// Anew each second
+        #[arg(long)]
+        watch: bool,
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happened; with --follow, what happens from now on
+    Events(Events),
+    /// Note that somebody takes care of a guest's alarm (root only)
+    Ack {
+        /// A UUID, a domain number, or a name
+        guest: String,
+        /// End the alarm instead, although the guest does not feed
+        #[arg(long)]
+        close: bool,
+    },
+    /// Completions of this command line for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which
+        shell: Shell,
+    },
 }
 
 /// Which events, and how to show them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventsRequest {
-    /// As it is first asked for.
-    pub subscription: Subscription,
-    /// The lines as they come.
+#[derive(Clone, Debug, Args)]
+pub struct Events {
+    /// Go on with new events
+    #[arg(long)]
+    pub follow: bool,
+    /// From a sequence number, a time (2026-01-31T23:59:59Z), or a span ago (90s, 15m, 2h, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = |text: &str| Since::read(text, Timestamp::now()))]
+    pub since: Option<Since>,
+    /// Only of this guest: a UUID, a domain number, or a name
+    #[arg(long)]
+    pub guest: Option<String>,
+    /// Only of this kind (see xenwarden-events(7)), or of its first part (alarm); may be repeated
+    #[arg(long = "kind", value_name = "KIND", value_parser = kind)]
+    pub kinds: Vec<String>,
+    /// Each as one line of JSON
+    #[arg(long)]
     pub json: bool,
-    /// Where.
-    pub socket: PathBuf,
-    /// `--since` was given, so that a replay that begins later is worth a word.
-    pub since: bool,
 }
 
-/// Whose alarm, and what of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AckRequest {
-    /// A UUID, a domid or a name.
-    pub guest: String,
-    /// End it.
-    pub close: bool,
-    /// Where.
-    pub socket: PathBuf,
-}
-
-/// Kind is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Only this text.
-    Say(String),
-    /// The host.
-    Status(Ask),
-    /// The guests.
-    Guests {
-        /// Kind to ask.
-        request: Ask,
-        /// Each second.
-        watch: bool,
-    },
-    /// The events.
-    Events(EventsRequest),
-    /// An alarm.
-    Ack(AckRequest),
-}
-
-/// Reads the arguments.
-///
-/// # Errors
-/// One line for the user.
-pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut given = Given::read(arguments)?;
-    if given.flag("--help") {
-        return Ok(Command::Say(HELP.to_owned()));
-    }
-    if given.flag("--version") {
-        let version = concat!("xenwarden ", env!("CARGO_PKG_VERSION"), "\n");
-        return Ok(Command::Say(version.to_owned()));
-    }
-    let name = given.operand("a command").map_err(see_help)?;
-    let command = match name.as_str() {
-        "help" => Command::Say(HELP.to_owned()),
-        "status" => Command::Status(given.ask()?),
-        "guests" => Command::Guests {
-            watch: given.flag("--watch"),
-            request: given.ask()?,
-        },
-        "events" => Command::Events(given.events()?),
-        "ack" => Command::Ack(AckRequest {
-            guest: given.operand("a guest's UUID, domain number or name: `xenwarden ack GUEST`")?,
-            close: given.flag("--close"),
-            socket: given.socket(CONTROL_SOCKET)?,
-        }),
-        other => return Err(see_help(format!("unknown command {other:?}"))),
-    };
-    given.nothing_left(&name)?;
-    Ok(command)
-}
-
-fn see_help(message: String) -> String {
-    format!("{message}: see `xenwarden help`")
-}
-
-/// The words, sorted; those that a command asks for are taken away.
-#[derive(Default)]
-struct Given {
-    operands: Vec<String>,
-    options: Vec<(String, Option<String>)>,
-}
-
-impl Given {
-    fn read(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut given = Self::default();
-        while let Some(word) = words.next() {
-            if word == "--" {
-                given.operands.extend(words);
-                break;
-            }
-            if !word.starts_with('-') {
-                given.operands.push(word);
-                continue;
-            }
-            let (name, value) = match word.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (word, None),
-            };
-            let value = match (VALUED.contains(&name.as_str()), value) {
-                (true, None) => Some(words.next().ok_or(format!("{name} needs a value"))?),
-                (false, Some(_)) => return Err(see_help(format!("{name} takes no value"))),
-                (_, value) => value,
-            };
-            given.options.push((name, value));
-        }
-        Ok(given)
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let before = self.options.len();
-        self.options.retain(|(option, _)| option != name);
-        self.options.len() < before
-    }
-
-    fn values(&mut self, name: &str) -> Vec<String> {
-        let all = std::mem::take(&mut self.options).into_iter();
-        let (taken, left): (Vec<_>, Vec<_>) = all.partition(|(option, _)| option == name);
-        self.options = left;
-        taken.into_iter().filter_map(|(_, value)| value).collect()
-    }
-
-    fn value(&mut self, name: &str) -> Result<Option<String>, String> {
-        let mut values = self.values(name);
-        match values.len() {
-            0 | 1 => Ok(values.pop()),
-            _ => Err(format!("{name} is given more than once")),
-        }
-    }
-
-    fn operand(&mut self, what: &str) -> Result<String, String> {
-        if self.operands.is_empty() {
-            return Err(format!("missing: {what}"));
-        }
-        Ok(self.operands.remove(0))
-    }
-
-    fn socket(&mut self, default: &str) -> Result<PathBuf, String> {
-        let path = self.value("--socket")?;
-        Ok(path.map_or_else(|| PathBuf::from(default), PathBuf::from))
-    }
-
-    fn ask(&mut self) -> Result<Ask, String> {
-        Ok(Ask {
-            json: self.flag("--json"),
-            socket: self.socket(CONTROL_SOCKET)?,
-        })
-    }
-
-    fn events(&mut self) -> Result<EventsRequest, String> {
-        let follow = self.flag("--follow");
-        let since = self.value("--since")?;
-        let mut subscription = Subscription {
-            kinds: self
-                .values("--kind")
-                .iter()
-                .map(|k| kind(k))
-                .collect::<Result<_, _>>()?,
-            guest: self.value("--guest")?,
-            follow,
-            ..Subscription::default()
+impl Events {
+    /// As it is first asked for.
+    #[must_use]
+    pub fn subscription(&self) -> Subscription {
+        let (since_seq, since_time) = match self.since {
+            Some(Since::Seq(seq)) => (Some(seq), None),
+            Some(Since::Time(time)) => (None, Some(time)),
+            None if self.follow => (None, None),
+            None => (Some(0), None),
         };
-        match since
-            .as_deref()
-            .map(|text| Since::read(text, Timestamp::now()))
-        {
-            Some(Ok(Since::Seq(seq))) => subscription.since_seq = Some(seq),
-            Some(Ok(Since::Time(time))) => subscription.since_time = Some(time),
-            Some(Err(error)) => return Err(error),
-            None if follow => {}
-            None => subscription.since_seq = Some(0),
+        Subscription {
+            since_seq,
+            since_time,
+            kinds: self.kinds.clone(),
+            guest: self.guest.clone(),
+            follow: self.follow,
         }
-        Ok(EventsRequest {
-            subscription,
-            json: self.flag("--json"),
-            socket: self.socket(EVENT_SOCKET)?,
-            since: since.is_some(),
-        })
     }
+}
 
-    fn nothing_left(&self, command: &str) -> Result<(), String> {
-        let option = self.options.first().map(|(name, _)| name);
-        match option.or(self.operands.first()) {
-            None => Ok(()),
-            Some(word) => Err(see_help(format!(
-                "unknown argument {word:?} of `xenwarden {command}`"
-            ))),
-        }
-    }
+/// What is wrong with the arguments, in one line.
+#[must_use]
+pub fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let line = lines.collect::<Vec<_>>().join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{line}: see `xenwarden help`")
 }
 
 /// A kind, or a group of kinds with its dot. A wrong one would quietly match nothing.
@@ -252,13 +128,15 @@ fn kind(text: &str) -> Result<String, String> {
         return Ok(group);
     }
     let kinds = KINDS.join(", ");
-    Err(format!("--kind {text:?}: there are {kinds}"))
+    Err(format!("there are {kinds}"))
 }
 
 /// Where a replay begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
+pub enum Since {
+    /// At this number.
     Seq(u64),
+    /// At this time.
     Time(Timestamp),
 }
 
@@ -270,13 +148,12 @@ impl Since {
             return Ok(Self::Seq(seq));
         }
         let time = span_us(text).map(|us| Timestamp(now.0.saturating_sub(us).max(0)));
-        time.or_else(|| time_with_offset(text))
+        time.or_else(|| text.parse().ok())
             .map(Self::Time)
             .ok_or_else(|| {
-                format!(
-                    "--since {text:?}: neither a sequence number, nor a time like \
+                "neither a sequence number, nor a time like \
                  2026-01-31T23:59:59Z, nor a span like 90s, 15m, 2h or 1d"
-                )
+                    .to_owned()
             })
     }
 }
@@ -297,38 +174,18 @@ fn span_us(text: &str) -> Option<i64> {
     Some(i64::from(number).saturating_mul(seconds * US_PER_S))
 }
 
-/// RFC 3339's `Z` or `+hh:mm`; without either it is UTC.
-fn time_with_offset(text: &str) -> Option<Timestamp> {
-    let text = text.to_ascii_uppercase();
-    let split = text.len().checked_sub("+hh:mm".len());
-    let (local, offset) = match split.and_then(|at| text.split_at_checked(at)) {
-        Some((local, offset)) if local.contains(':') && offset.starts_with(['+', '-']) => {
-            (local, offset)
-        }
-        _ => (text.as_str(), "+00:00"),
-    };
-    let time: Timestamp = local.parse().ok()?;
-    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let (hours, minutes): (u8, u8) = (digits(hours)?, digits(minutes)?);
-    if hours > 23 || minutes > 59 || local.ends_with('Z') && offset != "+00:00" {
-        return None;
-    }
-    let us = (i64::from(hours) * 60 + i64::from(minutes)) * 60 * US_PER_S;
-    let us = if offset.starts_with('-') { us } else { -us };
-    Some(Timestamp(time.0.checked_add(us)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn given(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace().map(str::to_owned))
+    fn given(line: &str) -> Result<Arguments, String> {
+        let words = std::iter::once("xenwarden").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map_err(|error| complaint(&error))
     }
 
     fn subscription(line: &str) -> Subscription {
-        match given(line) {
-            Ok(Command::Events(request)) => request.subscription,
+        match given(line).map(|arguments| arguments.command) {
+            Ok(Command::Events(events)) => events.subscription(),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -336,21 +193,19 @@ mod tests {
     #[test]
     fn wrong_arguments_are_named_in_one_line() {
         let cases = [
-            ("", "a command"),
             ("frobnicate", "frobnicate"),
             ("status --watch", "--watch"),
             ("status now", "now"),
-            ("status --socket", "--socket needs"),
-            ("status --json=yes", "takes no value"),
-            ("status --socket a --socket b", "more than once"),
-            ("ack", "a guest"),
-            ("ack a b", "\"b\""),
+            ("status --socket", "--socket"),
+            ("status --json=yes", "yes"),
+            ("status --socket a --socket b", "--socket"),
+            ("ack", "GUEST"),
+            ("ack a b", "'b'"),
             ("events --since yesterday", "yesterday"),
             ("events --since 1w", "1w"),
-            ("events --since -5", "-5"),
             ("events --kind guest.eaten", "guest.eaten"),
-            ("events --kind", "--kind needs"),
-            ("events --kind=", "--kind \"\""),
+            ("events --kind", "--kind"),
+            ("events --kind=", "--kind"),
             ("guests -x", "-x"),
         ];
         for (line, part) in cases {
@@ -364,20 +219,17 @@ mod tests {
 
     #[test]
     fn options_stand_anywhere_and_end_at_a_double_dash() {
-        let ask = |json| Ask {
-            json,
-            socket: "/x".into(),
+        for line in ["--socket /x status --json", "status --json --socket=/x"] {
+            let given = given(line).expect(line);
+            assert_eq!(given.socket.as_deref(), Some("/x".as_ref()));
+            assert!(matches!(given.command, Command::Status { json: true }));
+        }
+        let given = given("ack --close --config=/c -- --odd").expect("an order");
+        assert_eq!(given.config.as_deref(), Some("/c".as_ref()));
+        let Command::Ack { guest, close } = given.command else {
+            panic!("{given:?}");
         };
-        assert_eq!(
-            given("--socket /x status --json"),
-            Ok(Command::Status(ask(true)))
-        );
-        assert_eq!(given("status --socket=/x"), Ok(Command::Status(ask(false))));
-        let guest = match given("ack --close -- --odd") {
-            Ok(Command::Ack(request)) => (request.guest, request.close),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(guest, ("--odd".to_owned(), true));
+        assert_eq!((guest.as_str(), close), ("--odd", true));
     }
 
     #[test]

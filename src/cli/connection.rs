@@ -5,11 +5,12 @@
 //! does not accept, and a line has a largest length.
 
 use super::output::{Woken, wait};
+use crate::control::protocol::{Refusal, Request, read};
+use crate::event::describe::harmless;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -170,28 +171,24 @@ impl From<NoAnswer> for String {
     }
 }
 
-#[derive(Deserialize)]
-struct Refusal {
-    error: String,
-}
-
-/// Asks the control socket one thing: the answer, and its line as it came, with its end.
-pub fn ask<T: DeserializeOwned>(path: &Path, request: &str) -> Result<(T, String), NoAnswer> {
-    let line = Connection::open(path, request, false)
+/// Asks the control socket one thing: the answer, and its line as it came but harmless to a
+/// terminal, with its end.
+pub fn ask<T: DeserializeOwned>(path: &Path, request: Request) -> Result<(T, String), NoAnswer> {
+    let line = Connection::open(path, &request.to_string(), false)
         .and_then(|mut connection| connection.line(Some(PATIENCE)))
         .and_then(|line| line.ok_or(Trouble::Cut))
         .map_err(|trouble| NoAnswer::CannotTell(unreachable_text(path, &trouble)))?;
-    if let Ok(Refusal { error }) = serde_json::from_slice(&line) {
-        return Err(NoAnswer::Refused(error));
+    match read(&line) {
+        Ok(Ok(answer)) => Ok((answer, harmless(&String::from_utf8_lossy(&line)) + "\n")),
+        Ok(Err(Refusal { error })) => Err(NoAnswer::Refused(error)),
+        Err(error) => Err(NoAnswer::CannotTell(format!(
+            "the daemon's answer is not understood: {error}"
+        ))),
     }
-    let not_understood =
-        |error| NoAnswer::CannotTell(format!("the daemon's answer is not understood: {error}"));
-    let answer = serde_json::from_slice(&line).map_err(not_understood)?;
-    Ok((answer, format!("{}\n", String::from_utf8_lossy(&line))))
 }
 
-/// Kind to say of a socket that is not as it should be, and what to do.
+/// What to say of a socket that is not as it should be, and what to do.
 pub fn unreachable_text(path: &Path, trouble: &Trouble) -> String {
     let path = path.display();
-    format!("{path}: {trouble}: is xenwardend running, and are you in its group?")
+    format!("{path}: {trouble}: is xenwarden-monitor running, and are you in its group?")
 }

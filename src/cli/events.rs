@@ -6,16 +6,17 @@
 //! version does not know are shown as far as they can be. With `--follow` a connection that
 //! ends is made anew and goes on after the last event that was seen.
 
-use super::arguments::EventsRequest;
+use super::arguments::Events;
 use super::connection::{Connection, PATIENCE, Trouble, unreachable_text};
 use super::output::{Colour, Output, Reader, Woken, wait};
 use super::{FINE, complain};
 use crate::cli::text::plain;
-use crate::event::describe::words;
+use crate::event::describe::{harmless, words};
 use crate::event::request::{Notice, Subscription};
 use crate::event::{Event, Severity, Timestamp};
 use serde_json::{Map, Value};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Before the first attempt to connect again, and the longest such wait.
@@ -35,15 +36,16 @@ enum End {
 }
 
 /// Shows events until the replay ends, or, with `--follow`, until nobody reads them.
-pub fn run(request: &EventsRequest, output: &mut Output) -> Result<u8, String> {
+pub fn run(socket: &Path, request: &Events, output: &mut Output) -> Result<u8, String> {
     let mut reader = EventReader {
+        socket,
         request,
         next: None,
         began: Timestamp::now(),
         connected: false,
         progress: false,
     };
-    let follow = request.subscription.follow;
+    let follow = request.follow;
     let mut delay = FIRST_DELAY;
     let mut drops = 0;
     loop {
@@ -69,7 +71,8 @@ pub fn run(request: &EventsRequest, output: &mut Output) -> Result<u8, String> {
 }
 
 struct EventReader<'a> {
-    request: &'a EventsRequest,
+    socket: &'a Path,
+    request: &'a Events,
     /// Where to go on.
     next: Option<u64>,
     /// When it all began.
@@ -81,9 +84,9 @@ struct EventReader<'a> {
 }
 
 impl EventReader<'_> {
-    /// Kind to ask for, so that nothing is lost and nothing comes twice.
+    /// What to ask for, so that nothing is lost and nothing comes twice.
     fn subscription(&self) -> Subscription {
-        let mut subscription = self.request.subscription.clone();
+        let mut subscription = self.request.subscription();
         let replays = subscription.since_seq.is_some() || subscription.since_time.is_some();
         match self.next {
             Some(next) => {
@@ -99,8 +102,7 @@ impl EventReader<'_> {
 
     /// One connection from its beginning to its end.
     fn session(&mut self, output: &mut Output) -> Result<End, String> {
-        let follow = self.request.subscription.follow;
-        let socket = &self.request.socket;
+        let (follow, socket) = (self.request.follow, self.socket);
         let request = serde_json::to_string(&self.subscription()).map_err(|e| e.to_string())?;
         let mut connection = match Connection::open(socket, &request, true) {
             Ok(connection) => connection,
@@ -149,7 +151,7 @@ impl EventReader<'_> {
         }
         self.progress = true;
         let shown = if self.request.json {
-            [line, b"\n"].concat()
+            (harmless(&String::from_utf8_lossy(line)) + "\n").into_bytes()
         } else {
             (in_words(line, &fields, output) + "\n").into_bytes()
         };
@@ -170,7 +172,7 @@ impl EventReader<'_> {
             }
             Ok(Notice::ReplayBeginsAt(seq)) => {
                 // Who asks for all that is kept knows that there may have been more.
-                if self.request.since || self.next.is_some() {
+                if self.request.since.is_some() || self.next.is_some() {
                     complain(&format!("events before {seq} are no longer kept"));
                 }
                 Ok(None)
@@ -233,7 +235,6 @@ fn own_fields(fields: &Map<String, Value>) -> String {
         "seq",
         "time",
         "monotonic_ns",
-        "xen_ns",
         "host",
         "severity",
         "guest",

@@ -5,11 +5,11 @@
 //! number. An alarm that is open is open however old the evidence is; without one, evidence
 //! that is old or does not show a guest means that nobody can tell.
 
-use super::arguments::Ask;
 use super::connection::ask;
 use super::output::{Colour, Output, Reader, Woken, wait};
 use super::{CANNOT_TELL, FINE, NOT_FINE, complain};
 use crate::cli::text::{columns, plain, span};
+use crate::control::protocol::Request;
 use crate::event::Timestamp;
 use crate::event::describe::of_cause;
 use crate::guests::report::SlotReport;
@@ -17,6 +17,7 @@ use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, G
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The version of the report that is understood.
@@ -31,18 +32,18 @@ const ROUND: Duration = Duration::from_secs(1);
 type Line = (Option<Colour>, String);
 
 /// Shows the guests, once or each second.
-pub fn run(request: &Ask, watch: bool, output: &mut Output) -> Result<u8, String> {
+pub fn run(socket: &Path, json: bool, watch: bool, output: &mut Output) -> Result<u8, String> {
     if watch {
-        return watch_on(request, output);
+        return watch_on(socket, json, output);
     }
-    let (code, text) = look(request, output)?;
+    let (code, text) = look(socket, json, output)?;
     let _ = output.write(text.as_bytes())?;
     Ok(code)
 }
 
 /// One look: the code and the text, each line with its end.
-fn look(request: &Ask, output: &Output) -> Result<(u8, String), String> {
-    let (report, line) = ask::<GuestsReport>(&request.socket, "guests")?;
+fn look(socket: &Path, json: bool, output: &Output) -> Result<(u8, String), String> {
+    let (report, line) = ask::<GuestsReport>(socket, Request::Guests)?;
     if report.version != VERSION {
         let version = report.version;
         return Err(format!(
@@ -50,7 +51,7 @@ fn look(request: &Ask, output: &Output) -> Result<(u8, String), String> {
         ));
     }
     let code = code_of(&report);
-    if request.json {
+    if json {
         return Ok((code, line));
     }
     let lines = render(&report, Timestamp::now());
@@ -61,15 +62,15 @@ fn look(request: &Ask, output: &Output) -> Result<(u8, String), String> {
 }
 
 /// Shows them until Ctrl-C, or until stdout's reader goes. The code is that of the last look.
-fn watch_on(request: &Ask, output: &mut Output) -> Result<u8, String> {
+fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String> {
     let (woken, waker) = UnixStream::pair().map_err(|error| error.to_string())?;
     for signal in [SIGINT, SIGTERM] {
         let waker = waker.try_clone().map_err(|error| error.to_string())?;
         pipe::register(signal, waker).map_err(|error| error.to_string())?;
     }
-    let clears = output.terminal && !request.json;
+    let clears = output.terminal && !json;
     // A daemon that is not there to begin with is no daemon to watch.
-    let (mut code, mut text) = look(request, output)?;
+    let (mut code, mut text) = look(socket, json, output)?;
     let mut next = Instant::now();
     loop {
         let shown = if clears {
@@ -84,8 +85,8 @@ fn watch_on(request: &Ask, output: &mut Output) -> Result<u8, String> {
         if wait(Some(&woken), Some(next)).map_err(|error| error.to_string())? != Woken::Timeout {
             return Ok(code);
         }
-        (code, text) = match look(request, output) {
-            Ok((code, text)) if clears || request.json => (code, text),
+        (code, text) = match look(socket, json, output) {
+            Ok((code, text)) if clears || json => (code, text),
             Ok((code, text)) => (code, format!("\n{text}")),
             Err(message) if clears => (CANNOT_TELL, format!("{}\n", plain(&message))),
             Err(message) => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line: what an admin asks and orders, in a process of its own.
 //!
-//! In: arguments. Out: text or JSON on stdout, complaints of one line on stderr, an exit
+//! In: arguments, the configuration. Out: text or JSON on stdout, complaints of one line on stderr, an exit
 //! code. Promises that no daemon, however broken, keeps it waiting for ever unless it was
 //! told to follow, and that nothing of a guest's making moves the cursor. Must never open
 //! the watchdog.
@@ -15,42 +15,80 @@ mod output;
 mod status;
 pub mod text;
 
+use crate::config::{self, ConfigError, DEFAULT_PATH, Policy};
 use crate::exit::USAGE;
-use arguments::{Command, parse};
+use arguments::{Arguments, Command};
+use clap::{CommandFactory, Parser};
 use output::Output;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// All is fine; or done.
 const FINE: u8 = 0;
-/// The host is withheld; alarms are open; or the daemon refused to do what was ordered.
+/// The host is withheld; alarms are open; or the monitor refused to do what was ordered.
 const NOT_FINE: u8 = 1;
-/// The daemon does not answer, or not sensibly, or knows nothing itself.
+/// The monitor does not answer, or not sensibly, or knows nothing itself.
 const CANNOT_TELL: u8 = 2;
 
-/// Does what the arguments (without the program's name) say.
+/// Does what the arguments say, of which the first is the program's name.
 #[must_use]
-pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let command = match parse(arguments) {
-        Ok(command) => command,
-        Err(message) => {
-            complain(&message);
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) if error.exit_code() == 0 => {
+            // Help or the version; nobody may be there to read it.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            complain(&arguments::complaint(&error));
             return ExitCode::from(USAGE);
         }
     };
-    let mut output = Output::stdout();
-    let outcome = match command {
-        Command::Say(text) => output.write(text.as_bytes()).map(|_| FINE),
-        Command::Status(request) => status::run(&request, &mut output),
-        Command::Guests { request, watch } => guests::run(&request, watch, &mut output),
-        Command::Events(request) => events::run(&request, &mut output),
-        Command::Ack(request) => ack::run(&request, &mut output),
-    };
-    match outcome {
+    match act(&arguments, &mut Output::stdout()) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
             complain(&message);
             ExitCode::from(CANNOT_TELL)
         }
+    }
+}
+
+fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
+    let control = || socket(arguments, |policy| policy.control_socket);
+    match &arguments.command {
+        Command::Status { json } => status::run(&control()?, *json, output),
+        Command::Guests { watch, json } => guests::run(&control()?, *json, *watch, output),
+        Command::Events(events) => {
+            let socket = socket(arguments, |policy| policy.events.socket)?;
+            events::run(&socket, events, output)
+        }
+        Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "xenwarden", &mut text);
+            output.write(&text).map(|_| FINE)
+        }
+    }
+}
+
+/// Where to ask: as told, or as the configuration says, which need not be there unless it was
+/// named.
+fn socket(arguments: &Arguments, of: fn(Policy) -> PathBuf) -> Result<PathBuf, String> {
+    if let Some(socket) = &arguments.socket {
+        return Ok(socket.clone());
+    }
+    let named = arguments.config.as_deref();
+    match config::load(named.unwrap_or(Path::new(DEFAULT_PATH))) {
+        Ok(policy) => Ok(of(policy)),
+        Err(ConfigError::Unreadable { error, .. })
+            if named.is_none() && error.kind() == io::ErrorKind::NotFound =>
+        {
+            Policy::from_file(config::file::File::default()).map(of)
+        }
+        Err(error) => Err(format!("{error}; or name the socket with --socket")),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Colour {
     Red,
     /// Worth a look.
     Yellow,
-    /// Kind is said of no guest.
+    /// What is said of no guest.
     Bold,
 }
 
@@ -82,7 +82,7 @@ impl Output {
     }
 }
 
-/// Kind a wait ended with.
+/// What a wait ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// The descriptor can be read.

@@ -1,22 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `xenwarden status`.
+//! `xenwarden status`: from the monitor or, where that is down, from the guard page alone.
 
-use super::arguments::Ask;
-use super::connection::ask;
+use super::connection::{NoAnswer, ask};
 use super::output::Output;
-use super::{FINE, NOT_FINE};
+use super::{FINE, NOT_FINE, complain};
 use crate::cli::text::render;
+use crate::control::protocol::{Request, line};
 use crate::control::status::Status;
+use crate::guard::page::{self, Reader};
+use crate::sys::clock::Monotonic;
+use std::path::Path;
 
 /// Shows the status; fine while the host watchdog is kicked.
-pub fn run(request: &Ask, output: &mut Output) -> Result<u8, String> {
-    let (status, line) = ask::<Status>(&request.socket, "status")?;
+pub fn run(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String> {
+    let status = match ask::<Status>(socket, Request::Status) {
+        Ok((status, _)) => status,
+        Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
+        Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), why)?,
+    };
     let mut text = String::new();
-    if request.json {
-        text = line;
+    if json {
+        text = String::from_utf8(line(&status)).map_err(|error| error.to_string())?;
     } else {
         render(&status, &mut text).map_err(|error| error.to_string())?;
     }
     let _ = output.write(text.as_bytes())?;
     Ok(if status.decision.kick { FINE } else { NOT_FINE })
+}
+
+/// What the guard itself tells.
+fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
+    let Some(view) = Reader::open(page).ok().and_then(|page| page.view()) else {
+        return Err(why);
+    };
+    complain(&format!(
+        "the monitor does not answer ({why}); this is from the guard alone"
+    ));
+    Ok(Status::of_page(Some(&view), Monotonic::now()))
 }

@@ -4,9 +4,9 @@
 //! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
 //! words and columns that the other commands share.
 
-use crate::control::status::{GuestWatchdog, Pcpu, Status};
+use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
+use crate::event::Coverage;
 pub use crate::event::describe::plain;
-use crate::xen::Coverage;
 use std::fmt::{self, Write};
 
 /// Writes `status` for people.
@@ -15,15 +15,22 @@ use std::fmt::{self, Write};
 /// Those of the writer.
 pub fn render(status: &Status, to: &mut impl Write) -> fmt::Result {
     head(status, to)?;
-    if !status.pcpus.is_empty() {
+    let Some(monitor) = &status.monitor else {
+        return writeln!(
+            to,
+            "monitor        DOWN: guests, pcpus and events are not known"
+        );
+    };
+    notes(monitor, to)?;
+    if !monitor.pcpus.is_empty() {
         writeln!(to)?;
         table(to, &["PCPU", "STATE", "CANARY", "TIMERS", "SCHEDULER"], {
-            status.pcpus.iter().map(pcpu_row).collect()
+            monitor.pcpus.iter().map(pcpu_row).collect()
         })?;
     }
     if status.coverage == Coverage::Full {
         writeln!(to)?;
-        guests(status, to)?;
+        guests(&monitor.guest_watchdogs, to)?;
     }
     Ok(())
 }
@@ -56,43 +63,38 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
         Coverage::Full => "full",
         Coverage::Partial => "PARTIAL: nothing is known of guests and pcpus",
     };
-    let age = status.evidence_age_ms.map_or("none yet".to_owned(), span);
-    writeln!(to, "evidence       coverage {coverage}, age {age}")?;
-    if let Some(trouble) = &status.names_trouble {
+    let age = span(status.look_age_ms);
+    writeln!(to, "evidence       coverage {coverage}, looked {age} ago")?;
+    if let Some(excused) = &status.excused {
+        writeln!(to, "excused        {excused}: a debug key holds it up")?;
+    }
+    if let Some(weakness) = &status.weakness {
+        writeln!(to, "weakness       {}", plain(weakness))?;
+    }
+    Ok(())
+}
+
+fn notes(monitor: &MonitorStatus, to: &mut impl Write) -> fmt::Result {
+    if let Some(trouble) = &monitor.names_trouble {
         writeln!(to, "names          {}", plain(trouble))?;
     }
-    let dropped = &status.dropped;
-    if dropped.notes + dropped.log_lines + dropped.syslog_messages > 0 {
+    let dropped = &monitor.dropped;
+    if dropped.decisions + dropped.log_lines + dropped.syslog_messages > 0 {
         writeln!(
             to,
-            "dropped        {} notes, {} log lines, {} syslog messages",
-            dropped.notes, dropped.log_lines, dropped.syslog_messages
+            "dropped        {} decisions, {} log lines, {} syslog messages",
+            dropped.decisions, dropped.log_lines, dropped.syslog_messages
         )?;
     }
     Ok(())
 }
 
-fn guests(status: &Status, to: &mut impl Write) -> fmt::Result {
-    let known: Vec<_> = status
-        .guest_watchdogs
-        .iter()
-        .filter(|g| g.armed || g.nr_fired > 0)
-        .collect();
-    if known.is_empty() {
+fn guests(all: &[GuestWatchdog], to: &mut impl Write) -> fmt::Result {
+    if all.is_empty() {
         return writeln!(to, "no guest has armed its watchdog");
     }
-    let heads = [
-        "DOMID", "NAME", "SLOT", "TIMEOUT", "LAST FED", "DEADLINE", "STATE",
-    ];
-    table(to, &heads, known.into_iter().map(guest_row).collect())?;
-    if status.pages_left_out > 0 {
-        writeln!(
-            to,
-            "({} pages more are watched, not listed)",
-            status.pages_left_out
-        )?;
-    }
-    Ok(())
+    let heads = ["DOMID", "NAME", "SLOT", "TIMEOUT", "LAST FED", "MARGIN"];
+    table(to, &heads, all.iter().map(guest_row).collect())
 }
 
 fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
@@ -115,26 +117,16 @@ fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
 }
 
 fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
-    let ago = |age: Option<u64>| age.map_or("never".to_owned(), |ms| format!("{} ago", span(ms)));
-    let deadline = match guest.deadline_in_ms {
-        None => "-".to_owned(),
-        Some(ms) if ms < 0 => format!("{} ago", span(ms.unsigned_abs())),
-        Some(ms) => format!("in {}", span(ms.unsigned_abs())),
-    };
-    let state = match (guest.fired, guest.armed, guest.deadline_in_ms) {
-        (true, _, _) => format!("EXPIRED {}", ago(guest.fired_age_ms)),
-        (false, true, Some(ms)) if ms < 0 => "NOT SERVICED".to_owned(),
-        (false, true, _) => "armed".to_owned(),
-        (false, false, _) => "disarmed".to_owned(),
-    };
     vec![
         guest.domid.to_string(),
         guest.name.as_deref().map_or("?".to_owned(), plain),
         guest.slot.to_string(),
         format!("{} s", guest.timeout_s),
-        ago(guest.last_fed_age_ms),
-        deadline,
-        state,
+        format!("{} ago", span(guest.last_fed_age_ms)),
+        match guest.expired {
+            true => "EXPIRED".to_owned(),
+            false => span(guest.margin_ms),
+        },
     ]
 }
 

@@ -4,7 +4,7 @@
 //! xenwarden.conf(5) documents the keys; init/xenwarden.conf is the shipped file.
 
 use super::ConfigError;
-use crate::xen::Coverage;
+use crate::event::Coverage;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub struct HostWatchdog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evidence {
-    /// Kind the evidence must cover.
+    /// What the evidence must cover.
     pub coverage: Option<Coverage>,
     /// The time between two looks, milliseconds.
     pub sample_ms: Option<u32>,

@@ -2,8 +2,10 @@
 //! Configuration: a file, parsed ([`file`]), then validated into a [`Policy`].
 //!
 //! In: the path of a TOML file. Out: a policy that is whole and free of contradictions,
-//! or one error that names file, line or key, and what to do. Nothing is half-applied.
+//! or errors that name file, line or key, and what to do. Nothing is half-applied. [`check`]
+//! says what of this host does not fit the policy.
 
+pub mod check;
 pub mod file;
 pub mod policy;
 pub mod sinks;
@@ -21,7 +23,7 @@ pub const DEFAULT_PATH: &str = "/etc/xenwarden/xenwarden.conf";
 /// Largest file that is read, bytes.
 const MAX_SIZE: u64 = 64 * 1024;
 
-/// Why there is no policy. One line each.
+/// Why there is no policy. One line, or one for each value that cannot be.
 #[derive(Debug)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -39,14 +41,14 @@ pub enum ConfigError {
         line: usize,
         /// The line's text.
         text: String,
-        /// Kind is wrong.
+        /// What is wrong.
         message: String,
     },
-    /// A value, or two values together, cannot be.
+    /// Values, or two values together, cannot be.
     Invalid {
         /// The file.
         path: PathBuf,
-        /// The keys concerned and what to do.
+        /// The keys concerned and what to do, a line for each that is wrong.
         message: String,
     },
 }
@@ -67,7 +69,12 @@ impl fmt::Display for ConfigError {
                 text,
                 message,
             } => write!(f, "{}:{line}: {message} (in: {text})", plain(path)),
-            Self::Invalid { path, message } => write!(f, "{}: {message}", plain(path)),
+            Self::Invalid { path, message } => {
+                let lines = message
+                    .lines()
+                    .map(|line| format!("{}: {line}", plain(path)));
+                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+            }
         }
     }
 }

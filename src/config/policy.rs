@@ -3,8 +3,9 @@
 
 use super::file::{File, Level};
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
+use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
-use crate::xen::Coverage;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
@@ -13,24 +14,29 @@ const DEFAULT_TIMEOUT_S: u32 = 5;
 const MAX_TIMEOUT_S: u32 = 300;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
-/// Shortest: below it the looks themselves become a load.
-const MIN_SAMPLE_MS: u32 = 10;
-/// Longest: half of the slack ([`crate::guard::evidence::SLACK_NS`]), after which a look may have
-/// ceased to prove anything.
+/// Shortest. A look proves something only while it is young: two samples. So they must outlast
+/// the time slice of a scheduler, or dom0's own waiting for its turn would withhold a kick.
+const MIN_SAMPLE_MS: u32 = 100;
+/// Longest: half of the slack of 500 ms, after which a look may have ceased to prove anything.
 const MAX_SAMPLE_MS: u32 = 250;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Kind the daemon is to do.
+/// Where the control socket is unless told otherwise.
+const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
+/// The group that may ask unless told otherwise; it need not exist.
+pub const GROUP: &str = "xenwarden";
+
+/// What the daemons are to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The host watchdog's device.
     pub device: PathBuf,
     /// Its timeout, seconds.
     pub timeout_s: u32,
-    /// Kind the evidence must cover.
+    /// What the evidence must cover.
     pub coverage: Coverage,
     /// The time between two looks, ns.
     pub sample_ns: u64,
@@ -58,53 +64,58 @@ impl Policy {
     /// Fills in defaults and checks each value and the values together.
     ///
     /// # Errors
-    /// One line that names the keys and what to do.
+    /// All that is wrong, a line for each: the keys and what to do.
     pub fn from_file(file: File) -> Result<Self, String> {
-        let timeout_s = file.host_watchdog.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
-        let sample_ms = file.evidence.sample_ms.unwrap_or(DEFAULT_SAMPLE_MS);
+        let mut wrong = Problems::default();
+        let timeout_s = wrong.within(
+            "host-watchdog.timeout_s",
+            file.host_watchdog.timeout_s,
+            1..=MAX_TIMEOUT_S,
+            DEFAULT_TIMEOUT_S,
+            " seconds",
+        );
+        let sample_ms = wrong.within(
+            "evidence.sample_ms",
+            file.evidence.sample_ms,
+            MIN_SAMPLE_MS..=MAX_SAMPLE_MS,
+            DEFAULT_SAMPLE_MS,
+            " milliseconds: evidence must outlast the time slice of a scheduler, and be younger \
+             than the slack",
+        );
         let policy = Self {
-            device: absolute(
+            device: wrong.absolute(
                 "host-watchdog.device",
                 file.host_watchdog.device,
                 "/dev/watchdog0",
-            )?,
+            ),
             timeout_s,
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
             syslog: file.log.syslog.unwrap_or(true),
             level: level(file.log.level.unwrap_or(Level::Info)),
-            control_socket: absolute(
-                "control.socket",
-                file.control.socket,
-                "/run/xenwarden/control.sock",
-            )?,
-            control_group: file.control.group.unwrap_or_else(|| "xenwarden".to_owned()),
-            guests: Guests::from_file(&file.guests)?,
-            state_directory: absolute(
+            control_socket: wrong.absolute("control.socket", file.control.socket, CONTROL_SOCKET),
+            control_group: file.control.group.unwrap_or_else(|| GROUP.to_owned()),
+            guests: Guests::from_file(&file.guests, &mut wrong),
+            state_directory: wrong.absolute(
                 "state.directory",
                 file.state.directory,
                 "/var/lib/xenwarden",
-            )?,
-            events: Events::from_file(file.events)?,
-            hooks: Hooks::from_file(&file.hooks, file.hook)?,
-            metrics_textfile: metrics_textfile(file.metrics)?,
+            ),
+            events: Events::from_file(file.events, &mut wrong),
+            hooks: Hooks::from_file(&file.hooks, file.hook, &mut wrong),
+            metrics_textfile: metrics_textfile(file.metrics, &mut wrong),
         };
-        if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
-            return Err(format!(
-                "host-watchdog.timeout_s = {timeout_s}: must be 1 to {MAX_TIMEOUT_S} seconds"
-            ));
+        let together = [
+            policy.enough_samples(),
+            fits_a_socket("control.socket", &policy.control_socket),
+            fits_a_socket("events.socket", &policy.events.socket),
+            policy.different_paths(),
+        ];
+        together.into_iter().for_each(|outcome| wrong.note(outcome));
+        match wrong.0.is_empty() {
+            true => Ok(policy),
+            false => Err(wrong.0.join("\n")),
         }
-        if !(MIN_SAMPLE_MS..=MAX_SAMPLE_MS).contains(&sample_ms) {
-            return Err(format!(
-                "evidence.sample_ms = {sample_ms}: must be {MIN_SAMPLE_MS} to {MAX_SAMPLE_MS} \
-                 milliseconds"
-            ));
-        }
-        policy.enough_samples()?;
-        fits_a_socket("control.socket", &policy.control_socket)?;
-        fits_a_socket("events.socket", &policy.events.socket)?;
-        policy.different_paths()?;
-        Ok(policy)
     }
 
     fn different_paths(&self) -> Result<(), String> {
@@ -146,12 +157,6 @@ impl Policy {
     pub fn timeout_ns(&self) -> u64 {
         u64::from(self.timeout_s) * NS_PER_S
     }
-
-    /// How old evidence may be: two samples.
-    #[must_use]
-    pub fn max_age_ns(&self) -> u64 {
-        2 * self.sample_ns
-    }
 }
 
 fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
@@ -163,20 +168,47 @@ fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
     ))
 }
 
-/// The path given for a key, or its default.
-pub(super) fn absolute(
-    key: &str,
-    given: Option<PathBuf>,
-    default: &str,
-) -> Result<PathBuf, String> {
-    let path = given.unwrap_or_else(|| PathBuf::from(default));
-    let plain = !path.to_string_lossy().chars().any(char::is_control);
-    if path.is_absolute() && plain {
-        Ok(path)
-    } else {
-        Err(format!(
-            "{key} = {path:?}: must be an absolute path without control characters"
-        ))
+/// What is wrong, a line for each.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<String>);
+
+impl Problems {
+    pub(super) fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    fn note(&mut self, outcome: Result<(), String>) {
+        self.0.extend(outcome.err());
+    }
+
+    /// The path given for a key, or its default.
+    pub(super) fn absolute(&mut self, key: &str, given: Option<PathBuf>, default: &str) -> PathBuf {
+        let path = given.unwrap_or_else(|| PathBuf::from(default));
+        let plain = !path.to_string_lossy().chars().any(char::is_control);
+        if !path.is_absolute() || !plain {
+            self.add(format!(
+                "{key} = {path:?}: must be an absolute path without control characters"
+            ));
+        }
+        path
+    }
+
+    /// The number given for a key, or its default.
+    pub(super) fn within(
+        &mut self,
+        key: &str,
+        given: Option<u32>,
+        range: RangeInclusive<u32>,
+        default: u32,
+        unit: &str,
+    ) -> u32 {
+        let value = given.unwrap_or(default);
+        if range.contains(&value) {
+            return value;
+        }
+        let (low, high) = (range.start(), range.end());
+        self.add(format!("{key} = {value}: must be {low} to {high}{unit}"));
+        default
     }
 }
 
@@ -238,7 +270,10 @@ mod tests {
                 "[host-watchdog]\ntimeout_s = 301",
                 &["host-watchdog.timeout_s = 301"],
             ),
-            ("[evidence]\nsample_ms = 0", &["evidence.sample_ms = 0"]),
+            (
+                "[evidence]\nsample_ms = 99",
+                &["evidence.sample_ms = 99", "time slice of a scheduler"],
+            ),
             (
                 "[host-watchdog]\ndevice = \"watchdog\"",
                 &["host-watchdog.device", "absolute"],
@@ -253,7 +288,7 @@ mod tests {
             ),
             (
                 "[evidence]\nsample_ms = 251\n[host-watchdog]\ntimeout_s = 60",
-                &["evidence.sample_ms = 251", "10 to 250"],
+                &["evidence.sample_ms = 251", "100 to 250"],
             ),
             (
                 "[control]\nsocket = \"a\\nb\"",
@@ -267,6 +302,22 @@ mod tests {
             }
             assert!(!error.contains('\n'), "{error:?} is more than a line");
         }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let text = "[host-watchdog]\ntimeout_s = 0\n[evidence]\nsample_ms = 10\n\
+                    [state]\ndirectory = \"x\"\n[[hook]]\nkinds = []\nprogram = \"y\"";
+        let error = policy(text).expect_err("much is wrong");
+        let keys = [
+            "timeout_s",
+            "sample_ms",
+            "state.directory",
+            "hook 1: kinds",
+            "hook 1: program",
+        ];
+        assert_eq!(error.lines().count(), keys.len(), "{error}");
+        assert!(keys.iter().all(|key| error.contains(key)), "{error}");
     }
 
     #[test]

@@ -3,12 +3,11 @@
 //!
 //! In: a connected stream whose peer is not trusted. Out: its credentials as the kernel
 //! noted them when it connected, what those allow, and its request once a line is
-//! complete; and whose connection gives way where there are too many. Promises that a peer takes a bounded number of bytes whatever it sends, and
+//! complete. Promises that a peer takes a bounded number of bytes whatever it sends, and
 //! that nothing waits for it. Must never take a peer's own word for who it is.
 
 use crate::sys;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use serde::Serialize;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -62,32 +61,6 @@ impl Peer {
     }
 }
 
-/// Whose connection gives way when all places are taken and the user `newcomer` wants one:
-/// the place, among connections in the order of their age, of the oldest of the user who
-/// would have the most. Root's give way to root only; none where all are root's and the
-/// newcomer is not. Counting the newcomer among them, one user's flood, however large, takes
-/// no place from another's single connection.
-#[must_use]
-pub fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
-    let share = |uid: u32| {
-        let has = uids.iter().filter(|other| **other == uid).count();
-        has + usize::from(uid == newcomer)
-    };
-    let may = |uid: u32| uid != 0 || newcomer == 0;
-    let candidates = uids.iter().copied().filter(|uid| may(*uid));
-    let most = candidates.map(share).max()?;
-    uids.iter().position(|uid| may(*uid) && share(*uid) == most)
-}
-
-/// Kind is said to a peer: one line of JSON.
-#[must_use]
-pub fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value)
-        .unwrap_or_else(|_| br#"{"error":"the answer cannot be encoded"}"#.to_vec());
-    bytes.push(b'\n');
-    bytes
-}
-
 /// Bytes that one read takes at most.
 const CHUNK: usize = 256;
 
@@ -96,7 +69,7 @@ const CHUNK: usize = 256;
 pub enum Progress {
     /// There is no whole line yet.
     Waiting,
-    /// The line, without its end. Kind follows it is ignored.
+    /// The line, without its end. What follows it is ignored.
     Line(Vec<u8>),
     /// It is longer than allowed.
     TooLong,
@@ -185,43 +158,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_user_with_the_most_connections_gives_way_and_root_only_to_root() {
-        let cases: [(&[u32], u32, Option<usize>); 11] = [
-            (&[], 0, None),
-            (&[0], 0, Some(0)),
-            (&[7, 0, 0, 7, 0], 0, Some(1)),
-            (&[7, 0, 0, 7, 0], 7, Some(0)),
-            (&[0, 7, 7, 7], 0, Some(1)),
-            (&[0, 0, 0, 7], 9, Some(3)),
-            (&[0, 0, 0], 7, None),
-            (&[5, 5, 9, 9], 0, Some(0)),
-            // Who already has as many as anybody else loses one of its own.
-            (&[5, 5, 9, 9], 9, Some(2)),
-            (&[5, 9], 9, Some(1)),
-            (&[1, 2, 3], 4, Some(0)),
-        ];
-        for (uids, newcomer, place) in cases {
-            assert_eq!(gives_way(uids, newcomer), place, "{uids:?} {newcomer}");
-        }
-    }
-
-    #[test]
-    fn a_flood_of_one_user_takes_no_place_from_another() {
-        for other in [0, 1_000] {
-            let mut uids = vec![other];
-            for _ in 0..1_000 {
-                if uids.len() >= 32 {
-                    uids.remove(gives_way(&uids, 33).expect("one gives way"));
-                }
-                uids.push(33);
-            }
-            assert_eq!(uids.iter().filter(|uid| **uid == other).count(), 1);
-            assert_eq!(gives_way(&uids, 0), Some(1), "root is let in");
-        }
-    }
-
-    /// Kind comes of bytes that are sent before the sender ends.
+    /// What comes of bytes that are sent before the sender ends.
     fn outcome(sent: &[u8], limit: usize) -> Progress {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("non-blocking");

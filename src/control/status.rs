@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Status: what the daemon knows, in one value.
+//! Status: what is known of the host, in one value.
 //!
-//! In: the ledger, the names, the armed device. Out: [`Status`], as JSON for programs
-//! (`xenwarden status --json`) and as text for people. Ages and times are in the unit
-//! that the field's name ends with; what is not known is null.
+//! In: the guard page; what the monitor saw of pCPUs, guests and its own sinks. Out:
+//! [`Status`], as JSON for programs (`xenwarden status --json`) and as text for people. The
+//! command line can make the guard's part by itself. Ages and times are in the unit that the
+//! field's name ends with; what is not known is null.
 
-use crate::event::Kind;
-use crate::event::bus::Bus;
+use crate::event::Coverage;
 use crate::guard::gate::Decision;
-use crate::guard::ledger::{Counters, Ledger};
-use crate::monitor::names::Names;
+use crate::guard::page::{Counters, Phase, View};
+use crate::guests::report::{GuestReport, GuestsReport};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
-use crate::xen::Coverage;
-use crate::xen::liveness::{PcpuRecord, TimerRecord};
-use crate::xen::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The whole status. Fields are only ever added within a version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,36 +22,33 @@ pub struct Status {
     pub version: u32,
     /// The host watchdog.
     pub host_watchdog: HostWatchdog,
-    /// Kind the gate says.
+    /// Whether it is kicked.
     pub decision: DecisionStatus,
-    /// Kind the evidence covers.
+    /// What the evidence covers.
     pub coverage: Coverage,
-    /// Age of the latest look at the hypervisor; null before the first.
-    pub evidence_age_ms: Option<u64>,
-    /// The two clocks at one moment of that look; null where it shows no times.
-    #[serde(default)]
-    pub clocks: Option<Clocks>,
-    /// Each pCPU's evidence; empty with partial coverage.
-    pub pcpus: Vec<Pcpu>,
-    /// Each guest watchdog that belongs to a domain.
-    pub guest_watchdogs: Vec<GuestWatchdog>,
-    /// Guest watchdogs' pages that are judged but not listed above.
-    pub pages_left_out: u32,
-    /// Why guests may lack a name.
-    pub names_trouble: Option<String>,
+    /// Since the guard last looked at the hypervisor.
+    pub look_age_ms: u64,
+    /// What is not as it should be, though the guard guards.
+    pub weakness: Option<String>,
+    /// What is late, and excused.
+    pub excused: Option<String>,
     /// The kick path's own figures.
     pub kick_path: KickPath,
-    /// Kind was lost for want of room.
-    pub dropped: Dropped,
+    /// What the monitor knows; null where it is down.
+    pub monitor: Option<MonitorStatus>,
 }
 
-/// One moment by two clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clocks {
-    /// CLOCK_MONOTONIC of dom0, before the look began.
-    pub monotonic_ns: u64,
-    /// The hypervisor's system time, in the look.
-    pub xen_ns: u64,
+/// What the monitor adds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MonitorStatus {
+    /// Each pCPU; empty with partial coverage.
+    pub pcpus: Vec<Pcpu>,
+    /// Each armed guest watchdog.
+    pub guest_watchdogs: Vec<GuestWatchdog>,
+    /// Why guests may lack a name.
+    pub names_trouble: Option<String>,
+    /// What was lost for want of room.
+    pub dropped: Dropped,
 }
 
 /// The armed device.
@@ -71,11 +64,11 @@ pub struct HostWatchdog {
     pub time_left_ms: u64,
     /// Since the last kick.
     pub last_kick_age_ms: u64,
-    /// Kicks since the daemon armed it.
+    /// Kicks since it was armed.
     pub kicks: u64,
 }
 
-/// The gate's decision.
+/// Whether the host watchdog is kicked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionStatus {
     /// Kicks go on.
@@ -86,26 +79,24 @@ pub struct DecisionStatus {
     pub for_ms: u64,
 }
 
-/// A pCPU.
+/// A pCPU, as the monitor has watched it: ages are by dom0's clock, from look to look.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pcpu {
     /// Its number.
     pub cpu: u32,
     /// It is online; the rest tells nothing of an offline one.
     pub online: bool,
-    /// Since its canary last ran, when it was looked at.
+    /// Since its canary was seen to run.
     pub canary_age_ms: u64,
-    /// How long its canary was overdue; 0 while it is not due.
+    /// How long its canary is overdue; 0 while it is not due.
     pub canary_overdue_ms: u64,
-    /// How long its scheduler owed a decision; 0 when it owed none.
+    /// How long its scheduler owes a decision; 0 when it owes none.
     pub sched_overdue_ms: u64,
-    /// How often the canary has run.
+    /// How often the canary has run; wraps.
     pub canary_runs: u32,
-    /// The canary's worst lateness since boot.
-    pub max_late_us: u32,
 }
 
-/// A guest watchdog.
+/// A guest watchdog that is armed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestWatchdog {
     /// The domain.
@@ -114,22 +105,14 @@ pub struct GuestWatchdog {
     pub name: Option<String>,
     /// The slot, from 1.
     pub slot: u8,
-    /// It is armed (and stays so after it fired).
-    pub armed: bool,
     /// The guest's timeout.
     pub timeout_s: u32,
-    /// Times armed or fed.
-    pub sets: u32,
-    /// Since it was last armed or fed; null if never.
-    pub last_fed_age_ms: Option<u64>,
-    /// Until its deadline, negative once past; null unless armed.
-    pub deadline_in_ms: Option<i64>,
-    /// It fired and was not fed since.
-    pub fired: bool,
-    /// Expiries of this slot.
-    pub nr_fired: u32,
-    /// Since it last fired; null if never.
-    pub fired_age_ms: Option<u64>,
+    /// Since it was last armed or fed.
+    pub last_fed_age_ms: u64,
+    /// Until its deadline; 0 when past.
+    pub margin_ms: u64,
+    /// It expired and was not fed since.
+    pub expired: bool,
 }
 
 /// Figures of the kick path.
@@ -147,215 +130,158 @@ pub struct KickPath {
     pub failed_kicks: u64,
     /// Times that kicks were withheld.
     pub withholds: u64,
-    /// Page faults of both real-time threads since their loops began.
+    /// Page faults of the guard since its loop began.
     pub minor_faults: u64,
     /// Those that needed I/O.
     pub major_faults: u64,
 }
 
-/// Kind was lost.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What was lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// Decisions that the narrator was too late for.
-    pub notes: u64,
+    /// The guard's entries that no watcher of the monitor read in time.
+    pub decisions: u64,
     /// Log lines that found a queue full.
     pub log_lines: u64,
     /// Messages that /dev/log did not take.
     pub syslog_messages: u64,
     /// Events that each sink lost.
-    #[serde(default)]
     pub sinks: BTreeMap<String, u64>,
 }
 
-/// Kind does not change while the daemon runs.
-#[derive(Clone, Debug)]
-pub struct Armed {
-    /// The device.
-    pub device: PathBuf,
-    /// The driver's name for it.
-    pub identity: String,
-    /// Its timeout, ns.
-    pub timeout_ns: u64,
-    /// Kind the evidence covers.
-    pub coverage: Coverage,
-    /// The time between two kicks, ns.
-    pub period_ns: u64,
-}
-
-impl Armed {
-    /// The event of the arming.
-    #[must_use]
-    pub fn event(&self) -> Kind {
-        Kind::HostArmed {
-            device: self.device.display().to_string(),
-            identity: self.identity.clone(),
-            timeout_ms: self.timeout_ns / NS_PER_MS,
-            coverage: self.coverage,
-        }
-    }
-}
-
-/// Where status comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
-    /// Kind does not change.
-    pub armed: &'a Armed,
-    /// Kind does.
-    pub ledger: &'a Ledger,
-    /// The domains' names.
-    pub names: &'a Names,
-    /// The sinks' losses, where there are sinks.
-    pub bus: Option<&'a Bus>,
-}
-
-/// Gathers the status as of now. Allocates; for ordinary threads.
-#[must_use]
-pub fn gather(sources: &Sources<'_>) -> Status {
-    let Sources {
-        armed,
-        ledger,
-        names,
-        bus,
-    } = *sources;
-    let now = Monotonic::now();
-    let snapshot = ledger.snapshots.latest();
-    let (names, names_trouble) = names.get();
-    let guest = |(page_now, timer): &(u64, TimerRecord)| {
-        let name = names.get(&timer.domid).cloned();
-        guest_watchdog(*page_now, timer, name)
-    };
-    let (pcpus, guest_watchdogs) = snapshot.as_ref().map_or_else(Default::default, |s| {
-        let pcpus = s.pcpus.iter().map(|p| pcpu(s, p)).collect();
-        (pcpus, s.timers.iter().map(guest).collect())
-    });
-    let (log_lines, syslog_messages) = crate::sink::log::dropped();
-    Status {
-        version: 1,
-        host_watchdog: host_watchdog(armed, &ledger.counters, now),
-        decision: decision(armed, ledger, now),
-        coverage: armed.coverage,
-        evidence_age_ms: ledger.evidence().map(|e| now.since_ns(e.taken) / NS_PER_MS),
-        clocks: snapshot.as_ref().map(|s| Clocks {
-            monotonic_ns: s.taken.0,
-            xen_ns: s.now,
-        }),
-        pcpus,
-        guest_watchdogs,
-        pages_left_out: snapshot.map_or(0, |s| s.pages_left_out),
-        names_trouble,
-        kick_path: kick_path(&ledger.counters),
-        dropped: Dropped {
-            notes: ledger.dropped_notes(),
-            log_lines,
-            syslog_messages,
-            sinks: bus
-                .map_or_else(Vec::new, Bus::drops)
-                .into_iter()
-                .map(|(sink, count)| (sink.to_owned(), count))
-                .collect(),
-        },
-    }
-}
-
-fn load(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
-
-fn host_watchdog(armed: &Armed, counters: &Counters, now: Monotonic) -> HostWatchdog {
-    let age_ns = now.since_ns(Monotonic(load(&counters.last_kick)));
-    HostWatchdog {
-        device: armed.device.clone(),
-        identity: armed.identity.clone(),
-        timeout_ms: armed.timeout_ns / NS_PER_MS,
-        time_left_ms: armed.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
-        last_kick_age_ms: age_ns / NS_PER_MS,
-        kicks: load(&counters.kicks),
-    }
-}
-
-/// Kicks that the gate allows and the device has not seen for so many periods do not reach
-/// it: the driver refuses them, or the kicker hangs in it.
+/// A guard that has not looked for so long hangs, or is gone.
+pub const SILENT_NS: u64 = 1_000 * NS_PER_MS;
+/// Kicks that the gate allows and the device has not taken for so many periods do not reach
+/// it: the driver refuses them, or the guard hangs in it.
 const PERIODS_WITHOUT_KICK: u64 = 4;
 
-fn decision(armed: &Armed, ledger: &Ledger, now: Monotonic) -> DecisionStatus {
-    let kick_age_ns = now.since_ns(Monotonic(load(&ledger.counters.last_kick)));
-    match ledger.decision() {
-        Some((Decision::Kick, _)) if kick_age_ns > PERIODS_WITHOUT_KICK * armed.period_ns => {
-            DecisionStatus {
-                kick: false,
-                reason: Some("kicks do not reach the host watchdog".to_owned()),
-                for_ms: kick_age_ns / NS_PER_MS,
-            }
-        }
-        Some((decision, since)) => DecisionStatus {
-            kick: decision == Decision::Kick,
-            reason: match decision {
-                Decision::Kick => None,
-                Decision::Withhold(reason) => Some(reason.to_string()),
+impl Status {
+    /// The guard's part, from its page, if there is one.
+    #[must_use]
+    pub fn of_page(view: Option<&View>, now: Monotonic) -> Self {
+        view.map_or_else(Self::without_guard, |view| Self::of_guard(view, now))
+    }
+
+    fn without_guard() -> Self {
+        Self {
+            version: 1,
+            host_watchdog: HostWatchdog {
+                device: PathBuf::new(),
+                identity: String::new(),
+                timeout_ms: 0,
+                time_left_ms: 0,
+                last_kick_age_ms: 0,
+                kicks: 0,
             },
-            for_ms: now.since_ns(since) / NS_PER_MS,
-        },
-        None => DecisionStatus {
-            kick: false,
-            reason: Some("the kicker has not decided yet".to_owned()),
-            for_ms: 0,
-        },
+            decision: DecisionStatus {
+                kick: false,
+                reason: Some("the guard (xenwardend) has not run since the boot".to_owned()),
+                for_ms: 0,
+            },
+            coverage: Coverage::Partial,
+            look_age_ms: 0,
+            weakness: None,
+            excused: None,
+            kick_path: kick_path(&Counters::default()),
+            monitor: None,
+        }
+    }
+
+    /// The guard's part, from its page.
+    #[must_use]
+    pub fn of_guard(view: &View, now: Monotonic) -> Self {
+        let View { info, status } = view;
+        let age_ns = now.since_ns(status.last_kick);
+        Self {
+            version: 1,
+            host_watchdog: HostWatchdog {
+                device: info.device.clone(),
+                identity: info.identity.clone(),
+                timeout_ms: info.timeout_ns / NS_PER_MS,
+                time_left_ms: info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
+                last_kick_age_ms: age_ns / NS_PER_MS,
+                kicks: status.counters.kicks,
+            },
+            decision: decision(view, now),
+            coverage: info.coverage,
+            look_age_ms: now.since_ns(status.looked) / NS_PER_MS,
+            weakness: (!info.weakness.is_empty()).then(|| info.weakness.clone()),
+            excused: status.excused.map(|work| work.to_string()),
+            kick_path: kick_path(&status.counters),
+            monitor: None,
+        }
     }
 }
 
-fn pcpu(snapshot: &Snapshot, pcpu: &PcpuRecord) -> Pcpu {
-    let age_ms = |t: u64| snapshot.now.saturating_sub(t) / NS_PER_MS;
-    let owed = pcpu.online && pcpu.sched_req > pcpu.sched;
-    Pcpu {
-        cpu: pcpu.cpu,
-        online: pcpu.online,
-        canary_age_ms: age_ms(pcpu.canary_ran),
-        canary_overdue_ms: if pcpu.online && pcpu.canary {
-            age_ms(pcpu.canary_due)
-        } else {
-            0
-        },
-        sched_overdue_ms: if owed { age_ms(pcpu.sched_req) } else { 0 },
-        canary_runs: pcpu.canary_runs,
-        max_late_us: pcpu.max_late_us,
+impl MonitorStatus {
+    /// From what the registry reports, what was seen of the pCPUs, and what was lost.
+    #[must_use]
+    pub fn new(report: &GuestsReport, pcpus: Vec<Pcpu>, dropped: Dropped) -> Self {
+        Self {
+            pcpus,
+            guest_watchdogs: report.guests.iter().flat_map(watchdogs).collect(),
+            names_trouble: report.names_trouble.clone(),
+            dropped,
+        }
     }
 }
 
-fn guest_watchdog(now: u64, timer: &TimerRecord, name: Option<String>) -> GuestWatchdog {
-    let age = |t: u64| (t != 0).then(|| now.saturating_sub(t) / NS_PER_MS);
-    let signed_ms = |ns: u64| i64::try_from(ns / NS_PER_MS).unwrap_or(i64::MAX);
-    GuestWatchdog {
-        domid: timer.domid,
-        name,
-        slot: timer.slot,
-        armed: timer.armed,
-        timeout_s: timer.timeout_s,
-        sets: timer.sets,
-        last_fed_age_ms: age(timer.set),
-        deadline_in_ms: timer.armed.then(|| {
-            if timer.deadline >= now {
-                signed_ms(timer.deadline - now)
-            } else {
-                -signed_ms(now - timer.deadline)
-            }
-        }),
-        fired: timer.armed && timer.serviced(),
-        nr_fired: timer.nr_fired,
-        fired_age_ms: age(timer.fired),
+fn watchdogs(guest: &GuestReport) -> impl Iterator<Item = GuestWatchdog> + '_ {
+    guest.slots.iter().map(|slot| GuestWatchdog {
+        domid: guest.domid,
+        name: guest.name.clone(),
+        slot: slot.slot,
+        timeout_s: slot.timeout_s,
+        last_fed_age_ms: slot.last_fed_age_ms,
+        margin_ms: slot.margin_ms,
+        expired: slot.expired,
+    })
+}
+
+/// Kicks go on only where the guard says so, is seen to be alive, and its kicks arrive.
+fn decision(view: &View, now: Monotonic) -> DecisionStatus {
+    let View { info, status } = view;
+    let withheld = |reason: String, since: Monotonic| DecisionStatus {
+        kick: false,
+        reason: Some(reason),
+        for_ms: now.since_ns(since) / NS_PER_MS,
+    };
+    let silent_ns = now.since_ns(status.looked);
+    match (status.phase, status.decision) {
+        (Phase::Starting, _) => withheld("the guard has not armed it yet".into(), info.started),
+        (Phase::Disarmed, _) => withheld("the host watchdog is disarmed".into(), status.looked),
+        (Phase::StillArmed, _) => withheld(
+            "the guard has ended without disarming it".into(),
+            status.looked,
+        ),
+        _ if silent_ns > SILENT_NS.max(PERIODS_WITHOUT_KICK * info.period_ns) => withheld(
+            "the guard tells nothing: it hangs or is gone".into(),
+            status.looked,
+        ),
+        (_, Decision::Withhold(reason)) => withheld(reason.to_string(), status.since),
+        (_, Decision::Kick)
+            if now.since_ns(status.last_kick) > PERIODS_WITHOUT_KICK * info.period_ns =>
+        {
+            let reason = "kicks do not reach the host watchdog";
+            withheld(reason.into(), status.last_kick)
+        }
+        (_, Decision::Kick) => DecisionStatus {
+            kick: true,
+            reason: None,
+            for_ms: now.since_ns(status.since) / NS_PER_MS,
+        },
     }
 }
 
 fn kick_path(counters: &Counters) -> KickPath {
-    let [sampler_minor, sampler_major] = &counters.sampler_faults;
-    let [kicker_minor, kicker_major] = &counters.kicker_faults;
     KickPath {
-        samples: load(&counters.samples),
-        max_look_us: load(&counters.max_look_ns) / 1_000,
-        max_kick_gap_ms: load(&counters.max_kick_gap_ns) / NS_PER_MS,
-        max_kick_us: load(&counters.max_kick_ns) / 1_000,
-        failed_kicks: load(&counters.failed_kicks),
-        withholds: load(&counters.withholds),
-        minor_faults: load(sampler_minor) + load(kicker_minor),
-        major_faults: load(sampler_major) + load(kicker_major),
+        samples: counters.looks,
+        max_look_us: counters.max_look_ns / 1_000,
+        max_kick_gap_ms: counters.max_gap_ns / NS_PER_MS,
+        max_kick_us: counters.max_kick_ns / 1_000,
+        failed_kicks: counters.refused,
+        withholds: counters.withholds,
+        minor_faults: counters.minor_faults,
+        major_faults: counters.major_faults,
     }
 }

@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// At most one `sink.dropped` for each sink in this time; also how long losses may go
 /// untold while the queue stays full.
@@ -26,8 +26,8 @@ const REPORT_EVERY_NS: u64 = 10_000_000_000;
 pub struct Bus {
     host: Arc<str>,
     inner: Mutex<Inner>,
-    /// Set with the lock held; read without it.
-    closed: AtomicBool,
+    /// When the sinks must have ended; set once, with the lock held, as the bus is closed.
+    ends: OnceLock<Instant>,
 }
 
 #[derive(Debug)]
@@ -113,8 +113,7 @@ impl Outlet {
 }
 
 impl Inner {
-    fn stamp(&mut self, host: &Arc<str>, happened: Happened, now: Monotonic) -> u64 {
-        let (guest, xen_ns, what) = happened;
+    fn stamp(&mut self, host: &Arc<str>, guest: Option<Guest>, what: Kind, now: Monotonic) -> u64 {
         let seq = self.sequence.next();
         *self.counts.entry(what.kind()).or_default() += 1;
         let event = Arc::new(Event {
@@ -122,7 +121,6 @@ impl Inner {
             seq,
             time: Timestamp::now(),
             monotonic_ns: now.0,
-            xen_ns,
             host: Arc::clone(host),
             severity: what.severity(),
             guest,
@@ -145,7 +143,7 @@ impl Inner {
         });
         let due: Vec<Kind> = due.collect();
         for what in due {
-            self.stamp(host, (None, None, what), now);
+            self.stamp(host, None, what, now);
         }
     }
 
@@ -165,9 +163,6 @@ impl Inner {
     }
 }
 
-/// Kind happened, to whom, and the hypervisor's time of it.
-type Happened = (Option<Guest>, Option<u64>, Kind);
-
 impl Bus {
     /// A bus for the host of this name whose first event has the number `first_seq`.
     #[must_use]
@@ -185,7 +180,7 @@ impl Bus {
                 counts: BTreeMap::new(),
                 outlets: Vec::new(),
             }),
-            closed: AtomicBool::new(false),
+            ends: OnceLock::new(),
         }
     }
 
@@ -235,10 +230,10 @@ impl Bus {
 
     /// Stamps an event and offers it to every sink; gives its number. For ordinary
     /// threads: never blocks on a sink, but takes a lock and allocates.
-    pub fn publish(&self, guest: Option<Guest>, xen_ns: Option<u64>, what: Kind) -> u64 {
+    pub fn publish(&self, guest: Option<Guest>, what: Kind) -> u64 {
         let now = Monotonic::now();
         let mut inner = self.lock();
-        let seq = inner.stamp(&self.host, (guest, xen_ns, what), now);
+        let seq = inner.stamp(&self.host, guest, what, now);
         inner.report(&self.host, now);
         seq
     }
@@ -298,21 +293,26 @@ impl Bus {
         self.lock().sequence.peek()
     }
 
-    /// Ends every queue: the sinks do in about a second what they can with what they have,
+    /// Ends every queue: the sinks do until `deadline` what they can with what they have,
     /// count the rest, and end. Later events are stamped and go nowhere.
-    pub fn close(&self) {
+    pub fn close(&self, deadline: Instant) {
         let mut inner = self.lock();
-        self.closed.store(true, Ordering::Release);
+        self.ends.get_or_init(|| deadline);
         for outlet in &mut inner.outlets {
             outlet.queue = None;
             outlet.wake = None;
         }
     }
 
-    /// Whether [`Bus::close`] was called: a queue tells so only once it is empty. Once this is
-    /// true, nothing more comes into any queue.
+    /// Whether [`Bus::close`] was called. Once this is true, nothing more comes into any queue.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.ends.get().is_some()
+    }
+
+    /// Whether the sinks' time is up.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ends.get().is_some_and(|at| Instant::now() >= *at)
     }
 }

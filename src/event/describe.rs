@@ -12,7 +12,7 @@ const MAX_LINE: usize = 900;
 /// Longest name of a guest, characters.
 const MAX_NAME: usize = 128;
 
-/// Kind happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
+/// What happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
 #[must_use]
 pub fn describe(event: &Event) -> String {
     let what = words(&event.what);
@@ -23,7 +23,7 @@ pub fn describe(event: &Event) -> String {
     shorten(plain(&line), MAX_LINE)
 }
 
-/// `text` as one line that shows what it is: a guest may be named anything. Kind would move
+/// `text` as one line that shows what it is: a guest may be named anything. What would move
 /// the cursor, break the line or turn the direction of writing is shown as a question mark.
 #[must_use]
 pub fn plain(text: &str) -> String {
@@ -38,6 +38,22 @@ fn moves_the_cursor(c: char) -> bool {
             c,
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
         )
+}
+
+/// JSON whose strings do to a terminal no more than [`plain`] text does: what would move the
+/// cursor is escaped (RFC 8259, 7), and still means the same.
+#[must_use]
+pub fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Spaces between tokens are none of a string's: there they are escaped already.
+        if moves_the_cursor(c) && !matches!(c, '\n' | '\r' | '\t') {
+            out += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 fn shorten(mut line: String, most: usize) -> String {
@@ -65,23 +81,13 @@ fn whom(guest: &Guest) -> String {
     }
 }
 
-/// Kind happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
+/// What happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
 #[must_use]
 pub fn words(what: &Kind) -> String {
-    match what {
-        Kind::HostWithhold { .. }
-        | Kind::HostResumed { .. }
-        | Kind::HostArmed { .. }
-        | Kind::HostDisarmed {}
-        | Kind::HostResetReason { .. }
-        | Kind::HostStateSetAside { .. }
-        | Kind::SinkDropped { .. } => of_host(what),
-        Kind::AlarmRaised { .. }
-        | Kind::AlarmCleared { .. }
-        | Kind::AlarmAcknowledged { .. }
-        | Kind::AlarmClosed { .. }
-        | Kind::AlarmMoved { .. } => of_alarm(what),
-        _ => of_guest(what),
+    match what.kind().split_once('.') {
+        Some(("alarm", _)) => of_alarm(what),
+        Some(("guest", _)) => of_guest(what),
+        _ => of_host(what),
     }
 }
 
@@ -195,6 +201,25 @@ fn of_host(what: &Kind) -> String {
             "host: armed {device} ({identity}), timeout {}",
             s(*timeout_ms)
         ),
+        Kind::HostKickRefused { error, count } => {
+            format!("host: the host watchdog refuses kicks, {count} so far: {error}")
+        }
+        Kind::HostKickTaken { refused } => {
+            format!("host: the host watchdog takes kicks again; it refused {refused}")
+        }
+        Kind::HostDisarmFailed { error } => {
+            format!("host: the host watchdog cannot be disarmed and will fire: {error}")
+        }
+        Kind::HostGuardSilent { silent_ms } => format!(
+            "host: the guard has told nothing for {}: it hangs or is gone",
+            s(*silent_ms)
+        ),
+        Kind::HostGuardBack { silent_ms } => {
+            format!("host: the guard is back, after {}", s(*silent_ms))
+        }
+        Kind::HostExcused { what } => {
+            format!("host: {what} is late, which is excused: a debug key holds it up")
+        }
         Kind::HostDisarmed {} => "host: the host watchdog is disarmed".to_owned(),
         Kind::HostResetReason {
             reason,
@@ -260,4 +285,22 @@ pub fn of_cause(cause: Cause) -> &'static str {
 /// Seconds with one decimal.
 fn s(ms: u64) -> String {
     format!("{}.{} s", ms / 1_000, ms / 100 % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_with_any_name_moves_no_cursor_and_means_the_same() {
+        let name: String = (0..0x3000)
+            .filter_map(char::from_u32)
+            .chain(['\u{feff}'])
+            .collect();
+        let json = serde_json::to_string(&name).expect("JSON");
+        let shown = harmless(&json);
+        assert!(!shown.contains(moves_the_cursor));
+        let read: String = serde_json::from_str(&shown).expect("still JSON");
+        assert_eq!(read, name);
+    }
 }

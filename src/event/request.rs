@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind a client of the event socket asks for: one line of JSON.
+//! What a client of the event socket asks for: one line of JSON.
 
 use super::kind::matches;
 use super::{Event, Timestamp, Uuid};
@@ -61,7 +61,7 @@ pub enum Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    /// Kind the word is: a UUID if it has the form of one, a domid if it is all digits, and
+    /// What the word is: a UUID if it has the form of one, a domid if it is all digits, and
     /// a name otherwise.
     #[must_use]
     pub fn from_word(word: &'a str) -> Self {
@@ -91,7 +91,7 @@ fn is_about(event: &Event, wanted: &str) -> bool {
     })
 }
 
-/// Kind the event socket sends that is no event.
+/// What the event socket sends that is no event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {

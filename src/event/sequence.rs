@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The sequence numbers of events: counted here, reserved on disk by
-//! [`crate::state::sequence`].
+//! The sequence numbers of events: they never repeat, whatever ends the daemon.
 //!
-//! In: the first number that no daemon before has used. Out: numbers, each once. Taking one
-//! never waits.
+//! In: the first number that no daemon before has used. Out: numbers. They are reserved on
+//! disk in blocks, ahead of use ([`crate::state::sequence`]): after a kill the next daemon
+//! begins behind the block, and leaves the rest of it out. Taking a number never waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,9 +35,9 @@ impl Sequence {
         self.reserved.load(Ordering::Relaxed) < self.peek().saturating_add(BLOCK / 2)
     }
 
-    /// Numbers below `next` are reserved.
-    pub fn reserved_to(&self, next: u64) {
-        self.reserved.store(next, Ordering::Relaxed);
+    /// Every number below `end` is reserved.
+    pub(crate) fn reserved_up_to(&self, end: u64) {
+        self.reserved.store(end, Ordering::Relaxed);
     }
 }
 

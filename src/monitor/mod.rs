@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The monitor: everything that the guard can live without, assembled.
+//! The monitor: everything that the guard can live without, a process of its own.
+//!
+//! In: the guard page and the liveness table, both mapped read-only; xenstore's names;
+//! questions and orders. Out: events, lines, answers, state on disk. It may be killed,
+//! stopped, restarted or upgraded at any moment: neither a kick nor a reset comes of it.
 
 pub mod desk;
+pub mod following;
 pub mod names;
+pub mod pcpus;
+pub mod privileges;
 pub mod reporter;
 pub mod services;
+pub mod told;
 pub mod watcher;

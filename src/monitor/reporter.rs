@@ -1,196 +1,311 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The narrator: tells people what the kicker did, as the kicker itself must not.
+//! The reporter: tells people what the guard did, as the guard itself must not.
 //!
-//! In: the kicker's notes; while the evidence is stale, looks of its own. Out: log lines.
-//! It polls: to be woken would cost the kicker a system call.
+//! In: the guard page; the liveness table. Out: a line and an event for each thing that the
+//! guard did; that it fell silent; and, while it does not say what is wrong, what is not
+//! serviced. Nothing here decides anything.
 //!
-//! A wedge often stops the sampler first, and "evidence stale" tells whoever is paged
-//! little. So while kicks are withheld for want of evidence, the narrator looks at the
-//! hypervisor itself, from wherever it happens to run, and says what is not serviced.
-//! That is for people only: it changes no decision.
+//! A wedge may stop any one vCPU of dom0, and whatever runs or waits there. So there is a
+//! watcher pinned to each of them, and any one that still runs tells all there is
+//! ([`super::told`]). The line is written at once, by one system call and before any lock;
+//! the event follows, and may wait for threads that hang.
 
-use crate::event::Kind;
-use crate::guard::evidence::{Unknown, Verdict, Work};
+use crate::control::status::{Pcpu, SILENT_NS};
+use crate::event::describe::{plain, words};
+use crate::event::{Kind, Severity};
+use crate::guard::evidence::{Evidence, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
-use crate::guard::ledger::{Ledger, Note};
+use crate::guard::page::{Entry, EntryKind, Info, Phase, Reader, View};
+use crate::monitor::pcpus::Pcpus;
+use crate::monitor::told::{Stream, Told, key};
+use crate::sink::direct::Direct;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
-use crate::xen::Hypervisor;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
+use crate::xen::table::Table;
+use nix::errno::Errno;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, TryLockError};
 
-/// How often it looks for notes.
-const POLL: Duration = Duration::from_millis(100);
-
-/// Who else is told. Neither may block for longer than a lock is held for computing.
-pub trait Listener {
-    /// Something happened to the host watchdog.
-    fn host(&self, what: Kind);
-
-    /// Another round is done.
-    fn turn(&self);
-}
-
-/// Logs notes, and tells `listener`, until the kicker has ended and all its notes are told.
-/// `own` is what it looks at the hypervisor with, if it can.
-pub fn run(
-    ledger: &Ledger,
-    timeout_ns: u64,
-    own: Option<Box<dyn Hypervisor>>,
-    listener: &dyn Listener,
-) {
-    let mut second_look = own.map(SecondLook::new);
-    loop {
-        let last_round = ledger.ended.load(Ordering::Acquire);
-        while let Some(note) = ledger.take_note() {
-            if let Some(what) = tell(note, timeout_ns) {
-                listener.host(what);
-            }
-        }
-        listener.turn();
-        if last_round {
-            return;
-        }
-        if let Some(second_look) = &mut second_look {
-            second_look.turn(ledger);
-        }
-        thread::sleep(POLL);
-    }
-}
-
-/// The narrator's own eyes.
-struct SecondLook {
-    hypervisor: Box<dyn Hypervisor>,
-    /// Kind it has told of the present withhold.
+/// What a watcher sees of the hypervisor; whoever finds it free looks.
+#[derive(Debug)]
+struct Look {
+    table: Table<'static>,
+    evidence: Evidence,
+    pcpus: Pcpus,
+    /// What was told of the present withhold.
     told: Option<Work>,
 }
 
-impl SecondLook {
-    fn new(hypervisor: Box<dyn Hypervisor>) -> Self {
+/// What the watchers share.
+pub struct Reporter<'a> {
+    page: PathBuf,
+    told: Told,
+    look: Option<Mutex<Look>>,
+    /// Entries of the guard that were overwritten before anybody read them.
+    lost: AtomicU64,
+    /// Takes events; may block.
+    publish: Box<dyn Fn(Kind) + Send + Sync + 'a>,
+}
+
+impl<'a> Reporter<'a> {
+    /// Over the guard page at `page` and the table, where there is one.
+    #[must_use]
+    pub fn new(
+        page: &Path,
+        told: Told,
+        table: Option<Table<'static>>,
+        publish: impl Fn(Kind) + Send + Sync + 'a,
+    ) -> Self {
+        let look = table.map(|table| {
+            Mutex::new(Look {
+                table,
+                evidence: Evidence::new(&table),
+                pcpus: Pcpus::default(),
+                told: None,
+            })
+        });
         Self {
-            hypervisor,
-            told: None,
+            page: page.to_owned(),
+            told,
+            look,
+            lost: AtomicU64::new(0),
+            publish: Box::new(publish),
         }
     }
 
-    /// Looks if kicks are withheld for want of evidence; may block as long as the
-    /// hypervisor does.
-    fn turn(&mut self, ledger: &Ledger) {
-        if !wants_evidence(ledger) {
-            self.told = None;
-            return;
+    /// The pCPUs as last seen.
+    #[must_use]
+    pub fn pcpus(&self, now: Monotonic) -> Vec<Pcpu> {
+        let Some(look) = &self.look else {
+            return Vec::new();
+        };
+        let look = look
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        look.pcpus.status(look.table.canary_period_ms(), now)
+    }
+
+    /// Entries of the guard that no watcher read in time.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the hypervisor, if nobody else does just now; says what is not serviced.
+    fn look(&self, now: Monotonic, wanted: bool) -> Option<String> {
+        let mut look = match self.look.as_ref()?.try_lock() {
+            Ok(look) => look,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let Look {
+            table,
+            evidence,
+            pcpus,
+            told,
+        } = &mut *look;
+        let (verdict, _) = evidence.look(table, Monotonic::now);
+        pcpus.look(table, now);
+        if !wanted {
+            *told = None;
+            return None;
         }
-        let evidence = self.hypervisor.look(None);
-        let Verdict::Lagging { work, since } = evidence.verdict else {
+        let Verdict::Lagging { work, overdue_ns } = verdict else {
+            return None;
+        };
+        if told.replace(work) == Some(work) {
+            return None;
+        }
+        let ms = overdue_ns / NS_PER_MS;
+        Some(format!(
+            "a second look finds: {work} not serviced for {ms} ms"
+        ))
+    }
+}
+
+/// One watcher's own part.
+pub struct Watcher<'r, 'a> {
+    reporter: &'r Reporter<'a>,
+    page: Option<Reader>,
+    direct: Direct,
+}
+
+impl<'r, 'a> Watcher<'r, 'a> {
+    /// Which has seen nothing yet.
+    #[must_use]
+    pub fn new(reporter: &'r Reporter<'a>) -> Self {
+        Self {
+            reporter,
+            page: Reader::open(&reporter.page).ok(),
+            direct: Direct::new(),
+        }
+    }
+
+    /// Looks once at everything, and tells what there is to tell.
+    pub fn turn(&mut self, now: Monotonic) {
+        let mut view = self.page.as_ref().and_then(Reader::view);
+        if view.as_ref().is_none_or(|view| is_silent(view, now)) {
+            // What the last guard left behind comes before what the next one does.
+            if let Some(view) = &view {
+                self.entries(view, now);
+            }
+            if let Ok(page) = Reader::open(&self.reporter.page) {
+                view = page.view();
+                self.page = Some(page);
+            }
+        }
+        if let Some(view) = &view {
+            self.entries(view, now);
+            self.silence(view, now);
+        }
+        let wanted = view.is_some_and(|view| wants_evidence(&view, now));
+        if let Some(line) = self.reporter.look(now, wanted) {
+            self.direct.tell(Severity::Error, "host.withhold", &line);
+        }
+    }
+
+    /// Tells the guard's entries: first all lines, which wait for nobody.
+    fn entries(&mut self, view: &View, now: Monotonic) {
+        let reporter = self.reporter;
+        for stream in [Stream::Lines, Stream::Events] {
+            let next = reporter.told.next_entry(stream, view.info.started);
+            let Some(page) = &self.page else {
+                return;
+            };
+            if next >= view.status.entries {
+                continue;
+            }
+            let found = page.entries(next);
+            for entry in &found.entries {
+                let kind = event(entry, &view.info);
+                let direct = &mut self.direct;
+                let told =
+                    reporter
+                        .told
+                        .once(stream, key(view.info.started, entry.number), now, || {
+                            match stream {
+                                Stream::Lines => {
+                                    direct.tell(
+                                        kind.severity(),
+                                        kind.kind(),
+                                        &line(entry, &kind, &view.info),
+                                    );
+                                    // Whoever was first counts what nobody saw.
+                                    reporter.lost.fetch_add(
+                                        if entry.number > next { found.lost } else { 0 },
+                                        Ordering::Relaxed,
+                                    );
+                                }
+                                _ => (reporter.publish)(kind),
+                            }
+                        });
+                if !told {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells that the guard fell silent, or is back.
+    fn silence(&mut self, view: &View, now: Monotonic) {
+        let told = &self.reporter.told;
+        let last = told.last(Stream::Silent);
+        let looked_ms = view.status.looked.0 / NS_PER_MS;
+        let kind = if is_silent(view, now) {
+            let silent_ms = now.since_ns(view.status.looked) / NS_PER_MS;
+            (
+                Stream::Silent,
+                looked_ms,
+                Kind::HostGuardSilent { silent_ms },
+            )
+        } else if looked_ms > last && last > told.last(Stream::Back) {
+            let silent_ms = looked_ms - last;
+            (Stream::Back, last, Kind::HostGuardBack { silent_ms })
+        } else {
             return;
         };
-        if self.told != Some(work) {
-            let overdue_ms = Monotonic::now().since_ns(since) / NS_PER_MS;
-            log::error!("a second look finds: {work} not serviced for {overdue_ms} ms");
-            self.told = Some(work);
-        }
+        let (stream, key, kind) = kind;
+        let direct = &mut self.direct;
+        told.once(stream, key, now, || {
+            direct.tell(kind.severity(), kind.kind(), &words(&kind));
+            (self.reporter.publish)(kind);
+        });
     }
 }
 
-fn wants_evidence(ledger: &Ledger) -> bool {
-    use Decision::Withhold;
-    use Reason::Unknown as For;
-    matches!(
-        ledger.decision(),
-        Some((
-            Withhold(For(Unknown::Stale { .. } | Unknown::Unconfirmed { .. })),
-            _
-        ))
-    )
+/// A guard that has the host watchdog armed and does not look.
+fn is_silent(view: &View, now: Monotonic) -> bool {
+    let is_armed = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
+    is_armed && now.since_ns(view.status.looked) > SILENT_NS
 }
 
-/// Logs a note; gives the event that it makes, if any.
-fn tell(note: Note, timeout_ns: u64) -> Option<Kind> {
-    let errno = |raw: i32| nix::errno::Errno::from_raw(raw).desc();
-    match note {
-        Note::Decided {
-            at,
-            decision,
-            last_kick,
-        } => return Some(tell_decision(at, decision, last_kick, timeout_ns)),
-        Note::KickFailed { errno: raw, .. } => {
-            log::error!("the host watchdog refused a kick: {}", errno(raw));
-        }
-        Note::Disarmed => {
-            log::info!("disarmed the host watchdog");
-            return Some(Kind::HostDisarmed {});
-        }
-        Note::DisarmFailed { errno: raw } => log::error!(
-            "cannot disarm the host watchdog, it will fire: {}",
-            errno(raw)
-        ),
-    }
-    None
+/// Whether people are not told what is wrong unless somebody else looks.
+fn wants_evidence(view: &View, now: Monotonic) -> bool {
+    is_silent(view, now) || matches!(view.status.decision, Decision::Withhold(Reason::Unknown(_)))
 }
 
-fn tell_decision(at: Monotonic, decision: Decision, last_kick: Monotonic, timeout_ns: u64) -> Kind {
-    let age_ns = at.since_ns(last_kick);
-    let left_ms = timeout_ns.saturating_sub(age_ns) / NS_PER_MS;
+/// The event of an entry.
+fn event(entry: &Entry, info: &Info) -> Kind {
+    let age_ns = entry.at.since_ns(entry.last_kick);
+    let left_ms = info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS;
     let age_ms = age_ns / NS_PER_MS;
-    match decision {
-        Decision::Withhold(reason) => {
-            log::error!(
-                "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in \
-                 {left_ms} ms unless it is served again)"
-            );
-            Kind::HostWithhold {
-                reason: reason.to_string(),
-                last_kick_age_ms: age_ms,
-                left_ms,
-            }
-        }
-        Decision::Kick => {
-            log::info!(
-                "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms \
-                 were left)"
-            );
-            Kind::HostResumed {
-                unkicked_ms: age_ms,
-                left_ms,
-            }
-        }
+    let error = |errno: i32| Errno::from_raw(errno).desc().to_owned();
+    match entry.kind {
+        EntryKind::Armed => Kind::HostArmed {
+            device: info.device.display().to_string(),
+            identity: info.identity.clone(),
+            timeout_ms: info.timeout_ns / NS_PER_MS,
+            coverage: info.coverage,
+        },
+        EntryKind::Withhold(reason) => Kind::HostWithhold {
+            reason: reason.to_string(),
+            last_kick_age_ms: age_ms,
+            left_ms,
+        },
+        EntryKind::Resume => Kind::HostResumed {
+            unkicked_ms: age_ms,
+            left_ms,
+        },
+        EntryKind::Excused(work) => Kind::HostExcused {
+            what: work.to_string(),
+        },
+        EntryKind::Refused { errno, count } => Kind::HostKickRefused {
+            error: error(errno),
+            count,
+        },
+        EntryKind::Taken { refused } => Kind::HostKickTaken { refused },
+        EntryKind::Disarmed => Kind::HostDisarmed {},
+        EntryKind::DisarmFailed { errno } => Kind::HostDisarmFailed {
+            error: error(errno),
+        },
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::xen::patched::Patched;
-    use crate::xen::simulated::{Scene, Simulated};
-
-    fn withheld(why: Unknown) -> Ledger {
-        let ledger = Ledger::new();
-        let decision = Decision::Withhold(Reason::Unknown(why));
-        ledger.put_decision(decision, Monotonic::now());
-        ledger
+/// The line of an entry.
+fn line(entry: &Entry, kind: &Kind, info: &Info) -> String {
+    let age_ns = entry.at.since_ns(entry.last_kick);
+    let (age_ms, left_ms) = (
+        age_ns / NS_PER_MS,
+        info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
+    );
+    match entry.kind {
+        EntryKind::Withhold(reason) => format!(
+            "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in {left_ms} ms \
+             unless it is served again)"
+        ),
+        EntryKind::Resume => format!(
+            "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"
+        ),
+        _ => plain(&words(kind)),
     }
+}
 
-    fn eyes() -> SecondLook {
-        let mut scene = Scene::healthy(2, 2);
-        scene.pcpus[1].canary_due = scene.now - 2_000 * NS_PER_MS;
-        SecondLook::new(Box::new(Patched::new(Simulated::still(&scene))))
-    }
-
-    #[test]
-    fn stale_evidence_is_explained_by_a_look_of_ones_own() {
-        let mut eyes = eyes();
-        eyes.turn(&withheld(Unknown::Stale { age_ns: 1 }));
-        assert_eq!(eyes.told, Some(Work::PcpuTimers(1)));
-    }
-
-    #[test]
-    fn nobody_looks_while_kicks_go_on_or_the_cause_is_known() {
-        let kicking = Ledger::new();
-        kicking.put_decision(Decision::Kick, Monotonic::now());
-        for ledger in [Ledger::new(), kicking, withheld(Unknown::ClockStalled)] {
-            let mut eyes = eyes();
-            eyes.turn(&ledger);
-            assert_eq!(eyes.told, None);
-        }
-    }
+/// Whether a watcher tells such an event at once, as a line of its own.
+#[must_use]
+pub fn tells(kind: &Kind) -> bool {
+    let before = matches!(
+        kind,
+        Kind::HostResetReason { .. } | Kind::HostStateSetAside { .. }
+    );
+    kind.kind().starts_with("host.") && !before
 }

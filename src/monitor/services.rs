@@ -1,37 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The ordinary threads: everything that the guard can live without.
+//! The monitor's start, its threads, and its end.
 //!
-//! In: a policy, the ledger. Out: words for people, events, answers. Everything that may
-//! block or fail is made by [`Ordinary::prepare`], before anything is armed; the threads
-//! start once the host watchdog is kicked. One that does not start, or panics, is
-//! reported, and the kicks go on.
+//! In: a policy. Out: a process that tells and answers until SIGTERM or SIGINT. All that may
+//! be refused is opened before READY=1 is said and before privileges are given up. Threads
+//! sleep until there is something to do. One that panics ends the process in good order, so
+//! that the service manager starts another, which goes on where this one was.
 
 use crate::config::Policy;
 use crate::control::peer::gid_of;
+use crate::control::places;
 use crate::control::server::{self, Context};
-use crate::control::status::{Armed, Sources, gather};
+use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::event::bus::Bus;
-use crate::event::describe::{plain, words};
 use crate::event::{Event, Kind};
-use crate::exit::{CONFIG, Failure, OSERR, UNAVAILABLE};
-use crate::guard::ledger::Ledger;
+use crate::exit::{CONFIG, Failure, OSERR, SOFTWARE, UNAVAILABLE};
+use crate::guard::gate::Decision;
+use crate::guard::page::{self, Phase, Reader};
 use crate::guests::Desk;
-use crate::guests::alarm::Rules;
-use crate::monitor::desk::{self, GuestsDesk};
-use crate::monitor::names::Names;
-use crate::monitor::reporter::{self, Listener};
+use crate::monitor::following::{self, Following, Part};
+use crate::monitor::privileges;
+use crate::monitor::reporter::{Reporter, Watcher, tells};
+use crate::monitor::told::{self, Told};
 use crate::sink;
+use crate::sink::direct::Direct;
 use crate::state::reset_reason::HostState;
-use crate::state::saver::{self, Opened, Saver};
-use crate::watchdog::sysfs::Attributes;
-use crate::xen::Hypervisor;
-use crossbeam_channel::Receiver;
+use crate::sys::clock::Monotonic;
+use crate::sys::notify::Notifier;
+use crate::sys::privcmd::Privcmd;
+use crate::xen;
+use crate::xen::table::Table;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -39,26 +47,79 @@ use std::time::{Duration, Instant};
 const STACK: usize = 128 * 1024;
 /// Events that may wait for each sink: a storm of guests makes hundreds in a second.
 const QUEUE: usize = 4096;
-
-/// How long those who tell of events may take to end: the state's last save is among them.
-const LAST_WORDS: Duration = Duration::from_secs(4);
-/// How long sinks may take for what is queued, and once more after they were told to stop.
-const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// How long the end may take in all: half for those who tell, the rest for the sinks.
+const END: Duration = Duration::from_secs(4);
 /// How often ending threads are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Between two turns of a watcher.
+const TURN: Duration = Duration::from_millis(500);
+/// Between two attempts to say READY=1 to a service manager that is busy.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Ends, by its other end's end, when the monitor is to stop.
+pub type Stop = Receiver<Infallible>;
 
 type Queue = Receiver<Arc<Event>>;
 
-/// Kind the ordinary threads share.
+/// What the threads share.
 struct Shared {
-    ledger: Arc<Ledger>,
-    names: Names,
-    desk: GuestsDesk,
+    following: Following,
     bus: Arc<Bus>,
-    saver: Arc<Saver>,
-    armed: Armed,
+    reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
-    stop: AtomicBool,
+}
+
+impl Shared {
+    /// What the reporter says becomes an event, and is kept for the next boot.
+    fn host(&self, what: Kind) {
+        let withheld = |reason: String| Some(HostState::Withholding { reason });
+        let state = match &what {
+            Kind::HostWithhold { reason, .. } => withheld(reason.clone()),
+            Kind::HostKickRefused { error, .. } => {
+                withheld(format!("the host watchdog refused kicks: {error}"))
+            }
+            Kind::HostDisarmFailed { error } => {
+                withheld(format!("the host watchdog could not be disarmed: {error}"))
+            }
+            Kind::HostGuardSilent { .. } => withheld("the guard hung or was gone".to_owned()),
+            Kind::HostArmed { .. }
+            | Kind::HostResumed { .. }
+            | Kind::HostKickTaken { .. }
+            | Kind::HostGuardBack { .. } => Some(HostState::Armed),
+            Kind::HostDisarmed {} => Some(HostState::Disarmed),
+            _ => None,
+        };
+        if let Some(state) = state {
+            self.following.host(state);
+        }
+        self.bus.publish(None, what);
+    }
+
+    /// All that is known; none where there never was a guard page.
+    fn status(&self) -> Status {
+        let now = Monotonic::now();
+        let view = Reader::open(Path::new(page::PATH)).ok();
+        let mut status = Status::of_page(view.as_ref().and_then(Reader::view).as_ref(), now);
+        let (log_lines, syslog_messages) = sink::log::dropped();
+        let reporter = self.reporter.get();
+        let dropped = Dropped {
+            decisions: reporter.map_or(0, Reporter::lost),
+            log_lines,
+            syslog_messages,
+            sinks: self
+                .bus
+                .drops()
+                .into_iter()
+                .map(|(name, n)| (name.to_owned(), n))
+                .collect(),
+        };
+        let pcpus = reporter
+            .map(|reporter| reporter.pcpus(now))
+            .unwrap_or_default();
+        let report = self.following.desk.report();
+        status.monitor = Some(MonitorStatus::new(&report, pcpus, dropped));
+        status
+    }
 }
 
 /// The ends of the bus that sinks read from; attached before the first event.
@@ -69,203 +130,306 @@ struct Inlets {
     metrics: Option<(PathBuf, Queue)>,
 }
 
-/// All that is made before anything is armed.
-pub struct Ordinary {
-    control: UnixListener,
-    events: UnixListener,
-    bus: Arc<Bus>,
-    inlets: Inlets,
-    opened: Opened,
-    names: Names,
-    group: Option<u32>,
-    sockets: Sockets,
-}
-
-/// The sockets' files; they go with this value. Should they stay, the next start replaces
-/// them.
-struct Sockets(Vec<PathBuf>);
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-impl Ordinary {
-    /// Binds the sockets, reads the state, attaches the sinks. May block on disks and on
-    /// the group database.
-    ///
-    /// # Errors
-    /// A [`Failure`] when a socket cannot be had.
-    pub fn prepare(policy: &Policy) -> Result<Self, Failure> {
-        let mut sockets = Sockets(Vec::new());
-        let mut bind = |key: &str, path: &Path| {
-            let listener = bind(key, path, &policy.control_group)?;
-            sockets.0.push(path.to_owned());
-            Ok(listener)
-        };
-        let control = bind("control.socket", &policy.control_socket)?;
-        let events = bind("events.socket", &policy.events.socket)?;
-        let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
-        let opened = saver::open(&policy.state_directory, rules(policy), desk::now(), fired);
-        // As events they are told only once the host watchdog is armed, which may fail.
-        for what in &opened.told {
-            log::warn!("{}", plain(&words(what)));
-        }
-        let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
-        let inlets = Inlets::attach(&bus, policy)
-            .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
-        Ok(Self {
-            control,
-            events,
-            bus,
-            inlets,
-            opened,
-            names: Names::default(),
-            group: gid_of(&policy.control_group),
-            sockets,
-        })
-    }
-
-    /// Starts the threads. `eyes` are the narrator's own.
-    #[must_use]
-    pub fn start(
-        self,
-        policy: &Policy,
-        ledger: &Arc<Ledger>,
-        armed: Armed,
-        eyes: Option<Box<dyn Hypervisor>>,
-    ) -> Running {
-        let bus = Arc::clone(&self.bus);
-        let publish = move |happening: crate::guests::Happening| {
-            bus.publish(Some(happening.guest), None, happening.what);
-        };
-        let saver = Arc::clone(&self.opened.saver);
-        let desk = GuestsDesk::new(self.opened.registry, saver, Box::new(publish));
-        let shared = Arc::new(Shared {
-            ledger: Arc::clone(ledger),
-            names: self.names,
-            desk,
-            bus: self.bus,
-            saver: self.opened.saver,
-            armed,
-            group: self.group,
-            stop: AtomicBool::new(false),
-        });
-        let sinks = start_sinks(policy, &shared, self.inlets, self.events);
-        self.opened.told.into_iter().for_each(|what| {
-            shared.tell(what);
-        });
-        shared.tell(shared.armed.event());
-        shared.saver.host(HostState::Armed);
-        let tellers = start_tellers(&shared, self.control, eyes);
-        Running {
-            shared,
-            tellers,
-            sinks,
-            _sockets: self.sockets,
-        }
-    }
-}
-
-/// The threads.
-pub struct Running {
-    shared: Arc<Shared>,
-    /// Those that publish events; they end with the kicker.
-    tellers: Vec<JoinHandle<()>>,
-    /// Those that take them; they end with the bus.
-    sinks: Vec<JoinHandle<()>>,
-    _sockets: Sockets,
-}
-
-impl Running {
-    /// Waits for the threads, once the kicker has ended. The host is no longer guarded then, so
-    /// nothing that hangs may hold up the daemon's end: what has not ended in time is left
-    /// behind, and said.
-    pub fn join(self) {
-        let told = wait(&self.tellers, LAST_WORDS);
-        self.shared.bus.close();
-        let mut taken = wait(&self.sinks, LAST_EVENTS);
-        if !taken {
-            self.shared.stop.store(true, Ordering::Relaxed);
-            taken = wait(&self.sinks, LAST_EVENTS);
-        }
-        if !(told && taken) {
-            let threads = self.tellers.iter().chain(&self.sinks);
-            let stuck = threads.filter(|thread| !thread.is_finished());
-            let names = stuck.filter_map(|thread| thread.thread().name());
-            let names = names.collect::<Vec<_>>().join(", ");
-            log::warn!("ending without threads that do not: {names}");
-        }
-    }
-}
-
-/// Waits until all of the threads have ended, at most `patience`; says whether they have.
-fn wait(threads: &[JoinHandle<()>], patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    loop {
-        if threads.iter().all(JoinHandle::is_finished) {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        thread::sleep(LOOK_EVERY);
-    }
-}
-
-impl Shared {
-    fn tell(&self, what: Kind) {
-        self.bus.publish(None, None, what);
-    }
-
-    fn sources(&self) -> Sources<'_> {
-        Sources {
-            armed: &self.armed,
-            ledger: &self.ledger,
-            names: &self.names,
-            bus: Some(&*self.bus),
-        }
-    }
-}
-
-/// Kind the narrator says becomes events, and last words for the next boot.
-impl Listener for Shared {
-    fn host(&self, what: Kind) {
-        match &what {
-            Kind::HostWithhold { reason, .. } => self.saver.host(HostState::Withholding {
-                reason: reason.clone(),
-            }),
-            Kind::HostResumed { .. } => self.saver.host(HostState::Armed),
-            Kind::HostDisarmed {} => self.saver.host(HostState::Disarmed),
-            _ => {}
-        }
-        self.tell(what);
-    }
-
-    fn turn(&self) {
-        self.bus.report_drops();
-    }
-}
-
 impl Inlets {
     fn attach(bus: &Bus, policy: &Policy) -> io::Result<Self> {
         let attach = |name| bus.attach(name, QUEUE);
         let metrics = policy.metrics_textfile.clone();
-        let hooks = !policy.hooks.hooks.is_empty();
         Ok(Self {
             syslog: policy.events.syslog.then(|| attach(sink::syslog::NAME)),
             socket: bus.attach_waking(sink::socket::NAME, QUEUE)?,
-            hooks: hooks.then(|| attach(sink::hooks::NAME)),
+            hooks: (!policy.hooks.hooks.is_empty()).then(|| attach(sink::hooks::NAME)),
             metrics: metrics.map(|path| (path, attach(sink::metrics::NAME))),
         })
     }
 }
 
+/// Runs until told to stop. Its start may block on disks.
+///
+/// # Errors
+/// A [`Failure`] when something cannot be had, or a thread panicked.
+pub fn run(policy: &Policy) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| Failure::new(OSERR, format!("cannot handle signals: {error}")))?;
+    let control = bind(
+        "control.socket",
+        &policy.control_socket,
+        &policy.control_group,
+    )?;
+    let events = bind(
+        "events.socket",
+        &policy.events.socket,
+        &policy.control_group,
+    )?;
+    let table = map_table();
+    let told = Told::open(Path::new(told::PATH))
+        .map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))?;
+    let mut opened = following::open(policy);
+    let first_told = std::mem::take(&mut opened.told);
+    let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
+    let inlets = Inlets::attach(&bus, policy)
+        .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
+    if let Err(error) = privileges::give_up(inlets.hooks.is_some(), inlets.metrics.is_some()) {
+        log::warn!("keeping privileges that are not needed: {error}");
+    }
+    let shared = Arc::new(Shared {
+        following: Following::new(opened, Arc::clone(&bus), table),
+        bus,
+        reporter: OnceLock::new(),
+        group: gid_of(&policy.control_group),
+    });
+    let told_to = Arc::clone(&shared);
+    let publish = move |what| told_to.host(what);
+    let page = Path::new(page::PATH);
+    let _ = shared
+        .reporter
+        .set(Reporter::new(page, told, table, publish));
+    let mut threads = Threads::new();
+    threads.sinks(policy, &shared, inlets, events);
+    for what in first_told {
+        shared.bus.publish(None, what);
+    }
+    shared.note_present();
+    threads.tellers(&shared, control);
+    let end = threads.ends.clone();
+    threads.spawn("signals", true, move || {
+        // To read the configuration anew takes a restart.
+        if signals.forever().any(|signal| signal != SIGHUP) {
+            let _ = end.try_send(None);
+        }
+    });
+    say_ready();
+    let why = threads.ended.recv().ok().flatten();
+    threads.end(&shared);
+    match why {
+        None => Ok(()),
+        Some(thread) => {
+            let text = format!("thread {thread} panicked: ending, to be started again");
+            Err(Failure::new(SOFTWARE, text))
+        }
+    }
+}
+
+impl Shared {
+    /// What the host watchdog does as this monitor starts, which is no event.
+    fn note_present(&self) {
+        let view = Reader::open(Path::new(page::PATH)).ok();
+        let Some(status) = view.and_then(|page| page.status()) else {
+            return;
+        };
+        self.following.host(match (status.phase, status.decision) {
+            (Phase::Starting | Phase::Disarmed, _) => HostState::Disarmed,
+            (_, Decision::Kick) => HostState::Armed,
+            (_, Decision::Withhold(reason)) => HostState::Withholding {
+                reason: reason.to_string(),
+            },
+        });
+    }
+}
+
+/// The service manager must hear it: a send that would block is tried again.
+fn say_ready() {
+    let notifier = Notifier::from_environment();
+    while !notifier.tell("READY=1") {
+        thread::sleep(AGAIN);
+    }
+}
+
+fn map_table() -> Option<Table<'static>> {
+    let privcmd = Privcmd::open().map_err(|error| log::warn!("/dev/xen/privcmd: {error}"));
+    match xen::map_table(&privcmd.ok()?) {
+        Ok(table) => Some(table),
+        Err(why) => {
+            log::warn!("guests and pCPUs are not seen: {why}");
+            None
+        }
+    }
+}
+
+/// The threads, and how they end.
+struct Threads {
+    /// Those that tell of events; they end at `stop`.
+    tellers: Vec<JoinHandle<()>>,
+    /// Those that take them; they end with the bus.
+    sinks: Vec<JoinHandle<()>>,
+    stop: (Sender<Infallible>, Stop),
+    /// Of a socket pair, for those who wait in poll(2); and the other end.
+    woken: Option<(UnixStream, UnixStream)>,
+    /// Why the monitor ends: a thread's panic, or none.
+    ends: Sender<Option<&'static str>>,
+    ended: Receiver<Option<&'static str>>,
+}
+
+impl Threads {
+    fn new() -> Self {
+        let (ends, ended) = bounded(1);
+        Self {
+            tellers: Vec::new(),
+            sinks: Vec::new(),
+            stop: bounded(0),
+            woken: UnixStream::pair().ok(),
+            ends,
+            ended,
+        }
+    }
+
+    fn spawn(&mut self, name: &'static str, detached: bool, body: impl FnOnce() + Send + 'static) {
+        let ends = self.ends.clone();
+        let contained = move || {
+            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+                let _ = ends.try_send(Some(name));
+            }
+        };
+        let builder = thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(STACK);
+        match builder.spawn(contained) {
+            Ok(_) if detached => {}
+            Ok(thread) => self.tellers.push(thread),
+            Err(error) => {
+                log::error!("cannot start thread {name}: {error}");
+                let _ = self.ends.try_send(Some(name));
+            }
+        }
+    }
+
+    fn sinks(
+        &mut self,
+        policy: &Policy,
+        shared: &Arc<Shared>,
+        inlets: Inlets,
+        events: UnixListener,
+    ) {
+        let settings = sink::socket::Settings {
+            keep: policy.events.keep,
+            group: shared.group,
+        };
+        let (queue, woken) = inlets.socket;
+        let served = Arc::clone(shared);
+        self.spawn("events-socket", false, move || {
+            sink::socket::run(&events, &queue, &woken, &settings, &served.bus);
+        });
+        if let Some(queue) = inlets.syslog {
+            let logged = Arc::clone(shared);
+            self.spawn("events-syslog", false, move || {
+                let direct = Direct::new().is_journal();
+                let told = |event: &Event| direct && tells(&event.what);
+                let places = sink::syslog::Places::default();
+                sink::syslog::run(&queue, &places, &logged.bus, told);
+            });
+        }
+        if let Some(queue) = inlets.hooks {
+            let hooks = policy.hooks.clone();
+            let hooked = Arc::clone(shared);
+            self.spawn("hooks", false, move || {
+                let cgroup = sink::hooks::cgroup::own_directory();
+                let cgroup = cgroup.as_deref();
+                sink::hooks::run(&queue, &hooks.hooks, hooks.concurrency, cgroup, &hooked.bus);
+            });
+        }
+        if let Some((path, queue)) = inlets.metrics {
+            let measured = Arc::clone(shared);
+            self.spawn("metrics", false, move || {
+                let gather = || (measured.status(), measured.following.desk.report());
+                sink::metrics::run(&path, &queue, &measured.bus, gather);
+            });
+        }
+        self.sinks = std::mem::take(&mut self.tellers);
+    }
+
+    fn tellers(&mut self, shared: &Arc<Shared>, control: UnixListener) {
+        let parts = [
+            ("guests", Part::Guests),
+            ("names", Part::Names),
+            ("state", Part::State),
+        ];
+        for (name, part) in parts {
+            let followed = Arc::clone(shared);
+            self.spawn(name, false, move || followed.following.run(part));
+        }
+        if let Some(woken) = self
+            .woken
+            .as_ref()
+            .and_then(|(end, _)| end.try_clone().ok())
+        {
+            let asked = Arc::clone(shared);
+            self.spawn("control", false, move || {
+                let context = Context {
+                    status: &|| asked.status(),
+                    desk: &asked.following.desk,
+                    group: asked.group,
+                };
+                server::run(&control, &context, &woken);
+            });
+        }
+        self.watchers(shared);
+    }
+
+    /// One watcher on each vCPU that this process may run on.
+    fn watchers(&mut self, shared: &Arc<Shared>) {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
+        let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_allowed).collect();
+        let all = u32::try_from(cpus.len()).unwrap_or(u32::MAX).max(1);
+        for (cpu, n) in cpus.into_iter().zip(0u32..) {
+            let (watching, stop) = (Arc::clone(shared), self.stop.1.clone());
+            self.spawn("watcher", false, move || {
+                let mut set = CpuSet::new();
+                let pinned = set
+                    .set(cpu)
+                    .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+                if let Err(errno) = pinned {
+                    log::warn!("a watcher is not pinned to cpu {cpu}: {}", errno.desc());
+                }
+                if let Some(reporter) = watching.reporter.get() {
+                    watch(reporter, &watching.bus, &stop, TURN / all * n);
+                }
+            });
+        }
+    }
+
+    /// Ends all threads. Nothing that hangs may hold up the end: what has not ended in time
+    /// is left behind, and said.
+    fn end(self, shared: &Shared) {
+        let deadline = Instant::now() + END;
+        drop(self.stop);
+        drop(self.woken);
+        let saved = shared.following.finish(deadline - END / 2);
+        wait(&self.tellers, deadline - END / 2);
+        shared.bus.close(deadline);
+        wait(&self.sinks, deadline + LOOK_EVERY);
+        let threads = self.tellers.iter().chain(&self.sinks);
+        let stuck = threads.filter(|thread| !thread.is_finished());
+        let names: Vec<&str> = stuck.filter_map(|thread| thread.thread().name()).collect();
+        if !names.is_empty() {
+            log::warn!("ending without threads that do not: {}", names.join(", "));
+        }
+        if !saved {
+            log::error!("the disk does not take the state in time; leaving without");
+        }
+    }
+}
+
+/// Turns until it is to stop, the first time after `offset`, so that the watchers of all
+/// vCPUs look one after the other.
+fn watch(reporter: &Reporter<'_>, bus: &Bus, stop: &Stop, offset: Duration) {
+    let mut watcher = Watcher::new(reporter);
+    let mut next = Instant::now() + offset;
+    while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
+        watcher.turn(Monotonic::now());
+        bus.report_drops();
+        next = (next + TURN).max(Instant::now());
+    }
+}
+
+/// Waits until all of the threads have ended, at most until `deadline`.
+fn wait(threads: &[JoinHandle<()>], deadline: Instant) {
+    while !threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
 fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
-    server::bind(path, group).map_err(|error| {
+    places::bind(path, group).map_err(|error| {
         let code = match error.kind() {
             io::ErrorKind::AlreadyExists => CONFIG,
             _ => UNAVAILABLE,
@@ -274,123 +438,8 @@ fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
     })
 }
 
-fn rules(policy: &Policy) -> Rules {
-    let ns = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
-    Rules {
-        clear_after_feeds: policy.guests.clear_after_feeds,
-        clear_after_ns: ns(policy.guests.clear_after),
-        boot_deadline_ns: ns(policy.guests.boot_deadline),
-        ..Rules::default()
-    }
-}
-
 fn host_name() -> Arc<str> {
     let name = nix::unistd::gethostname().ok();
     let name = name.and_then(|name| name.into_string().ok());
     name.unwrap_or_else(|| "localhost".to_owned()).into()
-}
-
-fn start_sinks(
-    policy: &Policy,
-    shared: &Arc<Shared>,
-    inlets: Inlets,
-    listener: UnixListener,
-) -> Vec<JoinHandle<()>> {
-    let mut threads = Vec::new();
-    let settings = sink::socket::Settings {
-        keep: policy.events.keep,
-        group: shared.group,
-    };
-    let (queue, woken) = inlets.socket;
-    let served = Arc::clone(shared);
-    threads.extend(spawn("events-socket", move || {
-        let Shared { bus, stop, .. } = &*served;
-        sink::socket::run(&listener, &queue, &woken, &settings, bus, stop);
-    }));
-    if let Some(queue) = inlets.syslog {
-        let logged = Arc::clone(shared);
-        threads.extend(spawn("events-syslog", move || {
-            let Shared { bus, stop, .. } = &*logged;
-            sink::syslog::run(&queue, &sink::syslog::Places::default(), bus, stop);
-        }));
-    }
-    if let Some(queue) = inlets.hooks {
-        let hooks = policy.hooks.clone();
-        let hooked = Arc::clone(shared);
-        threads.extend(spawn("hooks", move || {
-            let Shared { bus, stop, .. } = &*hooked;
-            let cgroup = sink::hooks::cgroup::own_directory();
-            let cgroup = cgroup.as_deref();
-            sink::hooks::run(&queue, &hooks.hooks, hooks.concurrency, cgroup, bus, stop);
-        }));
-    }
-    if let Some((path, queue)) = inlets.metrics {
-        let measured = Arc::clone(shared);
-        threads.extend(spawn("metrics", move || {
-            let Shared { bus, stop, .. } = &*measured;
-            let gather = || (gather(&measured.sources()), measured.desk.report());
-            sink::metrics::run(&path, &queue, bus, gather, stop);
-        }));
-    }
-    threads
-}
-
-fn start_tellers(
-    shared: &Arc<Shared>,
-    control: UnixListener,
-    eyes: Option<Box<dyn Hypervisor>>,
-) -> Vec<JoinHandle<()>> {
-    let [narrated, named, asked] = [(); 3].map(|()| Arc::clone(shared));
-    let threads = [
-        spawn("narrator", move || {
-            let timeout_ns = narrated.armed.timeout_ns;
-            reporter::run(&narrated.ledger, timeout_ns, eyes, &*narrated);
-        }),
-        spawn("names", move || named.names.run(&named.ledger.ended)),
-        spawn("control", move || {
-            let context = Context {
-                sources: asked.sources(),
-                desk: &asked.desk,
-                group: asked.group,
-            };
-            server::run(&control, &context);
-        }),
-    ];
-    threads.into_iter().flatten().collect()
-}
-
-fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    let contained = move || {
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            log::error!("thread {name} panicked and is gone; the kicks are not affected");
-        }
-    };
-    let thread = thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK);
-    match thread.spawn(contained) {
-        Ok(thread) => Some(thread),
-        Err(error) => {
-            log::error!("cannot start thread {name}: {error}; the kicks are not affected");
-            None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crossbeam_channel::bounded;
-
-    #[test]
-    fn a_thread_that_does_not_end_is_not_waited_for() {
-        let (end, ended) = bounded::<()>(0);
-        let stuck = spawn("stuck", move || {
-            let _ = ended.recv();
-        });
-        let threads: Vec<_> = stuck.into_iter().collect();
-        assert!(!wait(&threads, Duration::from_millis(30)));
-        drop(end);
-        assert!(wait(&threads, Duration::from_secs(60)));
-    }
 }

@@ -1,34 +1,54 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! /dev/log: a non-blocking, reconnecting sender of RFC 3164 messages.
 //!
-//! The `syslog` crate formats; its own sender is not used, as it blocks on a stalled
-//! /dev/log and never reconnects. A message that cannot be sent at once is dropped and
-//! counted; the next one that gets through says how many were lost.
+//! The `syslog` crate's words are used, its sender and its formatter are not: the one blocks
+//! on a stalled /dev/log and never reconnects, the other writes UTC where RFC 3164 (4.1.2)
+//! has local time. A message that cannot be sent at once is dropped and counted; the next
+//! one that gets through says how many were lost.
 
 use super::journal::{Sent, Wire};
+use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
-use syslog::{Facility, Formatter3164, LogFormat, Severity};
+use syslog::{Facility, LogFormat, Severity};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[month repr:short] [day padding:space] [hour]:[minute]:[second]");
+
+/// RFC 3164 as local loggers take it: without a host name.
+#[derive(Clone, Copy, Debug)]
+struct Rfc3164 {
+    process: &'static str,
+}
+
+impl<T: Display> LogFormat<T> for Rfc3164 {
+    fn format<W: Write>(&self, to: &mut W, severity: Severity, text: T) -> syslog::Result<()> {
+        let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+        let time = now.format(TIME).unwrap_or_default();
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        let (process, pid) = (self.process, std::process::id());
+        write!(to, "<{priority}>{time} {process}[{pid}]: {text}").map_err(syslog::Error::Write)
+    }
+}
 
 /// A connection to /dev/log, made when needed.
 #[derive(Debug)]
 pub struct DevLog {
     wire: Wire,
-    formatter: Formatter3164,
+    format: Rfc3164,
     lost: u64,
 }
 
 impl DevLog {
     /// A sender to the socket at `path` (normally /dev/log); connects to nothing yet.
     #[must_use]
-    pub fn new(path: &Path, process: &str) -> Self {
+    pub fn new(path: &Path, process: &'static str) -> Self {
         Self {
             wire: Wire::new(path),
-            formatter: Formatter3164 {
-                facility: Facility::LOG_DAEMON,
-                hostname: None,
-                process: process.to_owned(),
-                pid: std::process::id(),
-            },
+            format: Rfc3164 { process },
             lost: 0,
         }
     }
@@ -53,7 +73,7 @@ impl DevLog {
     /// Tries to send one message; counts nothing, never blocks.
     pub fn offer(&mut self, severity: Severity, text: &str) -> Sent {
         let mut message = Vec::with_capacity(text.len() + 64);
-        match self.formatter.format(&mut message, severity, text) {
+        match self.format.format(&mut message, severity, text) {
             Ok(()) => self.wire.send(&message),
             Err(_) => Sent::Failed,
         }

@@ -5,17 +5,22 @@
 //! breaks, of `FIELD`, the length as 64 bits little-endian, and the value
 //! (systemd.io/JOURNAL_NATIVE_PROTOCOL). It never blocks and finds a restarted journald.
 
+use crate::event::Event;
 use crate::event::describe::describe;
-use crate::event::{Event, Severity};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use syslog::Severity;
 
 /// LOG_DAEMON (RFC 3164, 4.1.1).
 const FACILITY: &str = "3";
+/// Who speaks.
+pub const NAME: &str = "xenwarden-monitor";
+/// Where journald listens.
+pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Kind came of an attempt to send.
+/// What came of an attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// It is delivered.
@@ -80,32 +85,48 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
 /// The datagram for an event.
 #[must_use]
 pub fn encode(event: &Event) -> Vec<u8> {
-    let mut fields = vec![
-        ("MESSAGE", describe(event)),
-        ("PRIORITY", priority(event.severity).to_owned()),
-        ("SYSLOG_IDENTIFIER", "xenwardend".to_owned()),
-        ("SYSLOG_FACILITY", FACILITY.to_owned()),
-        ("SYSLOG_PID", std::process::id().to_string()),
-        ("XENWARDEN_KIND", event.what.kind().to_owned()),
-        ("XENWARDEN_SEQ", event.seq.to_string()),
-    ];
+    let mut message = encode_line(event.severity.into(), event.what.kind(), &describe(event));
+    put(&mut message, "XENWARDEN_SEQ", &event.seq.to_string());
     if let Some(guest) = &event.guest {
-        fields.push(("XENWARDEN_DOMID", guest.domid.to_string()));
+        put(&mut message, "XENWARDEN_DOMID", &guest.domid.to_string());
         if let Some(uuid) = guest.uuid {
-            fields.push(("XENWARDEN_GUEST_UUID", uuid.to_string()));
+            put(&mut message, "XENWARDEN_GUEST_UUID", &uuid.to_string());
         }
         if let Some(name) = &guest.name {
-            fields.push(("XENWARDEN_GUEST_NAME", name.to_string()));
+            put(&mut message, "XENWARDEN_GUEST_NAME", name);
         }
     }
     if let Ok(json) = serde_json::to_string(event) {
-        fields.push(("XENWARDEN_EVENT", json));
-    }
-    let mut message = Vec::new();
-    for (name, value) in fields {
-        put(&mut message, name, &value);
+        put(&mut message, "XENWARDEN_EVENT", &json);
     }
     message
+}
+
+/// The datagram for what has become no event yet: it has neither a number nor fields.
+#[must_use]
+pub fn encode_line(severity: Severity, kind: &str, text: &str) -> Vec<u8> {
+    let mut message = Vec::new();
+    for (name, value) in [
+        ("MESSAGE", text),
+        ("PRIORITY", &(severity as u8).to_string()),
+        ("SYSLOG_IDENTIFIER", NAME),
+        ("SYSLOG_FACILITY", FACILITY),
+        ("SYSLOG_PID", &std::process::id().to_string()),
+        ("XENWARDEN_KIND", kind),
+    ] {
+        put(&mut message, name, value);
+    }
+    message
+}
+
+/// Whether stderr goes to the journal by itself: systemd.exec(5), JOURNAL_STREAM.
+#[must_use]
+pub fn has_stderr() -> bool {
+    let Ok(found) = nix::sys::stat::fstat(io::stderr()) else {
+        return false;
+    };
+    let stream = format!("{}:{}", found.st_dev, found.st_ino);
+    std::env::var("JOURNAL_STREAM").is_ok_and(|named| named == stream)
 }
 
 fn put(message: &mut Vec<u8>, name: &str, value: &str) {
@@ -119,13 +140,4 @@ fn put(message: &mut Vec<u8>, name: &str, value: &str) {
     }
     message.extend_from_slice(value.as_bytes());
     message.push(b'\n');
-}
-
-/// syslog's numbers: err, warning, info.
-fn priority(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => "3",
-        Severity::Warning => "4",
-        Severity::Info => "6",
-    }
 }

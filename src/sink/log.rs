@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The daemon's own words: the `log` crate's records to stderr and syslog.
 //!
-//! In: records from any ordinary thread (the real-time threads log nothing). Out: lines.
-//! Each destination has a queue and a thread; a destination that stalls loses lines,
-//! which are counted, and delays nobody.
+//! In: records of what is no event. Out: lines, of which each goes to the journal once: where
+//! stderr is the journal, /dev/log gets none. Each destination has a queue and a thread; one
+//! that stalls loses lines, which are counted, and delays nobody.
 
 use super::devlog::DevLog;
+use super::journal;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::io::Write;
@@ -74,14 +75,15 @@ impl Log for Logger {
     }
 }
 
-/// Starts logging at `level` to stderr and, if `syslog`, to /dev/log. Once a process.
+/// Starts logging at `level` as the program `name` to stderr and, if `syslog` and stderr is not
+/// the journal, to /dev/log. Once a process.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(level: LevelFilter, syslog: bool) -> std::io::Result<()> {
-    let mut queues = vec![writer("log-stderr", to_stderr)?];
-    if syslog {
-        queues.push(writer("log-syslog", to_syslog)?);
+pub fn start(name: &'static str, level: LevelFilter, syslog: bool) -> std::io::Result<()> {
+    let mut queues = vec![writer("log-stderr", move |queue| to_stderr(name, queue))?];
+    if syslog && !journal::has_stderr() {
+        queues.push(writer("log-syslog", move |queue| to_syslog(name, queue))?);
     }
     let logger = LOGGER.get_or_init(|| Logger { queues });
     if log::set_logger(logger).is_ok() {
@@ -90,7 +92,10 @@ pub fn start(level: LevelFilter, syslog: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-fn writer(name: &str, run: fn(&Receiver<Item>)) -> std::io::Result<Sender<Item>> {
+fn writer(
+    name: &str,
+    run: impl FnOnce(&Receiver<Item>) + Send + 'static,
+) -> std::io::Result<Sender<Item>> {
     let (send, receive) = bounded(QUEUE);
     thread::Builder::new()
         .name(name.to_owned())
@@ -110,15 +115,15 @@ fn each_line(queue: &Receiver<Item>, mut write: impl FnMut(Level, &str)) {
     }
 }
 
-fn to_stderr(queue: &Receiver<Item>) {
+fn to_stderr(name: &str, queue: &Receiver<Item>) {
     // A stderr that is closed loses the line; there is nowhere to say so.
     each_line(queue, |_, line| {
-        let _ = std::io::stderr().write_all(format!("xenwardend: {line}\n").as_bytes());
+        let _ = std::io::stderr().write_all(format!("{name}: {line}\n").as_bytes());
     });
 }
 
-fn to_syslog(queue: &Receiver<Item>) {
-    let mut devlog = DevLog::new(Path::new("/dev/log"), "xenwardend");
+fn to_syslog(name: &'static str, queue: &Receiver<Item>) {
+    let mut devlog = DevLog::new(Path::new("/dev/log"), name);
     each_line(queue, |level, line| {
         let severity = match level {
             Level::Error => Severity::LOG_ERR,

@@ -7,13 +7,12 @@
 //! twice, a line feed at the end and no `# EOF`, which is OpenMetrics' and a mere comment here. It
 //! is replaced as a whole, by a rename, so that nobody reads half of it.
 //!
-//! Kind is not known has no series.
+//! What is not known has no series.
 
 use crate::control::status::Status;
-use crate::event::Event;
 use crate::event::bus::Bus;
+use crate::event::{Coverage, Event};
 use crate::guests::report::{AlarmReport, GuestReport, GuestsReport};
-use crate::xen::Coverage;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
@@ -22,7 +21,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The name on the bus.
@@ -32,12 +30,10 @@ pub const NAME: &str = "metrics";
 const PERIOD: Duration = Duration::from_secs(15);
 /// Changes of alarms have it written earlier, but no more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// How long nothing may happen before the stop flag is looked at.
-const TICK: Duration = Duration::from_millis(500);
 /// Guests with series of their own.
 pub const MAX_GUESTS: usize = 10_000;
 
-/// Kind the bus counted.
+/// What the bus counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Events of each kind.
@@ -46,14 +42,13 @@ pub struct Counters {
     pub dropped: Vec<(&'static str, u64)>,
 }
 
-/// Writes the file at `path` until the bus is closed or `stop` is set, from what `gather`
+/// Writes the file at `path` until the bus is closed, from what `gather`
 /// gives; at the end it says that the daemon is down.
 pub fn run(
     path: &Path,
     queue: &Receiver<Arc<Event>>,
     bus: &Bus,
     gather: impl Fn() -> (Status, GuestsReport),
-    stop: &AtomicBool,
 ) {
     let mut file = File {
         path,
@@ -62,7 +57,7 @@ pub fn run(
     };
     let mut due = Instant::now();
     // Events that are queued still at the end change nothing any more.
-    while !(stop.load(Ordering::Relaxed) || bus.is_closed()) {
+    while !bus.is_closed() {
         let now = Instant::now();
         if now >= due {
             let (status, guests) = gather();
@@ -73,7 +68,7 @@ pub fn run(
             file.replace(&render(&status, &guests, &counters));
             due = now + PERIOD;
         }
-        match queue.recv_timeout(due.saturating_duration_since(now).min(TICK)) {
+        match queue.recv_timeout(due.saturating_duration_since(now)) {
             Ok(event) if event.what.kind().starts_with("alarm.") => {
                 due = due.min(now + SHORTEST);
             }
@@ -131,7 +126,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-/// Kind is left when the daemon has ended.
+/// What is left when the daemon has ended.
 #[must_use]
 pub fn render_down() -> String {
     let mut page = Page::default();
@@ -176,12 +171,13 @@ fn of_host(page: &mut Page, status: &Status) {
         "1 if the evidence covers every guest watchdog and physical CPU.",
     );
     page.one(coverage, u8::from(status.coverage == Coverage::Full));
-    if let Some(age) = status.evidence_age_ms {
-        let evidence = gauge(
+    // Without a guard page there is no look whose age could be told.
+    if !status.host_watchdog.device.as_os_str().is_empty() {
+        let age = gauge(
             "evidence_age_seconds",
-            "Since the latest look at the hypervisor.",
+            "Since the guard's latest look at the hypervisor.",
         );
-        page.one(evidence, Seconds(age));
+        page.one(age, Seconds(status.look_age_ms));
     }
 }
 

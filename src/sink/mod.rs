@@ -3,11 +3,11 @@
 //! none can delay anything else; what a full queue refuses is counted.
 //!
 //! Events arrive from the [`bus`](crate::event::bus): in [`syslog`] (or the [`journal`]), the event [`socket`],
-//! [`hooks`] and [`metrics`]. Each ends within about a second when the bus is closed
-//! or its stop flag is set, however much is queued; what is left is counted. [`log`] has the daemon's own words.
+//! [`hooks`] and [`metrics`]. They sleep until there is an event. Each ends by the deadline that the bus was
+//! closed with, however much is queued; what is left is counted. [`log`] has what is no event.
 
 pub mod devlog;
-mod ending;
+pub mod direct;
 pub mod hooks;
 pub mod journal;
 pub mod log;

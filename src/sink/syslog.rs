@@ -6,18 +6,15 @@
 //! time, until it takes one again.
 
 use super::devlog::DevLog;
-use super::ending::Ending;
-use super::journal::{Sent, Wire, encode};
+use super::journal::{self, Sent, Wire, encode};
+use crate::event::Event;
 use crate::event::bus::Bus;
 use crate::event::describe::describe;
-use crate::event::{self, Event};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
-use syslog::Severity;
 
 /// The name on the bus.
 pub const NAME: &str = "syslog";
@@ -27,10 +24,6 @@ pub const NAME: &str = "syslog";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is asked in that time.
 const AGAIN: Duration = Duration::from_millis(5);
-/// How long its end may take.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How long nothing may happen before the stop flag is looked at.
-const TICK: Duration = Duration::from_millis(500);
 
 /// Where the daemons listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,35 +37,30 @@ pub struct Places {
 impl Default for Places {
     fn default() -> Self {
         Self {
-            journal: "/run/systemd/journal/socket".into(),
+            journal: journal::SOCKET.into(),
             devlog: "/dev/log".into(),
         }
     }
 }
 
-/// Writes events until the bus is closed or `stop` is set; what is queued then is tried for
-/// at most a second in all, and the rest counted.
-pub fn run(queue: &Receiver<Arc<Event>>, places: &Places, bus: &Bus, stop: &AtomicBool) {
+/// Writes events until the bus is closed; what is queued then is tried until the bus' deadline,
+/// and the rest counted. `told`: what somebody else has told the journal already.
+pub fn run(
+    queue: &Receiver<Arc<Event>>,
+    places: &Places,
+    bus: &Bus,
+    told: impl Fn(&Event) -> bool,
+) {
     let mut writer = Writer {
         journal: Wire::new(&places.journal),
-        devlog: DevLog::new(&places.devlog, "xenwardend"),
+        devlog: DevLog::new(&places.devlog, journal::NAME),
         patience: PATIENCE,
-        ending: Ending::new(bus, stop, FAREWELL),
+        bus,
     };
-    let write = |writer: &mut Writer<'_>, event: &Event| {
-        if !writer.write(event) {
-            bus.count_undelivered(NAME, event);
+    for event in queue {
+        if !told(&event) && !writer.write(&event) {
+            bus.count_undelivered(NAME, &event);
         }
-    };
-    while !writer.ending.has_begun() {
-        match queue.recv_timeout(TICK) {
-            Ok(event) => write(&mut writer, &event),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
-    for event in queue.try_iter().take(queue.len()) {
-        write(&mut writer, &event);
     }
 }
 
@@ -81,13 +69,13 @@ struct Writer<'a> {
     devlog: DevLog,
     /// None is left after a receiver stalled, until it takes something again.
     patience: Duration,
-    ending: Ending<'a>,
+    bus: &'a Bus,
 }
 
 impl Writer<'_> {
     fn write(&mut self, event: &Event) -> bool {
         let deadline = Instant::now() + self.patience;
-        while !self.ending.is_over() {
+        while !self.bus.is_over() {
             match self.offer(event) {
                 Sent::Yes => {
                     self.patience = PATIENCE;
@@ -114,14 +102,6 @@ impl Writer<'_> {
                 sent => return sent,
             }
         }
-        self.devlog.offer(severity(event), &describe(event))
-    }
-}
-
-fn severity(event: &Event) -> Severity {
-    match event.severity {
-        event::Severity::Error => Severity::LOG_ERR,
-        event::Severity::Warning => Severity::LOG_WARNING,
-        event::Severity::Info => Severity::LOG_INFO,
+        self.devlog.offer(event.severity.into(), &describe(event))
     }
 }

@@ -47,7 +47,7 @@ pub fn reserve(sequence: &Sequence, store: &Store) -> io::Result<()> {
     let next_seq = sequence.peek().saturating_add(BLOCK);
     let version = Reserved::VERSION;
     store.save(&Reserved { version, next_seq })?;
-    sequence.reserved_to(next_seq);
+    sequence.reserved_up_to(next_seq);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind the tests of the bus and its sinks share.
+//! What the tests of the bus and its sinks share.
 #![allow(dead_code)] // each uses a part
 
 use std::fs;

@@ -171,7 +171,7 @@ impl Daemon {
         stream
     }
 
-    /// Kind the daemon answers to `request`; a close counts as an empty answer.
+    /// What the daemon answers to `request`; a close counts as an empty answer.
     pub fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
         // The daemon may close before it has read all of a long one.

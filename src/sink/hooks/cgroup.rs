@@ -3,7 +3,7 @@
 //!
 //! In: the pid of a program that was started. Out: at its end, everything that it started is
 //! killed, whatever process group or session it is in (cgroup.kill, Linux 5.14;
-//! Documentation/admin-guide/cgroup-v2.rst). Kind the program forks before it is moved,
+//! Documentation/admin-guide/cgroup-v2.rst). What the program forks before it is moved,
 //! a moment after its start, is not in it. Without cgroup v2, or where its directory is
 //! not writable, the process group has to do.
 

@@ -6,7 +6,8 @@
 //! ([`MAX_QUEUED`]).
 
 use super::Kept;
-use crate::control::peer::line;
+use crate::control::places;
+use crate::control::protocol::line;
 use crate::event::Event;
 use crate::event::kind::is_known;
 use crate::event::request::{Notice, Subscription};
@@ -30,6 +31,32 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How long a client whose socket is full may read nothing at all.
 const STALLED: Duration = Duration::from_secs(60);
+
+impl places::Client for Client {
+    fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Asking { .. })
+    }
+
+    /// What comes after the request is left in the socket: there is nothing more to ask.
+    fn poll_fd(&self) -> PollFd<'_> {
+        let mut flags = PollFlags::empty();
+        if self.is_idle() && !self.silent {
+            flags |= PollFlags::POLLIN;
+        }
+        if !self.queue.is_empty() {
+            flags |= PollFlags::POLLOUT;
+        }
+        PollFd::new(self.stream.as_fd(), flags)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
 
 enum State {
     /// It has not asked yet.
@@ -83,11 +110,6 @@ impl Client {
         }
     }
 
-    /// Whose it is.
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
     /// Ends it at once, in favour of a new one. It is told so if its socket has room. Gives
     /// how many events it loses that waited for it.
     pub fn give_way(mut self) -> u64 {
@@ -100,22 +122,9 @@ impl Client {
         lost
     }
 
-    /// Whether it has not asked for anything yet.
-    pub fn has_not_asked(&self) -> bool {
-        matches!(self.state, State::Asking { .. })
-    }
-
-    /// Kind to wait for; poll(2) adds the peer's hanging up. Kind comes after the request
-    /// is left in the socket: there is nothing more to ask.
-    pub fn poll_fd(&self) -> PollFd<'_> {
-        let mut flags = PollFlags::empty();
-        if self.has_not_asked() && !self.silent {
-            flags |= PollFlags::POLLIN;
-        }
-        if !self.queue.is_empty() || matches!(self.state, State::Replaying { .. }) {
-            flags |= PollFlags::POLLOUT;
-        }
-        PollFd::new(self.stream.as_fd(), flags)
+    /// Whether kept events may be on their way to it.
+    pub fn is_replaying(&self) -> bool {
+        matches!(self.state, State::Replaying { .. }) && self.queue.is_empty()
     }
 
     /// Reads what there is of the request and acts on it once it is whole.

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! xenwarden-monitor: tells and answers what the guard and the guests do.
+//! xenwarden-monitor(8) is its manual.
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use xenwarden::config;
+use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
+use xenwarden::monitor::services;
+use xenwarden::sink;
+use xenwarden::sink::journal::NAME;
+
+/// Tells and answers what the guard (xenwardend) and the guests do: events, alarms, sockets,
+/// hooks, metrics. It may be stopped at any moment; the host is guarded all the same. See
+/// xenwarden-monitor(8).
+#[derive(Debug, Parser)]
+#[command(name = "xenwarden-monitor", version)]
+struct Arguments {
+    /// Read this configuration
+    #[arg(long, short, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            let code = if error.exit_code() == 0 { 0 } else { USAGE };
+            return ExitCode::from(code);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => {
+            log::logger().flush();
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            // Before logging has started (its level is then off) stderr is all there is.
+            if log::max_level() == log::LevelFilter::Off {
+                eprintln!("{NAME}: {}", failure.message);
+            } else {
+                log::error!("{}", failure.message);
+                log::logger().flush();
+            }
+            failure.into()
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error))?;
+    sink::log::start(NAME, policy.level, policy.syslog)
+        .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
+    services::run(&policy)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What is said over the control socket, for both ends.
+//!
+//! A client sends one [`Request`] as a line of words; the monitor answers with one line of
+//! JSON and closes: what was asked for, [`Done`], or a [`Refusal`].
+
+use crate::event::Uuid;
+use crate::event::describe::harmless;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest request, bytes, its line's end not counted.
+pub const MAX_REQUEST: usize = 256;
+
+/// What a client asks or orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The [`Status`](super::status::Status).
+    Status,
+    /// The [`GuestsReport`](crate::guests::report::GuestsReport).
+    Guests,
+    /// That somebody takes care of this guest's alarm.
+    Ack(Uuid),
+    /// That this guest's alarm ends.
+    Close(Uuid),
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status => write!(f, "status"),
+            Self::Guests => write!(f, "guests"),
+            Self::Ack(uuid) => write!(f, "ack {uuid}"),
+            Self::Close(uuid) => write!(f, "close {uuid}"),
+        }
+    }
+}
+
+impl FromStr for Request {
+    type Err = Refusal;
+
+    fn from_str(line: &str) -> Result<Self, Refusal> {
+        let uuid = |word: &str| {
+            let parsed = word.parse();
+            parsed.map_err(|error| Refusal::new(format!("not a UUID: {error}")))
+        };
+        match line
+            .split_once(' ')
+            .map_or((line, None), |(w, o)| (w, Some(o)))
+        {
+            ("status", None) => Ok(Self::Status),
+            ("guests", None) => Ok(Self::Guests),
+            ("ack", Some(word)) => uuid(word).map(Self::Ack),
+            ("close", Some(word)) => uuid(word).map(Self::Close),
+            _ => Err(Refusal::new(
+                "unknown request: this daemon knows `status`, `guests`, `ack UUID` and `close UUID`",
+            )),
+        }
+    }
+}
+
+impl Request {
+    /// Whether it changes something, which only root may.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        matches!(self, Self::Ack(_) | Self::Close(_))
+    }
+}
+
+/// What was done, and is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Done {
+    /// The guest's alarm is acknowledged.
+    Acknowledged(Uuid),
+    /// It is closed.
+    Closed(Uuid),
+}
+
+/// Why a request is not answered, or an order not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// In words.
+    pub error: String,
+}
+
+impl Refusal {
+    /// For this reason.
+    pub fn new(error: impl fmt::Display) -> Self {
+        let error = error.to_string();
+        Self { error }
+    }
+}
+
+/// A whole answer: one line of JSON that moves no terminal's cursor.
+#[must_use]
+pub fn line(value: &impl Serialize) -> Vec<u8> {
+    let json = serde_json::to_string(value);
+    let json = json.unwrap_or_else(|_| r#"{"error":"the answer cannot be encoded"}"#.to_owned());
+    (harmless(&json) + "\n").into_bytes()
+}
+
+/// An answer as the client sees it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Response<T> {
+    Refused(Refusal),
+    Is(T),
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// It is none of this kind; or, within, the refusal.
+pub fn read<T: DeserializeOwned>(line: &[u8]) -> Result<Result<T, Refusal>, String> {
+    match serde_json::from_slice(line) {
+        Ok(Response::Is(answer)) => Ok(Ok(answer)),
+        Ok(Response::Refused(refusal)) => Ok(Err(refusal)),
+        // An untagged type's own error tells nothing: that of the expected one does.
+        Err(_) => match serde_json::from_slice(line) {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_it_is_written_and_no_other_word_is_one() {
+        let uuid = Uuid::from_u128(7);
+        let all = [
+            Request::Status,
+            Request::Guests,
+            Request::Ack(uuid),
+            Request::Close(uuid),
+        ];
+        for request in all {
+            assert_eq!(request.to_string().parse(), Ok(request));
+        }
+        for line in [
+            "",
+            "ack",
+            "status now",
+            " status",
+            "Status",
+            "ack  1",
+            "close x",
+        ] {
+            assert!(line.parse::<Request>().is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_what_was_asked_for_or_a_refusal_never_something_else() {
+        let done = Done::Closed(Uuid::from_u128(7));
+        assert_eq!(read(&line(&done)), Ok(Ok(done)));
+        let refusal = Refusal::new("no");
+        assert_eq!(read::<Done>(&line(&refusal)), Ok(Err(refusal)));
+        assert!(read::<Done>(b"{}").is_err());
+    }
+}
