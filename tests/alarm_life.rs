@@ -216,6 +216,7 @@ fn a_feed_that_races_with_the_expiry_clears_nothing_unless_the_domain_runs_on() 
                 w.sample();
                 assert_eq!(w.kinds(), NOTHING);
                 assert_eq!(w.guest(1).state, DomainState::Running);
+                assert_eq!(w.phase(1), Some(AlarmPhase::Raised));
                 w.feed(1);
                 assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
             }
@@ -233,9 +234,11 @@ fn a_slot_that_was_armed_as_its_domain_went_down_counts_once_that_is_resumed() {
     w.sample();
     w.take();
     w.xen.disarm(1, 1);
-    w.xen.arm(1, 0, TIMEOUT_S);
     w.sample();
     assert_eq!(w.kinds(), ["guest.disarmed"]);
+    w.xen.arm(1, 0, TIMEOUT_S);
+    w.sample();
+    assert_eq!(w.kinds(), NOTHING);
     w.xen.resume(1);
     w.feed(1);
     assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
@@ -519,7 +522,9 @@ fn the_report_tells_ages_by_our_clock_and_what_is_unknown_when_nobody_looked() {
     );
     assert_eq!((slot.last_fed_age_ms, slot.margin_ms), (4_000, 6_000));
     assert_eq!(w.guest(1).state, DomainState::Running);
-    w.pass(2_001);
+    w.pass(2_000);
+    assert_eq!(w.guest(1).state, DomainState::Running);
+    w.pass(1);
     let report = w.registry.report(w.at.ns);
     assert_eq!(report.evidence_age_ms, Some(2_001));
     assert_eq!(report.guests[0].state, DomainState::Unknown);

@@ -270,6 +270,7 @@ mod tests {
             (unarmed, 7, 4, true, (2, 0)),
             // Disarmed, and not counted yet.
             (fed(), 6, 3, false, (0, 1)),
+            (unarmed, 6, 3, false, (1, 0)),
             // Never seen before: an arm, then feeds.
             (Slot::default(), 1, 0, true, (1, 0)),
             (Slot::default(), 3, 0, true, (1, 2)),
@@ -288,11 +289,49 @@ mod tests {
         let change = slot.change(&early, None, false);
         slot.update(&early, &change, 0);
         slot.update(&early, &slot.change(&early, None, false), 0);
-        let armed = shown(6, 3, true);
-        assert_eq!(slot.change(&armed, None, false).arms, 1);
+        let armed = shown(7, 3, true);
+        let change = slot.change(&armed, None, false);
+        assert_eq!((change.arms, change.feeds), (1, 1));
         let counted = shown(7, 4, true);
         let change = slot.change(&counted, None, false);
         assert_eq!((change.arms, change.feeds), (1, 1));
+        // Several at once are taken over as well.
+        let several = shown(8, 6, true);
+        slot.update(&several, &slot.change(&several, None, false), 0);
+        let fed = slot.change(&shown(9, 6, true), None, false);
+        assert_eq!((fed.arms, fed.feeds), (0, 1));
+    }
+
+    #[test]
+    fn of_sets_around_an_expiry_an_arm_is_taken_for_the_later() {
+        let change = |was_armed, arms, feeds, sets_after| Change {
+            was_armed,
+            is_armed: true,
+            arms,
+            feeds,
+            expired: sets_after > 0,
+            sets_after,
+            late_margin_ms: None,
+        };
+        let all = |c: Change| (c.was_armed, c.arms, c.feeds);
+        // To those before it, and those after.
+        let cases = [
+            (change(true, 0, 3, 0), (true, 0, 3), (true, 0, 0)),
+            (change(true, 0, 3, 2), (true, 0, 1), (true, 0, 2)),
+            (change(true, 1, 3, 2), (true, 0, 2), (true, 1, 1)),
+            (change(true, 3, 1, 2), (true, 1, 1), (true, 2, 0)),
+            (change(false, 1, 3, 2), (false, 1, 1), (true, 0, 2)),
+            (change(false, 3, 1, 2), (false, 1, 1), (true, 2, 0)),
+        ];
+        for (change, before, after) in cases {
+            let parts = change.split(true, true);
+            assert_eq!((all(parts.0), all(parts.1)), (before, after), "{change:?}");
+            let (_, after) = change.split(true, false);
+            assert_eq!((after.arms, after.feeds), (0, 0), "it does not run");
+            let (before, after) = change.split(false, true);
+            assert_eq!((before.arms, before.feeds), (0, 0), "nothing counts");
+            assert_eq!((after.arms, after.feeds), (0, 0));
+        }
     }
 
     #[test]
