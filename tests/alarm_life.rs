@@ -403,11 +403,19 @@ fn a_disarm_is_told_and_an_arm_after_it_is_no_feed() {
     assert_eq!(w.kinds(), ["guest.disarmed", "guest.armed"]);
     w.feed(1);
     assert_eq!(w.kinds(), ["guest.fed_again"]);
-    // Both within one look.
+    // Both within one look, either way.
     w.xen.disarm(1, 0);
     w.xen.arm(1, 0, TIMEOUT_S);
+    w.xen.arm(1, 1, TIMEOUT_S);
+    w.xen.disarm(1, 1);
     w.sample();
-    assert_eq!(w.kinds(), ["guest.disarmed", "guest.armed"]);
+    let expected = [
+        "guest.disarmed",
+        "guest.armed",
+        "guest.armed",
+        "guest.disarmed",
+    ];
+    assert_eq!(w.kinds(), expected);
 }
 
 #[test]

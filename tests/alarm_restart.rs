@@ -125,6 +125,26 @@ fn what_happened_while_the_daemon_was_down_is_told_in_the_order_of_creation() {
 }
 
 #[test]
+fn a_guest_whose_domid_was_used_again_meanwhile_takes_no_other_with_it() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 2);
+    w.feeds(2);
+    w.take();
+    let saved = w.saved();
+    w.xen.destroy(1);
+    w.xen.create(1, uuid(3));
+    w.begin_with(saved);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.gone"]);
+    let guests = w.saved().guests;
+    assert!(guests.iter().all(|g| g.others.is_empty()), "{guests:?}");
+    assert_eq!(w.registry.domains().collect::<Vec<_>>(), [(1, 4), (2, 3)]);
+    w.feed(2);
+    w.destroy(2);
+    assert_eq!(w.kinds(), ["guest.gone"]);
+}
+
+#[test]
 fn alarms_outlive_a_reset_of_the_host_and_clear_there() {
     let mut w = World::with_an_alarm();
     w.reset_host();

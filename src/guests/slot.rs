@@ -295,6 +295,15 @@ mod tests {
         let counted = shown(7, 4, true);
         let change = slot.change(&counted, None, false);
         assert_eq!((change.arms, change.feeds), (1, 1));
+        // So is one of an arm that was not seen.
+        let mut unseen = Slot {
+            armed: false,
+            ..fed()
+        };
+        let early = shown(6, 3, false);
+        unseen.update(&early, &unseen.change(&early, None, false), 0);
+        let change = unseen.change(&shown(8, 4, true), None, false);
+        assert_eq!((change.arms, change.feeds), (1, 1));
         // Several at once are taken over as well.
         let several = shown(8, 6, true);
         slot.update(&several, &slot.change(&several, None, false), 0);
