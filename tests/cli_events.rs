@@ -57,7 +57,7 @@ fn serve(name: &str, sessions: Vec<String>) -> (PathBuf, JoinHandle<Vec<Subscrip
 fn event(seq: u64, kind: &str, own: &Value) -> Value {
     let mut event = json!({
         "version": 1, "seq": seq, "time": "2026-11-23T15:51:06.250123Z",
-        "monotonic_ns": 1, "xen_ns": 2, "host": "host1", "severity": "error",
+        "monotonic_ns": 1, "host": "host1", "severity": "error",
         "guest": {"uuid": null, "domid": 7, "name": "web"}, "kind": kind,
     });
     let fields = event.as_object_mut().expect("an object");

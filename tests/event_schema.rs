@@ -183,7 +183,6 @@ fn an_event_without_one_of_its_fields_is_refused() {
 
 /// Fields that may be null, besides `guest`.
 const NULLABLE: [&str; 7] = [
-    "xen_ns",
     "since_seen_ms",
     "gap_ms",
     "watchdog_fired",
