@@ -7,7 +7,7 @@ CARGO ?= cargo
 LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
 N ?= 20
 SECONDS ?= 60
-WEDGE ?= guest-handler-lost
+WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
 .PHONY: help build prerequisites lab demo test unit scenarios soak fuzz lint install clean

@@ -1,283 +1,468 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The threads around the registry, from outside: the table of domains against an xenstored
-//! of the test's own, and the watcher from snapshot to happening to disk.
+//! Who is who: two domains of one guest, domids that are used again, UUIDs that are not
+//! set or change, guests that move away and back.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
-use xenwarden::guard::ledger::Ledger;
-use xenwarden::guests::Desk;
-use xenwarden::guests::Happening;
-use xenwarden::guests::alarm::Rules;
-use xenwarden::guests::guest::Incarnation;
-use xenwarden::monitor::domains::{DomainInfo, Domains};
-use xenwarden::monitor::watcher;
-use xenwarden::state::saver;
-use xenwarden::sys::clock::Monotonic;
-use xenwarden::xen::simulated::Scene;
-use xenwarden::xen::xenstore::Xenstore;
+mod alarm_world;
 
-const LONG: Duration = Duration::from_secs(30);
-const READ: u32 = 2;
-const WATCH: u32 = 4;
-const WATCH_EVENT: u32 = 15;
-const ERROR: u32 = 16;
+use alarm_world::{HOUR_MS, NOTHING, TIMEOUT_S, World, uuid};
+use xenwarden::event::{Cause, Closing, Gap, Kind, Uuid};
+use xenwarden::guests::DomainNames;
+use xenwarden::guests::guest::identity;
+use xenwarden::guests::registry::MOST_GONE;
+use xenwarden::guests::report::{AlarmPhase, DomainState};
+use xenwarden::xen::table::Shutdown;
 
-/// An xenstored with a few values, which can fall silent.
-#[derive(Default)]
-struct Daemon {
-    values: Mutex<BTreeMap<String, String>>,
-    silent: AtomicBool,
-    watches: AtomicUsize,
-    watchers: Mutex<Vec<UnixStream>>,
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// The one alarm that was closed, and why.
+fn closed(w: &mut World) -> Vec<Closing> {
+    let told = w.take();
+    let closed = told.iter().filter_map(|h| match h.what {
+        Kind::AlarmClosed { cause, .. } => Some(cause),
+        _ => None,
+    });
+    closed.collect()
 }
 
-impl Daemon {
-    fn set(&self, domid: u16, uuid: &str, name: &str) {
-        let mut values = self.values.lock().expect("values");
-        let path = format!("/local/domain/{domid}");
-        values.insert(format!("{path}/vm"), format!("/vm/{uuid}"));
-        values.insert(format!("{path}/name"), name.to_owned());
-    }
-
-    fn connect(self: &Arc<Self>) -> Xenstore {
-        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        theirs.set_nonblocking(true).expect("non-blocking");
-        let daemon = Arc::clone(self);
-        thread::spawn(move || daemon.serve(ours));
-        Xenstore::over(theirs.into())
-    }
-
-    fn serve(&self, mut stream: UnixStream) -> Option<()> {
-        loop {
-            let mut head = [0; 16];
-            stream.read_exact(&mut head).ok()?;
-            let word = |n: usize| u32::from_ne_bytes(head[n * 4..][..4].try_into().expect("four"));
-            let mut payload = vec![0; usize::try_from(word(3)).expect("short")];
-            stream.read_exact(&mut payload).ok()?;
-            if self.silent.load(Ordering::Relaxed) {
-                continue;
-            }
-            let text = String::from_utf8(payload).expect("text");
-            let path = text.split('\0').next().expect("a path");
-            let value = self.values.lock().expect("values").get(path).cloned();
-            let answer = match (word(0), value) {
-                (WATCH, _) => {
-                    self.watches.fetch_add(1, Ordering::Relaxed);
-                    let copy = stream.try_clone().expect("a copy");
-                    self.watchers.lock().expect("watchers").push(copy);
-                    message(WATCH, 0, "OK\0")
-                }
-                (READ, Some(value)) => message(READ, word(1), &value),
-                _ => message(ERROR, word(1), "ENOENT\0"),
+#[test]
+fn a_local_migration_is_followed_from_domain_to_domain_and_back_if_it_fails() {
+    for fails in [false, true] {
+        let mut w = World::with_a_fed_guest();
+        w.create_paused(2, 1);
+        w.feed(1);
+        w.xen.shut_down(1, Shutdown::Suspend);
+        w.sample();
+        assert_eq!(w.guest(1).state, DomainState::Suspended);
+        if fails {
+            w.xen.destroy(2);
+            w.xen.resume(1);
+            w.feed(1);
+            assert_eq!(w.kinds(), ["guest.fed_again"]);
+            w.expire(1);
+        } else {
+            w.xen.pause(2, false);
+            w.sample();
+            assert_eq!(
+                (w.guest(1).domid, w.guest(1).state),
+                (2, DomainState::Running)
+            );
+            w.destroy(1);
+            w.feeds(2);
+            let told = w.take();
+            assert_eq!(told[0].what.kind(), "guest.armed");
+            let again = Kind::GuestFedAgain {
+                slot: 1,
+                timeout_s: TIMEOUT_S,
+                after: Gap::Suspended,
+                gap_ms: None,
+                left_out: 0,
             };
-            stream.write_all(&answer).ok()?;
+            assert_eq!(told[1].what, again);
+            w.expire(2);
         }
+        assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"], "{fails}");
+        assert_eq!(w.registry.report(w.at.ns).guests.len(), 1);
     }
-
-    fn ring(&self) {
-        for watcher in self.watchers.lock().expect("watchers").iter_mut() {
-            let event = message(WATCH_EVENT, 0, "@introduceDomain\0xenwarden\0");
-            watcher.write_all(&event).expect("written");
-        }
-    }
-}
-
-fn message(kind: u32, request: u32, payload: &str) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).expect("short");
-    let mut bytes: Vec<u8> = [kind, request, 0, len]
-        .iter()
-        .flat_map(|w| w.to_ne_bytes())
-        .collect();
-    bytes.extend(payload.bytes());
-    bytes
-}
-
-fn uuid(n: u8) -> String {
-    format!("00000000-0000-0000-0000-0000000000{n:02x}")
-}
-
-fn show(ledger: &Ledger, scene: &Scene) {
-    let state = scene.state_page();
-    let mut copying = ledger.snapshots.begin(Monotonic::now(), &state);
-    for n in 0..scene.timers.len().div_ceil(63) {
-        copying.timers(&scene.timers_page(u32::try_from(n).expect("few")));
-    }
-    copying.finish();
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < LONG, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn known(domains: &Domains, domid: u16, generation: u32) -> Option<DomainInfo> {
-    let table = domains.table();
-    table.get(Incarnation { domid, generation }).cloned()
 }
 
 #[test]
-fn domains_are_known_by_uuid_and_name_and_stay_so_while_xenstored_is_silent() {
-    let daemon = Arc::new(Daemon::default());
-    let connector = Arc::clone(&daemon);
-    let domains = Arc::new(Domains::new(Box::new(move || Ok(connector.connect()))));
-    let ledger = Arc::new(Ledger::new());
-    let mut scene = Scene::empty();
-    scene.create(5);
-    scene.timers[1].generation = 7;
-    daemon.set(5, &uuid(5), "five");
-    show(&ledger, &scene);
-    let runner = {
-        let (domains, ledger) = (Arc::clone(&domains), Arc::clone(&ledger));
-        thread::spawn(move || domains.run(&ledger))
-    };
-    let five = DomainInfo {
-        uuid: Some(uuid(5).parse().expect("a UUID")),
-        name: Some("five".into()),
-    };
-    eventually("known", || known(&domains, 5, 1).as_ref() == Some(&five));
-    eventually("watched", || daemon.watches.load(Ordering::Relaxed) == 2);
-    // A domain that xenstore learns of later than the hypervisor; its watch tells.
-    scene.create(6);
-    show(&ledger, &scene);
-    eventually("asked for", || known(&domains, 6, 1).is_some());
-    daemon.set(6, &uuid(6), "six");
-    daemon.ring();
-    eventually("told", || {
-        known(&domains, 6, 1).is_some_and(|d| d.uuid.is_some())
-    });
-    daemon.set(6, &uuid(6), "renamed");
-    eventually("renamed", || {
-        known(&domains, 6, 1).is_some_and(|d| d.name.as_deref() == Some("renamed"))
-    });
-    daemon.set(
-        6,
-        &uuid(6),
-        &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1),
+fn a_local_migration_whose_source_goes_before_its_target_runs_ends_there() {
+    let mut w = World::with_an_alarm();
+    w.xen.resume(1);
+    w.create_paused(2, 1);
+    w.sample();
+    w.xen.shut_down(1, Shutdown::Suspend);
+    w.destroy(1);
+    assert_eq!(
+        (w.guest(1).domid, w.guest(1).state),
+        (2, DomainState::Paused)
     );
-    eventually("bounded", || {
-        let name = known(&domains, 6, 1).and_then(|d| d.name);
-        name.is_some_and(|name| name.len() == 255 && name.starts_with("e\u{e9}"))
-    });
-    daemon.silent.store(true, Ordering::Relaxed);
-    scene.create(7);
-    show(&ledger, &scene);
-    eventually("says so", || domains.table().trouble.is_some());
-    assert_eq!(known(&domains, 5, 1), Some(five.clone()), "kept");
-    // Of a domain being destroyed one record goes first; its other has another generation.
-    for record in scene.timers.iter_mut().filter(|t| t.domid == 5) {
-        record.used = record.slot == 2;
-    }
-    show(&ledger, &scene);
-    thread::sleep(Duration::from_millis(400)); // several rounds, each of which must keep it
-    assert_eq!(known(&domains, 5, 1), Some(five.clone()), "the same domain");
-    // Domain 5 goes, and its number is used again: nothing of it may stay.
-    scene.timers.clear();
-    scene.create(5);
-    for record in &mut scene.timers {
-        record.generation = 9;
-    }
-    show(&ledger, &scene);
-    eventually("forgotten", || known(&domains, 5, 1).is_none());
-    assert_eq!(known(&domains, 5, 9), None);
-    ledger.ended.store(true, Ordering::Relaxed);
-    runner.join().expect("ends although xenstored is silent");
+    w.xen.pause(2, false);
+    w.sample();
+    assert_eq!(w.kinds(), NOTHING);
+    w.feeds(2);
+    assert_eq!(
+        w.kinds(),
+        ["guest.armed", "guest.fed_again", "alarm.cleared"]
+    );
 }
 
 #[test]
-fn xenstored_that_cannot_be_reached_is_told_and_taken_back() {
-    let daemon = Arc::new(Daemon::default());
-    daemon.set(5, &uuid(5), "five");
-    let refuses = Arc::new(AtomicBool::new(true));
-    let (connector, asked) = (Arc::clone(&daemon), Arc::clone(&refuses));
-    let domains = Arc::new(Domains::new(Box::new(move || {
-        if asked.load(Ordering::Relaxed) {
-            return Err(std::io::ErrorKind::NotFound.into());
-        }
-        Ok(connector.connect())
-    })));
-    let ledger = Arc::new(Ledger::new());
-    let mut scene = Scene::empty();
-    scene.create(5);
-    show(&ledger, &scene);
-    let runner = {
-        let (domains, ledger) = (Arc::clone(&domains), Arc::clone(&ledger));
-        thread::spawn(move || domains.run(&ledger))
-    };
-    eventually("says so", || domains.table().trouble.is_some());
-    refuses.store(false, Ordering::Relaxed);
-    eventually("known", || {
-        known(&domains, 5, 1).is_some_and(|d| d.uuid.is_some())
-    });
-    eventually("no trouble", || domains.table().trouble.is_none());
-    ledger.ended.store(true, Ordering::Relaxed);
-    runner.join().expect("ends");
+fn an_expiry_of_either_of_two_domains_is_the_guests() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 1);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    w.xen.feed(2, 0);
+    w.sample();
+    assert_eq!(
+        w.kinds(),
+        NOTHING,
+        "the one that has been for longest is current"
+    );
+    w.expire(2);
+    let told = w.take();
+    let kinds: Vec<_> = told.iter().map(|h| h.what.kind()).collect();
+    assert_eq!(kinds, ["guest.expired", "alarm.raised"]);
+    assert!(told.iter().all(|h| h.guest.domid == 2));
+    // The other's feeds do not show that this one works.
+    for _ in 0..5 {
+        w.feed(1);
+    }
+    assert_eq!(w.kinds(), NOTHING);
+    assert!(w.registry.acknowledge(uuid(1), 0, w.at).is_ok());
+    // Once it is gone, the guest is the other one, which works.
+    w.destroy(2);
+    w.feed(1);
+    assert_eq!(w.kinds(), ["alarm.cleared"]);
 }
 
 #[test]
-fn the_watcher_hands_over_in_order_and_saves_before_it_ends() {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("watcher");
-    let _ = fs::remove_dir_all(&directory);
-    let opened = saver::open(&directory, Rules::default(), None);
-    assert_eq!(opened.told, []);
-    let (desk, saver) = (Arc::new(opened.desk), opened.saver);
-    let ledger = Arc::new(Ledger::new());
-    // Nobody fills the table: the guest is followed without its UUID.
-    let domains = Domains::new(Box::new(|| Err(std::io::ErrorKind::NotFound.into())));
-    let told: Arc<Mutex<Vec<Happening>>> = Arc::default();
-    let runner = {
-        let (ledger, desk, told) = (Arc::clone(&ledger), Arc::clone(&desk), Arc::clone(&told));
-        thread::spawn(move || {
-            let hand_over = |happening| told.lock().expect("told").push(happening);
-            watcher::run(&ledger, &domains, &desk, &saver, &hand_over);
-        })
-    };
-    let kinds = || {
-        let told = told.lock().expect("told");
-        told.iter().map(|h| h.what.kind()).collect::<Vec<_>>()
-    };
-    let mut scene = Scene::empty();
-    scene.create(1);
-    for _ in 0..2 {
-        scene.poke(1, 1, 5);
-        scene.pass_ms(1_000);
-    }
-    // The same look again and again, as the sampler would: newly taken each time.
-    eventually("fed", || {
-        show(&ledger, &scene);
-        kinds() == ["guest.armed", "guest.first_fed"]
-    });
-    scene.pass_ms(6_000);
-    let expired = [
-        "guest.armed",
-        "guest.first_fed",
+fn a_guest_goes_on_in_its_other_domain_when_the_current_one_expires() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 1);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    w.sample();
+    w.expire(1);
+    let told = w.kinds();
+    let expected = [
         "guest.expired",
         "alarm.raised",
+        "guest.rebooted",
+        "guest.armed",
     ];
-    eventually("expired", || {
-        show(&ledger, &scene);
-        kinds() == expired
-    });
-    let file = directory.join("guests.json");
-    let saved = || fs::read_to_string(&file).unwrap_or_default();
-    eventually("saved at once", || saved().contains("\"raised\""));
-    assert_eq!(desk.report().guests.len(), 1);
-    ledger.disarmed.store(true, Ordering::Release);
-    ledger.ended.store(true, Ordering::Release);
-    runner.join().expect("ends");
-    let last = fs::read_to_string(directory.join("last.json")).expect("last words");
-    assert!(last.contains("disarmed"), "{last}");
-    assert_eq!(kinds(), expired, "nothing twice");
-    let again = saver::open(&directory, Rules::default(), None);
-    assert!(again.desk.report().guests[0].alarm.is_some());
+    assert_eq!(told, expected);
+    assert_eq!(w.guest(1).domid, 2);
+    w.feed(2);
+    assert_eq!(
+        w.kinds(),
+        ["guest.first_fed"],
+        "the one that expired is still there"
+    );
+    w.feed(2);
+    assert_eq!(w.kinds(), NOTHING, "fed first once");
+    w.destroy(1);
+    w.feed(2);
+    assert_eq!(w.kinds(), ["alarm.cleared"]);
+    w.destroy(2);
+    assert_eq!(w.kinds(), ["guest.gone"]);
+}
+
+#[test]
+fn a_restart_beside_two_domains_tells_nothing_twice() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 1);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    w.expire(2);
+    w.take();
+    w.restart();
+    w.samples(2);
+    w.feed(1);
+    assert_eq!(w.kinds(), NOTHING);
+    w.destroy(2);
+    w.feed(1);
+    assert_eq!(w.kinds(), ["alarm.cleared"]);
+}
+
+#[test]
+fn a_domid_that_is_used_again_is_another_domain() {
+    // Equal counters in both, and the end of the first unseen.
+    for down in [false, true] {
+        for guest in [1, 2] {
+            let mut w = World::with_an_alarm();
+            let saved = w.saved();
+            w.xen.destroy(1);
+            w.xen.create(1, uuid(guest));
+            w.xen.arm(1, 0, TIMEOUT_S);
+            w.xen.feed(1, 0);
+            if down {
+                w.begin_with(saved);
+            }
+            w.sample();
+            let told = w.kinds();
+            assert_eq!(told[0], "guest.gone", "{down} {guest}");
+            assert_eq!(told.contains(&"guest.rebooted"), guest == 1);
+            // It was fed after it was armed, in this domain.
+            assert_eq!(told.contains(&"alarm.cleared"), guest == 1, "{told:?}");
+            assert!(!told.contains(&"guest.expired"), "{told:?}");
+            assert_eq!(w.guest(1).alarm.is_some(), guest == 2);
+        }
+    }
+}
+
+#[test]
+fn equal_counters_of_different_creations_are_neither_a_feed_nor_an_expiry() {
+    let mut w = World::with_an_alarm();
+    let saved = w.saved();
+    w.end(1, Shutdown::Suspend);
+    // Restored while the daemon was down, under the same domid, with as many sets.
+    w.xen.create(1, uuid(1));
+    w.begin_with(saved);
+    w.take();
+    w.samples(2);
+    assert_eq!(w.kinds(), ["guest.gone", "guest.rebooted"]);
+    assert!(w.guest(1).alarm.is_some());
+    w.xen.arm(1, 0, TIMEOUT_S);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.armed"], "no false alarm.cleared");
+    w.expire(1);
+    let told = w.take();
+    assert_eq!(told[1].what, Kind::AlarmRaised { expiries: 2 });
+}
+
+#[test]
+fn the_record_of_a_domain_that_is_gone_raises_nothing_a_second_time() {
+    let mut w = World::with_an_alarm();
+    w.destroy(1);
+    w.registry.close(uuid(1), w.at).expect("open");
+    w.take();
+    for _ in 0..3 {
+        w.restart();
+        w.seconds(700);
+    }
+    assert_eq!(w.kinds(), NOTHING);
+    assert_eq!(w.registry.report(w.at.ns).guests, []);
+    // A first start takes what is gone for told.
+    w.registry = xenwarden::guests::registry::Registry::new(w.rules);
+    w.samples(2);
+    assert_eq!(w.kinds(), NOTHING);
+}
+
+#[test]
+fn a_guest_that_was_migrated_away_with_an_alarm_has_moved_until_it_is_back() {
+    let mut w = World::with_an_alarm();
+    w.xen.resume(1);
+    w.sample();
+    w.end(1, Shutdown::Suspend);
+    assert_eq!(w.kinds(), ["guest.gone", "alarm.moved"]);
+    assert_eq!(w.phase(1), Some(AlarmPhase::Moved));
+    w.restart();
+    w.pass(DAY_MS - 5_000);
+    w.samples(2);
+    assert_eq!(w.kinds(), NOTHING);
+    // Back, the alarm stands until the guest feeds here.
+    w.start(2, 1);
+    assert_eq!(w.phase(1), Some(AlarmPhase::Raised));
+    w.seconds(10);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.armed"]);
+    w.feed(2);
+    assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"]);
+}
+
+#[test]
+fn the_alarm_of_a_guest_that_does_not_come_back_is_closed_after_a_day() {
+    for reset in [false, true] {
+        let mut w = World::with_an_alarm();
+        w.destroy(1);
+        w.pass(HOUR_MS - 2_000);
+        w.samples(1);
+        assert_eq!(w.kinds(), ["guest.gone"]);
+        assert_eq!(w.phase(1), Some(AlarmPhase::Raised));
+        // Restarted elsewhere, by the cluster.
+        w.samples(1);
+        let moved = w.only();
+        let Kind::AlarmMoved { cause, open_ms } = moved else {
+            panic!("{moved:?}");
+        };
+        assert_eq!(cause, Cause::Watchdog);
+        assert!((3_600_000..3_602_000).contains(&open_ms), "{open_ms}");
+        if reset {
+            w.reset_host();
+        }
+        w.pass(DAY_MS - 64_000);
+        w.samples(2);
+        assert_eq!(w.phase(1), Some(AlarmPhase::Moved));
+        assert_eq!(w.kinds(), NOTHING);
+        w.pass(62_000);
+        w.samples(2);
+        assert_eq!(closed(&mut w), [Closing::Moved], "{reset}");
+        w.samples(2);
+        assert_eq!(w.kinds(), NOTHING);
+        assert!(w.of(uuid(1)).is_none());
+    }
+}
+
+#[test]
+fn a_guest_that_the_cluster_started_elsewhere_and_here_again_goes_on_with_its_alarm() {
+    let mut w = World::with_an_alarm();
+    w.destroy(1);
+    w.pass(2 * HOUR_MS);
+    w.sample();
+    assert_eq!(w.kinds(), ["guest.gone", "alarm.moved"]);
+    w.start(7, 1);
+    assert_eq!(w.kinds(), ["guest.rebooted"]);
+    assert_eq!(w.phase(1), Some(AlarmPhase::Rebooted));
+    w.feeds(7);
+    assert_eq!(w.kinds().last(), Some(&"alarm.cleared"));
+}
+
+#[test]
+fn a_saved_guest_that_is_started_afresh_and_does_not_feed_failed_to_boot() {
+    for armed in [true, false] {
+        let mut w = World::with_a_fed_guest();
+        if !armed {
+            w.xen.disarm(1, 0);
+            w.sample();
+        }
+        w.end(1, Shutdown::Suspend);
+        w.take();
+        w.start(2, 1);
+        w.seconds(298);
+        assert_eq!(w.kinds(), NOTHING, "neither rebooted nor restored is known");
+        w.seconds(3);
+        let expected: &[&str] = if armed { &["guest.boot_failed"] } else { &[] };
+        assert_eq!(w.kinds(), expected);
+    }
+    // Saved for two hours and restored it feeds, and that is no first time.
+    let mut w = World::with_a_fed_guest();
+    w.end(1, Shutdown::Suspend);
+    w.pass(2 * HOUR_MS);
+    w.start(2, 1);
+    w.feeds(2);
+    assert_eq!(w.kinds(), ["guest.gone", "guest.armed", "guest.fed_again"]);
+    w.seconds(400);
+    assert_eq!(w.kinds(), NOTHING);
+}
+
+#[test]
+fn a_domain_without_a_uuid_is_a_guest_of_its_own_that_cannot_come_back() {
+    let mut w = World::new();
+    w.xen.create(1, Uuid::nil());
+    w.xen.create(2, Uuid::nil());
+    w.sample();
+    let of = |w: &World, domid| identity(&w.xen.table().domain(domid).expect("there"));
+    assert_eq!(
+        of(&w, 1).to_string(),
+        "00000000-0000-8000-8000-000000000002"
+    );
+    assert_eq!(
+        of(&w, 2).to_string(),
+        "00000000-0000-8000-8000-000000000003"
+    );
+    w.feeds(1);
+    w.expire(1);
+    assert_eq!(w.kinds().last(), Some(&"alarm.raised"));
+    let own = of(&w, 1);
+    assert!(w.registry.acknowledge(own, 0, w.at).is_ok());
+    w.end(1, Shutdown::Suspend);
+    assert_eq!(closed(&mut w), [Closing::Unidentified]);
+    assert!(w.of(own).is_none());
+    w.xen.create(1, Uuid::nil());
+    w.sample();
+    assert_eq!(w.kinds(), NOTHING);
+    // Nor does its alarm outlive the host's boot.
+    w.feeds(1);
+    w.expire(1);
+    w.take();
+    w.reset_host();
+    w.samples(1);
+    assert_eq!(closed(&mut w), [Closing::Unidentified]);
+    assert_eq!(w.saved().guests, []);
+}
+
+#[test]
+fn a_uuid_that_is_set_late_or_changed_takes_the_domain_and_leaves_the_alarm() {
+    // Set late: what was told of the domain is not told again.
+    let mut w = World::new();
+    w.start(1, 9);
+    w.feeds(1);
+    w.take();
+    w.xen.rename(1, uuid(1));
+    w.sample();
+    assert_eq!(
+        w.kinds(),
+        ["guest.gone"],
+        "of the guest under the UUID before"
+    );
+    w.expire(1);
+    assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"]);
+    assert!(w.guest(1).alarm.is_some());
+    // Expired, kept under another UUID, and started again, as `rename-restart` does.
+    w.xen.rename(1, uuid(8));
+    w.start(2, 1);
+    assert_eq!(w.kinds(), ["guest.gone", "guest.rebooted"]);
+    assert!(w.of(uuid(8)).is_none(), "it has nothing to tell of");
+    w.feeds(2);
+    assert_eq!(w.kinds().last(), Some(&"alarm.cleared"));
+    // A restart in between does not tell more.
+    w.xen.rename(2, uuid(3));
+    w.restart();
+    w.samples(2);
+    assert_eq!(w.kinds(), ["guest.gone"]);
+    assert_eq!(w.guest(1).state, DomainState::Gone(Cause::Unknown));
+}
+
+#[test]
+fn guests_that_are_gone_without_an_alarm_are_forgotten() {
+    let mut w = World::with_a_fed_guest();
+    w.xen.create(5, uuid(5));
+    w.sample();
+    w.destroy(5);
+    w.end(1, Shutdown::Poweroff);
+    assert_eq!(w.saved().guests.len(), 1, "who had no watchdog at once");
+    w.pass(599_000);
+    w.look();
+    assert_eq!(w.saved().guests.len(), 1);
+    w.pass(2_000);
+    w.look();
+    assert_eq!(w.saved().guests, []);
+    // A saved one may come back much later.
+    let mut w = World::with_a_fed_guest();
+    w.end(1, Shutdown::Suspend);
+    w.pass(DAY_MS - 2_000);
+    w.look();
+    assert_eq!(w.saved().guests.len(), 1);
+    w.pass(3_000);
+    w.look();
+    assert_eq!(w.saved().guests, []);
+}
+
+#[test]
+fn alarms_of_guests_that_are_gone_are_bounded_and_end_with_an_event() {
+    let mut w = World::new();
+    let surplus = 3;
+    let most = u16::try_from(MOST_GONE).expect("few");
+    for n in 1..=most + surplus {
+        w.xen.create(n, uuid(n));
+        w.xen.arm(n, 0, TIMEOUT_S);
+        w.xen.expire(n, 0);
+        w.xen.destroy(n);
+        if n == surplus {
+            w.sample();
+        }
+    }
+    w.sample();
+    assert_eq!(closed(&mut w), [Closing::Evicted; 3]);
+    assert_eq!(w.saved().guests.len(), MOST_GONE);
+    assert!(
+        (1..=surplus).all(|n| w.of(uuid(n)).is_none()),
+        "the oldest go"
+    );
+}
+
+#[test]
+fn a_name_is_that_of_the_domain_with_its_creation_number() {
+    let mut w = World::with_a_fed_guest();
+    let named = |created, name: &str| DomainNames {
+        by_domain: [(created, name.into())].into(),
+        trouble: Some("none".to_owned()),
+    };
+    w.registry.rename(&named(7, "other"));
+    assert_eq!(w.guest(1).name, None);
+    let before = w.registry.changes().any;
+    w.registry.rename(&named(2, "web"));
+    assert_eq!(w.guest(1).name.as_deref(), Some("web"));
+    assert_eq!(w.registry.changes().any, before + 1);
+    w.registry.rename(&named(2, "web"));
+    assert_eq!(w.registry.changes().any, before + 1);
+    w.registry.rename(&DomainNames::default());
+    assert_eq!(
+        w.guest(1).name.as_deref(),
+        Some("web"),
+        "what is known stays"
+    );
+    w.expire(1);
+    assert_eq!(w.take()[0].guest.name.as_deref(), Some("web"));
 }

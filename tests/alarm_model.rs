@@ -5,8 +5,9 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 use std::collections::HashSet;
-use xenwarden::event::Cause;
-use xenwarden::guests::alarm::{Activity, Input, Lifecycle, Output, Phase, Rules};
+use xenwarden::event::{Cause, Closing, Kind, Timestamp};
+use xenwarden::guests::alarm::{Boot, Input, Lifecycle, Moment, Phase, Rules, Watchdog};
+use xenwarden::guests::state::DomainState::{self, Gone, Paused, Running};
 
 const S: i64 = 1_000_000_000;
 /// The time that a tick takes; every other input comes at once.
@@ -16,20 +17,20 @@ const ALPHABET: [Input; 17] = [
     Input::Tick,
     Input::Expired,
     Input::Started,
-    Input::Restored,
+    Input::Returned,
     Input::Armed,
     Input::Fed(1),
+    Input::Fed(0),
     Input::Disarmed,
-    Input::Doing(Activity::Running),
-    Input::Doing(Activity::Held),
-    Input::Doing(Activity::Unknown),
-    Input::Gone(Cause::Watchdog),
-    Input::Gone(Cause::Unknown),
-    Input::Gone(Cause::Suspend),
-    Input::Gone(Cause::Destroyed),
-    Input::Gone(Cause::Poweroff),
-    Input::Acknowledge,
-    Input::Close,
+    Input::State(Running),
+    Input::State(Paused),
+    Input::State(Gone(Cause::Watchdog)),
+    Input::State(Gone(Cause::Unknown)),
+    Input::State(Gone(Cause::Suspend)),
+    Input::State(Gone(Cause::Destroyed)),
+    Input::State(Gone(Cause::Poweroff)),
+    Input::Acknowledge(7),
+    Input::Close(Closing::Operator),
 ];
 
 /// An open alarm, as the history has it.
@@ -39,36 +40,45 @@ struct Open {
     expiries: u32,
     reboots: u32,
     acknowledged: bool,
-    /// Since the last expiry or start.
+    /// Since the last expiry, or in the present domain.
     feeds: u32,
     feeding: i64,
+    /// For how long it has been moved.
+    moved: Option<i64>,
 }
 
-/// Kind the history says, in the simplest words.
+/// What the history says, in the simplest words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Facts {
-    /// There is a domain, and it can feed.
-    there: bool,
+    /// Why there is no domain, and for how long.
+    gone: Option<(Cause, i64)>,
     runs: bool,
     armed_here: bool,
     fed_here: bool,
     /// It had a watchdog at some time.
     watched: bool,
-    /// It was started, for how long it ran since, not fed.
-    unfed_boot: Option<i64>,
+    /// It fed since it was started.
+    fed_ever: bool,
+    /// It owes a feed, for how long it ran since.
+    owes: Option<i64>,
     failure_told: bool,
     open: Option<Open>,
+}
+
+fn ms(ns: i64) -> u64 {
+    u64::try_from(ns / 1_000_000).expect("no time before")
 }
 
 impl Facts {
     fn start() -> Self {
         Self {
-            there: true,
+            gone: None,
             runs: true,
             armed_here: false,
             fed_here: false,
             watched: false,
-            unfed_boot: None,
+            fed_ever: false,
+            owes: None,
             failure_told: false,
             open: None,
         }
@@ -78,87 +88,134 @@ impl Facts {
     fn allow(&self, input: Input) -> bool {
         match input {
             // A feed without an arm cannot be, and if it is told it counts for nothing.
-            Input::Armed | Input::Fed(_) | Input::Gone(_) | Input::Doing(_) => self.there,
-            Input::Disarmed | Input::Expired => self.there && self.armed_here,
+            Input::Armed | Input::Fed(_) | Input::State(_) => self.gone.is_none(),
+            Input::Disarmed => self.gone.is_none() && self.armed_here,
+            // Also of another domain of the guest, which nobody saw armed.
+            Input::Expired => self.gone.is_none(),
             // One domain may take over from another without its end being told.
-            Input::Started | Input::Restored | Input::Tick => true,
-            Input::Acknowledge | Input::Close => true,
+            Input::Started | Input::Returned | Input::Tick => true,
+            Input::Acknowledge(_) | Input::Close(_) => true,
         }
     }
 
     fn pass(&mut self, time: i64) {
+        if let Some((_, since)) = &mut self.gone {
+            *since += time;
+        }
         if let Some(open) = &mut self.open {
             open.age += time;
+            if let Some(moved) = &mut open.moved {
+                *moved += time;
+            }
             if self.runs && self.fed_here {
                 open.feeding += time;
             }
         }
-        if let (Some(unfed), true) = (&mut self.unfed_boot, self.runs) {
-            *unfed += time;
+        if let (Some(owes), true) = (&mut self.owes, self.runs) {
+            *owes += time;
         }
     }
 
     fn enter(&mut self) {
-        (self.there, self.runs) = (true, true);
+        (self.gone, self.runs) = (None, true);
         (self.armed_here, self.fed_here) = (false, false);
+        if let Some(open) = &mut self.open {
+            (open.feeds, open.feeding, open.moved) = (0, 0, None);
+        }
+    }
+
+    /// The domain is left, and the guest may go on: who fed owes a feed there.
+    fn leave(&mut self) {
+        if self.armed_here && self.fed_ever && self.owes.is_none() {
+            self.owes = Some(0);
+        }
     }
 
     /// Takes the input and says what has to come out.
-    fn take(&mut self, input: Input, rules: &Rules) -> Option<Output> {
+    fn take(&mut self, input: Input, rules: &Rules) -> Option<Kind> {
         match input {
             Input::Tick => return self.tick(rules),
             Input::Expired => return Some(self.expire()),
             Input::Started => {
                 self.enter();
-                if self.watched {
-                    (self.unfed_boot, self.failure_told) = (Some(0), false);
-                }
+                self.fed_ever = false;
+                self.failure_told = false;
+                self.owes = self.watched.then_some(0);
                 if let Some(open) = &mut self.open {
                     open.reboots += 1;
-                    (open.feeds, open.feeding) = (0, 0);
                 }
             }
-            Input::Restored => self.enter(),
+            Input::Returned => {
+                self.leave();
+                self.enter();
+            }
             Input::Armed => (self.armed_here, self.watched) = (true, true),
             Input::Disarmed => (self.armed_here, self.fed_here) = (false, false),
-            Input::Doing(doing) => self.runs = doing == Activity::Running,
+            Input::State(Gone(cause)) => return self.go(cause),
+            Input::State(state) => self.runs = state == Running,
             Input::Fed(n) => return self.feed(n, rules),
-            Input::Gone(cause) => {
-                (self.there, self.runs) = (false, false);
-                (self.armed_here, self.fed_here) = (false, false);
-                if cause != Cause::Suspend {
-                    self.unfed_boot = None;
-                }
-                if matches!(cause, Cause::Destroyed | Cause::Poweroff) {
-                    return self.close(cause);
-                }
-            }
-            Input::Acknowledge => {
+            Input::Acknowledge(uid) => {
                 let open = self.open.as_mut().filter(|o| !o.acknowledged)?;
                 open.acknowledged = true;
-                return Some(Output::Acknowledged);
+                return Some(Kind::AlarmAcknowledged { uid });
             }
-            Input::Close => return self.close(Cause::Unknown),
+            Input::Close(why) => return self.close(why),
         }
         None
     }
 
-    fn tick(&mut self, rules: &Rules) -> Option<Output> {
-        let waited_ns = self.unfed_boot?;
-        let due = self.runs && waited_ns >= rules.boot_deadline_ns && !self.failure_told;
-        if !due {
+    fn go(&mut self, cause: Cause) -> Option<Kind> {
+        if cause == Cause::Suspend {
+            self.leave();
+        } else {
+            self.owes = None;
+            self.fed_ever = false;
+        }
+        (self.gone, self.runs) = (Some((cause, 0)), false);
+        (self.armed_here, self.fed_here) = (false, false);
+        match cause {
+            Cause::Destroyed => self.failure_told = false,
+            Cause::Poweroff => self.failure_told = false,
+            Cause::Suspend => return self.move_away(cause),
+            _ => return None,
+        }
+        self.close(match cause {
+            Cause::Destroyed => Closing::Destroyed,
+            _ => Closing::Poweroff,
+        })
+    }
+
+    fn move_away(&mut self, cause: Cause) -> Option<Kind> {
+        let open = self.open.as_mut()?;
+        open.moved = Some(0);
+        let open_ms = ms(open.age);
+        Some(Kind::AlarmMoved { cause, open_ms })
+    }
+
+    fn tick(&mut self, rules: &Rules) -> Option<Kind> {
+        if let Some((cause, since)) = self.gone {
+            return match self.open.as_ref()?.moved {
+                Some(moved) if moved >= rules.close_moved_ns => self.close(Closing::Moved),
+                None if since >= rules.moved_after_ns => self.move_away(cause),
+                _ => None,
+            };
+        }
+        let waited_ns = self.owes?;
+        if !self.runs || waited_ns < rules.boot_deadline_ns || self.failure_told {
             return None;
         }
-        self.failure_told = true;
+        (self.failure_told, self.fed_ever, self.owes) = (true, false, None);
         if let Some(open) = &mut self.open {
             (open.feeds, open.feeding) = (0, 0);
         }
-        Some(Output::BootFailed { waited_ns })
+        let waited_ms = ms(waited_ns);
+        Some(Kind::GuestBootFailed { waited_ms })
     }
 
-    fn expire(&mut self) -> Output {
-        self.unfed_boot = None;
+    fn expire(&mut self) -> Kind {
+        (self.owes, self.failure_told) = (None, false);
         self.fed_here = false;
+        self.watched = true;
         let open = self.open.get_or_insert(Open {
             age: 0,
             expiries: 0,
@@ -166,67 +223,82 @@ impl Facts {
             acknowledged: false,
             feeds: 0,
             feeding: 0,
+            moved: None,
         });
         open.expiries += 1;
         (open.feeds, open.feeding) = (0, 0);
-        Output::Raised {
-            expiries: open.expiries,
-        }
+        let expiries = open.expiries;
+        Kind::AlarmRaised { expiries }
     }
 
-    fn feed(&mut self, n: u32, rules: &Rules) -> Option<Output> {
+    fn feed(&mut self, n: u32, rules: &Rules) -> Option<Kind> {
         if !self.armed_here {
             return None;
         }
-        self.unfed_boot = None;
+        (self.owes, self.failure_told, self.fed_ever) = (None, false, true);
+        if n == 0 {
+            return None;
+        }
         self.fed_here = true;
         let open = self.open.as_mut()?;
         open.feeds += n;
         let enough = open.feeds >= rules.clear_after_feeds && open.feeding >= rules.clear_after_ns;
         let open = enough.then(|| self.open.take()).flatten()?;
-        Some(Output::Cleared {
-            open_ns: open.age,
+        Some(Kind::AlarmCleared {
+            open_ms: ms(open.age),
             expiries: open.expiries,
             reboots: open.reboots,
             feeds: open.feeds,
         })
     }
 
-    fn close(&mut self, cause: Cause) -> Option<Output> {
-        let open_ns = self.open.take()?.age;
-        Some(Output::Closed { cause, open_ns })
+    fn close(&mut self, cause: Closing) -> Option<Kind> {
+        let open_ms = ms(self.open.take()?.age);
+        Some(Kind::AlarmClosed { cause, open_ms })
     }
 }
 
-/// Kind must hold of every step, whatever the facts make of it.
-fn check_promises(before: &Facts, input: Input, output: Option<Output>, after: &Lifecycle) {
-    match output {
-        Some(Output::Cleared { .. }) => {
-            assert!(matches!(input, Input::Fed(_)), "cleared by {input:?}");
-            assert!(before.there && before.armed_here, "by a feed of nobody");
+/// What must hold of every step, whatever the facts make of it.
+fn check_promises(before: &Facts, input: Input, told: Option<&Kind>, after: &Lifecycle) {
+    match told {
+        Some(Kind::AlarmCleared { .. }) => {
+            assert!(matches!(input, Input::Fed(1..)), "cleared by {input:?}");
+            assert!(
+                before.gone.is_none() && before.armed_here,
+                "by a feed of nobody"
+            );
             assert!(before.open.is_some(), "cleared what was not raised");
         }
-        Some(Output::Closed { .. }) => assert!(
-            matches!(
-                input,
-                Input::Close | Input::Gone(Cause::Destroyed | Cause::Poweroff)
-            ),
+        Some(Kind::AlarmClosed { cause, .. }) => assert!(
+            match cause {
+                Closing::Moved => input == Input::Tick && before.gone.is_some(),
+                Closing::Destroyed => input == Input::State(Gone(Cause::Destroyed)),
+                Closing::Poweroff => input == Input::State(Gone(Cause::Poweroff)),
+                _ => matches!(input, Input::Close(_)),
+            },
             "closed by {input:?}"
         ),
-        Some(Output::Raised { expiries: 1 }) => {
+        Some(Kind::AlarmRaised { expiries: 1 }) => {
             assert!(before.open.is_none(), "raised twice without an end");
         }
-        Some(Output::BootFailed { .. }) => {
+        Some(Kind::GuestBootFailed { .. }) => {
             assert!(!before.failure_told, "told twice of one start");
         }
         _ => {}
     }
     let phase = after.alarm.map(|a| a.phase);
+    let moved = matches!(phase, Some(Phase::Moved { .. }));
+    assert!(!moved || matches!(after.state, Gone(_)), "moved, and here");
     match input {
         Input::Expired => assert_eq!(phase, Some(Phase::Raised)),
         Input::Started if before.open.is_some() => assert_eq!(phase, Some(Phase::Rebooted)),
         _ => {}
     }
+}
+
+fn at(ns: i64) -> Moment {
+    let wall = Timestamp(0);
+    Moment { ns, wall }
 }
 
 /// Walks all states up to `depth`; gives how many there are.
@@ -243,10 +315,14 @@ fn walk(rules: &Rules, depth: u32) -> usize {
                 let time = if input == Input::Tick { TICK } else { 0 };
                 after.pass(time);
                 let expected = after.take(input, rules);
-                let output = lifecycle.step(time, input, rules);
-                assert_eq!(output, expected, "{path:?}");
-                check_promises(&facts, input, output, &lifecycle);
+                let told = lifecycle.step(at(time), input, rules);
+                assert_eq!(told, expected, "{path:?}");
+                check_promises(&facts, input, told.as_ref(), &lifecycle);
                 assert_eq!(lifecycle.alarm.is_some(), after.open.is_some(), "{path:?}");
+                assert_eq!(lifecycle.is_watched(), after.watched, "{path:?}");
+                assert_eq!(lifecycle.boot_failed(), after.failure_told, "{path:?}");
+                assert_eq!(lifecycle.is_armed(), after.armed_here, "{path:?}");
+                assert_eq!(lifecycle.has_fed(), after.fed_ever, "{path:?}");
                 // The present is time 0 of every state, so that states can be the same.
                 lifecycle.shift(-time);
                 if seen.insert((lifecycle, after.clone())) {
@@ -261,7 +337,12 @@ fn walk(rules: &Rules, depth: u32) -> usize {
 
 #[test]
 fn an_alarm_clears_by_the_first_feed_after_an_arm_and_by_nothing_else() {
-    let states = walk(&Rules::default(), 12);
+    let rules = Rules {
+        moved_after_ns: 2 * TICK,
+        close_moved_ns: 3 * TICK,
+        ..Rules::default()
+    };
+    let states = walk(&rules, 9);
     println!("{states} states");
     assert!(states > 1_000, "only {states} states: nothing was walked");
 }
@@ -272,33 +353,39 @@ fn an_alarm_that_wants_feeds_and_time_gets_both() {
         clear_after_feeds: 2,
         clear_after_ns: 2 * TICK,
         boot_deadline_ns: 2 * TICK,
+        moved_after_ns: TICK,
+        close_moved_ns: 2 * TICK,
     };
-    let states = walk(&rules, 9);
+    let states = walk(&rules, 8);
     println!("{states} states");
     assert!(states > 1_000, "only {states} states: nothing was walked");
 }
 
+/// A guest with an open alarm, and what a second's inputs tell of it.
+fn alarmed(rules: Rules) -> impl FnMut(i64, Input) -> Option<Kind> {
+    let mut guest = Lifecycle::new(0);
+    guest.step(at(0), Input::Armed, &rules);
+    guest.step(at(0), Input::Expired, &rules);
+    move |seconds, input| guest.step(at(seconds * S), input, &rules)
+}
+
 #[test]
 fn feeds_or_time_alone_are_not_enough() {
-    let rules = Rules {
+    let mut at = alarmed(Rules {
         clear_after_feeds: 2,
         clear_after_ns: 10 * S,
         ..Rules::default()
-    };
-    let mut guest = Lifecycle::new(0);
-    let mut at = |seconds: i64, input| guest.step(seconds * S, input, &rules);
-    at(0, Input::Armed);
-    assert_eq!(at(5, Input::Expired), Some(Output::Raised { expiries: 1 }));
-    at(6, Input::Gone(Cause::Watchdog));
+    });
+    at(6, Input::State(Gone(Cause::Watchdog)));
     at(10, Input::Started);
     at(20, Input::Armed);
     assert_eq!(at(21, Input::Fed(1)), None, "too few");
     assert_eq!(at(22, Input::Fed(5)), None, "too early");
-    at(23, Input::Doing(Activity::Held));
-    at(63, Input::Doing(Activity::Running));
+    at(23, Input::State(Paused));
+    at(63, Input::State(Running));
     assert_eq!(at(64, Input::Fed(1)), None, "time while paused");
-    let cleared = Output::Cleared {
-        open_ns: 67 * S,
+    let cleared = Kind::AlarmCleared {
+        open_ms: 72_000,
         expiries: 1,
         reboots: 1,
         feeds: 8,
@@ -307,16 +394,27 @@ fn feeds_or_time_alone_are_not_enough() {
 }
 
 #[test]
-fn time_that_goes_back_changes_nothing() {
-    let rules = Rules::default();
-    let mut guest = Lifecycle::new(100 * S);
-    guest.step(100 * S, Input::Armed, &rules);
-    guest.step(100 * S, Input::Expired, &rules);
-    guest.step(0, Input::Tick, &rules);
-    let closed = guest.step(50 * S, Input::Close, &rules);
-    let expected = Output::Closed {
-        cause: Cause::Unknown,
-        open_ns: 0,
+fn time_that_goes_back_or_that_nobody_saw_changes_nothing() {
+    let mut at_s = alarmed(Rules::default());
+    at_s(100, Input::Started);
+    at_s(0, Input::Tick);
+    assert_eq!(at_s(399, Input::Tick), None);
+    let closed = at_s(50, Input::Close(Closing::Operator));
+    let expected = Kind::AlarmClosed {
+        cause: Closing::Operator,
+        open_ms: 399_000,
     };
     assert_eq!(closed, Some(expected));
+    let rules = Rules::default();
+    let mut guest = Lifecycle::new(0);
+    guest.step(at(0), Input::Armed, &rules);
+    guest.step(at(0), Input::Started, &rules);
+    guest.skip(1_000 * S);
+    guest.skip(0);
+    let boot = Boot::Awaited { waited_ns: 0 };
+    assert_eq!((guest.boot, guest.watchdog), (boot, Watchdog::Had));
+    assert_eq!(guest.step(at(1_299 * S), Input::Tick, &rules), None);
+    let failed = guest.step(at(1_300 * S), Input::Tick, &rules);
+    assert_eq!(failed, Some(Kind::GuestBootFailed { waited_ms: 300_000 }));
+    assert_eq!(guest.state, DomainState::Running);
 }

@@ -35,7 +35,7 @@ fn open_here(directory: &Path) -> Opened {
     open(directory, Rules::default(), None)
 }
 
-/// Kind was set aside: what it was called, what it is called now, and why.
+/// What was set aside: what it was called, what it is called now, and why.
 fn set_aside(opened: &Opened) -> Vec<(String, Option<String>, String)> {
     let told = opened.told.iter().map(|what| match what {
         Kind::HostStateSetAside {
@@ -259,7 +259,7 @@ fn sequence_numbers_never_repeat_over_a_kill() {
             }
         }
     }
-    // Kind was reserved is lost: far ahead of all that can have been used.
+    // What was reserved is lost: far ahead of all that can have been used.
     write(&directory.join("seq.json"), b"{\"version\":1,");
     let (sequence, told) = Sequence::open(&store);
     assert!(matches!(told, Some(Kind::HostStateSetAside { .. })));

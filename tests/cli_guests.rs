@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use standin::program::{Running, Terminal, complaint, finish, text, xenwarden};
 use standin::{Daemon, alarmed, guest, report};
 use xenwarden::event::Uuid;
-use xenwarden::guests::report::{DomainState, GuestReport, GuestsReport};
+use xenwarden::guests::report::{AlarmPhase, DomainState, GuestReport, GuestsReport};
 
 fn socket(daemon: &Daemon) -> &str {
     daemon.path.to_str().expect("a plain path")
@@ -35,10 +35,10 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
         boot_failed: true,
         ..guest(4, 10, "unbooted")
     };
-    let hidden = GuestsReport {
-        pages_left_out: 1,
-        ..report(vec![guest(1, 7, "a")])
-    };
+    let mut moved = alarmed(5, 11, "moved");
+    if let Some(alarm) = &mut moved.alarm {
+        alarm.phase = AlarmPhase::Moved;
+    }
     let never = GuestsReport {
         evidence_age_ms: None,
         ..report(vec![])
@@ -61,7 +61,7 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
             1,
         ),
         ("a boot that failed", report(vec![unbooted]), 1),
-        ("a watchdog that is not shown", hidden, 2),
+        ("an alarm of a guest that moved", report(vec![moved]), 0),
         ("old evidence", old(report(vec![guest(1, 7, "a")])), 2),
         ("no evidence", never, 2),
         ("not seen", report(vec![guest(1, 7, "a"), unseen]), 2),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use xenwarden::event::kind::KINDS;
-use xenwarden::event::{Cause, Event, Gap, Severity, Timestamp};
+use xenwarden::event::{Cause, Closing, Event, Gap, Severity, Timestamp};
 use xenwarden::xen::Coverage;
 
 fn in_repository(path: &str) -> String {
@@ -268,6 +268,7 @@ fn is_word(text: &str) -> bool {
     let value = || Value::from(text);
     serde_json::from_value::<Severity>(value()).is_ok()
         || serde_json::from_value::<Cause>(value()).is_ok()
+        || serde_json::from_value::<Closing>(value()).is_ok()
         || serde_json::from_value::<Gap>(value()).is_ok()
         || serde_json::from_value::<Coverage>(value()).is_ok()
         || KINDS.contains(&text)

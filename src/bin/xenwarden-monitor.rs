@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config;
 use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
-use xenwarden::monitor::{following, services};
+use xenwarden::monitor::services;
 use xenwarden::sink;
 use xenwarden::sink::journal::NAME;
 
@@ -53,5 +53,5 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error))?;
     sink::log::start(NAME, policy.level, policy.syslog)
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
-    services::run(&policy, following::open)
+    services::run(&policy)
 }

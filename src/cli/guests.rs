@@ -114,17 +114,22 @@ fn frame(text: &str, rows: usize) -> String {
     screen + "\u{1b}[J\u{1b}[?7h\u{1b}[?25h"
 }
 
-/// 0 fine, 1 alarms open or boots failed, 2 cannot tell.
+/// 0 fine, 1 alarms open (other than of guests that moved) or boots failed, 2 cannot tell.
 fn code_of(report: &GuestsReport) -> u8 {
-    let is_bad = |guest: &GuestReport| guest.alarm.is_some() || guest.boot_failed;
+    let is_bad = |guest: &GuestReport| is_open(guest) || guest.boot_failed;
     if report.guests.iter().any(is_bad) {
         return NOT_FINE;
     }
     let old = report.evidence_age_ms.is_none_or(|age| age > OLD_MS);
-    if old || report.pages_left_out > 0 || report.guests.iter().any(is_unknown) {
+    if old || report.guests.iter().any(is_unknown) {
         return CANNOT_TELL;
     }
     FINE
+}
+
+/// It has an alarm to act on here.
+fn is_open(guest: &GuestReport) -> bool {
+    guest.alarm.as_ref().is_some_and(AlarmReport::is_open)
 }
 
 /// Neither the hypervisor nor its feeds show how it does.
@@ -136,21 +141,10 @@ fn is_unknown(guest: &GuestReport) -> bool {
 fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
     let mut guests: Vec<&GuestReport> = report.guests.iter().collect();
     guests.sort_by_key(|guest| order(guest));
-    let alarms = guests.iter().filter(|guest| guest.alarm.is_some()).count();
+    let alarms = guests.iter().filter(|guest| is_open(guest)).count();
     let mut lines = vec![head(report, alarms)];
     if let Some(trouble) = &report.names_trouble {
         lines.push((None, format!("names may be missing: {}", plain(trouble))));
-    }
-    match report.pages_left_out {
-        0 => {}
-        1 => lines.push((
-            Some(Colour::Yellow),
-            "1 GUEST WATCHDOG is watched by the guard, but NOT SHOWN here".to_owned(),
-        )),
-        n => lines.push((
-            Some(Colour::Yellow),
-            format!("{n} GUEST WATCHDOGS are watched by the guard, but NOT SHOWN here"),
-        )),
     }
     if guests.is_empty() {
         return lines;
@@ -168,7 +162,7 @@ fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
 fn order(guest: &GuestReport) -> impl Ord {
     let alarm = guest.alarm.as_ref();
     let alarm = alarm.map(|alarm| (alarm.acknowledged, alarm.raised));
-    let fine = (alarm.is_none(), !guest.boot_failed);
+    let fine = (!is_open(guest), alarm.is_none(), !guest.boot_failed);
     (fine, alarm, guest.name.clone(), guest.domid)
 }
 
@@ -194,7 +188,7 @@ fn head(report: &GuestsReport, alarms: usize) -> Line {
         Some(age) if age > OLD_MS => (true, format!("EVIDENCE {} OLD", span(age))),
         Some(age) => (false, format!("evidence {} old", span(age))),
     };
-    let colour = match (alarms + failed, old || report.pages_left_out > 0) {
+    let colour = match (alarms + failed, old) {
         (1.., _) => Some(Colour::Red),
         (0, true) => Some(Colour::Yellow),
         _ => None,
@@ -207,7 +201,7 @@ fn colour(guest: &GuestReport) -> Option<Colour> {
     match &guest.alarm {
         Some(alarm) if alarm.acknowledged => Some(Colour::Yellow),
         Some(AlarmReport {
-            phase: AlarmPhase::Recovering,
+            phase: AlarmPhase::Recovering | AlarmPhase::Moved,
             ..
         }) => Some(Colour::Yellow),
         Some(_) => Some(Colour::Red),
@@ -265,6 +259,7 @@ fn alarm(alarm: &AlarmReport, now: Timestamp) -> String {
         AlarmPhase::Rebooted => "REBOOTED, not fed yet",
         AlarmPhase::BootFailed => "BOOT FAILED",
         AlarmPhase::Recovering => "recovering",
+        AlarmPhase::Moved => "moved",
     };
     let since = alarm.raised.to_string().replace('T', " ");
     let since = since.get(..16).unwrap_or(&since);
@@ -341,7 +336,6 @@ mod tests {
             guests,
             evidence_age_ms: Some(250),
             names_trouble: None,
-            pages_left_out: 0,
         }
     }
 
@@ -356,10 +350,10 @@ mod tests {
             state: DomainState::Unknown,
             ..guest("d")
         };
-        let unseen = |guests| GuestsReport {
-            pages_left_out: 3,
-            ..report(guests)
-        };
+        let mut moved = alarmed("e", 0, false);
+        if let Some(alarm) = &mut moved.alarm {
+            alarm.phase = AlarmPhase::Moved;
+        }
         let aged = |age, guests| GuestsReport {
             evidence_age_ms: age,
             ..report(guests)
@@ -375,8 +369,7 @@ mod tests {
             (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
             (report(vec![unbooted("a")]), NOT_FINE),
             (aged(None, vec![unbooted("a")]), NOT_FINE),
-            (unseen(vec![guest("a")]), CANNOT_TELL),
-            (unseen(vec![unbooted("a")]), NOT_FINE),
+            (report(vec![moved]), FINE),
         ];
         for (report, code) in cases {
             assert_eq!(code_of(&report), code, "{report:?}");
@@ -407,19 +400,20 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_that_failed_and_what_is_not_shown_are_told() {
+    fn a_boot_that_failed_and_a_guest_that_moved_are_told_after_the_open_alarms() {
         let mut failed = alarmed("beta", 300, false);
         failed.boot_failed = true;
-        let guests = GuestsReport {
-            pages_left_out: 2,
-            ..report(vec![guest("alpha"), unbooted("zulu"), failed])
-        };
+        let mut moved = alarmed("away", 200, false);
+        if let Some(alarm) = &mut moved.alarm {
+            alarm.phase = AlarmPhase::Moved;
+        }
+        let guests = report(vec![guest("alpha"), moved, unbooted("zulu"), failed]);
         let lines = render(&guests, Timestamp(500_000_000));
         let text: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
-        let head = "1 ALARM OPEN, 1 BOOT FAILED, 3 guests, evidence 0.2 s old";
+        let head = "1 ALARM OPEN, 1 BOOT FAILED, 4 guests, evidence 0.2 s old";
         assert_eq!(text[0], head);
-        assert!(text[1].starts_with("2 GUEST WATCHDOGS are watched"));
-        assert!(text[4].starts_with("beta") && text[4].contains("RAISED"));
+        assert!(text[3].starts_with("beta") && text[3].contains("RAISED"));
+        assert!(text[4].starts_with("away") && text[4].contains(" moved, since"));
         assert!(text[5].starts_with("zulu") && text[5].ends_with(" boot failed"));
         assert!(text[6].starts_with("alpha"));
     }

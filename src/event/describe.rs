@@ -4,7 +4,7 @@
 //! In: an event, with names and reasons from guests and files, which may be anything. Out:
 //! a line without control characters, of bounded length.
 
-use super::{Cause, Event, Gap, Guest, Kind};
+use super::{Cause, Closing, Event, Gap, Guest, Kind};
 
 /// Longest line, bytes: with syslog's own header it stays within the 1024 bytes of a
 /// packet (RFC 3164, 4.1).
@@ -142,7 +142,7 @@ fn of_guest(what: &Kind) -> String {
             of_cause(*cause)
         ),
         Kind::GuestBootFailed { waited_ms } => format!(
-            "has not fed its watchdog within {} of being started again",
+            "has not fed its watchdog within {} of being back",
             s(*waited_ms)
         ),
         other => other.kind().to_owned(),
@@ -167,11 +167,13 @@ fn of_alarm(what: &Kind) -> String {
         Kind::AlarmAcknowledged { uid } => format!("alarm acknowledged by user {uid}"),
         Kind::AlarmClosed { cause, open_ms } => format!(
             "alarm closed, {}; open for {}",
-            match cause {
-                Cause::Unknown => "by an operator",
-                cause => of_cause(*cause),
-            },
+            of_closing(*cause),
             s(*open_ms)
+        ),
+        Kind::AlarmMoved { cause, open_ms } => format!(
+            "its alarm is open for {}, but it is not on this host any more: {}",
+            s(*open_ms),
+            of_cause(*cause)
         ),
         other => other.kind().to_owned(),
     }
@@ -252,6 +254,17 @@ fn of_break(why: Gap) -> &'static str {
         Gap::Suspended => "was suspended",
         Gap::Expired => "had expired",
         Gap::Disarmed => "had disarmed it",
+    }
+}
+
+fn of_closing(why: Closing) -> &'static str {
+    match why {
+        Closing::Destroyed => "as the guest was destroyed",
+        Closing::Poweroff => "as the guest powered off",
+        Closing::Operator => "by an operator",
+        Closing::Moved => "as the guest did not come back to this host",
+        Closing::Unidentified => "as the domain is gone and had no UUID",
+        Closing::Evicted => "as too many are open",
     }
 }
 

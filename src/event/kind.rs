@@ -40,7 +40,7 @@ impl From<Severity> for syslog::Severity {
 }
 
 /// Why a domain is no longer there, as far as the hypervisor showed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It ran until it was destroyed: somebody did that.
@@ -57,6 +57,24 @@ pub enum Cause {
     Watchdog,
     /// The hypervisor did not show it.
     Unknown,
+}
+
+/// What ended an alarm whose guest was not seen to work again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    /// Somebody destroyed the guest while it ran: nobody expects it to.
+    Destroyed,
+    /// The guest powered off: likewise.
+    Poweroff,
+    /// An operator said so.
+    Operator,
+    /// It has been `moved` for a day: whatever it does, it does elsewhere.
+    Moved,
+    /// Its domain had no UUID and is gone: nobody could tell when it comes back.
+    Unidentified,
+    /// More guests are gone with open alarms than are remembered; this was the oldest.
+    Evicted,
 }
 
 /// Why feeds had paused before a guest fed again.
@@ -174,11 +192,10 @@ kinds! {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
-        /// From the last feed to the expiry.
+        /// From when the last feed was seen to when the expiry was, but at least the
+        /// timeout; the timeout where nobody looked meanwhile.
         unfed_ms: u64,
-        /// How late the hypervisor ran the handler.
-        handler_late_us: u64,
-        /// How often this slot of this domain has expired.
+        /// How often this slot of this domain was seen to have expired.
         expiries: u32,
     }
     /// A guest disarmed a slot.
@@ -189,7 +206,7 @@ kinds! {
         #[serde(default)]
         left_out: u32,
     }
-    /// A domain is no longer there.
+    /// A guest's last domain is gone, or is being destroyed.
     Info "guest.gone" GuestGone {
         /// Why.
         cause: Cause,
@@ -229,10 +246,16 @@ kinds! {
     }
     /// The alarm ended without the guest working again: nobody expects it to.
     Info "alarm.closed" AlarmClosed {
-        /// `destroyed` or `poweroff`; `unknown` when an operator closed it, or when nobody can
-        /// tell which guest it is of.
-        cause: Cause,
+        /// What ended it.
+        cause: Closing,
         /// How long the alarm was open.
+        open_ms: u64,
+    }
+    /// The guest is not on this host any more: it cannot feed here, and may work elsewhere.
+    Warning "alarm.moved" AlarmMoved {
+        /// Why its last domain here is gone.
+        cause: Cause,
+        /// How long the alarm has been open.
         open_ms: u64,
     }
     /// Kicks are withheld.

@@ -12,7 +12,7 @@ pub mod kind;
 pub mod request;
 pub mod sequence;
 
-pub use kind::{Cause, Coverage, Gap, Kind, Severity};
+pub use kind::{Cause, Closing, Coverage, Gap, Kind, Severity};
 pub use uuid::Uuid;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -62,7 +62,7 @@ pub struct Guest {
 }
 
 /// A moment of wall time, microseconds since 1970 in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 /// The one form that is written.

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The guard: look, judge, ask the gate, kick or withhold.
+//! The guard: one real-time thread that looks, judges, asks the gate, and kicks or withholds.
+//!
+//! ```text
+//!   liveness table ─▶ sight ─▶ evidence ─▶ gate ─▶ run ─▶ host watchdog
+//!                                                   └──▶ page ─▶ whoever maps it
+//! ```
+//!
+//! In: a policy. Out: an armed host watchdog that is kicked, and the guard page. [`start`]
+//! may allocate, block and fail, and does so before anything is armed; from then on there is
+//! only [`run`], which does none of it.
 
-pub mod assembly;
-pub mod board;
 pub mod evidence;
 pub mod gate;
-pub mod kicker;
-pub mod ledger;
-pub mod sampler;
-pub mod startup;
-pub mod words;
+pub mod page;
+pub mod run;
+pub mod seqlock;
+pub mod sight;
+pub mod start;

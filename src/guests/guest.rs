@@ -1,324 +1,359 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One guest: what is known of it, and what each look at its domain means.
+//! One guest: what is known of it, and what each look at its domains means.
 //!
-//! In: its domain's records, in order of the looks. Out: [`Happening`]s, in the order in
+//! In: the records of its domains, as they change. Out: [`Happening`]s, in the order in
 //! which they came about. Pure; it is also what is kept over a restart.
+//!
+//! # One guest, two domains
+//!
+//! A guest is a UUID; while it is migrated within the host, or restored beside its running
+//! self, two domains have the same one. They are one guest:
+//! - Its *current* domain is the one that runs; of several, that which has been for longest.
+//!   It is left when it no longer runs and another does, or when it is gone. Its arms,
+//!   disarms and feeds are the guest's; those of another domain are told once it is current.
+//! - An expiry of any of its domains is the guest's, and raises its alarm.
+//! - Feeds clear no alarm while a domain of the guest is still there that its watchdog has
+//!   shut down: that the other one feeds does not show that this one works.
+//! - `guest.gone` means that its last domain is gone. A domain is gone from the moment at
+//!   which it begins to be destroyed: it cannot come back from that.
+//! - `guest.rebooted` means that the domain before had ended, or shut down other than to be
+//!   saved or migrated.
 
 use super::Happening;
-use super::alarm::{Activity, Input, Lifecycle, Nanoseconds, Output, Rules};
-use super::report::{AlarmReport, DomainState, GuestReport, SlotReport};
+use super::alarm::{Input, Lifecycle, Moment, Nanoseconds, Rules};
+use super::report::{AlarmReport, GuestReport, SlotReport};
 use super::slot::{Change, Slot};
-use crate::event::{self, Cause, Gap, Kind, Timestamp, Uuid};
-use crate::sys::clock::NS_PER_MS;
-use crate::xen::liveness::{Doing, Shutdown, TimerRecord};
+use super::state::DomainState;
+use crate::event::{self, Cause, Closing, Gap, Kind, Uuid};
+use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use crate::xen::table::{Domain, SLOTS};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Time between two events of late feeds of one slot.
-const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
-/// How long a guest without a UUID is gone when its alarm is given up.
-const GIVE_UP_NS: Nanoseconds = 86_400_000_000_000;
+/// The first half of a made-up UUID; the second is the creation number under a mark.
+const MADE_UP: u64 = 0x8000;
+const MADE_UP_MARK: u64 = 0x8 << 60;
 
-/// A domain that cannot be mistaken for another: domids are used again, but then with a
-/// record that has another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Incarnation {
-    /// The domain.
-    pub domid: u16,
-    /// The generation of the record of its first slot ([`super::owners`]).
-    pub generation: u32,
+/// Whose domain this is. Where no toolstack has set a UUID, a domain is a guest of its own,
+/// under the UUID `00000000-0000-8000-8ccc-cccccccccccc` (version 8 of RFC 9562, so that
+/// no UUID that was made by the rules is like it) with its creation number as its c's. Such
+/// a guest cannot come back: it is closed and forgotten with its domain.
+#[must_use]
+pub fn identity(domain: &Domain) -> Uuid {
+    if domain.uuid.is_nil() {
+        let number = domain.created & !(0xf << 60);
+        return Uuid::from_u64_pair(MADE_UP, MADE_UP_MARK | number);
+    }
+    domain.uuid
 }
 
-/// A guest: a domain, and those with the same UUID before it.
+/// A domain of a guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Guest {
-    /// `None` while xenstore has not told it.
-    pub uuid: Option<Uuid>,
-    /// Likewise.
-    pub name: Option<Arc<str>>,
-    /// The domain that it is, or last was.
-    pub incarnation: Incarnation,
-    /// That domain is there.
-    pub present: bool,
-    /// Why it is not.
-    pub cause: Cause,
-    /// Since when it is not.
-    pub gone_ns: Nanoseconds,
+pub struct GuestDomain {
+    /// Its domid.
+    pub domid: u16,
+    /// Its creation number, which no other domain of the host's boot has.
+    pub created: u64,
     /// When it was first seen; `None` if it was there before the daemon.
     pub first_seen_ns: Option<Nanoseconds>,
-    /// It has fed since it booted.
-    pub fed: bool,
-    /// It came to this domain by restore or migration.
-    pub restored: bool,
-    /// Its watchdog expired and shut its domain down, and the domain has not been seen to run,
-    /// to arm or to feed since.
-    pub down: bool,
-    /// It was started again, did not feed within the deadline, and has not since.
-    #[serde(default)]
-    pub boot_failed: bool,
-    /// Kind is known of it is from another boot of the host.
+    /// What it is doing.
+    pub state: DomainState,
+    /// Its slots, as far as they are told.
+    pub slots: [Slot; SLOTS],
+    /// The table's latest record of it.
     #[serde(skip)]
-    pub of_another_boot: bool,
-    /// Its slots in that domain.
-    pub slots: BTreeMap<u8, Slot>,
-    /// Its alarm.
-    pub lifecycle: Lifecycle,
-    /// When the alarm was raised.
-    pub raised: Option<Timestamp>,
-    /// Kind the domain was last seen doing.
-    #[serde(skip)]
-    pub doing: Option<Doing>,
-    /// The hypervisor's time of the last look at it.
-    #[serde(skip)]
-    seen: Option<u64>,
+    record: Option<Domain>,
 }
 
-/// One look, as seen by each guest.
+impl GuestDomain {
+    /// One of which nothing is told yet.
+    #[must_use]
+    pub fn new(record: &Domain, first_seen_ns: Option<Nanoseconds>) -> Self {
+        Self {
+            domid: record.domid,
+            created: record.created,
+            first_seen_ns,
+            state: DomainState::Running,
+            slots: <[Slot; SLOTS]>::default(),
+            record: None,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self.state, DomainState::Gone(_))
+    }
+
+    fn is_down(&self) -> bool {
+        self.state == DomainState::ShutDown(Cause::Watchdog)
+    }
+}
+
+/// One look.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
-    /// CLOCK_MONOTONIC.
-    pub now: Nanoseconds,
-    /// Wall time.
-    pub wall: Timestamp,
-    /// The hypervisor's time.
-    pub xen_now: u64,
+    /// Now.
+    pub at: Moment,
+    /// The time of the look before; `None` where that is too long ago to tell anything.
+    pub before: Option<Nanoseconds>,
     /// How long and how often.
     pub rules: &'a Rules,
-    /// The domain is destroyed, and the records what it left.
-    pub last: bool,
 }
 
-fn ms(ns: Nanoseconds) -> u64 {
-    u64::try_from(ns).unwrap_or(0) / NS_PER_MS
+/// A guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its identity ([`identity`]).
+    pub uuid: Uuid,
+    /// Its name, once xenstore told it.
+    pub name: Option<Arc<str>>,
+    /// The domid of its current domain, or of its last.
+    pub domid: u16,
+    /// Its current domain; none: it is gone.
+    pub current: Option<GuestDomain>,
+    /// Its other domains, oldest first.
+    pub others: Vec<GuestDomain>,
+    /// Its state and its alarm.
+    pub lifecycle: Lifecycle,
 }
 
 impl Guest {
-    /// A guest that was never seen before.
+    /// A guest that was never seen before, in this domain.
     #[must_use]
-    pub fn new(
-        incarnation: Incarnation,
-        first_seen_ns: Option<Nanoseconds>,
-        now: Nanoseconds,
-    ) -> Self {
+    pub fn new(uuid: Uuid, domain: GuestDomain, now: Nanoseconds) -> Self {
         Self {
-            uuid: None,
+            uuid,
             name: None,
-            incarnation,
-            present: true,
-            cause: Cause::Unknown,
-            gone_ns: now,
-            first_seen_ns,
-            fed: false,
-            restored: false,
-            down: false,
-            boot_failed: false,
-            of_another_boot: false,
-            slots: BTreeMap::new(),
+            domid: domain.domid,
+            current: Some(domain),
+            others: Vec::new(),
             lifecycle: Lifecycle::new(now),
-            raised: None,
-            doing: None,
-            seen: None,
         }
     }
 
-    /// As events name it.
+    /// All its domains.
+    pub fn domains(&self) -> impl Iterator<Item = &GuestDomain> {
+        self.current.iter().chain(&self.others)
+    }
+
+    /// It is a domain without a UUID.
     #[must_use]
-    pub fn named(&self) -> event::Guest {
-        event::Guest {
-            uuid: self.uuid,
-            domid: self.incarnation.domid,
-            name: self.name.clone(),
-        }
+    pub fn is_unidentified(&self) -> bool {
+        let (first, second) = self.uuid.as_u64_pair();
+        first == MADE_UP && second >> 60 == MADE_UP_MARK >> 60
     }
 
-    fn say(&self, xen_ns: Option<u64>, what: Kind, out: &mut Vec<Happening>) {
-        out.push(Happening {
-            guest: Some(self.named()),
-            xen_ns,
-            what,
-        });
+    fn say(&self, domid: u16, what: Kind, out: &mut Vec<Happening>) {
+        let guest = event::Guest {
+            uuid: Some(self.uuid),
+            domid,
+            name: self.name.clone(),
+        };
+        out.push(Happening { guest, what });
     }
 
     /// Gives the lifecycle an input and says what comes of it.
-    pub fn step(
+    pub fn step(&mut self, look: &Look<'_>, input: Input, out: &mut Vec<Happening>) {
+        if let Some(what) = self.lifecycle.step(look.at, input, look.rules) {
+            self.say(self.domid, what, out);
+        }
+    }
+
+    /// It has another domain from now on.
+    pub fn welcome(&mut self, domain: GuestDomain, look: &Look<'_>, out: &mut Vec<Happening>) {
+        if self.current.is_none() {
+            self.enter(domain, self.lifecycle.state, look, out);
+        } else {
+            self.others.push(domain);
+        }
+    }
+
+    /// Takes the record of one of its domains, and says what has happened since the last.
+    pub fn observe(&mut self, record: &Domain, look: &Look<'_>, out: &mut Vec<Happening>) {
+        if let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|d| d.created == record.created)
+        {
+            current.record = Some(*record);
+            self.follow(look, out);
+        } else if let Some(at) = self.place(record.created) {
+            let mut other = self.others.remove(at);
+            other.record = Some(*record);
+            self.glance(&mut other, record, look, out);
+            self.others.insert(at, other);
+        }
+        self.settle(look, out);
+    }
+
+    fn place(&self, created: u64) -> Option<usize> {
+        self.others.iter().position(|d| d.created == created)
+    }
+
+    /// The domain with this creation number is gone, or no longer the guest's, and nobody saw
+    /// how. Gives it.
+    pub fn lose(
         &mut self,
+        created: u64,
         look: &Look<'_>,
-        xen_ns: Option<u64>,
-        input: Input,
         out: &mut Vec<Happening>,
-    ) {
-        let Some(output) = self.lifecycle.step(look.now, input, look.rules) else {
+    ) -> Option<GuestDomain> {
+        let all = self.current.iter_mut().chain(&mut self.others);
+        let lost = all.into_iter().find(|d| d.created == created)?;
+        let before = lost.clone();
+        lost.state = lost.state.lost();
+        self.settle(look, out);
+        Some(before)
+    }
+
+    /// What has happened to the current domain.
+    fn follow(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let Some(mut domain) = self.current.take() else {
             return;
         };
-        let what = match output {
-            Output::Raised { expiries } => {
-                self.raised = self.raised.or(Some(look.wall));
-                Kind::AlarmRaised { expiries }
-            }
-            Output::Cleared {
-                open_ns,
-                expiries,
-                reboots,
-                feeds,
-            } => Kind::AlarmCleared {
-                open_ms: ms(open_ns),
-                expiries,
-                reboots,
-                feeds,
-            },
-            Output::Closed { cause, open_ns } => Kind::AlarmClosed {
-                cause,
-                open_ms: ms(open_ns),
-            },
-            Output::BootFailed { waited_ns } => {
-                self.boot_failed = true;
-                Kind::GuestBootFailed {
-                    waited_ms: ms(waited_ns),
-                }
-            }
-            // Only the desk acknowledges, and it knows who.
-            Output::Acknowledged => return,
-        };
-        if self.lifecycle.alarm.is_none() {
-            self.raised = None;
+        if let Some(record) = domain.record {
+            self.tell(&mut domain, &record, look, out);
         }
-        self.say(xen_ns, what, out);
+        if !domain.is_gone() {
+            self.step(look, Input::State(domain.state), out);
+        }
+        self.current = Some(domain);
     }
 
-    /// Says what has happened to the guest since the look before.
-    pub fn observe(&mut self, records: &[TimerRecord], look: &Look<'_>, out: &mut Vec<Happening>) {
-        let doing = records.iter().find_map(|r| r.domain);
-        let after = self.restored.then_some(Gap::Suspended);
-        let mut changes: Vec<(&TimerRecord, Change)> = Vec::new();
-        for record in records {
-            let slot = self.slots.entry(record.slot);
-            let slot = slot.or_insert_with(|| Slot::new(record.generation, after));
-            changes.push((record, slot.change(record, self.seen, look.last)));
-        }
-        let runs = doing.is_some_and(|d| d.shutdown.is_none() && !d.dying);
-        let ended = self.ended(&changes, doing, look, out);
-        // A feed after the expiry is one only where the domain demonstrably went on.
-        let expired_first = runs && changes.iter().any(|(r, c)| c.fires > 0 && r.set > r.fired);
-        if expired_first {
-            self.expiries(&changes, look, out);
-        }
-        for (record, change) in &changes {
-            self.sets(record, change, ended, look, out);
-        }
-        if !expired_first {
-            self.expiries(&changes, look, out);
-        }
-        for (record, change) in &changes {
-            if let Some(slot) = self.slots.get_mut(&record.slot) {
-                slot.update(record, change);
-            }
-        }
-        for (record, change) in &changes {
-            if !change.is_armed && (change.was_armed || change.arms > 0) {
-                self.disarmed(record.slot, look, out);
-            }
-        }
-        self.does(doing, look, out);
-        self.seen = Some(look.xen_now);
-    }
-
-    /// The hypervisor's time from which on nothing that the guest did is a sign of life: its
-    /// watchdog shut the domain down, which has not been resumed. Another vCPU's last
-    /// instructions may still arm or feed. A domain that runs again is not down.
-    fn ended(
+    fn tell(
         &mut self,
-        changes: &[(&TimerRecord, Change)],
-        doing: Option<Doing>,
+        domain: &mut GuestDomain,
+        record: &Domain,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
-    ) -> Option<u64> {
-        let doing = doing?;
-        if doing.shutdown.is_none() && !doing.dying {
-            let resumed = std::mem::take(&mut self.down);
-            if resumed && !self.lifecycle.is_armed() && self.slots.values().any(|s| s.armed) {
-                self.step(look, None, Input::Armed, out);
-            }
-            return None;
+    ) {
+        let ended = record.dying || !record.exists;
+        let runs = record.shutdown.is_none() && !ended;
+        let [first, second] = &domain.slots;
+        let [shows_first, shows_second] = &record.slots;
+        let changes = [
+            first.change(shows_first, look.before, ended),
+            second.change(shows_second, look.before, ended),
+        ];
+        let expired = changes.iter().any(|c| c.expired);
+        // Once its watchdog has shut a domain down nothing that it does is a sign of life
+        // until it runs again: another vCPU's last instructions may still arm or feed. Which
+        // slot's sets came before the other's expiry cannot be told: none counts.
+        let counts = |c: &Change| runs || c.expired || !(expired || domain.is_down());
+        let armed = domain.slots.iter().any(|s| s.armed);
+        if runs && domain.is_down() && armed && !self.lifecycle.is_armed() {
+            // As one of those that did not count.
+            self.step(look, Input::Armed, out);
         }
-        let acts = changes.iter().filter(|(_, c)| c.fires > 0);
-        // One that acts again was resumed in between.
-        let now = acts.map(|(record, _)| record.fired).min();
-        let before = self.down || doing.shutdown == Some(Shutdown::Watchdog);
-        now.or(before.then_some(0))
+        let parts = changes.map(|c| c.split(counts(&c), runs));
+        for (n, (before, _)) in (0..).zip(parts) {
+            self.sets(domain, n, &before, look, out);
+        }
+        for (n, change) in (0..).zip(&changes) {
+            if change.expired {
+                self.expired(domain, n, record, look, out);
+            }
+        }
+        domain.state = domain.state.next(record, expired);
+        for (n, (_, after)) in (0..).zip(parts) {
+            self.sets(domain, n, &after, look, out);
+        }
+        let slots = domain.slots.iter_mut().zip(&record.slots);
+        for ((slot, shown), change) in slots.zip(&changes) {
+            slot.update(shown, change, look.at.ns);
+        }
+        for (n, change) in (0..).zip(&changes) {
+            if !change.is_armed && (change.was_armed || change.arms > 0) {
+                self.disarmed(domain, n, look, out);
+            }
+        }
+        hold(domain);
     }
 
-    /// Arms and feeds of one slot; from `ended` on there are none.
+    /// What matters of a domain that is not current: its expiries, and whether it runs.
+    fn glance(
+        &mut self,
+        domain: &mut GuestDomain,
+        record: &Domain,
+        look: &Look<'_>,
+        out: &mut Vec<Happening>,
+    ) {
+        let mut expired = false;
+        for (n, shown) in (0..).zip(&record.slots) {
+            let slot = domain.slots.get(usize::from(n)).copied();
+            if slot.is_some_and(|s| s.change(shown, look.before, false).expired) {
+                expired = true;
+                self.expired(domain, n, record, look, out);
+            }
+        }
+        domain.state = domain.state.next(record, expired);
+    }
+
+    /// Arms and feeds of one slot.
     fn sets(
         &mut self,
-        record: &TimerRecord,
-        change: &Change,
-        ended: Option<u64>,
+        domain: &mut GuestDomain,
+        n: u8,
+        sets: &Change,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        let (slot, timeout_s) = (record.slot, record.timeout_s);
-        // Of several sets, which came before cannot be told apart: none counts as a feed.
-        let too_late = ended.is_some_and(|at| record.set > at);
-        if too_late && ended == Some(0) {
-            return;
-        }
-        if change.arms > 0 {
-            if change.was_armed {
-                self.disarmed(slot, look, out);
+        let slot = n + 1;
+        let timeout_s = timeout(domain, n);
+        if sets.arms > 0 {
+            if sets.was_armed {
+                self.disarmed(domain, n, look, out);
             }
-            self.down = false;
-            if let Some(left_out) = self.tells(slot, look) {
+            if let Some(left_out) = tells(domain, n, look) {
                 let what = Kind::GuestArmed {
                     slot,
                     timeout_s,
                     left_out,
                 };
-                self.say(Some(record.set), what, out);
+                self.say(domain.domid, what, out);
             }
-            self.step(look, Some(record.set), Input::Armed, out);
-            if let Some(slot) = self.slots.get_mut(&slot) {
-                slot.armed = true;
+            self.step(look, Input::Armed, out);
+            if let Some(state) = domain.slots.get_mut(usize::from(n)) {
+                state.armed = true;
             }
         }
-        if change.feeds > 0 && !too_late {
-            self.down = false;
-            self.fed(record, look, out);
-            if let Some(margin) = change.late_margin_ns {
-                self.late(record, margin, look, out);
-            }
-            let feeds = Input::Fed(change.feeds);
-            self.step(look, Some(record.set), feeds, out);
-            self.boot_failed &= !self.lifecycle.is_armed();
+        if sets.feeds == 0 {
+            return;
         }
+        self.fed(domain, n, look, out);
+        if let Some(margin_ms) = sets.late_margin_ms {
+            let state = domain.slots.get_mut(usize::from(n));
+            if let Some(count) = state.and_then(|s| s.tells_late(look.at.ns)) {
+                let what = Kind::GuestLate {
+                    slot,
+                    timeout_s,
+                    margin_ms,
+                    count,
+                };
+                self.say(domain.domid, what, out);
+            }
+        }
+        let counted = !self.others.iter().any(GuestDomain::is_down);
+        let feeds = if counted { sets.feeds } else { 0 };
+        self.step(look, Input::Fed(feeds), out);
     }
 
-    fn tells(&mut self, slot: u8, look: &Look<'_>) -> Option<u32> {
-        self.slots.get_mut(&slot).and_then(|s| s.tells(look.now))
-    }
-
-    fn fed(&mut self, record: &TimerRecord, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let (slot, timeout_s) = (record.slot, record.timeout_s);
-        let Some(state) = self.slots.get_mut(&slot) else {
+    fn fed(&mut self, domain: &mut GuestDomain, n: u8, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let (slot, timeout_s, now) = (n + 1, timeout(domain, n), look.at.ns);
+        let Some(state) = domain.slots.get_mut(usize::from(n)) else {
             return;
         };
-        let (before, after) = (state.fed, state.after.take());
-        state.fed = record.set;
-        state.expired = false;
-        if !self.fed {
-            self.fed = true;
-            let age = look.xen_now.saturating_sub(record.set);
-            let fed_ns = look.now.saturating_sub_unsigned(age);
+        let since = |then: Nanoseconds| millis(now.saturating_sub(then));
+        let (before, after) = (state.fed_ns.replace(now), state.after.take());
+        if !self.lifecycle.has_fed() {
             let what = Kind::GuestFirstFed {
                 slot,
                 timeout_s,
-                since_seen_ms: self.first_seen_ns.map(|seen| ms(fed_ns - seen)),
+                since_seen_ms: domain.first_seen_ns.map(since),
             };
-            self.say(Some(record.set), what, out);
+            self.say(domain.domid, what, out);
         } else if let Some(after) = after {
-            let gap = record.set.saturating_sub(before) / NS_PER_MS;
             let left_out = match after {
-                Gap::Disarmed => state.tells(look.now),
+                Gap::Disarmed => state.tells(now),
                 // These take somebody else to come about.
                 _ => Some(std::mem::take(&mut state.left_out)),
             };
@@ -329,295 +364,211 @@ impl Guest {
                 slot,
                 timeout_s,
                 after,
-                gap_ms: (before != 0).then_some(gap),
+                gap_ms: before.map(since),
                 left_out,
             };
-            self.say(Some(record.set), what, out);
+            self.say(domain.domid, what, out);
         }
     }
 
-    fn late(
+    fn disarmed(
         &mut self,
-        record: &TimerRecord,
-        margin_ns: u64,
+        domain: &mut GuestDomain,
+        n: u8,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        let Some(state) = self.slots.get_mut(&record.slot) else {
-            return;
-        };
-        state.late = state.late.saturating_add(1);
-        let told = state.late_told_ns;
-        if told.is_some_and(|told| look.now.saturating_sub(told) < LATE_EVERY_NS) {
-            return;
-        }
-        state.late_told_ns = Some(look.now);
-        let what = Kind::GuestLate {
-            slot: record.slot,
-            timeout_s: state.timeout_s,
-            margin_ms: margin_ns / NS_PER_MS,
-            count: std::mem::take(&mut state.late),
-        };
-        self.say(Some(record.set), what, out);
-    }
-
-    fn disarmed(&mut self, slot: u8, look: &Look<'_>, out: &mut Vec<Happening>) {
-        if let Some(state) = self.slots.get_mut(&slot) {
+        if let Some(state) = domain.slots.get_mut(usize::from(n)) {
             state.armed = false;
             state.after = Some(Gap::Disarmed);
         }
-        let xen_ns = Some(look.xen_now);
-        if let Some(left_out) = self.tells(slot, look) {
-            self.say(xen_ns, Kind::GuestDisarmed { slot, left_out }, out);
+        if let Some(left_out) = tells(domain, n, look) {
+            let slot = n + 1;
+            self.say(domain.domid, Kind::GuestDisarmed { slot, left_out }, out);
         }
-        if self.slots.values().all(|s| !s.armed) {
-            self.step(look, xen_ns, Input::Disarmed, out);
+        if domain.slots.iter().all(|s| !s.armed) {
+            self.step(look, Input::Disarmed, out);
         }
     }
 
-    /// Expiries in the order of their times.
-    fn expiries(
+    fn expired(
         &mut self,
-        changes: &[(&TimerRecord, Change)],
+        domain: &mut GuestDomain,
+        n: u8,
+        record: &Domain,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        // Who is told to have acted found the domain running: it had been resumed.
-        if changes
-            .iter()
-            .any(|(r, c)| c.fires > 0 && r.domain.is_some())
-        {
-            self.down = false;
-        }
-        let mut fired: Vec<_> = changes.iter().filter(|(_, c)| c.fires > 0).collect();
-        fired.sort_by_key(|(record, _)| record.fired);
-        for (record, _) in fired {
-            self.expired(record, look, out);
-        }
-    }
-
-    fn expired(&mut self, record: &TimerRecord, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let Some(state) = self.slots.get_mut(&record.slot) else {
+        let Some(shown) = record.slots.get(usize::from(n)) else {
             return;
         };
-        // Set again since: what the deadline was is lost, unless it was seen.
-        let (set, deadline) = if record.set <= record.fired {
-            (record.set, record.deadline)
-        } else if state.set != 0 {
-            (state.set, state.deadline)
-        } else {
-            let timeout_ns = u64::from(record.timeout_s) * crate::sys::clock::NS_PER_S;
-            (record.fired.saturating_sub(timeout_ns), record.fired)
-        };
-        state.expired = true;
-        let what = Kind::GuestExpired {
-            slot: record.slot,
-            timeout_s: record.timeout_s,
-            unfed_ms: record.fired.saturating_sub(set) / NS_PER_MS,
-            handler_late_us: record.fired.saturating_sub(deadline) / 1_000,
-            expiries: match record.domain {
-                Some(_) => record.acted,
-                None => record.nr_fired,
-            },
-        };
-        for slot in self.slots.values_mut().filter(|s| s.armed || s.expired) {
+        for slot in domain.slots.iter_mut().filter(|s| s.armed) {
             slot.after = Some(Gap::Expired);
         }
-        let xen_ns = Some(record.fired);
-        self.say(xen_ns, what, out);
-        // The second slot of a domain that the first has brought down changes nothing.
-        if !self.down {
-            self.down = true;
-            self.step(look, xen_ns, Input::Expired, out);
+        let Some(state) = domain.slots.get_mut(usize::from(n)) else {
+            return;
+        };
+        state.timeout_s = shown.armed.unwrap_or(state.timeout_s);
+        state.expiries = state.expiries.saturating_add(1);
+        state.after = Some(Gap::Expired);
+        let what = Kind::GuestExpired {
+            slot: n + 1,
+            timeout_s: state.timeout_s,
+            unfed_ms: state.unfed_ms(shown.acted, look.at.ns, look.before),
+            expiries: state.expiries,
+        };
+        // Known from now on, also of a domain that is not current.
+        state.acted = shown.acted;
+        self.say(domain.domid, what, out);
+        if let Some(what) = self.lifecycle.step(look.at, Input::Expired, look.rules) {
+            self.say(domain.domid, what, out);
         }
     }
 
-    /// Kind the domain is doing from now on.
-    fn does(&mut self, doing: Option<Doing>, look: &Look<'_>, out: &mut Vec<Happening>) {
-        self.doing = doing;
-        let doing = doing.unwrap_or_default();
-        let held = match doing.shutdown {
-            // Whatever code the guest had set in advance.
-            _ if self.down => None,
-            Some(Shutdown::Suspend) => Some(Gap::Suspended),
-            None if doing.paused => Some(Gap::Paused),
-            _ => None,
-        };
-        if let Some(held) = held {
-            for slot in self.slots.values_mut().filter(|s| s.armed) {
-                if matches!(slot.after, None | Some(Gap::Paused)) {
-                    slot.after = Some(held);
+    /// Leaves what is gone, and finds the current domain.
+    fn settle(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+        self.others.retain(|other| !other.is_gone());
+        while let Some(current) = &self.current {
+            let state = current.state;
+            let runs = |d: &GuestDomain| d.state == DomainState::Running;
+            let next = match self.others.iter().position(runs) {
+                None if current.is_gone() => self.others.len().checked_sub(1),
+                running => running,
+            };
+            match next {
+                _ if state == DomainState::Running => return,
+                Some(next) => {
+                    let next = self.others.remove(next);
+                    let left = self.current.take().filter(|d| !d.is_gone());
+                    self.others.extend(left);
+                    self.others.sort_by_key(|d| d.created);
+                    self.enter(next, state, look, out);
+                    self.follow(look, out);
                 }
+                None if current.is_gone() => {
+                    self.current = None;
+                    self.gone(state, look, out);
+                }
+                None => return,
             }
         }
-        let activity = held.map_or(Activity::Running, |_| Activity::Held);
-        self.step(look, None, Input::Doing(activity), out);
     }
 
-    /// Its domain is no longer there. `seen_last`: the record shows how it ended.
-    pub fn leave(&mut self, seen_last: bool, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let cause = self.cause_of_end(seen_last);
-        self.present = false;
-        self.cause = cause;
-        self.gone_ns = look.now;
-        self.boot_failed &= !matches!(cause, Cause::Destroyed | Cause::Poweroff);
-        self.doing = None;
-        self.seen = None;
-        let xen_ns = Some(look.xen_now);
-        if self.lifecycle.watched {
-            self.say(xen_ns, Kind::GuestGone { cause }, out);
+    fn gone(&mut self, state: DomainState, look: &Look<'_>, out: &mut Vec<Happening>) {
+        if let (DomainState::Gone(cause), true) = (state, self.lifecycle.is_watched()) {
+            self.say(self.domid, Kind::GuestGone { cause }, out);
         }
-        self.step(look, xen_ns, Input::Gone(cause), out);
-    }
-
-    /// Ends an alarm that nothing else can end any more: the guest is gone, and without its
-    /// UUID nobody can tell when it comes back, nor name it to close the alarm.
-    pub fn give_up(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let long = look.now.saturating_sub(self.gone_ns) >= GIVE_UP_NS;
-        let lost = self.uuid.is_none() && !self.present && (long || self.of_another_boot);
-        if lost && self.lifecycle.alarm.is_some() {
-            log::warn!(
-                "the alarm of domain {} is closed: xenstore never told the domain's UUID, so \
-                 nobody can tell whether that guest works again",
-                self.incarnation.domid
-            );
-            self.step(look, None, Input::Close, out);
+        if self.is_unidentified() {
+            self.step(look, Input::Close(Closing::Unidentified), out);
         }
+        self.step(look, Input::State(state), out);
     }
 
-    fn cause_of_end(&self, seen_last: bool) -> Cause {
-        match self.doing.map(|d| (d.shutdown, d.dying)) {
-            // A guest can set its shutdown code in advance, and Xen keeps the first one
-            // (common/domain.c: domain_shutdown()).
-            _ if self.down => Cause::Watchdog,
-            Some((Some(why), _)) => cause(why),
-            Some((None, dying)) if dying || seen_last => Cause::Destroyed,
-            _ => Cause::Unknown,
-        }
-    }
-
-    /// It is in another domain from now on; the one before is left.
-    pub fn enter(
+    /// `domain` is current from now on; the one before was left in the state `left`.
+    fn enter(
         &mut self,
-        incarnation: Incarnation,
-        first_seen_ns: Option<Nanoseconds>,
+        mut domain: GuestDomain,
+        left: DomainState,
         look: &Look<'_>,
         out: &mut Vec<Happening>,
     ) {
-        let previous_domid = self.incarnation.domid;
-        self.restored = self.cause == Cause::Suspend;
-        self.incarnation = incarnation;
-        self.present = true;
-        self.of_another_boot = false;
-        self.first_seen_ns = first_seen_ns;
-        self.down = false;
-        self.slots.clear();
-        self.seen = None;
-        let xen_ns = Some(look.xen_now);
-        if self.restored {
-            self.step(look, xen_ns, Input::Restored, out);
-            return;
-        }
-        self.fed = false;
-        if self.lifecycle.watched {
-            let cause = self.cause;
-            let what = Kind::GuestRebooted {
-                previous_domid,
-                cause,
-            };
-            self.say(xen_ns, what, out);
-        }
-        self.step(look, xen_ns, Input::Started, out);
-    }
-
-    /// `other` was followed apart while it was not known to be this guest, which was left
-    /// meanwhile: from now on they are one.
-    pub fn become_one_with(&mut self, other: Self, look: &Look<'_>, out: &mut Vec<Happening>) {
-        self.name = other.name.clone().or_else(|| self.name.take());
-        self.enter(other.incarnation, other.first_seen_ns, look, out);
-        self.fed |= other.fed;
-        self.boot_failed = (self.boot_failed || other.boot_failed) && !other.fed;
-        self.down = other.down;
-        self.slots = other.slots;
-        self.doing = other.doing;
-        self.seen = other.seen;
-        self.lifecycle.absorb(&other.lifecycle);
-        self.raised = self.raised.or(other.raised);
-        if self.restored {
-            for slot in self.slots.values_mut().filter(|s| s.fed == 0) {
-                slot.after = Some(Gap::Suspended);
+        let previous_domid = std::mem::replace(&mut self.domid, domain.domid);
+        if let Some(cause) = left.broke_off() {
+            if self.lifecycle.is_watched() {
+                let what = Kind::GuestRebooted {
+                    previous_domid,
+                    cause,
+                };
+                self.say(domain.domid, what, out);
+            }
+            self.step(look, Input::Started, out);
+        } else {
+            for slot in &mut domain.slots {
+                slot.after.get_or_insert(Gap::Suspended);
+            }
+            self.step(look, Input::Returned, out);
+            if domain.slots.iter().any(|s| s.armed) {
+                self.step(look, Input::Armed, out);
             }
         }
+        self.current = Some(domain);
     }
 
-    /// As people are told. `age_ns`: how long ago the look was; `stale`: too long.
+    /// As people are told. `now`: the look that `stale` says is too long ago or not.
     #[must_use]
-    pub fn report(&self, age_ns: u64, stale: bool) -> GuestReport {
-        let seen = self.seen.map(|seen| seen.saturating_add(age_ns));
-        let slot = |(slot, s): (&u8, &Slot)| {
-            let now = seen?;
-            s.armed.then(|| SlotReport {
-                slot: *slot,
+    pub fn report(&self, now: Nanoseconds, stale: bool) -> GuestReport {
+        let slots = self.current.iter().flat_map(|d| (1..).zip(&d.slots));
+        let slot = |(n, s): (u8, &Slot)| {
+            let unfed_ns = u64::try_from(now.saturating_sub(s.set_ns)).unwrap_or(0);
+            let left_ns = (u64::from(s.timeout_s) * NS_PER_S).saturating_sub(unfed_ns);
+            SlotReport {
+                slot: n,
                 timeout_s: s.timeout_s,
-                last_fed_age_ms: now.saturating_sub(s.set) / NS_PER_MS,
-                margin_ms: s.deadline.saturating_sub(now) / NS_PER_MS,
-                expired: s.expired,
-            })
+                last_fed_age_ms: unfed_ns / NS_PER_MS,
+                margin_ms: left_ns / NS_PER_MS,
+                expired: s.acted != 0 && s.acted == s.sets,
+            }
         };
         GuestReport {
-            uuid: self.uuid,
+            uuid: Some(self.uuid),
             name: self.name.as_deref().map(str::to_owned),
-            domid: self.incarnation.domid,
-            state: self.state(stale),
-            slots: self.slots.iter().filter_map(slot).collect(),
+            domid: self.domid,
+            state: match self.lifecycle.state {
+                DomainState::Gone(cause) => DomainState::Gone(cause),
+                _ if stale => DomainState::Unknown,
+                state => state,
+            },
+            slots: slots.filter(|(_, s)| s.armed).map(slot).collect(),
             alarm: self.lifecycle.alarm.map(|alarm| AlarmReport {
                 phase: alarm.phase.report(),
-                raised: self.raised.unwrap_or(Timestamp(0)),
+                raised: alarm.raised,
                 expiries: alarm.expiries,
                 reboots: alarm.reboots,
                 acknowledged: alarm.acknowledged,
             }),
-            boot_failed: self.boot_failed,
+            boot_failed: self.lifecycle.boot_failed(),
         }
     }
 
-    fn state(&self, stale: bool) -> DomainState {
-        if !self.present {
-            return DomainState::Gone(self.cause);
-        }
-        match self.doing {
-            _ if stale => DomainState::Unknown,
-            None => DomainState::Unknown,
-            Some(doing) => match doing.shutdown {
-                Some(_) if self.down => DomainState::ShutDown(Cause::Watchdog),
-                Some(Shutdown::Suspend) => DomainState::Suspended,
-                Some(why) => DomainState::ShutDown(cause(why)),
-                None if doing.paused => DomainState::Paused,
-                None => DomainState::Running,
-            },
-        }
-    }
-
-    /// Its times on a monotonic clock that is `shift` ahead.
-    pub fn shift(&mut self, shift: Nanoseconds) {
-        let move_on = |t: &mut Nanoseconds| *t = t.saturating_add(shift);
-        move_on(&mut self.gone_ns);
-        self.first_seen_ns.as_mut().map(move_on).unwrap_or_default();
+    /// The host has booted since, and its monotonic clock is `shift` ahead: none of its
+    /// domains is there any more. Creation numbers begin anew; 0 is none.
+    pub fn outlive_boot(&mut self, shift: Nanoseconds) {
         self.lifecycle.shift(shift);
-        for slot in self.slots.values_mut() {
-            (slot.late_told_ns, slot.minute_ns) = (None, None);
+        self.others.clear();
+        if let Some(current) = &mut self.current {
+            current.created = 0;
         }
     }
 }
 
-/// A soft reset is a reboot that the guest asked for, in place.
-fn cause(why: Shutdown) -> Cause {
-    match why {
-        Shutdown::Poweroff => Cause::Poweroff,
-        Shutdown::Reboot | Shutdown::SoftReset => Cause::Reboot,
-        Shutdown::Suspend => Cause::Suspend,
-        Shutdown::Crash => Cause::Crash,
-        Shutdown::Watchdog => Cause::Watchdog,
-        Shutdown::Other(_) => Cause::Unknown,
+fn millis(ns: Nanoseconds) -> u64 {
+    u64::try_from(ns).unwrap_or(0) / NS_PER_MS
+}
+
+/// The timeout of a slot that the latest record shows, or that was last seen.
+fn timeout(domain: &GuestDomain, n: u8) -> u32 {
+    let n = usize::from(n);
+    let shown = domain.record.as_ref().and_then(|r| r.slots.get(n)?.armed);
+    shown
+        .or(domain.slots.get(n).map(|s| s.timeout_s))
+        .unwrap_or(0)
+}
+
+fn tells(domain: &mut GuestDomain, n: u8, look: &Look<'_>) -> Option<u32> {
+    let slot = domain.slots.get_mut(usize::from(n))?;
+    slot.tells(look.at.ns)
+}
+
+/// A domain that is held cannot feed: its next feed is one after a break.
+fn hold(domain: &mut GuestDomain) {
+    let held = match domain.state {
+        DomainState::Suspended => Gap::Suspended,
+        DomainState::Paused => Gap::Paused,
+        _ => return,
+    };
+    for slot in domain.slots.iter_mut().filter(|s| s.armed) {
+        if matches!(slot.after, None | Some(Gap::Paused)) {
+            slot.after = Some(held);
+        }
     }
 }

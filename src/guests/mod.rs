@@ -1,47 +1,55 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Guests: who they are, how they do, and their alarms.
+//! Guests: who they are, how they do, and their alarms. All of it pure: the time, the table
+//! and the names are inputs.
 //!
 //! ```text
-//!   snapshots ──▶ watcher ──▶ registry ──▶ Happenings ──▶ events
-//!                   ▲  │       guest, slot: what changed from look to look
-//!   xenstore ──▶ domains│       alarm: the lifecycle, pure
-//!                      ▼
-//!                    saver ──▶ store: /var/lib/xenwarden
+//!   table ──▶ changed ──▶ registry ──▶ guest ──▶ Happenings, which become events
+//!             records     by UUID       │ slot: arms, feeds, expiries since the last look
+//!                                       │ state: what its domain is doing
+//!                                       └ alarm: the lifecycle
 //! ```
-//!
-//! [`registry`] and [`alarm`] are pure: time, the looks at the hypervisor and the domains'
-//! names are their inputs. [`domains`], [`watcher`] and [`saver`] are ordinary threads, of
-//! which none can delay a kick.
 
 pub mod alarm;
+pub mod changed;
 pub mod guest;
-pub mod owners;
 pub mod registry;
 pub mod report;
 pub mod slot;
+pub mod state;
 
 use crate::event::{Guest, Kind, Uuid};
 use report::GuestsReport;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-/// Something that is to become an event.
+/// What happened to whom: it is to become an event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Happening {
-    /// The guest that it is about.
-    pub guest: Option<Guest>,
-    /// The hypervisor's time of it, ns.
-    pub xen_ns: Option<u64>,
-    /// Kind happened.
+    /// The guest.
+    pub guest: Guest,
+    /// What happened.
     pub what: Kind,
 }
 
-/// Why an alarm cannot be acknowledged or closed.
+/// The names of domains, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DomainNames {
+    /// By creation number.
+    pub by_domain: BTreeMap<u64, Arc<str>>,
+    /// Why some may be missing.
+    pub trouble: Option<String>,
+}
+
+/// Why an alarm is not acknowledged or closed, or not for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeskError {
     /// No guest of this UUID is known.
     NoGuest,
     /// It has no open alarm.
     NoAlarm,
+    /// It is done, but the disk has not taken it.
+    NotSaved,
 }
 
 impl fmt::Display for DeskError {
@@ -49,23 +57,29 @@ impl fmt::Display for DeskError {
         match self {
             Self::NoGuest => write!(f, "no guest of this UUID is known: see `xenwarden guests`"),
             Self::NoAlarm => write!(f, "this guest has no open alarm"),
+            Self::NotSaved => write!(
+                f,
+                "done, but not saved: the disk did not take it in time, so that it holds only \
+                 until the daemon ends; see its log"
+            ),
         }
     }
 }
 
-/// Where people's questions and orders about guests arrive. Blocks for no longer than a
-/// lock that is held for computing only.
+/// Where people's questions and orders about guests arrive.
 pub trait Desk: Send + Sync {
-    /// All guests as of now.
+    /// All guests as of now. Blocks for no longer than a lock that is held for computing only.
     fn report(&self) -> GuestsReport;
 
-    /// Notes that user `uid` takes care of a guest's alarm.
+    /// Notes that user `uid` takes care of a guest's alarm. Blocks until that is saved, but
+    /// no longer than about a second.
     ///
     /// # Errors
     /// [`DeskError`].
     fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError>;
 
-    /// Ends a guest's alarm although the guest does not feed: nobody expects it to.
+    /// Ends a guest's alarm although the guest does not feed: nobody expects it to. Blocks
+    /// likewise.
     ///
     /// # Errors
     /// [`DeskError`].

@@ -1,34 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The registry: which domain is which guest, and what happened to each.
 //!
-//! In: the looks at the hypervisor, the table of domains, the time. Out: [`Happening`]s,
-//! for each guest in the order in which they came about; the report; what is to be kept.
-//! Pure: no clock, no file, no thread.
+//! In: the table, look by look, the domains' names, the time. Out: [`Happening`]s, for each
+//! guest in the order in which they came about; the report; what is to be kept. Pure: no
+//! clock, no file, no thread.
 //!
-//! Promises: an expiry is told once, also if its domain is destroyed before the next look
-//! (the released records still show it) or the daemon was down meanwhile. A guest whose
-//! UUID is not known is followed all the same, after a second's wait for it, and becomes
-//! one with its UUID's guest as soon as that is known. Memory is bounded.
+//! A guest is its UUID, and a domain is its domid and its creation number; both are the
+//! table's. A domain whose UUID is changed (a toolstack may do that at any time) is from
+//! then on one of the other guest's, with what was told of it; the alarm stays where it
+//! was raised.
 //!
-//! dom0's own watchdog slots are no guest's: when they expire the host goes down. Of a
-//! guest that comes and goes between two looks nothing is told.
+//! Promises: an expiry is told once, also if its domain is gone before the next look, or
+//! came and went while the daemon was down: the table keeps the record until the domid
+//! is used again. Nothing of one domain is ever taken for another's. Memory is bounded.
 
-use super::alarm::{Activity, Input, Nanoseconds, Rules};
-use super::guest::{Guest, Incarnation, Look};
-use super::owners::Owners;
+use super::alarm::{Input, Moment, Nanoseconds, Rules};
+use super::changed::Changed;
+use super::guest::{Guest, GuestDomain, Look, identity};
 use super::report::GuestsReport;
-use super::{DeskError, Happening};
-use crate::event::{Kind, Timestamp, Uuid};
-use crate::monitor::domains::DomainTable;
-use crate::sys::clock::{Monotonic, NS_PER_MS};
-use crate::xen::liveness::{Doing, TimerRecord};
-use crate::xen::snapshot::Snapshot;
+use super::state::DomainState;
+use super::{DeskError, DomainNames, Happening};
+use crate::event::{Cause, Closing, Kind, Timestamp, Uuid};
+use crate::sys::clock::NS_PER_MS;
+use crate::xen::table::{Domain, Table};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const NS_PER_S: Nanoseconds = 1_000_000_000;
-/// How long a new domain waits for its UUID before it is followed without.
-const HOLD_NS: Nanoseconds = NS_PER_S;
 /// Age of the latest look from which on it tells nothing.
 pub const STALE_NS: Nanoseconds = 2 * NS_PER_S;
 /// How long a guest that is gone without an alarm is remembered, so that its return is
@@ -39,9 +37,9 @@ const REMEMBER_SUSPENDED_NS: Nanoseconds = 86_400 * NS_PER_S;
 /// Most guests that are gone but not forgotten; the oldest go.
 pub const MOST_GONE: usize = 4096;
 /// The version of [`Saved`].
-pub const SAVED_VERSION: u32 = 1;
+pub const SAVED_VERSION: u32 = 2;
 
-/// Kind outlives the daemon, and the host.
+/// What outlives the daemon, and the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// [`SAVED_VERSION`].
@@ -52,67 +50,38 @@ pub struct Saved {
     pub monotonic_ns: Nanoseconds,
     /// The same as wall time.
     pub time: Timestamp,
+    /// The highest creation number that was looked at.
+    pub created: u64,
     /// All that are not forgotten.
     pub guests: Vec<Guest>,
-    /// Domains that were still there although their guest had gone on in another.
-    #[serde(default)]
-    pub left: Vec<Incarnation>,
 }
 
-/// How often something changed that is worth keeping; `urgent` is what must be kept at once, so
-/// that a kill neither loses nor repeats it.
+/// How often something changed that is worth keeping; `urgent` is what must be kept at once,
+/// so that a kill neither loses nor repeats it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// All.
     pub any: u64,
     /// Of alarms and of domains that come and go.
     pub urgent: u64,
-}
-
-/// How a guest is found: by its UUID, or by its domain while that is not known (or is
-/// that of another guest that is running).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Uuid(Uuid),
-    Domain(Incarnation),
-}
-
-/// A domain that is not followed yet.
-#[derive(Clone, Debug)]
-struct Newcomer {
-    since: Nanoseconds,
-    at_start: bool,
-    slots: Vec<(u8, u32)>,
-}
-
-/// A snapshot, sorted by domain.
-struct Sorted {
-    present: BTreeMap<Incarnation, Vec<TimerRecord>>,
-    released: BTreeMap<(u16, u8, u32), TimerRecord>,
-    xen_now: u64,
+    /// Domains that came or went.
+    pub domains: u64,
 }
 
 /// All guests.
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
-    guests: BTreeMap<Key, Guest>,
-    newcomers: BTreeMap<Incarnation, Newcomer>,
-    /// Domains whose guest has gone on in another although they are still there.
-    left: BTreeSet<Incarnation>,
-    owners: Owners,
-    /// The latest look.
-    taken: Option<Monotonic>,
-    xen_now: u64,
+    guests: BTreeMap<Uuid, Guest>,
+    /// The domain of each domid: its creation number and its guest.
+    domains: BTreeMap<u16, (u64, Uuid)>,
+    /// The highest creation number that was looked at; none before the first look.
+    created: Option<u64>,
+    changed: Changed,
+    /// The latest look of this daemon.
+    looked: Option<Nanoseconds>,
     names_trouble: Option<String>,
-    pages_left_out: u32,
     changes: Changes,
-}
-
-/// A moment of our monotonic clock, as the registry counts.
-#[must_use]
-pub fn nanoseconds(at: Monotonic) -> Nanoseconds {
-    Nanoseconds::try_from(at.0).unwrap_or(Nanoseconds::MAX)
 }
 
 impl Registry {
@@ -122,82 +91,49 @@ impl Registry {
         Self {
             rules,
             guests: BTreeMap::new(),
-            newcomers: BTreeMap::new(),
-            left: BTreeSet::new(),
-            owners: Owners::default(),
-            taken: None,
-            xen_now: 0,
+            domains: BTreeMap::new(),
+            created: None,
+            changed: Changed::default(),
+            looked: None,
             names_trouble: None,
-            pages_left_out: 0,
             changes: Changes::default(),
         }
     }
 
-    /// Goes on from what was saved. In another boot than that all its domains are gone:
-    /// the first turn says so. `now` and `wall` are the present.
+    /// Goes on from what was saved. In another boot than that all its domains are gone, and
+    /// the first turn says so.
     #[must_use]
-    pub fn restore(
-        rules: Rules,
-        saved: Saved,
-        boot_id: &str,
-        now: Monotonic,
-        wall: Timestamp,
-    ) -> Self {
-        let now = nanoseconds(now);
+    pub fn restore(rules: Rules, saved: Saved, boot_id: &str, at: Moment) -> Self {
         let mut registry = Self::new(rules);
-        let other_boot = saved.boot_id != boot_id || boot_id.is_empty();
+        let same_boot = saved.boot_id == boot_id && !boot_id.is_empty();
         // The wall clock tells how far apart the two monotonic clocks are.
-        let wall_passed = wall.0.saturating_sub(saved.time.0).max(0);
-        let wall_passed = wall_passed.saturating_mul(1_000);
-        let shift = now
-            .saturating_sub(saved.monotonic_ns)
-            .saturating_sub(wall_passed);
-        if !other_boot {
-            registry.left.extend(saved.left);
-        }
+        let wall_us = at.wall.0.saturating_sub(saved.time.0).max(0);
+        let shift = at.ns.saturating_sub(saved.monotonic_ns);
+        let shift = shift.saturating_sub(wall_us.saturating_mul(1_000));
+        registry.created = Some(if same_boot { saved.created } else { 0 });
         for mut guest in saved.guests {
-            if other_boot {
-                guest.shift(shift);
-                // No record of this boot is one of that boot's: none has generation 0.
-                guest.slots.clear();
-                guest.incarnation.generation = 0;
-                guest.of_another_boot = true;
+            if !same_boot {
+                guest.outlive_boot(shift);
             }
-            if guest.present {
-                for (slot, state) in &guest.slots {
-                    let owner = guest.incarnation;
-                    registry.owners.know(*slot, state.generation, owner);
-                }
+            for domain in guest.domains().filter(|_| same_boot) {
+                let owner = (domain.created, guest.uuid);
+                registry.domains.insert(domain.domid, owner);
             }
-            let key = match guest.uuid {
-                Some(uuid) if !registry.guests.contains_key(&Key::Uuid(uuid)) => Key::Uuid(uuid),
-                _ => registry.place_of(&mut guest),
-            };
-            registry.guests.insert(key, guest);
+            registry.guests.insert(guest.uuid, guest);
         }
         registry
     }
 
-    /// A place that is free for a guest which is followed by its domain: several of another
-    /// boot may have had the same domid.
-    fn place_of(&self, guest: &mut Guest) -> Key {
-        while self.guests.contains_key(&Key::Domain(guest.incarnation)) {
-            let generation = &mut guest.incarnation.generation;
-            *generation = generation.wrapping_sub(1);
-        }
-        Key::Domain(guest.incarnation)
-    }
-
-    /// Kind is to be kept, as of now.
+    /// What is to be kept, as of now.
     #[must_use]
-    pub fn saved(&self, boot_id: &str, now: Monotonic, wall: Timestamp) -> Saved {
+    pub fn saved(&self, boot_id: &str, at: Moment) -> Saved {
         Saved {
             version: SAVED_VERSION,
             boot_id: boot_id.to_owned(),
-            monotonic_ns: nanoseconds(now),
-            time: wall,
+            monotonic_ns: at.ns,
+            time: at.wall,
+            created: self.created.unwrap_or(0),
             guests: self.guests.values().cloned().collect(),
-            left: self.left.iter().copied().collect(),
         }
     }
 
@@ -207,47 +143,110 @@ impl Registry {
         self.changes
     }
 
-    /// A look at the present that nothing new was seen in.
-    fn outlook<'a>(&self, rules: &'a Rules, now: Monotonic, wall: Timestamp) -> Look<'a> {
-        Look {
-            now: nanoseconds(now),
-            wall,
-            xen_now: self.xen_now,
-            rules,
-            last: false,
+    /// The domains that are there: domid and creation number.
+    pub fn domains(&self) -> impl Iterator<Item = (u16, u64)> {
+        let there = self.domains.iter();
+        there.map(|(domid, (created, _))| (*domid, *created))
+    }
+
+    /// Takes a look at the table.
+    pub fn turn(&mut self, at: Moment, table: &Table<'_>) -> Vec<Happening> {
+        let rules = self.rules;
+        let live = |then: &Nanoseconds| at.ns.saturating_sub(*then) <= STALE_NS;
+        let before = self.looked.filter(live);
+        let look = Look {
+            at,
+            before,
+            rules: &rules,
+        };
+        let mut out = Vec::new();
+        if before.is_none() {
+            self.resume(table, &look, &mut out);
+        }
+        // Read first: the records of all domains up to this number are looked at below.
+        let created = table.created();
+        let seen = self.created.unwrap_or(created);
+        self.created = Some(created.max(seen));
+        let mut changed = std::mem::take(&mut self.changed);
+        for record in changed.look(table) {
+            self.take(record, seen, &look, &mut out);
+        }
+        self.changed = changed;
+        self.looked = Some(at.ns);
+        for guest in self.guests.values_mut() {
+            guest.step(&look, Input::Tick, &mut out);
+        }
+        self.forget(&look, &mut out);
+        self.count(&out);
+        out
+    }
+
+    /// The first look, or the first after a break: what nobody saw counts for nothing, and
+    /// domains whose record is another's by now are gone.
+    fn resume(&mut self, table: &Table<'_>, look: &Look<'_>, out: &mut Vec<Happening>) {
+        for guest in self.guests.values_mut() {
+            guest.lifecycle.skip(look.at.ns);
+            let domains = guest.domains().map(|d| (d.domid, d.created));
+            let domains: Vec<(u16, u64)> = domains.collect();
+            for (domid, created) in domains {
+                if created == 0 || table.created_of(domid) != created {
+                    guest.lose(created, look, out);
+                    self.domains.retain(|_, (owned, _)| *owned != created);
+                }
+            }
         }
     }
 
-    /// Takes the latest look (the same one as before is no news) and the table of domains.
-    pub fn turn(
-        &mut self,
-        now: Monotonic,
-        wall: Timestamp,
-        snapshot: Option<&Snapshot>,
-        domains: &DomainTable,
-    ) -> Vec<Happening> {
-        let rules = self.rules;
-        let mut look = self.outlook(&rules, now, wall);
-        let mut out = Vec::new();
-        self.names_trouble.clone_from(&domains.trouble);
-        match snapshot.filter(|s| self.taken != Some(s.taken)) {
-            Some(snapshot) => {
-                let sorted = sort(snapshot, &mut self.owners);
-                look.xen_now = sorted.xen_now;
-                self.look(&sorted, domains, look, &mut out);
-                self.xen_now = sorted.xen_now;
-                self.taken = Some(snapshot.taken);
-                self.pages_left_out = snapshot.pages_left_out;
+    /// Takes a record that changed. `seen`: domains up to this number were looked at before.
+    fn take(&mut self, record: &Domain, seen: u64, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let uuid = identity(record);
+        let ended = record.dying || !record.exists;
+        let owner = self.domains.get(&record.domid).copied();
+        let mut domain = None;
+        match owner {
+            Some(owner) if owner == (record.created, uuid) => {}
+            Some((created, before)) => {
+                let before = self.guests.get_mut(&before);
+                let lost = before.and_then(|guest| guest.lose(created, look, out));
+                domain = lost.filter(|_| created == record.created);
+                self.domains.remove(&record.domid);
             }
-            None => self.without_a_look(look, &mut out),
+            // What is gone since a look before was told then.
+            None if ended && record.created <= seen => return,
+            None => {}
         }
-        for guest in self.guests.values_mut() {
-            guest.step(&look, Some(look.xen_now), Input::Tick, &mut out);
-            guest.give_up(&look, &mut out);
+        if owner != Some((record.created, uuid)) {
+            let first_seen_ns = look.before.map(|_| look.at.ns);
+            let domain = domain.unwrap_or_else(|| GuestDomain::new(record, first_seen_ns));
+            self.welcome(uuid, domain, look, out);
+            self.domains.insert(record.domid, (record.created, uuid));
+            self.changes.domains += 1;
         }
-        self.forget(look.now);
-        self.count(&out);
-        out
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            let state = guest.lifecycle.state;
+            guest.observe(record, look, out);
+            self.changes.any += u64::from(guest.lifecycle.state != state);
+        }
+        if ended {
+            self.domains.remove(&record.domid);
+            self.changes.domains += 1;
+        }
+        self.created = self.created.map(|created| created.max(record.created));
+    }
+
+    fn welcome(
+        &mut self,
+        uuid: Uuid,
+        domain: GuestDomain,
+        look: &Look<'_>,
+        out: &mut Vec<Happening>,
+    ) {
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            guest.welcome(domain, look, out);
+        } else {
+            let guest = Guest::new(uuid, domain, look.at.ns);
+            self.guests.insert(uuid, guest);
+        }
     }
 
     fn count(&mut self, out: &[Happening]) {
@@ -263,221 +262,56 @@ impl Registry {
         self.changes.urgent += urgent.count() as u64;
     }
 
-    /// Kind is unknown neither feeds nor fails.
-    fn without_a_look(&mut self, look: Look<'_>, out: &mut Vec<Happening>) {
-        let age = self.taken.map(|t| look.now.saturating_sub(nanoseconds(t)));
-        if age.is_some_and(|age| age <= STALE_NS) {
-            return;
-        }
-        for guest in self.guests.values_mut().filter(|g| g.present) {
-            guest.step(&look, None, Input::Doing(Activity::Unknown), out);
-        }
-    }
-
-    fn look(
-        &mut self,
-        sorted: &Sorted,
-        domains: &DomainTable,
-        look: Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let mut followed = BTreeSet::new();
-        for guest in self.guests.values_mut().filter(|g| g.present) {
-            let doing = guest.doing;
-            if let Some(records) = sorted.present.get(&guest.incarnation) {
-                guest.observe(records, &look, out);
-                followed.insert(guest.incarnation);
-            } else {
-                finish(guest, sorted, look, out);
-                self.changes.any += 1;
-            }
-            if guest.doing != doing {
-                self.changes.any += 1;
-            }
-        }
-        self.revive(sorted);
-        self.welcome(sorted, domains, &followed, look, out);
-        self.unite(domains, look, out);
-        self.rename(domains);
-    }
-
-    /// A domain that its guest had left but that runs again (its migration failed) is
-    /// followed again.
-    fn revive(&mut self, sorted: &Sorted) {
-        self.left.retain(|incarnation| {
-            let records = sorted.present.get(incarnation);
-            let doing = records.and_then(|r| r.iter().find_map(|r| r.domain));
-            records.is_some() && doing.is_none_or(|d| d.dying || d.shutdown.is_some())
-        });
-    }
-
-    /// Follows the domains that nobody follows yet.
-    fn welcome(
-        &mut self,
-        sorted: &Sorted,
-        domains: &DomainTable,
-        followed: &BTreeSet<Incarnation>,
-        look: Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let at_start = self.taken.is_none();
-        for (incarnation, records) in &sorted.present {
-            if !followed.contains(incarnation) && !self.left.contains(incarnation) {
-                self.newcomers
-                    .entry(*incarnation)
-                    .or_insert_with(|| Newcomer {
-                        since: look.now,
-                        at_start,
-                        slots: records.iter().map(|r| (r.slot, r.generation)).collect(),
-                    });
-            }
-        }
-        for (incarnation, newcomer) in std::mem::take(&mut self.newcomers) {
-            let uuid = domains.get(incarnation).and_then(|d| d.uuid);
-            let present = sorted.present.get(&incarnation);
-            let waits = look.now.saturating_sub(newcomer.since) < HOLD_NS;
-            if uuid.is_none() && waits && present.is_some() {
-                self.newcomers.insert(incarnation, newcomer);
-                continue;
-            }
-            let doing = present.and_then(|r| r.iter().find_map(|r| r.domain));
-            let mut guest = self.guest_for(incarnation, &newcomer, uuid, doing, look, out);
-            if let Some(name) = domains.get(incarnation).and_then(|d| d.name.clone()) {
-                guest.name = Some(name);
-            }
-            match present {
-                Some(records) => guest.observe(records, &look, out),
-                None => {
-                    for (slot, generation) in newcomer.slots {
-                        let slot_state = super::slot::Slot::new(generation, None);
-                        guest.slots.entry(slot).or_insert(slot_state);
-                    }
-                    finish(&mut guest, sorted, look, out);
-                }
-            }
-            self.put_back(guest);
-        }
-    }
-
-    /// The guest that a domain belongs to, taken out of the registry, with the domain entered.
-    fn guest_for(
-        &mut self,
-        incarnation: Incarnation,
-        newcomer: &Newcomer,
-        uuid: Option<Uuid>,
-        doing: Option<Doing>,
-        look: Look<'_>,
-        out: &mut Vec<Happening>,
-    ) -> Guest {
-        self.changes.any += 1;
-        let first_seen_ns = (!newcomer.at_start).then_some(newcomer.since);
-        let known = uuid.map(Key::Uuid);
-        let left = known.filter(|k| self.guests.get(k).is_some_and(|g| leaves(g, doing)));
-        if let Some(mut guest) = left.and_then(|key| self.guests.remove(&key)) {
-            if guest.present {
-                self.left.insert(guest.incarnation);
-                guest.leave(false, &look, out);
-            }
-            guest.enter(incarnation, first_seen_ns, &look, out);
-            return guest;
-        }
-        let mut guest = Guest::new(incarnation, first_seen_ns, look.now);
-        guest.uuid = uuid;
-        guest
-    }
-
-    /// Files a guest under its UUID, or under its domain where that place is taken.
-    fn put_back(&mut self, guest: Guest) {
-        let key = match guest.uuid.map(Key::Uuid) {
-            Some(key) if !self.guests.contains_key(&key) => key,
-            _ => Key::Domain(guest.incarnation),
-        };
-        self.guests.insert(key, guest);
-    }
-
-    /// Guests that are followed by domain become one with their UUID's guest, once that is
-    /// known and the other has left its own domain.
-    fn unite(&mut self, domains: &DomainTable, look: Look<'_>, out: &mut Vec<Happening>) {
-        let apart: Vec<Key> = self.guests.keys().copied().collect();
-        for key in apart.into_iter().filter(|k| matches!(k, Key::Domain(_))) {
-            let Some(mut guest) = self.guests.remove(&key) else {
-                continue;
-            };
-            if guest.uuid.is_none() {
-                let told = domains.get(guest.incarnation).and_then(|d| d.uuid);
-                guest.uuid = told;
-                self.changes.any += u64::from(told.is_some());
-            }
-            let target = guest.uuid.and_then(|u| self.guests.get_mut(&Key::Uuid(u)));
-            match target {
-                Some(target) if guest.present && leaves(target, guest.doing) => {
-                    if target.present {
-                        self.left.insert(target.incarnation);
-                        target.leave(false, &look, out);
-                    }
-                    target.become_one_with(guest, &look, out);
-                    self.changes.any += 1;
-                }
-                _ => self.put_back(guest),
-            }
-        }
-    }
-
-    fn rename(&mut self, domains: &DomainTable) {
-        for guest in self.guests.values_mut().filter(|g| g.present) {
-            let told = domains.get(guest.incarnation).and_then(|d| d.name.as_ref());
-            if told.is_some() && guest.name.as_ref() != told {
-                guest.name = told.cloned();
+    /// Takes the names as far as they are known.
+    pub fn rename(&mut self, names: &DomainNames) {
+        self.names_trouble.clone_from(&names.trouble);
+        for guest in self.guests.values_mut() {
+            let current = guest.current.as_ref();
+            let name = current.and_then(|d| names.by_domain.get(&d.created));
+            if name.is_some() && guest.name.as_ref() != name {
+                guest.name = name.cloned();
                 self.changes.any += 1;
             }
         }
     }
 
     /// Bounds what is remembered of guests that are gone.
-    fn forget(&mut self, now: Nanoseconds) {
+    fn forget(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
         let before = self.guests.len();
+        let mut gone = 0;
         self.guests.retain(|_, guest| {
-            let remember = match guest.cause {
-                crate::event::Cause::Suspend => REMEMBER_SUSPENDED_NS,
-                _ => REMEMBER_NS,
+            let remember = match guest.lifecycle.state {
+                DomainState::Gone(Cause::Suspend) => REMEMBER_SUSPENDED_NS,
+                DomainState::Gone(_) => REMEMBER_NS,
+                _ => return true,
             };
-            guest.present
-                || guest.lifecycle.alarm.is_some()
-                || guest.lifecycle.watched && now.saturating_sub(guest.gone_ns) < remember
+            let recent = look.at.ns.saturating_sub(guest.lifecycle.since_ns) < remember;
+            let kept = guest.lifecycle.alarm.is_some() || guest.lifecycle.is_watched() && recent;
+            let kept = kept && !guest.is_unidentified();
+            gone += usize::from(kept);
+            kept
         });
-        let mut gone: Vec<_> = (self.guests.iter())
-            .filter(|(_, g)| !g.present)
-            .map(|(key, g)| (g.lifecycle.alarm.is_some(), g.gone_ns, *key))
-            .collect();
-        if gone.len() > MOST_GONE {
-            gone.sort_unstable();
-            let (mut alarms, surplus) = (0, gone.len() - MOST_GONE);
-            for (alarm, _, key) in gone.into_iter().take(surplus) {
-                self.guests.remove(&key);
-                alarms += u32::from(alarm);
-            }
-            if alarms > 0 {
-                log::warn!(
-                    "{alarms} alarms of guests that are long gone are forgotten: \
-                     more than {MOST_GONE} are open"
-                );
-            }
+        if gone > MOST_GONE {
+            self.evict(gone - MOST_GONE, look, out);
         }
         self.changes.any += u64::from(self.guests.len() != before);
     }
 
-    fn by_uuid(&mut self, uuid: Uuid) -> Result<&mut Guest, DeskError> {
-        let mut guests = self.guests.values_mut().filter(|g| g.uuid == Some(uuid));
-        let first = guests.next().ok_or(DeskError::NoGuest)?;
-        if first.lifecycle.alarm.is_some() {
-            return Ok(first);
+    /// Forgets so many of those that are gone, those with an alarm last, the oldest first.
+    fn evict(&mut self, surplus: usize, look: &Look<'_>, out: &mut Vec<Happening>) {
+        let gone = self.guests.values().filter(|g| g.current.is_none());
+        let mut gone: Vec<_> = gone
+            .map(|g| (g.lifecycle.alarm.is_some(), g.lifecycle.since_ns, g.uuid))
+            .collect();
+        gone.sort_unstable();
+        for (_, _, uuid) in gone.into_iter().take(surplus) {
+            if let Some(mut guest) = self.guests.remove(&uuid) {
+                guest.step(look, Input::Close(Closing::Evicted), out);
+            }
         }
-        guests
-            .find(|g| g.lifecycle.alarm.is_some())
-            .ok_or(DeskError::NoAlarm)
     }
 
-    /// Marks a guest's alarm as taken care of; once is enough.
+    /// Marks a guest's alarm as taken care of by a user; once is enough.
     ///
     /// # Errors
     /// [`DeskError`].
@@ -485,97 +319,51 @@ impl Registry {
         &mut self,
         uuid: Uuid,
         uid: u32,
-        now: Monotonic,
+        at: Moment,
     ) -> Result<Vec<Happening>, DeskError> {
-        let rules = self.rules;
-        let guest = self.by_uuid(uuid)?;
-        let now = nanoseconds(now);
-        let mut out = Vec::new();
-        let said = guest.lifecycle.step(now, Input::Acknowledge, &rules);
-        if said.is_some() {
-            out.push(Happening {
-                guest: Some(guest.named()),
-                xen_ns: None,
-                what: Kind::AlarmAcknowledged { uid },
-            });
-        }
-        self.count(&out);
-        Ok(out)
+        self.order(uuid, Input::Acknowledge(uid), at)
     }
 
     /// Ends a guest's alarm.
     ///
     /// # Errors
     /// [`DeskError`].
-    pub fn close(
-        &mut self,
-        uuid: Uuid,
-        now: Monotonic,
-        wall: Timestamp,
-    ) -> Result<Vec<Happening>, DeskError> {
-        let rules = self.rules;
-        let look = self.outlook(&rules, now, wall);
+    pub fn close(&mut self, uuid: Uuid, at: Moment) -> Result<Vec<Happening>, DeskError> {
+        self.order(uuid, Input::Close(Closing::Operator), at)
+    }
+
+    fn order(&mut self, uuid: Uuid, input: Input, at: Moment) -> Result<Vec<Happening>, DeskError> {
+        let rules = &self.rules;
+        let guest = self.guests.get_mut(&uuid).ok_or(DeskError::NoGuest)?;
+        if guest.lifecycle.alarm.is_none() {
+            return Err(DeskError::NoAlarm);
+        }
+        let look = Look {
+            at,
+            before: None,
+            rules,
+        };
         let mut out = Vec::new();
-        self.by_uuid(uuid)?
-            .step(&look, None, Input::Close, &mut out);
+        guest.step(&look, input, &mut out);
         self.count(&out);
         Ok(out)
     }
 
     /// As people are told.
     #[must_use]
-    pub fn report(&self, now: Monotonic) -> GuestsReport {
-        let age_ns = self.taken.map(|taken| now.since_ns(taken));
-        let stale = age_ns.is_none_or(|age| age > STALE_NS.unsigned_abs());
-        let now = nanoseconds(now);
+    pub fn report(&self, now: Nanoseconds) -> GuestsReport {
+        let age_ns = self.looked.map(|looked| now.saturating_sub(looked));
+        let stale = age_ns.is_none_or(|age| age > STALE_NS);
         let shown = self.guests.values().filter(|g| {
+            let recent = now.saturating_sub(g.lifecycle.since_ns) < REMEMBER_NS;
             g.lifecycle.alarm.is_some()
-                || g.lifecycle.watched && (g.present || now.saturating_sub(g.gone_ns) < REMEMBER_NS)
+                || g.lifecycle.is_watched() && (g.current.is_some() || recent)
         });
         GuestsReport {
             version: 1,
-            guests: shown
-                .map(|g| g.report(age_ns.unwrap_or(0), stale))
-                .collect(),
-            evidence_age_ms: age_ns.map(|age| age / NS_PER_MS),
+            guests: shown.map(|g| g.report(now, stale)).collect(),
+            evidence_age_ms: age_ns.map(|age| u64::try_from(age).unwrap_or(0) / NS_PER_MS),
             names_trouble: self.names_trouble.clone(),
-            pages_left_out: self.pages_left_out,
         }
-    }
-}
-
-/// `guest` has left its domain, or is leaving it while another of the same UUID, which is
-/// doing `other`, runs: a migration that fails leaves its target paused.
-fn leaves(guest: &Guest, other: Option<Doing>) -> bool {
-    let other_runs = other.is_none_or(|d| !d.paused && !d.dying && d.shutdown.is_none());
-    !guest.present
-        || guest
-            .doing
-            .is_some_and(|d| d.dying || d.shutdown.is_some() && other_runs)
-}
-
-/// A guest's domain is gone: what its records still show, then the end.
-fn finish(guest: &mut Guest, sorted: &Sorted, look: Look<'_>, out: &mut Vec<Happening>) {
-    let domid = guest.incarnation.domid;
-    let found: Vec<TimerRecord> = (guest.slots.iter())
-        .filter_map(|(slot, s)| sorted.released.get(&(domid, *slot, s.generation)))
-        .copied()
-        .collect();
-    if !found.is_empty() {
-        guest.observe(&found, &Look { last: true, ..look }, out);
-    }
-    guest.leave(!found.is_empty(), &look, out);
-}
-
-fn sort(snapshot: &Snapshot, owners: &mut Owners) -> Sorted {
-    let guests = snapshot.timers.iter().map(|(_, t)| t);
-    let present = owners.sort(guests.filter(|t| t.domid != 0));
-    let released = snapshot.released.iter();
-    Sorted {
-        present,
-        released: released
-            .map(|(_, r)| ((r.domid, r.slot, r.generation), *r))
-            .collect(),
-        xen_now: snapshot.now,
     }
 }

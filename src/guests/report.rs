@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The answer to `xenwarden guests`: each guest's state, feeds and alarm.
 
-use crate::event::{Cause, Timestamp, Uuid};
+pub use super::state::DomainState;
+use crate::event::{Timestamp, Uuid};
 use serde::{Deserialize, Serialize};
 
 /// All guests. Fields are only ever added within a version.
@@ -11,50 +12,28 @@ pub struct GuestsReport {
     pub version: u32,
     /// Guests that have a watchdog, had one, or have an open alarm.
     pub guests: Vec<GuestReport>,
-    /// Age of the evidence that this is from; null before the first look.
+    /// Age of the latest look at the table; null before the first.
     pub evidence_age_ms: Option<u64>,
-    /// Why names or UUIDs may be missing.
+    /// Why names may be missing.
     pub names_trouble: Option<String>,
-    /// Pages of guest watchdogs that the hypervisor has and that are not shown here.
-    #[serde(default)]
-    pub pages_left_out: u32,
-}
-
-/// Kind a domain is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DomainState {
-    /// It may run.
-    Running,
-    /// The toolstack paused it.
-    Paused,
-    /// It is suspended: being saved, or migrated.
-    Suspended,
-    /// It has shut down and is still there.
-    ShutDown(Cause),
-    /// It is not there.
-    Gone(Cause),
-    /// The hypervisor does not show it.
-    Unknown,
 }
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestReport {
-    /// Null while xenstore has not told it.
+    /// Its UUID; of a domain without one it is made up from its creation number.
     pub uuid: Option<Uuid>,
-    /// Its name, likewise.
+    /// Its name; null while xenstore has not told it.
     pub name: Option<String>,
     /// The domain that it is, or last was.
     pub domid: u16,
-    /// Kind that is doing.
+    /// What that is doing.
     pub state: DomainState,
     /// Its armed slots.
     pub slots: Vec<SlotReport>,
     /// Its alarm, while one is open.
     pub alarm: Option<AlarmReport>,
-    /// It was started again and did not feed in time (`guest.boot_failed`), nor has it since.
-    #[serde(default)]
+    /// It is back and did not feed in time (`guest.boot_failed`), nor has it since.
     pub boot_failed: bool,
 }
 
@@ -65,9 +44,9 @@ pub struct SlotReport {
     pub slot: u8,
     /// The guest's timeout.
     pub timeout_s: u32,
-    /// Since it was last armed or fed.
+    /// Since it was last seen to be armed or fed, by our clock.
     pub last_fed_age_ms: u64,
-    /// Until it expires; 0 when past.
+    /// Until it expires, at most; 0 when past.
     pub margin_ms: u64,
     /// It expired and was not fed since.
     pub expired: bool,
@@ -85,6 +64,8 @@ pub enum AlarmPhase {
     BootFailed,
     /// It armed or fed; not yet as often, or as long, as it takes.
     Recovering,
+    /// The guest is not on this host any more: not an alarm to act on here.
+    Moved,
 }
 
 /// An open alarm.
@@ -100,4 +81,12 @@ pub struct AlarmReport {
     pub reboots: u32,
     /// Somebody acknowledged it.
     pub acknowledged: bool,
+}
+
+impl AlarmReport {
+    /// It is one to act on here.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase != AlarmPhase::Moved
+    }
 }

@@ -1,161 +1,180 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One slot of a guest's watchdog from look to look.
+//! One slot of a domain's watchdog from look to look.
 //!
-//! In: what was last seen of the slot and its record now. Out: a [`Change`]: how often it
-//! was armed, fed, disarmed and expired in between, as far as the record proves it. Pure.
+//! In: what was last seen of the slot and what the table shows now. Out: a [`Change`]: how
+//! often it was armed, fed and disarmed in between, and whether it expired, as far as the
+//! table proves it. Pure.
 //!
-//! Kind cannot be told apart counts as less: a feed that may have been an arm is no feed.
+//! What cannot be told apart counts as less: a feed that may have been an arm is no feed.
 
+use super::alarm::Nanoseconds;
 use crate::event::Gap;
-use crate::xen::liveness::TimerRecord;
+use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use crate::xen::table;
 use serde::{Deserialize, Serialize};
 
-const NS_PER_S: u64 = crate::sys::clock::NS_PER_S;
 /// A feed in the last part of its timeout, one in so many, is late.
 const LATE_PART: u64 = 5;
+/// Time between two events of late feeds of one slot.
+const LATE_EVERY_NS: Nanoseconds = 60_000_000_000;
 
 /// Arms, disarms and feeds after those of one slot that are told in a minute.
 pub const MOST_TOLD: u32 = 20;
-const MINUTE_NS: i64 = 60_000_000_000;
+const MINUTE_NS: Nanoseconds = 60_000_000_000;
 
-/// Kind was last seen of a slot. Times are the hypervisor's, ns.
+/// What was last seen of a slot, and what was told of it. Times are our own clock's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
-    /// The reuses of its record.
-    pub generation: u32,
-    /// The record's sequence number, which rises by 2 with each arm, feed and disarm.
-    pub seq: u32,
     /// Arms and feeds.
     pub sets: u32,
-    /// Runs of its handler.
-    pub nr_fired: u32,
-    /// Times that the handler shut the domain down, as last told.
-    #[serde(default)]
-    pub acted: u32,
     /// It is armed.
     pub armed: bool,
-    /// The guest's timeout.
+    /// The timeout that the guest set last.
     pub timeout_s: u32,
-    /// When it was last armed or fed.
-    pub set: u64,
-    /// When it expires.
-    pub deadline: u64,
-    /// When it was last fed; 0: never.
-    pub fed: u64,
-    /// It expired and was not fed since.
-    pub expired: bool,
+    /// The number of the set for which it expired last; 0: never.
+    pub acted: u32,
+    /// Disarms.
+    pub disarms: u32,
+    /// When the last arm or feed was seen.
+    pub set_ns: Nanoseconds,
+    /// When a feed was last seen.
+    pub fed_ns: Option<Nanoseconds>,
+    /// Expiries that were seen.
+    pub expiries: u32,
     /// Why the next feed is one after a break.
     pub after: Option<Gap>,
     /// Late feeds that no event has told of.
     pub late: u32,
-    /// When one last did, ns of our monotonic clock.
-    pub late_told_ns: Option<i64>,
-    /// When the present minute of its arms, disarms and feeds after those began, likewise.
-    #[serde(default)]
-    pub minute_ns: Option<i64>,
+    /// When one last did.
+    pub late_told_ns: Option<Nanoseconds>,
+    /// When the present minute of its arms, disarms and feeds after those began.
+    pub minute_ns: Option<Nanoseconds>,
     /// How many of them were told in it.
-    #[serde(default)]
     pub told: u32,
     /// How many were left out since one was told.
-    #[serde(default)]
     pub left_out: u32,
 }
 
-/// Kind happened to a slot between two looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened to a slot between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// It was armed before.
     pub was_armed: bool,
-    /// It is armed now; of a destroyed domain: it was when it was last used.
+    /// It is armed now; of a domain that is gone: it was when it was last used.
     pub is_armed: bool,
     /// Times that it was armed.
     pub arms: u32,
     /// Times that it was fed, at least.
     pub feeds: u32,
-    /// Times that it expired.
-    pub fires: u32,
-    /// Kind was left when it was fed late, ns, at most.
-    pub late_margin_ns: Option<u64>,
+    /// It expired.
+    pub expired: bool,
+    /// Arms and feeds after it did.
+    pub sets_after: u32,
+    /// What was left when it was fed late, at most.
+    pub late_margin_ms: Option<u64>,
+}
+
+impl Change {
+    /// The arms and feeds before the expiry, and those after it. Of those that may have been
+    /// either, an arm is taken for the later: a feed counts only for sure. `counts`: they are
+    /// signs of life; `runs`: so are those after the expiry, as the domain was resumed.
+    #[must_use]
+    pub fn split(self, counts: bool, runs: bool) -> (Self, Self) {
+        let nothing = Self {
+            arms: 0,
+            feeds: 0,
+            ..self
+        };
+        if !counts {
+            return (nothing, nothing);
+        }
+        // What was not armed has to be, to expire.
+        let armed_before = u32::from(!self.was_armed).min(self.arms);
+        let arms = (self.arms - armed_before).min(self.sets_after);
+        let feeds = (self.sets_after - arms).min(self.feeds);
+        let before = Self {
+            arms: self.arms - arms,
+            feeds: self.feeds - feeds,
+            ..self
+        };
+        let was_armed = true;
+        let after = Self {
+            was_armed,
+            arms,
+            feeds,
+            ..self
+        };
+        (before, if runs { after } else { nothing })
+    }
 }
 
 impl Slot {
-    /// A slot of which nothing was seen yet.
+    /// What has happened until `now`. `before`: the time of the look before, if it was a
+    /// short while ago; `ended`: the domain is gone, its slots disarmed by that.
     #[must_use]
-    pub fn new(generation: u32, after: Option<Gap>) -> Self {
-        Self {
-            generation,
-            after,
-            ..Self::default()
-        }
-    }
-
-    /// Kind has happened until `record`. `seen` is the hypervisor's time of the look before,
-    /// if there was one; `last`: the domain is destroyed, and the record what it left.
-    #[must_use]
-    pub fn change(&self, record: &TimerRecord, seen: Option<u64>, last: bool) -> Change {
-        let sets = record.sets.wrapping_sub(self.sets);
-        // A destroyed domain's record has lost the flag.
-        let is_armed = if last {
+    pub fn change(&self, now: &table::Slot, before: Option<Nanoseconds>, ended: bool) -> Change {
+        let sets = now.sets.wrapping_sub(self.sets);
+        let is_armed = if ended {
             self.armed || sets > 0
         } else {
-            record.armed
+            now.armed.is_some()
         };
-        let disarms = self.disarms(record, sets, is_armed, last);
+        let disarms = self.disarmed(now, sets, is_armed);
         let arms = (disarms + u32::from(is_armed))
             .saturating_sub(u32::from(self.armed))
             .min(sets);
-        let feeds = sets - arms;
-        let runs = record.nr_fired.wrapping_sub(self.nr_fired);
-        // The handler also runs for a domain that is down already, or being destroyed: no
-        // expiry, as the guest could not feed. Where that is not told, each run is taken for one.
-        let fires = match record.domain {
-            Some(_) => record.acted.wrapping_sub(self.acted),
-            None => runs,
-        };
-        // Kind came after the expiry was not late but too late.
-        let may_be_late = self.armed && arms == 0 && runs == 0 && self.after.is_none();
-        let late_margin_ns = if may_be_late {
-            self.late_margin_ns(record, sets, seen)
-        } else {
-            None
-        };
+        let expired = now.acted != 0 && now.acted != self.acted;
+        // What came after the expiry was not late but too late.
+        let may_be_late = self.armed && sets > 0 && arms == 0 && !expired && self.after.is_none();
         Change {
             was_armed: self.armed,
             is_armed,
             arms,
-            feeds,
-            fires,
-            late_margin_ns,
+            feeds: sets - arms,
+            expired,
+            sets_after: if expired {
+                now.sets.wrapping_sub(now.acted).min(sets)
+            } else {
+                0
+            },
+            late_margin_ms: before
+                .filter(|_| may_be_late)
+                .and_then(|at| self.late_margin_ms(at)),
         }
     }
 
-    /// Each write of the record adds 2 to its sequence number, whatever else adds to it is
-    /// taken for a disarm as well. Where the number tells less than the flag, the flag
-    /// counts; of a slot never seen before it tells nothing.
-    fn disarms(&self, record: &TimerRecord, sets: u32, is_armed: bool, last: bool) -> u32 {
+    /// Where the counter tells less than the flag, the flag counts: the hypervisor raises the
+    /// counter after it has disarmed the slot.
+    fn disarmed(&self, now: &table::Slot, sets: u32, is_armed: bool) -> u32 {
         let by_flag = u32::from(!is_armed && (self.armed || sets > 0));
-        if last || self.seq == 0 || sets == 0 {
-            return by_flag;
-        }
-        let writes = record.seq.wrapping_sub(self.seq) / 2;
-        by_flag.max(writes.saturating_sub(sets).min(sets))
+        let counted = now.disarms.wrapping_sub(self.disarms);
+        // One that was counted ahead, as below, has not come yet.
+        let counted = if counted > u32::MAX / 2 { 0 } else { counted };
+        by_flag.max(counted.min(sets.saturating_add(1)))
     }
 
-    /// The first of the feeds came at `record.set` if it was the only one, else after `seen`.
-    fn late_margin_ns(&self, record: &TimerRecord, sets: u32, seen: Option<u64>) -> Option<u64> {
-        let earliest = match sets {
-            0 => return None,
-            1 => record.set,
-            _ => seen?,
-        };
-        let margin = self.deadline.saturating_sub(earliest);
-        let part = u64::from(self.timeout_s) * NS_PER_S / LATE_PART;
-        (margin < part).then_some(margin)
+    /// The first feed came after the look at `before`, and the set before it no later than it
+    /// was seen.
+    fn late_margin_ms(&self, before: Nanoseconds) -> Option<u64> {
+        let unfed_ns = u64::try_from(before.saturating_sub(self.set_ns)).unwrap_or(0);
+        let timeout_ns = u64::from(self.timeout_s) * NS_PER_S;
+        let margin_ns = timeout_ns.saturating_sub(unfed_ns);
+        (margin_ns < timeout_ns / LATE_PART).then_some(margin_ns / NS_PER_MS)
+    }
+
+    /// How long it was not fed when it was seen to have expired. By definition at least the
+    /// timeout; no more is known where nobody looked meanwhile, or the last feed was unseen.
+    #[must_use]
+    pub fn unfed_ms(&self, acted: u32, now: Nanoseconds, before: Option<Nanoseconds>) -> u64 {
+        let least = u64::from(self.timeout_s) * (NS_PER_S / NS_PER_MS);
+        let seen = before.is_some() && acted == self.sets;
+        let unfed_ns = u64::try_from(now.saturating_sub(self.set_ns)).unwrap_or(0);
+        least.max(if seen { unfed_ns / NS_PER_MS } else { 0 })
     }
 
     /// Whether an arm, a disarm or a feed after it is to be told: a guest can bring these
     /// about as often as it likes. Gives how many were left out before.
-    pub fn tells(&mut self, now: i64) -> Option<u32> {
+    pub fn tells(&mut self, now: Nanoseconds) -> Option<u32> {
         let began = self
             .minute_ns
             .filter(|at| (0..MINUTE_NS).contains(&now.saturating_sub(*at)));
@@ -170,51 +189,61 @@ impl Slot {
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// Takes over what the record says.
-    pub fn update(&mut self, record: &TimerRecord, change: &Change) {
-        self.seq = record.seq;
-        self.sets = record.sets;
-        self.nr_fired = record.nr_fired;
-        if record.domain.is_some() {
-            self.acted = record.acted;
+    /// Counts a late feed; gives how many there were where it is time to tell.
+    pub fn tells_late(&mut self, now: Nanoseconds) -> Option<u32> {
+        self.late = self.late.saturating_add(1);
+        let told = self.late_told_ns;
+        if told.is_some_and(|told| now.saturating_sub(told) < LATE_EVERY_NS) {
+            return None;
         }
+        self.late_told_ns = Some(now);
+        Some(std::mem::take(&mut self.late))
+    }
+
+    /// Takes over what the table shows at `at`.
+    pub fn update(&mut self, now: &table::Slot, change: &Change, at: Nanoseconds) {
+        let sets = now.sets.wrapping_sub(self.sets);
+        if sets > 0 {
+            self.set_ns = at;
+        }
+        // A disarm that was seen before it was counted is not to be counted again.
+        let counted = now.disarms.wrapping_sub(self.disarms);
+        if counted == 0 && !change.is_armed && (change.was_armed || sets > 0) {
+            self.disarms = now.disarms.wrapping_add(1);
+        } else if counted <= u32::MAX / 2 {
+            self.disarms = now.disarms;
+        }
+        self.sets = now.sets;
+        self.acted = now.acted;
         self.armed = change.is_armed;
-        self.timeout_s = record.timeout_s;
-        self.set = record.set;
-        self.deadline = record.deadline;
+        self.timeout_s = now.armed.unwrap_or(self.timeout_s);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::simulated::FREE;
 
-    const S: u64 = NS_PER_S;
+    const S: Nanoseconds = 1_000_000_000;
 
-    /// A slot that is armed and was fed at 100 s with 10 s to go.
+    /// A slot that is armed for 10 s and was seen to be fed at 100 s.
     fn fed() -> Slot {
         Slot {
-            seq: 100,
             sets: 5,
             armed: true,
             timeout_s: 10,
-            set: 100 * S,
-            deadline: 110 * S,
+            disarms: 3,
+            set_ns: 100 * S,
             ..Slot::default()
         }
     }
 
-    fn record(seq: u32, sets: u32, armed: bool, set: u64) -> TimerRecord {
-        TimerRecord {
-            seq,
-            used: true,
+    fn shown(sets: u32, disarms: u32, armed: bool) -> table::Slot {
+        table::Slot {
             sets,
-            armed,
-            timeout_s: 10,
-            set,
-            deadline: set + 10 * S,
-            ..FREE
+            disarms,
+            armed: armed.then_some(10),
+            ..table::Slot::default()
         }
     }
 
@@ -224,65 +253,108 @@ mod tests {
             armed: false,
             ..fed()
         };
-        // (before, sequence number, sets, armed now) to (arms, feeds)
+        // (before, sets, disarms, armed now) to (arms, feeds)
         let cases = [
-            (fed(), 100, 5, true, (0, 0)),
-            (fed(), 102, 6, true, (0, 1)),
-            (fed(), 106, 8, true, (0, 3)),
+            (fed(), 5, 3, true, (0, 0)),
+            (fed(), 6, 3, true, (0, 1)),
+            (fed(), 8, 3, true, (0, 3)),
             // Disarmed and armed again: no feed.
-            (fed(), 104, 6, true, (1, 0)),
-            (fed(), 106, 7, true, (1, 1)),
-            (fed(), 102, 5, false, (0, 0)),
-            (fed(), 104, 6, false, (0, 1)),
-            (unarmed, 102, 6, true, (1, 0)),
-            (unarmed, 104, 7, true, (1, 1)),
-            (unarmed, 104, 6, false, (1, 0)),
-            (unarmed, 106, 7, false, (1, 1)),
-            (unarmed, 106, 7, true, (2, 0)),
+            (fed(), 6, 4, true, (1, 0)),
+            (fed(), 7, 4, true, (1, 1)),
+            (fed(), 5, 4, false, (0, 0)),
+            (fed(), 6, 4, false, (0, 1)),
+            (unarmed, 6, 3, true, (1, 0)),
+            (unarmed, 7, 3, true, (1, 1)),
+            (unarmed, 6, 4, false, (1, 0)),
+            (unarmed, 7, 4, false, (1, 1)),
+            (unarmed, 7, 4, true, (2, 0)),
+            // Disarmed, and not counted yet.
+            (fed(), 6, 3, false, (0, 1)),
             // Never seen before: an arm, then feeds.
-            (Slot::default(), 40, 1, true, (1, 0)),
-            (Slot::default(), 40, 3, true, (1, 2)),
-            // A sequence number that tells nothing.
-            (fed(), 100, 7, true, (0, 2)),
+            (Slot::default(), 1, 0, true, (1, 0)),
+            (Slot::default(), 3, 0, true, (1, 2)),
         ];
-        for (before, seq, sets, armed, expected) in cases {
-            let change = before.change(&record(seq, sets, armed, 101 * S), None, false);
-            assert_eq!(
-                (change.arms, change.feeds),
-                expected,
-                "{before:?} {seq} {sets}"
-            );
+        for (before, sets, disarms, armed, expected) in cases {
+            let change = before.change(&shown(sets, disarms, armed), None, false);
+            let found = (change.arms, change.feeds);
+            assert_eq!(found, expected, "{before:?} {sets} {disarms} {armed}");
         }
     }
 
     #[test]
+    fn a_disarm_that_is_counted_a_look_later_is_one_disarm() {
+        let mut slot = fed();
+        let early = shown(5, 3, false);
+        let change = slot.change(&early, None, false);
+        slot.update(&early, &change, 0);
+        slot.update(&early, &slot.change(&early, None, false), 0);
+        let armed = shown(6, 3, true);
+        assert_eq!(slot.change(&armed, None, false).arms, 1);
+        let counted = shown(7, 4, true);
+        let change = slot.change(&counted, None, false);
+        assert_eq!((change.arms, change.feeds), (1, 1));
+    }
+
+    #[test]
     fn a_feed_is_late_in_the_last_fifth_of_its_timeout_only() {
+        // The time of the look before, and the margin that the feed after it had at most.
         let cases = [
-            (1, 107 * S, None, None),
-            (1, 108 * S, None, None),
-            (1, 108 * S + 1, None, Some(2 * S - 1)),
-            (1, 110 * S, None, Some(0)),
-            // Of several feeds the first came after the look before.
-            (2, 109 * S, Some(101 * S), None),
-            (2, 109 * S, Some(109 * S), Some(S)),
-            (2, 109 * S, None, None),
+            (None, None),
+            (Some(107 * S), None),
+            (Some(108 * S), None),
+            (Some(108 * S + 1), Some(1_999)),
+            (Some(110 * S), Some(0)),
+            (Some(112 * S), Some(0)),
         ];
-        for (sets, set, seen, margin) in cases {
-            let record = record(100 + 2 * sets, 5 + sets, true, set);
-            let change = fed().change(&record, seen, false);
-            assert_eq!(change.late_margin_ns, margin, "{sets} {set}");
+        for (before, margin) in cases {
+            let change = fed().change(&shown(6, 3, true), before, false);
+            assert_eq!(change.late_margin_ms, margin, "{before:?}");
         }
         let paused = Slot {
             after: Some(Gap::Paused),
             ..fed()
         };
-        let change = paused.change(&record(102, 6, true, 110 * S), None, false);
-        assert_eq!(change.late_margin_ns, None, "it was paused");
+        let late = Some(110 * S);
+        let others = [
+            paused.change(&shown(6, 3, true), late, false),
+            fed().change(&shown(5, 3, true), late, false),
+            fed().change(&shown(6, 4, true), late, false),
+        ];
+        assert!(others.iter().all(|c| c.late_margin_ms.is_none()));
     }
 
     #[test]
-    fn a_destroyed_domains_slot_was_armed_although_its_flag_is_lost() {
-        let change = fed().change(&record(106, 6, false, 101 * S), None, true);
+    fn an_expiry_is_a_new_value_of_acted_with_the_sets_after_it() {
+        let acted = |acted, sets| table::Slot {
+            acted,
+            done: acted,
+            ..shown(sets, 3, true)
+        };
+        let before = Slot { acted: 2, ..fed() };
+        for (now, expired, after) in [
+            (acted(2, 7), false, 0),
+            (acted(5, 5), true, 0),
+            (acted(6, 6), true, 0),
+            (acted(6, 8), true, 2),
+            (acted(0, 5), false, 0),
+        ] {
+            let change = before.change(&now, None, false);
+            assert_eq!((change.expired, change.sets_after), (expired, after));
+        }
+    }
+
+    #[test]
+    fn how_long_it_was_unfed_is_at_least_the_timeout_and_no_more_than_was_seen() {
+        let slot = fed();
+        assert_eq!(slot.unfed_ms(5, 110 * S + S / 4, Some(110 * S)), 10_250);
+        assert_eq!(slot.unfed_ms(5, 109 * S, Some(108 * S)), 10_000);
+        assert_eq!(slot.unfed_ms(6, 115 * S, Some(114 * S)), 10_000);
+        assert_eq!(slot.unfed_ms(5, 9_000 * S, None), 10_000);
+    }
+
+    #[test]
+    fn a_slot_of_a_domain_that_is_gone_was_armed_although_its_flag_is_lost() {
+        let change = fed().change(&shown(6, 3, false), None, true);
         assert!(change.is_armed);
         assert_eq!((change.arms, change.feeds), (0, 1));
     }

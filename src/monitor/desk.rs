@@ -1,42 +1,84 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The desk: the registry behind a lock, for the watcher and for people's questions.
 //!
-//! In: turns from the watcher, questions and orders from the control socket. Out: what the
-//! registry says; happenings that an order caused go out with the next turn. The lock is
-//! held for computing only.
+//! In: looks from the watcher, questions and orders from the control socket. Out: what the
+//! registry says, as events, in order; its state, to the saver.
+//!
+//! # A kill at any moment
+//!
+//! Under one lock, in this order: the registry takes what is new, the events are published,
+//! the state that follows from it is handed to the saver. So the state on disk never knows
+//! of anything whose event was not published: a kill loses no event of an alarm. And what is
+//! on disk has been told: the next daemon, which compares the table with it, tells none of it
+//! again. What a kill catches between the two, a few milliseconds on a sound disk, is told
+//! twice rather than never. An order of a user is answered once its outcome is on disk.
+//!
+//! The lock is held for computing, and for the bus, which waits for nobody.
 
 use crate::event::{Timestamp, Uuid};
-use crate::guests::registry::{Changes, Registry, Saved};
+use crate::guests::alarm::{Moment, Nanoseconds};
+use crate::guests::registry::{Changes, Registry};
 use crate::guests::report::GuestsReport;
-use crate::guests::{Desk, DeskError, Happening};
-use crate::monitor::domains::DomainTable;
+use crate::guests::{Desk, DeskError, DomainNames, Happening};
+use crate::state::saver::Saver;
 use crate::sys::clock::Monotonic;
-use crate::xen::snapshot::Snapshot;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::xen::table::Table;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-#[derive(Debug)]
+/// Time between two saves, unless an alarm changed.
+const SAVE_EACH_NS: Nanoseconds = 1_000_000_000;
+/// How long an order waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Publishes an event; must not block.
+pub type Publish = Box<dyn Fn(Happening) + Send + Sync>;
+
+/// The present by both clocks.
+#[must_use]
+pub fn now() -> Moment {
+    Moment {
+        ns: Nanoseconds::try_from(Monotonic::now().0).unwrap_or(Nanoseconds::MAX),
+        wall: Timestamp::now(),
+    }
+}
+
 struct Inside {
     registry: Registry,
-    /// Caused by orders, not yet handed out. Bounded by the number of open alarms: each can
-    /// be acknowledged once and closed once.
-    outbox: Vec<Happening>,
+    /// The names as last taken over.
+    names: Arc<DomainNames>,
+    /// What was handed to the saver, and when.
+    saved: Changes,
+    saved_ns: Option<Nanoseconds>,
 }
 
 /// The registry, shared.
-#[derive(Debug)]
 pub struct GuestsDesk {
     inside: Mutex<Inside>,
+    saver: Arc<Saver>,
+    publish: Publish,
+}
+
+impl std::fmt::Debug for GuestsDesk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestsDesk").finish_non_exhaustive()
+    }
 }
 
 impl GuestsDesk {
-    /// Over `registry`.
+    /// Over `registry`, as it was restored.
     #[must_use]
-    pub fn new(registry: Registry) -> Self {
+    pub fn new(registry: Registry, saver: Arc<Saver>, publish: Publish) -> Self {
+        let inside = Inside {
+            saved: registry.changes(),
+            saved_ns: None,
+            registry,
+            names: Arc::default(),
+        };
         Self {
-            inside: Mutex::new(Inside {
-                registry,
-                outbox: Vec::new(),
-            }),
+            inside: Mutex::new(inside),
+            saver,
+            publish,
         }
     }
 
@@ -44,57 +86,73 @@ impl GuestsDesk {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on from what was saved; for the start, before the first turn.
-    pub fn replace(&self, registry: Registry) {
-        self.inside().registry = registry;
-    }
-
-    /// A turn of the registry ([`Registry::turn`]), with what orders caused since the last
-    /// one ahead of it.
+    /// Takes a look at the table. Gives the domains that are there, domid and creation
+    /// number, where that has changed.
     pub fn turn(
         &self,
-        now: Monotonic,
-        wall: Timestamp,
-        snapshot: Option<&Snapshot>,
-        domains: &DomainTable,
-    ) -> Vec<Happening> {
+        at: Moment,
+        table: &Table<'_>,
+        names: &Arc<DomainNames>,
+    ) -> Option<Vec<(u16, u64)>> {
         let mut inside = self.inside();
-        let mut out = std::mem::take(&mut inside.outbox);
-        out.extend(inside.registry.turn(now, wall, snapshot, domains));
-        out
+        if !Arc::ptr_eq(&inside.names, names) {
+            inside.names = Arc::clone(names);
+            inside.registry.rename(names);
+        }
+        let before = inside.registry.changes().domains;
+        let happened = inside.registry.turn(at, table);
+        let came_or_went = inside.registry.changes().domains != before;
+        if came_or_went {
+            inside.registry.rename(names);
+        }
+        happened.into_iter().for_each(&self.publish);
+        let (changes, saved) = (inside.registry.changes(), inside.saved);
+        let rested = |then: Nanoseconds| at.ns.saturating_sub(then) >= SAVE_EACH_NS;
+        let rested = inside.saved_ns.is_none_or(rested);
+        if changes.urgent != saved.urgent || changes != saved && rested {
+            self.hand_over(&mut inside, at);
+        }
+        came_or_went.then(|| inside.registry.domains().collect())
     }
 
-    /// How often something changed.
-    #[must_use]
-    pub fn changes(&self) -> Changes {
-        self.inside().registry.changes()
+    /// Hands the state to the saver, changed or not: for the end.
+    pub fn save(&self, at: Moment) {
+        self.hand_over(&mut self.inside(), at);
     }
 
-    /// Kind is to be kept.
-    #[must_use]
-    pub fn saved(&self, boot_id: &str, now: Monotonic, wall: Timestamp) -> Saved {
-        self.inside().registry.saved(boot_id, now, wall)
+    fn hand_over(&self, inside: &mut Inside, at: Moment) -> u64 {
+        inside.saved = inside.registry.changes();
+        inside.saved_ns = Some(at.ns);
+        let saved = inside.registry.saved(self.saver.boot_id(), at);
+        self.saver.guests(saved)
+    }
+
+    fn order(
+        &self,
+        act: impl FnOnce(&mut Registry, Moment) -> Result<Vec<Happening>, DeskError>,
+    ) -> Result<(), DeskError> {
+        let at = now();
+        let mut inside = self.inside();
+        let said = act(&mut inside.registry, at)?;
+        said.into_iter().for_each(&self.publish);
+        let given = self.hand_over(&mut inside, at);
+        drop(inside);
+        let saved = self.saver.wait(given, PATIENCE);
+        saved.then_some(()).ok_or(DeskError::NotSaved)
     }
 }
 
 impl Desk for GuestsDesk {
     fn report(&self) -> GuestsReport {
-        self.inside().registry.report(Monotonic::now())
+        self.inside().registry.report(now().ns)
     }
 
     fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
-        let mut inside = self.inside();
-        let said = inside.registry.acknowledge(uuid, uid, Monotonic::now())?;
-        inside.outbox.extend(said);
-        Ok(())
+        self.order(|registry, at| registry.acknowledge(uuid, uid, at))
     }
 
     fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
-        let mut inside = self.inside();
-        let (now, wall) = (Monotonic::now(), Timestamp::now());
-        let said = inside.registry.close(uuid, now, wall)?;
-        inside.outbox.extend(said);
-        log::info!("user {uid} closed the alarm of guest {uuid}");
-        Ok(())
+        log::info!("user {uid} closes the alarm of guest {uuid}");
+        self.order(|registry, at| registry.close(uuid, at))
     }
 }

@@ -1,37 +1,294 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The names of domains: a view of [`crate::monitor::domains`] for status.
+//! The names of domains, from xenstore: for people, never for identity.
+//!
+//! In: the domains that the table shows, and xenstore's answers. Out: [`DomainNames`]. One
+//! thread, which sleeps in poll(2) until a watch tells of a domain that was introduced or
+//! of a name that was written; about once a second it looks for domains that came.
+//!
+//! Promises: a name belongs to a creation number, so that it is never taken for that of
+//! another domain with the same domid. A xenstored that is dead or hangs delays nobody:
+//! nobody waits for the thread, and names that are known stay known. Linux waits for
+//! xenstored without end when it is given a watch (see [`Xenstore::watch`]), so each watch
+//! follows an answer, and a question that takes too long is told as trouble.
 
-use crate::guard::ledger::Ledger;
-use crate::monitor::domains::Domains;
+use crate::guests::DomainNames;
+use crate::xen::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// Kind is known of the names.
-#[derive(Debug, Default)]
+/// Time between two looks for domains that came, unless a watch tells earlier.
+const ROUND: Duration = Duration::from_secs(1);
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_millis(800);
+/// How long a question may take until it is told as trouble.
+const HANGS: Duration = Duration::from_secs(3);
+/// Time between two attempts after xenstored did not answer.
+const BACK_OFF: Duration = Duration::from_secs(3);
+/// Time without an answer after which the connection is given up: a xenstored that was
+/// started anew never answers what its predecessor was asked. The kernel keeps each such
+/// connection until the answer comes, so not too often.
+const GIVE_UP: Duration = Duration::from_secs(60);
+/// Bytes of a name that are kept.
+const MOST_NAME: usize = 256;
+/// The watch that tells of new domains; its token is no domid.
+const INTRODUCED: &str = "@introduceDomain";
+
+/// How to reach xenstored.
+pub type Connect = Box<dyn Fn() -> io::Result<Xenstore> + Send + Sync>;
+
+/// The names and how they are kept.
 pub struct Names {
-    domains: Arc<Domains>,
+    table: Mutex<Arc<DomainNames>>,
+    /// The domains that are there: domid and creation number.
+    present: Mutex<Arc<BTreeMap<u16, u64>>>,
+    /// Since when xenstored owes an answer.
+    asked: Mutex<Option<Instant>>,
+    connect: Connect,
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").finish_non_exhaustive()
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new(Box::new(Xenstore::connect))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Names {
-    /// The table that this is a view of.
+    /// No names, to be asked for over connections that `connect` makes.
     #[must_use]
-    pub fn domains(&self) -> Arc<Domains> {
-        Arc::clone(&self.domains)
+    pub fn new(connect: Connect) -> Self {
+        Self {
+            table: Mutex::default(),
+            present: Mutex::default(),
+            asked: Mutex::default(),
+            connect,
+        }
     }
 
-    /// The names as last read, and why some may be missing.
+    /// The domains that are there from now on: domid and creation number.
+    pub fn follow(&self, domains: Vec<(u16, u64)>) {
+        *locked(&self.present) = Arc::new(domains.into_iter().collect());
+    }
+
+    /// The names as of now; the same value as before while nothing changes.
+    #[must_use]
+    pub fn table(&self) -> Arc<DomainNames> {
+        let hangs = locked(&self.asked).is_some_and(|at| at.elapsed() > HANGS);
+        let mut table = locked(&self.table);
+        if hangs && table.trouble.is_none() {
+            let trouble = Some(XenstoreError::Timeout.to_string());
+            Arc::make_mut(&mut table).trouble = trouble;
+        }
+        Arc::clone(&table)
+    }
+
+    /// The names by domid, and why some may be missing.
     #[must_use]
     pub fn get(&self) -> (BTreeMap<u16, String>, Option<String>) {
-        let table = self.domains.table();
-        let named = table.domains.iter().filter_map(|(domid, (_, info))| {
-            let name = info.name.as_deref()?;
-            Some((*domid, name.to_owned()))
+        let table = self.table();
+        let present = Arc::clone(&locked(&self.present));
+        let named = present.iter().filter_map(|(domid, created)| {
+            let name = table.by_domain.get(created)?;
+            Some((*domid, name.to_string()))
         });
         (named.collect(), table.trouble.clone())
     }
 
-    /// Keeps the names up to date until the kicker has ended.
-    pub fn run(&self, ledger: &Ledger) {
-        self.domains.run(ledger);
+    /// Keeps the names until `stop` is set; then ends within about two seconds, unless
+    /// xenstored hangs.
+    pub fn run(&self, stop: &AtomicBool) {
+        let mut asker = Asker {
+            names: self,
+            connection: None,
+            watched: BTreeMap::new(),
+            silent_since: None,
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let outcome = asker.round();
+            if !asker.tell(outcome.err()) {
+                rest(stop);
+            }
+        }
+    }
+}
+
+/// Waits before the next attempt.
+fn rest(stop: &AtomicBool) {
+    let began = Instant::now();
+    while began.elapsed() < BACK_OFF && !stop.load(Ordering::Relaxed) {
+        thread::sleep(ROUND / 4);
+    }
+}
+
+fn path_of(domid: u16) -> String {
+    format!("/local/domain/{domid}/name")
+}
+
+/// The one who asks xenstored.
+struct Asker<'a> {
+    names: &'a Names,
+    connection: Option<Xenstore>,
+    /// Domains that were asked for and whose names are watched.
+    watched: BTreeMap<u16, u64>,
+    silent_since: Option<Instant>,
+}
+
+impl Asker<'_> {
+    /// Asks for the names of domains that came, forgets those that went, and waits for what
+    /// the watches tell.
+    fn round(&mut self) -> Result<(), XenstoreError> {
+        let present = Arc::clone(&locked(&self.names.present));
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                self.watched.clear();
+                self.connection.insert((self.names.connect)()?)
+            }
+        };
+        let lost = connection.lost_events();
+        for (domid, created) in &*present {
+            if self.watched.get(domid) != Some(created) {
+                self.come(*domid, *created)?;
+            }
+        }
+        let gone = self.watched.keys().filter(|d| !present.contains_key(d));
+        for domid in gone.copied().collect::<Vec<_>>() {
+            self.unwatch(domid)?;
+        }
+        self.forget(&present);
+        let mut patience = ROUND;
+        while let Some(token) = self.next_event(patience)? {
+            patience = Duration::ZERO;
+            let told = token.parse().ok();
+            if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
+                self.ask(*domid, *created)?;
+            }
+        }
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|c| c.lost_events() != lost)
+        {
+            // Which changed is not known: they are all asked for in the next round.
+            self.watched.clear();
+        }
+        Ok(())
+    }
+
+    fn next_event(&mut self, patience: Duration) -> Result<Option<String>, XenstoreError> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(None);
+        };
+        Ok(connection.next_event(patience)?.map(|event| event.token))
+    }
+
+    /// A domain came: its name, if it has one yet, and a watch that tells of another.
+    fn come(&mut self, domid: u16, created: u64) -> Result<(), XenstoreError> {
+        self.ask(domid, created)?;
+        if self.watched.is_empty() {
+            self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, PATIENCE))?;
+        }
+        if !self.watched.contains_key(&domid) {
+            let path = path_of(domid);
+            self.timed(|bus| bus.watch(&path, &domid.to_string(), PATIENCE))?;
+        }
+        self.watched.insert(domid, created);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, domid: u16) -> Result<(), XenstoreError> {
+        let path = path_of(domid);
+        self.timed(|bus| bus.unwatch(&path, &domid.to_string(), PATIENCE))?;
+        self.watched.remove(&domid);
+        Ok(())
+    }
+
+    fn ask(&mut self, domid: u16, created: u64) -> Result<(), XenstoreError> {
+        let path = path_of(domid);
+        let mut name = None;
+        self.timed(|bus| {
+            name = Some(bus.read(&path, PATIENCE)?);
+            Ok(())
+        })?;
+        let Some(mut name) = name else {
+            return Ok(());
+        };
+        let fits = (0..=MOST_NAME)
+            .rev()
+            .find(|end| name.is_char_boundary(*end));
+        name.truncate(fits.unwrap_or(0));
+        let mut table = locked(&self.names.table);
+        if table.by_domain.get(&created).map(AsRef::as_ref) != Some(name.as_str()) {
+            let named = &mut Arc::make_mut(&mut table).by_domain;
+            named.insert(created, name.into());
+        }
+        Ok(())
+    }
+
+    /// Does something that xenstored has to answer. That it says no is an answer: a domain
+    /// is just coming or going.
+    fn timed(
+        &mut self,
+        act: impl FnOnce(&mut Xenstore) -> Result<(), XenstoreError>,
+    ) -> Result<(), XenstoreError> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        *locked(&self.names.asked) = Some(Instant::now());
+        let outcome = act(connection);
+        *locked(&self.names.asked) = None;
+        match outcome {
+            Err(XenstoreError::Refused(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Forgets the names of domains that are gone.
+    fn forget(&self, present: &BTreeMap<u16, u64>) {
+        let mut table = locked(&self.names.table);
+        let there = |created: &u64| present.values().any(|p| p == created);
+        if table.by_domain.len() > present.len() {
+            let named = &mut Arc::make_mut(&mut table).by_domain;
+            named.retain(|created, _| there(created));
+        }
+    }
+
+    /// Notes how the round went, and says what changed about it, once. Says whether it went
+    /// well.
+    fn tell(&mut self, trouble: Option<XenstoreError>) -> bool {
+        let mut table = locked(&self.names.table);
+        let Some(error) = trouble else {
+            if table.trouble.is_some() {
+                Arc::make_mut(&mut table).trouble = None;
+                log::info!("guests are known by name again");
+            }
+            self.silent_since = None;
+            return true;
+        };
+        // The answer may come yet, unless it never will.
+        let silent_since = *self.silent_since.get_or_insert_with(Instant::now);
+        let silent = matches!(error, XenstoreError::Timeout);
+        if !silent || silent_since.elapsed() >= GIVE_UP {
+            self.connection = None;
+            self.silent_since = None;
+        }
+        if table.trouble.is_none() {
+            log::warn!("new guests are known by UUID only: {error}");
+            Arc::make_mut(&mut table).trouble = Some(error.to_string());
+        }
+        false
     }
 }

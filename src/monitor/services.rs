@@ -12,12 +12,12 @@ use crate::control::places;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::event::bus::Bus;
-use crate::event::sequence::Sequence;
-use crate::event::{Event, Guest, Kind};
+use crate::event::{Event, Kind};
 use crate::exit::{CONFIG, Failure, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::gate::Decision;
 use crate::guard::page::{self, Phase, Reader};
 use crate::guests::Desk;
+use crate::monitor::following::{self, Following, Part};
 use crate::monitor::privileges;
 use crate::monitor::reporter::{Reporter, Watcher, tells};
 use crate::monitor::told::{self, Told};
@@ -59,44 +59,12 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Ends, by its other end's end, when the monitor is to stop.
 pub type Stop = Receiver<Infallible>;
 
-/// The threads that follow guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Looks at the table and tells what guests did.
-    Guests,
-    /// Reads names.
-    Names,
-    /// Saves; ends once [`Following::finish`] was called.
-    State,
-}
-
-/// The guests' half of the monitor.
-pub trait Following: Send + Sync {
-    /// Where questions and orders go.
-    fn desk(&self) -> &dyn Desk;
-
-    /// The numbers of events.
-    fn sequence(&self) -> Arc<Sequence>;
-
-    /// What is to be told first: of the last boot, of files that could not be used.
-    fn told(&self) -> Vec<Kind>;
-
-    /// Keeps what the host watchdog does, for the next boot. Does not wait for the disk.
-    fn host(&self, state: HostState);
-
-    /// The body of a thread. `publish` takes events in their order.
-    fn run(&self, part: Part, publish: &dyn Fn(Option<Guest>, Kind), stop: &Stop);
-
-    /// Has everything saved, and the state's thread end, until the deadline; whether it did.
-    fn finish(&self, deadline: Instant) -> bool;
-}
-
 type Queue = Receiver<Arc<Event>>;
 
 /// What the threads share.
 struct Shared {
-    following: Box<dyn Following>,
-    bus: Bus,
+    following: Following,
+    bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
 }
@@ -148,7 +116,7 @@ impl Shared {
         let pcpus = reporter
             .map(|reporter| reporter.pcpus(now))
             .unwrap_or_default();
-        let report = self.following.desk().report();
+        let report = self.following.desk.report();
         status.monitor = Some(MonitorStatus::new(&report, pcpus, dropped));
         status
     }
@@ -175,14 +143,11 @@ impl Inlets {
     }
 }
 
-/// Runs until told to stop. `follow` opens the guests' half; it may block on disks.
+/// Runs until told to stop. Its start may block on disks.
 ///
 /// # Errors
 /// A [`Failure`] when something cannot be had, or a thread panicked.
-pub fn run(
-    policy: &Policy,
-    follow: impl FnOnce(&Policy, Option<Table<'static>>) -> Box<dyn Following>,
-) -> Result<(), Failure> {
+pub fn run(policy: &Policy) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::new(OSERR, format!("cannot handle signals: {error}")))?;
     let control = bind(
@@ -198,15 +163,16 @@ pub fn run(
     let table = map_table();
     let told = Told::open(Path::new(told::PATH))
         .map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))?;
-    let following = follow(policy, table);
-    let bus = Bus::numbered(host_name(), following.sequence());
+    let mut opened = following::open(policy);
+    let first_told = std::mem::take(&mut opened.told);
+    let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
     let inlets = Inlets::attach(&bus, policy)
         .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
     if let Err(error) = privileges::give_up(inlets.hooks.is_some(), inlets.metrics.is_some()) {
         log::warn!("keeping privileges that are not needed: {error}");
     }
     let shared = Arc::new(Shared {
-        following,
+        following: Following::new(opened, Arc::clone(&bus), table),
         bus,
         reporter: OnceLock::new(),
         group: gid_of(&policy.control_group),
@@ -219,7 +185,7 @@ pub fn run(
         .set(Reporter::new(page, told, table, publish));
     let mut threads = Threads::new();
     threads.sinks(policy, &shared, inlets, events);
-    for what in shared.following.told() {
+    for what in first_told {
         shared.bus.publish(None, what);
     }
     shared.note_present();
@@ -363,7 +329,7 @@ impl Threads {
         if let Some((path, queue)) = inlets.metrics {
             let measured = Arc::clone(shared);
             self.spawn("metrics", false, move || {
-                let gather = || (measured.status(), measured.following.desk().report());
+                let gather = || (measured.status(), measured.following.desk.report());
                 sink::metrics::run(&path, &queue, &measured.bus, gather);
             });
         }
@@ -377,14 +343,8 @@ impl Threads {
             ("state", Part::State),
         ];
         for (name, part) in parts {
-            let (followed, stop) = (Arc::clone(shared), self.stop.1.clone());
-            self.spawn(name, false, move || {
-                let bus = &followed.bus;
-                let publish = |guest, what| {
-                    bus.publish(guest, what);
-                };
-                followed.following.run(part, &publish, &stop);
-            });
+            let followed = Arc::clone(shared);
+            self.spawn(name, false, move || followed.following.run(part));
         }
         if let Some(woken) = self
             .woken
@@ -395,7 +355,7 @@ impl Threads {
             self.spawn("control", false, move || {
                 let context = Context {
                     status: &|| asked.status(),
-                    desk: asked.following.desk(),
+                    desk: &asked.following.desk,
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);

@@ -12,7 +12,7 @@
 use crate::control::status::Status;
 use crate::event::bus::Bus;
 use crate::event::{Coverage, Event};
-use crate::guests::report::{GuestReport, GuestsReport};
+use crate::guests::report::{AlarmReport, GuestReport, GuestsReport};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
@@ -140,7 +140,7 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     let mut page = Page::default();
     page.one(UP, 1);
     of_host(&mut page, status);
-    let open = guests.guests.iter().filter(|g| g.alarm.is_some()).count();
+    let open = guests.guests.iter().filter(|g| is_open(g)).count();
     let alarms = gauge("alarms_open", "Alarms of guests that are open.");
     page.one(alarms, open);
     of_guests(&mut page, &guests.guests);
@@ -201,7 +201,7 @@ fn of_guests(page: &mut Page, guests: &[GuestReport]) {
         };
     let alarm = gauge("guest_alarm", "1 while the guest has an open alarm.");
     series(page, alarm, &|guest| {
-        Some(u8::from(guest.alarm.is_some()).to_string())
+        Some(u8::from(is_open(guest)).to_string())
     });
     let fed = gauge(
         "guest_last_fed_age_seconds",
@@ -291,4 +291,9 @@ impl Page {
             self.sample(family, &format!("{{{label}=\"{}\"}}", escape(key)), value);
         }
     }
+}
+
+/// It has an alarm to act on here.
+fn is_open(guest: &GuestReport) -> bool {
+    guest.alarm.as_ref().is_some_and(AlarmReport::is_open)
 }

@@ -2,57 +2,96 @@
 //! The saver: writes the state to disk, on a thread of its own, as the disk may be sick.
 //!
 //! In: the latest guests, the host watchdog's state; only the latest waits. Out: files
-//! ([`crate::state::store`]). Nobody who hands something over waits for the disk; what could not
-//! be written is tried again, and told once.
+//! ([`crate::state::store`]), and to those who ask, whether what they handed over is on
+//! disk. Nobody who hands something over waits for the disk. What could not be written
+//! stays and is tried again, also after a panic; trouble is logged once and counted.
 
+use crate::event::sequence::Sequence;
 use crate::event::{Kind, Timestamp};
-use crate::guests::alarm::Rules;
+use crate::guests::alarm::{Moment, Rules};
 use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
-use crate::monitor::desk::GuestsDesk;
 use crate::state::reset_reason::{HostState, LastWords, boot_id};
-use crate::state::sequence::Sequence;
+use crate::state::sequence;
 use crate::state::store::{Store, Stored};
-use crate::sys::clock::Monotonic;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Time between two looks at what is due by time alone.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_secs(10);
 /// Time between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the last words are written anew.
 const REFRESH: Duration = Duration::from_secs(60);
+/// Bytes of stack of the thread.
+const STACK: usize = 128 * 1024;
 
 impl Stored for Saved {
     const FILE: &'static str = "guests.json";
     const VERSION: u32 = SAVED_VERSION;
 }
 
+/// How the saving goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why the last attempt failed; the next one clears it.
+    pub trouble: Option<String>,
+    /// Panics of the thread, after each of which it went on.
+    pub panics: u64,
+}
+
+/// The guests as they were handed over, numbered.
+type Handed = (u64, Arc<Saved>);
+
 #[derive(Debug, Default)]
 struct Waiting {
-    guests: Option<Saved>,
+    /// Not on disk yet.
+    guests: Option<Handed>,
+    /// Numbers that were given out.
+    given: u64,
+    /// Up to this number all is on disk.
+    saved: u64,
+    /// The last attempt that failed would have brought this number there.
+    failed: u64,
+    /// What the host watchdog does, once that is known.
     host: Option<HostState>,
+    host_changed: bool,
+    host_written: Option<Instant>,
+    /// Nothing is tried before.
+    not_before: Option<Instant>,
+    health: Health,
     stop: bool,
     ended: bool,
 }
 
+/// How guests are written; tests have others than the store's.
+type Write = Box<dyn Fn(&Store, &Saved) -> io::Result<()> + Send + Sync>;
+
 /// Where state is handed over.
-#[derive(Debug)]
 pub struct Saver {
     store: Store,
     sequence: Arc<Sequence>,
     boot_id: String,
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    write: Write,
 }
 
-/// Kind the state directory held.
+impl std::fmt::Debug for Saver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Saver");
+        debug.field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// What the state directory held.
 #[derive(Debug)]
 pub struct Opened {
     /// The guests as they were left.
-    pub desk: GuestsDesk,
+    pub registry: Registry,
     /// Where state is handed over from now on.
     pub saver: Arc<Saver>,
     /// The numbers of events.
@@ -61,25 +100,24 @@ pub struct Opened {
     pub told: Vec<Kind>,
 }
 
-/// Reads the state directory. Never fatal: what is missing or cannot be used begins anew.
-/// Blocks as long as the disk does: call it before the host watchdog is armed.
+/// Reads the state directory at `at`, the present. Never fatal: what is missing or cannot be
+/// used begins anew. Blocks as long as the disk does.
 #[must_use]
-pub fn open(directory: &Path, rules: Rules, watchdog_fired: Option<bool>) -> Opened {
+pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<bool>) -> Opened {
     let store = Store::new(directory);
     let boot_id = boot_id();
     let (last, last_aside) = store.load::<LastWords>();
     let (saved, guests_aside) = store.load::<Saved>();
-    let (sequence, sequence_aside) = Sequence::open(&store);
+    let (sequence, sequence_aside) = sequence::open(&store);
     let reason = last.and_then(|words| words.reset_reason(&boot_id, watchdog_fired));
     let told = [reason, last_aside, guests_aside, sequence_aside];
-    let (now, wall) = (Monotonic::now(), Timestamp::now());
     let registry = match saved {
-        Some(saved) => Registry::restore(rules, saved, &boot_id, now, wall),
+        Some(saved) => Registry::restore(rules, saved, &boot_id, at),
         None => Registry::new(rules),
     };
     let sequence = Arc::new(sequence);
     Opened {
-        desk: GuestsDesk::new(registry),
+        registry,
         saver: Arc::new(Saver::new(store, Arc::clone(&sequence), boot_id)),
         sequence,
         told: told.into_iter().flatten().collect(),
@@ -96,7 +134,14 @@ impl Saver {
             boot_id,
             waiting: Mutex::default(),
             changed: Condvar::new(),
+            write: Box::new(|store, saved| store.save(saved)),
         }
+    }
+
+    /// The same with another way of writing: for tests.
+    #[must_use]
+    pub fn writing(self, write: Write) -> Self {
+        Self { write, ..self }
     }
 
     /// dom0's boot.
@@ -105,21 +150,54 @@ impl Saver {
         &self.boot_id
     }
 
+    /// How the saving goes, as of now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.waiting().health.clone()
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands the guests over; what waits is replaced. Does not wait for the disk.
-    pub fn guests(&self, saved: Saved) {
-        self.waiting().guests = Some(saved);
+    /// Hands the guests over; what waits is replaced. Does not wait for the disk. Gives a
+    /// number for [`Saver::wait`].
+    pub fn guests(&self, saved: Saved) -> u64 {
+        let mut waiting = self.waiting();
+        waiting.given += 1;
+        waiting.guests = Some((waiting.given, Arc::new(saved)));
         self.changed.notify_all();
+        waiting.given
+    }
+
+    /// Waits until what got the number `given` is on disk, or an attempt to bring it there
+    /// has failed, at most `patience`. Says whether it is.
+    #[must_use]
+    pub fn wait(&self, given: u64, patience: Duration) -> bool {
+        let open = |w: &mut Waiting| w.saved < given && w.failed < given && !w.ended;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.waiting(), patience, open);
+        let waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        waiting.saved >= given
     }
 
     /// Hands over what the host watchdog does from now on: when it is armed, disarmed,
     /// withheld from, kicked again. Does not wait for the disk.
     pub fn host(&self, state: HostState) {
-        self.waiting().host = Some(state);
+        let mut waiting = self.waiting();
+        (waiting.host, waiting.host_changed) = (Some(state), true);
         self.changed.notify_all();
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The errno of the thread: alarms do not outlive the daemon then.
+    pub fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
+        let saver = Arc::clone(self);
+        let thread = thread::Builder::new().name("state".to_owned());
+        thread.stack_size(STACK).spawn(move || saver.run())
     }
 
     /// Has what waits written, once, and ends [`Saver::run`]; waits for it for at most
@@ -134,17 +212,14 @@ impl Saver {
         waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
-    /// Writes until [`Saver::finish`]. The body of a thread of its own.
+    /// Writes until [`Saver::finish`]. The body of a thread of its own. A panic is no end:
+    /// what was to be written is still there, and is tried again.
     pub fn run(&self) {
-        let mut writing = Writing::default();
-        loop {
-            let (guests, host, stop) = self.take(writing.not_before.is_some());
-            let again = writing.not_before.is_none_or(|at| Instant::now() >= at);
-            writing.take_over(guests, host);
-            if again || stop {
-                writing.round(self);
-            }
-            if stop {
+        while catch_unwind(AssertUnwindSafe(|| self.write_on())).is_err() {
+            let mut waiting = self.waiting();
+            waiting.health.panics += 1;
+            self.failed(&mut waiting, "the thread that saves panicked".to_owned());
+            if waiting.stop {
                 break;
             }
         }
@@ -152,82 +227,92 @@ impl Saver {
         self.changed.notify_all();
     }
 
-    /// Waits for something to do; `troubled`: for time to pass.
-    fn take(&self, troubled: bool) -> (Option<Saved>, Option<HostState>, bool) {
-        let idle =
-            |w: &mut Waiting| !w.stop && (troubled || w.guests.is_none() && w.host.is_none());
-        let waited = self.changed.wait_timeout_while(self.waiting(), POLL, idle);
-        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        (waiting.guests.take(), waiting.host.take(), waiting.stop)
-    }
-}
-
-/// Kind the thread has in hand.
-#[derive(Default)]
-struct Writing {
-    guests: Option<Saved>,
-    host: Option<HostState>,
-    host_changed: bool,
-    host_written: Option<Instant>,
-    not_before: Option<Instant>,
-}
-
-impl Writing {
-    fn take_over(&mut self, guests: Option<Saved>, host: Option<HostState>) {
-        if guests.is_some() {
-            self.guests = guests;
-        }
-        if host.is_some() {
-            self.host = host;
-            self.host_changed = true;
-        }
-    }
-
-    /// Writes all that is due. The last words go first: they may really be the last.
-    fn round(&mut self, saver: &Saver) {
-        let outcomes = [
-            self.write_host(saver),
-            self.write_guests(saver),
-            self.write_sequence(saver),
-        ];
-        let failed = outcomes.into_iter().find_map(Result::err);
-        match (&failed, self.not_before) {
-            (Some(error), None) => {
-                let directory = saver.store.directory().display();
-                log::error!("cannot save state in {directory}: {error}; trying on");
+    fn write_on(&self) {
+        loop {
+            let (guests, host, stop) = self.due();
+            // The last words go first: they may really be the last.
+            let written = self.write_host(host).and(self.write_guests(guests));
+            let written = written.and(self.write_sequence());
+            let mut waiting = self.waiting();
+            match written {
+                Err(error) => self.failed(&mut waiting, error.to_string()),
+                Ok(()) => {
+                    if waiting.health.trouble.take().is_some() {
+                        log::info!("state is saved again");
+                    }
+                    waiting.not_before = None;
+                }
             }
-            (None, Some(_)) => log::info!("state is saved again"),
-            _ => {}
+            if stop {
+                return;
+            }
         }
-        self.not_before = failed.map(|_| Instant::now() + AGAIN);
     }
 
-    fn write_host(&mut self, saver: &Saver) -> io::Result<()> {
-        let Some(state) = &self.host else {
+    fn failed(&self, waiting: &mut Waiting, trouble: String) {
+        if waiting.health.trouble.is_none() {
+            let directory = self.store.directory().display();
+            log::error!("cannot save state in {directory}: {trouble}; trying on");
+        }
+        waiting.health.trouble = Some(trouble);
+        waiting.not_before = Some(Instant::now() + AGAIN);
+        waiting.failed = waiting.given;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to do.
+    fn due(&self) -> (Option<Handed>, Option<HostState>, bool) {
+        let mut waiting = self.waiting();
+        loop {
+            let now = Instant::now();
+            let rest = waiting
+                .not_before
+                .map(|at| at.saturating_duration_since(now));
+            let old = waiting
+                .host_written
+                .is_none_or(|at| at.elapsed() >= REFRESH);
+            let host_due = waiting.host_changed || old && waiting.host.is_some();
+            let rested = rest.is_none_or(|rest| rest.is_zero());
+            let due = host_due || waiting.guests.is_some() || self.sequence.runs_low();
+            if waiting.stop || rested && due {
+                let host = waiting.host.clone().filter(|_| host_due);
+                return (waiting.guests.clone(), host, waiting.stop);
+            }
+            let patience = rest.filter(|rest| !rest.is_zero()).unwrap_or(POLL);
+            let waited = self.changed.wait_timeout(waiting, patience);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn write_host(&self, host: Option<HostState>) -> io::Result<()> {
+        let Some(state) = host else {
             return Ok(());
         };
-        let fresh = self.host_written.is_some_and(|at| at.elapsed() < REFRESH);
-        if fresh && !self.host_changed {
+        let words = LastWords::new(&self.boot_id, Timestamp::now(), state);
+        self.store.save(&words)?;
+        let mut waiting = self.waiting();
+        waiting.host_changed &= waiting.host.as_ref() != Some(&words.state);
+        waiting.host_written = Some(Instant::now());
+        Ok(())
+    }
+
+    fn write_guests(&self, guests: Option<Handed>) -> io::Result<()> {
+        let Some((number, saved)) = guests else {
             return Ok(());
+        };
+        (self.write)(&self.store, &saved)?;
+        let mut waiting = self.waiting();
+        waiting.saved = number;
+        if waiting.guests.as_ref().is_some_and(|(n, _)| *n == number) {
+            waiting.guests = None;
         }
-        let words = LastWords::new(&saver.boot_id, Timestamp::now(), state.clone());
-        saver.store.save(&words)?;
-        self.host_changed = false;
-        self.host_written = Some(Instant::now());
+        self.changed.notify_all();
         Ok(())
     }
 
-    fn write_guests(&mut self, saver: &Saver) -> io::Result<()> {
-        if let Some(guests) = &self.guests {
-            saver.store.save(guests)?;
-            self.guests = None;
-        }
-        Ok(())
-    }
-
-    fn write_sequence(&mut self, saver: &Saver) -> io::Result<()> {
-        if saver.sequence.runs_low() {
-            saver.sequence.reserve(&saver.store)?;
+    fn write_sequence(&self) -> io::Result<()> {
+        if self.sequence.runs_low() {
+            sequence::reserve(&self.sequence, &self.store)?;
         }
         Ok(())
     }

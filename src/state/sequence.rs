@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The reserving of events' sequence numbers on disk, ahead of use.
+//! The sequence numbers of events on disk: they never repeat, whatever ends the daemon.
 //!
-//! In: what an earlier daemon reserved. Out: [`Sequence`], which goes on behind that.
+//! In: the numbers that are used up. Out: blocks that are reserved ahead of use. After a
+//! kill the next daemon begins behind the block, and leaves the rest of it out.
 
+use crate::event::sequence::{BLOCK, Sequence};
 use crate::event::{Kind, Timestamp};
 use crate::state::store::{Store, Stored};
 use serde::{Deserialize, Serialize};
 use std::io;
-
-pub use crate::event::sequence::{BLOCK, Sequence};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Reserved {
@@ -22,35 +22,33 @@ impl Stored for Reserved {
     const VERSION: u32 = 1;
 }
 
-impl Sequence {
-    /// Goes on behind what was reserved before, and reserves a block. Blocks as long as the
-    /// disk does.
-    #[must_use]
-    pub fn open(store: &Store) -> (Self, Option<Kind>) {
-        let (reserved, set_aside) = store.load::<Reserved>();
-        let first = match (&reserved, &set_aside) {
-            (Some(reserved), _) => reserved.next_seq.max(1),
-            (None, None) => 1,
-            (None, Some(_)) => behind_all(Timestamp::now()),
-        };
-        let sequence = Self::from(first);
-        if let Err(error) = sequence.reserve(store) {
-            log::error!("cannot reserve event numbers: {error}; after a kill they may repeat");
-        }
-        (sequence, set_aside)
+/// Goes on behind what was reserved before, and reserves a block. Blocks as long as the
+/// disk does.
+#[must_use]
+pub fn open(store: &Store) -> (Sequence, Option<Kind>) {
+    let (reserved, set_aside) = store.load::<Reserved>();
+    let first = match (&reserved, &set_aside) {
+        (Some(reserved), _) => reserved.next_seq.max(1),
+        (None, None) => 1,
+        (None, Some(_)) => behind_all(Timestamp::now()),
+    };
+    let sequence = Sequence::from(first);
+    if let Err(error) = reserve(&sequence, store) {
+        log::error!("cannot reserve event numbers: {error}; after a kill they may repeat");
     }
+    (sequence, set_aside)
+}
 
-    /// Reserves a block from the next number on. Blocks as long as the disk does.
-    ///
-    /// # Errors
-    /// The errno of the disk.
-    pub fn reserve(&self, store: &Store) -> io::Result<()> {
-        let next_seq = self.peek().saturating_add(BLOCK);
-        let version = Reserved::VERSION;
-        store.save(&Reserved { version, next_seq })?;
-        self.reserved_up_to(next_seq);
-        Ok(())
-    }
+/// Reserves a block from the next number on. Blocks as long as the disk does.
+///
+/// # Errors
+/// The errno of the disk.
+pub fn reserve(sequence: &Sequence, store: &Store) -> io::Result<()> {
+    let next_seq = sequence.peek().saturating_add(BLOCK);
+    let version = Reserved::VERSION;
+    store.save(&Reserved { version, next_seq })?;
+    sequence.reserved_up_to(next_seq);
+    Ok(())
 }
 
 /// Where to begin when what was reserved is lost: at the milliseconds since 1970, behind all

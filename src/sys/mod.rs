@@ -9,9 +9,10 @@
 pub mod allocator;
 pub mod child;
 pub mod clock;
-pub mod hypercall;
+pub mod mapping;
 pub mod notify;
 pub mod peer;
+pub mod privcmd;
 pub mod realtime;
 pub mod terminal;
 pub mod watchdog;

@@ -28,14 +28,15 @@ pub struct WatchdogInfo {
     pub options: u32,
     /// The firmware's version, driver's choice.
     pub firmware_version: u32,
-    identity: [u8; 32],
+    /// See [`WatchdogInfo::identity`].
+    pub text: [u8; 32],
 }
 
 impl WatchdogInfo {
     /// The driver's name for the device.
     #[must_use]
     pub fn identity(&self) -> String {
-        let text = self.identity.split(|b| *b == 0).next().unwrap_or_default();
+        let text = self.text.split(|b| *b == 0).next().unwrap_or_default();
         String::from_utf8_lossy(text).trim().to_owned()
     }
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The host watchdog: the hardware behind /dev/watchdogN.
 //!
-//! In: a device and a timeout. Out: an armed [`Barrel`], or an error with the device
-//! disarmed again. It promises that the timeout that runs is the one that was asked
-//! for, and that it stops only by [`Barrel::disarm`], not because the process ends.
+//! In: a device and a timeout. Out: armed [`Hardware`], or an error with the device disarmed
+//! again. It promises that the timeout that runs is the one that was asked for, unless it
+//! says otherwise, that it stops only by [`HostWatchdog::disarm`], not because the process
+//! ends, and that a device which runs is never left unkicked for a mere error.
 
+use super::HostWatchdog;
 use crate::sys::watchdog::{
-    WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice,
+    WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice, WatchdogInfo,
 };
-use crate::watchdog::Barrel;
 use crate::watchdog::sysfs::{Attributes, not_hardware};
 use nix::errno::Errno;
 use std::fmt;
@@ -113,69 +114,184 @@ impl fmt::Display for ArmError {
     }
 }
 
-/// The armed host watchdog.
-#[derive(Debug)]
-pub struct HostWatchdog {
-    device: WatchdogDevice,
-    identity: String,
-    path: PathBuf,
-}
-
-impl HostWatchdog {
-    /// Opens `path`, sets the timeout, reads it back, and kicks once. On any error after
-    /// the opening the device is disarmed before the error is returned.
+/// What is done to an open device: by the kernel's, and in tests by one that is made up.
+pub trait Driver: Sized {
+    /// See [`WatchdogDevice::open`].
     ///
     /// # Errors
-    /// [`ArmError`].
-    pub fn arm(path: &Path, timeout_s: u32) -> Result<Self, ArmError> {
-        let device = WatchdogDevice::open(path).map_err(|error| ArmError::Open {
-            holder: (error.raw_os_error() == Some(libc::EBUSY))
-                .then(|| holder_of(path))
-                .flatten(),
-            device: path.to_owned(),
-            error,
-        })?;
-        match prepare(path, &device, timeout_s) {
-            Ok(identity) => Ok(Self {
-                device,
-                identity,
-                path: path.to_owned(),
-            }),
-            // Kind is no watchdog has not been armed, and the magic character would be
-            // written into it.
-            Err(error @ ArmError::NotAWatchdog { .. }) => Err(error),
-            Err(error) => match disarm(device, path) {
-                Ok(()) => Err(error),
-                Err(still) => Err(ArmError::StillArmed {
-                    first: Box::new(error),
-                    still,
-                }),
-            },
-        }
+    /// As there.
+    fn open(path: &Path) -> io::Result<Self>;
+    /// See [`WatchdogDevice::info`].
+    ///
+    /// # Errors
+    /// As there.
+    fn info(&self) -> Result<WatchdogInfo, Errno>;
+    /// See [`WatchdogDevice::set_timeout_s`].
+    ///
+    /// # Errors
+    /// As there.
+    fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno>;
+    /// See [`WatchdogDevice::timeout_s`].
+    ///
+    /// # Errors
+    /// As there.
+    fn timeout_s(&self) -> Result<u32, Errno>;
+    /// See [`WatchdogDevice::keepalive`].
+    ///
+    /// # Errors
+    /// As there.
+    fn keepalive(&self) -> Result<(), Errno>;
+    /// See [`WatchdogDevice::disarm`].
+    ///
+    /// # Errors
+    /// As there.
+    fn disarm(self) -> io::Result<()>;
+    /// What the kernel tells of `path` without opening it.
+    fn attributes(path: &Path) -> Attributes;
+}
+
+impl Driver for WatchdogDevice {
+    fn open(path: &Path) -> io::Result<Self> {
+        Self::open(path)
     }
 
-    /// The driver's name for the device.
-    #[must_use]
-    pub fn identity(&self) -> &str {
-        &self.identity
+    fn info(&self) -> Result<WatchdogInfo, Errno> {
+        self.info()
+    }
+
+    fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno> {
+        self.set_timeout_s(timeout_s)
+    }
+
+    fn timeout_s(&self) -> Result<u32, Errno> {
+        self.timeout_s()
+    }
+
+    fn keepalive(&self) -> Result<(), Errno> {
+        self.keepalive()
+    }
+
+    fn disarm(self) -> io::Result<()> {
+        self.disarm()
+    }
+
+    fn attributes(path: &Path) -> Attributes {
+        Attributes::read(Path::new("/sys"), path)
     }
 }
 
-impl Barrel for HostWatchdog {
+/// The armed host watchdog.
+#[derive(Debug)]
+pub struct Hardware<D = WatchdogDevice> {
+    device: D,
+    path: PathBuf,
+    /// The driver's name for it.
+    pub identity: String,
+    /// The timeout that runs, seconds.
+    pub timeout_s: u32,
+    /// Why it is not what was asked for; it runs and cannot be disarmed, so it is kicked.
+    pub weakness: Option<String>,
+}
+
+impl<D: Driver> Hardware<D> {
+    /// Opens `path`, sets the timeout, reads it back, and kicks once. On an error after the
+    /// opening the device is disarmed before the error is returned; one that cannot be
+    /// disarmed (nowayout) is kept, so that it goes on being kicked, with the error as its
+    /// weakness.
+    ///
+    /// # Errors
+    /// [`ArmError`], with nothing armed but for [`ArmError::StillArmed`].
+    pub fn arm(path: &Path, timeout_s: u32) -> Result<Self, ArmError> {
+        let device = open::<D>(path)?;
+        let (identity, wrong) = match prepare(path, &device, timeout_s) {
+            Ok(identity) => (identity, None),
+            // What is no watchdog has not been armed, and the magic character would be
+            // written into it.
+            Err(error @ ArmError::NotAWatchdog { .. }) => return Err(error),
+            Err(error) => {
+                let identity = device.info().map(|info| info.identity());
+                (identity.unwrap_or_default(), Some(error))
+            }
+        };
+        let Some(error) = wrong else {
+            return Ok(Self::running(device, path, identity, timeout_s, None));
+        };
+        let device = if nowayout::<D>(path, &identity) {
+            device
+        } else {
+            let Err(still) = disarm(device, path) else {
+                return Err(error);
+            };
+            match open::<D>(path) {
+                Ok(device) => device,
+                Err(_) => {
+                    let first = Box::new(error);
+                    return Err(ArmError::StillArmed { first, still });
+                }
+            }
+        };
+        let runs_s = device.timeout_s().unwrap_or(timeout_s);
+        let weakness = Some(format!("{error}; it cannot be disarmed, so it is kicked"));
+        Ok(Self::running(device, path, identity, runs_s, weakness))
+    }
+
+    fn running(
+        device: D,
+        path: &Path,
+        identity: String,
+        timeout_s: u32,
+        weakness: Option<String>,
+    ) -> Self {
+        Self {
+            device,
+            path: path.to_owned(),
+            identity,
+            timeout_s,
+            weakness,
+        }
+    }
+}
+
+fn open<D: Driver>(path: &Path) -> Result<D, ArmError> {
+    D::open(path).map_err(|error| ArmError::Open {
+        holder: (error.raw_os_error() == Some(libc::EBUSY))
+            .then(|| holder_of(path))
+            .flatten(),
+        device: path.to_owned(),
+        error,
+    })
+}
+
+impl<D: Driver> HostWatchdog for Hardware<D> {
     fn kick(&mut self) -> io::Result<()> {
         Ok(self.device.keepalive()?)
     }
 
-    fn disarm(self: Box<Self>) -> io::Result<()> {
+    fn disarm(self) -> io::Result<()> {
         disarm(self.device, &self.path)
     }
 }
 
+/// Whether the device can not be disarmed, as far as anybody tells. ipmi_watchdog has no
+/// entry in the watchdogs' class, only its module's parameter (Linux
+/// `drivers/char/ipmi/ipmi_watchdog.c`).
+fn nowayout<D: Driver>(path: &Path, identity: &str) -> bool {
+    let of_module = || {
+        let parameter = "/sys/module/ipmi_watchdog/parameters/nowayout";
+        (identity == IPMI).then(|| fs::read_to_string(parameter).ok())?
+    };
+    let told = D::attributes(path).nowayout;
+    told.unwrap_or_else(|| of_module().is_some_and(|text| matches!(text.trim(), "Y" | "1")))
+}
+
+/// What ipmi_watchdog calls itself.
+const IPMI: &str = "IPMI";
+
 /// Disarms and makes sure: a kernel with nowayout takes the magic character and keeps the
 /// device running all the same.
-fn disarm(device: WatchdogDevice, path: &Path) -> io::Result<()> {
+fn disarm<D: Driver>(device: D, path: &Path) -> io::Result<()> {
     device.disarm()?;
-    match Attributes::read(Path::new("/sys"), path).state.as_deref() {
+    match D::attributes(path).state.as_deref() {
         Some("active") => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         _ => Ok(()),
     }
@@ -230,7 +346,10 @@ fn refuse_what_is_not_hardware(device: &Path, identity: &str) -> Result<(), ArmE
 }
 
 /// Checks the open device and sets its timeout; gives its identity.
-fn prepare(path: &Path, device: &WatchdogDevice, timeout_s: u32) -> Result<String, ArmError> {
+///
+/// A driver that announces options can do those alone. One that announces none at all
+/// (ipmi_watchdog) may do each of them: they are tried.
+fn prepare<D: Driver>(path: &Path, device: &D, timeout_s: u32) -> Result<String, ArmError> {
     let info = device.info().map_err(|errno| ArmError::NotAWatchdog {
         device: path.to_owned(),
         errno,
@@ -242,10 +361,11 @@ fn prepare(path: &Path, device: &WatchdogDevice, timeout_s: u32) -> Result<Strin
         identity: identity.clone(),
         why: why.to_owned(),
     };
-    if info.options & WDIOF_KEEPALIVEPING == 0 {
+    let can = |option: u32| info.options == 0 || info.options & option != 0;
+    if !can(WDIOF_KEEPALIVEPING) {
         return Err(unsuitable("its driver cannot be kicked by ioctl"));
     }
-    if info.options & WDIOF_MAGICCLOSE == 0 {
+    if !can(WDIOF_MAGICCLOSE) {
         return Err(unsuitable(
             "its driver disarms at any close, so a killed daemon would leave the host unguarded",
         ));
@@ -255,7 +375,7 @@ fn prepare(path: &Path, device: &WatchdogDevice, timeout_s: u32) -> Result<Strin
         asked_s: timeout_s,
         instead,
     };
-    if info.options & WDIOF_SETTIMEOUT != 0 {
+    if can(WDIOF_SETTIMEOUT) {
         device
             .set_timeout_s(timeout_s)
             .map_err(|errno| timeout(format!("setting it fails: {}", errno.desc())))?;

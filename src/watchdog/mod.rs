@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Barrels: the ways to bring the host down. So far one, the hardware.
+//! The host watchdog: what is kicked, and what the kernel tells of it.
 //!
-//! In: kicks. Out: a host that is reset when they stop. The kicker holds the barrel and
-//! nobody else touches it.
+//! In: kicks. Out: a host that is reset when they stop. The guard holds the armed device
+//! and nobody else touches it.
 
 pub mod device;
 pub mod sysfs;
 
 use std::io;
 
-/// An armed barrel.
-pub trait Barrel: Send {
-    /// Kicks: puts the reset off by one timeout. Allocates nothing.
+/// An armed host watchdog.
+pub trait HostWatchdog {
+    /// Kicks: puts the reset off by one timeout. Allocates nothing. Blocks for as long as
+    /// the driver does.
     ///
     /// # Errors
     /// The device's errno; the reset then draws nearer, which is as it should be.
@@ -21,5 +22,5 @@ pub trait Barrel: Send {
     ///
     /// # Errors
     /// When the device cannot be disarmed: it is then armed still and will fire.
-    fn disarm(self: Box<Self>) -> io::Result<()>;
+    fn disarm(self) -> io::Result<()>;
 }

@@ -1,61 +1,59 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The hypervisor as the sampler sees it.
+//! The hypervisor's side: its liveness [`table`], and [`xenstore`] for names.
 //!
-//! In: hypercalls. Out: one [`Evidence`] a look, and a copy of what was seen for those
-//! who explain it. Two kinds: [`patched`] Xen, whose hypfs `/liveness` proves that each
-//! guest watchdog and each pCPU is served, and [`stock`] Xen, which proves only that
-//! the hypervisor answers. A look may block for ever: that is evidence as well, as the
-//! last one goes stale.
+//! In: a mapping, a connection. Out: records and answers as values. Nothing is judged here.
 
-pub mod hypfs;
-pub mod liveness;
-pub mod patched;
-pub mod simulated;
 pub mod simulation;
-pub mod snapshot;
-pub mod stock;
 pub mod table;
 pub mod xenstore;
 
-pub use crate::event::Coverage;
-use crate::guard::evidence::Evidence;
+use crate::sys::mapping::PAGE;
+use crate::sys::privcmd::Privcmd;
 use nix::errno::Errno;
-use snapshot::Snapshots;
+use std::fmt;
+use table::{HANDLE_LEN, HEADER_LEN, MAX_DOMAINS, MAX_PCPUS, Malformed, RECORD_LEN, Table};
 
-/// A hypervisor to look at.
-pub trait Hypervisor: Send {
-    /// Looks once, copies what it saw to `copy` (whose one writer the caller is), and says
-    /// what it proves. Allocates nothing, takes no lock; blocks for as long as the
-    /// hypervisor does.
-    fn look(&mut self, copy: Option<&Snapshots>) -> Evidence;
-
-    /// Kind the evidence covers.
-    fn coverage(&self) -> Coverage;
-}
-
-/// A page of the liveness evidence.
+/// Why there is no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// `/liveness/state`.
-    State,
-    /// `/liveness/timers/<n>`.
-    Timers(u32),
-}
-
-/// Why a page could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadError {
-    /// The hypervisor's errno.
+pub enum NoTable {
+    /// The hypervisor's errno: ESRCH where it keeps none, EPERM where this is not dom0.
     Errno(Errno),
-    /// The reply's framing contradicts itself.
-    Framing,
+    /// It cannot be read.
+    Malformed(Malformed),
 }
 
-/// Where pages of liveness evidence come from: hypfs, or a simulation in unit tests.
-pub trait PageReader: Send {
-    /// Reads a page afresh; the slice is valid until the next read.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    fn read(&mut self, page: Page) -> Result<&[u8], ReadError>;
+impl fmt::Display for NoTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(Errno::ESRCH) => write!(f, "the hypervisor keeps no liveness table"),
+            Self::Errno(Errno::EINVAL) => write!(
+                f,
+                "the hypervisor's liveness table is switched off (command line: liveness=0)"
+            ),
+            Self::Errno(errno) => write!(f, "mapping the liveness table fails: {}", errno.desc()),
+            Self::Malformed(why) => write!(f, "the liveness table cannot be read: {why}"),
+        }
+    }
+}
+
+/// Most bytes that a table can have, so that a header out of its mind maps no gigabytes.
+const MOST: usize =
+    HEADER_LEN + 4 * (MAX_PCPUS * RECORD_LEN + MAX_DOMAINS * RECORD_LEN + MAX_DOMAINS * HANDLE_LEN);
+
+/// Maps the hypervisor's table for as long as the process lives. Asks the hypervisor twice:
+/// for the header alone, then for all of it.
+///
+/// # Errors
+/// [`NoTable`].
+pub fn map_table(privcmd: &Privcmd) -> Result<Table<'static>, NoTable> {
+    let header = privcmd.map_liveness(1).map_err(NoTable::Errno)?;
+    let bytes = table::length(header.words()).map_err(NoTable::Malformed)?;
+    if bytes > MOST {
+        return Err(NoTable::Malformed(Malformed::Layout));
+    }
+    // A second ioctl on one mapping crashes PVH dom0's kernel: a fresh one each time.
+    let whole = privcmd
+        .map_liveness(bytes.div_ceil(PAGE))
+        .map_err(NoTable::Errno)?;
+    Table::parse(whole.leak()).map_err(NoTable::Malformed)
 }

@@ -151,15 +151,20 @@ impl Simulation {
         for n in [0, 1, 2, 3, DISARMS] {
             self.store(at + n, 0);
         }
-        let handle = self.handles + usize::from(domid) * HANDLE_LEN / 8;
-        let (first, second) = uuid.as_u64_pair();
-        self.store(handle, first.swap_bytes());
-        self.store(handle + 1, second.swap_bytes());
+        self.rename(domid, uuid);
         self.store(6, created);
         let used = u64::from(domid) + 1;
         self.change(7, |word| word.max(used));
         self.store(at + STATE, 1);
         created
+    }
+
+    /// The toolstack gives a domain another UUID, as it may at any time.
+    pub fn rename(&self, domid: u16, uuid: Uuid) {
+        let handle = self.handles + usize::from(domid) * HANDLE_LEN / 8;
+        let (first, second) = uuid.as_u64_pair();
+        self.store(handle, first.swap_bytes());
+        self.store(handle + 1, second.swap_bytes());
     }
 
     fn state(&self, domid: u16, byte: u32, value: u8) {

@@ -33,6 +33,9 @@ pub const MAX_PCPUS: usize = 4095;
 /// Watchdog slots of a domain: `NR_DOMAIN_WATCHDOG_TIMERS` (xen/sched.h).
 pub const SLOTS: usize = 2;
 
+/// Words of a domid's record and its UUID.
+pub const DOMAIN_WORDS: usize = (RECORD_LEN + HANDLE_LEN) / 8;
+
 /// Attempts to read a record whose domain is being replaced by another.
 const ATTEMPTS: u32 = 16;
 
@@ -249,50 +252,69 @@ mod header {
     pub const DOMIDS_USED: usize = 7;
 }
 
+/// The header of `words` as a table over them, whether or not all of it is mapped.
+fn header_of(words: &[AtomicU64]) -> Result<Table<'_>, Malformed> {
+    let word = |n: usize| words.get(n).map(|w| w.load(Ordering::Relaxed));
+    let word = |n| word(n).ok_or(Malformed::Truncated);
+    let first = word(header::MAGIC_ABI)?;
+    if low(first) != MAGIC {
+        return Err(Malformed::Magic);
+    }
+    let [_, _, _, _, a, b, c, d] = first.to_le_bytes();
+    let (abi, header_len) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+    if abi != ABI {
+        return Err(Malformed::Abi(abi));
+    }
+    let pcpus = word(header::PCPUS)?;
+    let counts = word(header::NR_PCPUS_DOMAINS)?;
+    let domains = word(header::DOMAIN_LEN_NR)?;
+    let handles = word(header::HANDLES)?;
+    let (nr_pcpus, nr_domains) = (low(counts), high(domains));
+    let array =
+        |offset, len, count, least| Array::new(offset, len, count, least).ok_or(Malformed::Layout);
+    let table = Table {
+        words,
+        pcpus: array(low(pcpus), high(pcpus), nr_pcpus, RECORD_LEN)?,
+        domains: array(high(counts), low(domains), nr_domains, RECORD_LEN)?,
+        handles: array(low(handles), high(handles), nr_domains, HANDLE_LEN)?,
+        canary_period_ms: low(word(header::CANARY_EXCUSED)?),
+    };
+    let counts_fit = (1..=MAX_PCPUS).contains(&table.pcpus.count)
+        && (1..=MAX_DOMAINS).contains(&table.domains.count);
+    if usize::from(header_len) < HEADER_LEN || !counts_fit {
+        return Err(Malformed::Layout);
+    }
+    Ok(table)
+}
+
+/// Bytes of the whole table, of which `words` are the beginning.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn length(words: &[AtomicU64]) -> Result<usize, Malformed> {
+    let words = header_of(words)?.words_needed();
+    words
+        .and_then(|words| words.checked_mul(8))
+        .ok_or(Malformed::Layout)
+}
+
 impl<'a> Table<'a> {
-    /// Checks the header of `words`.
+    /// Checks the header of `words`, and that all it speaks of is there.
     ///
     /// # Errors
     /// [`Malformed`].
     pub fn parse(words: &'a [AtomicU64]) -> Result<Self, Malformed> {
-        let word = |n: usize| words.get(n).map(|w| w.load(Ordering::Relaxed));
-        let word = |n| word(n).ok_or(Malformed::Truncated);
-        let first = word(header::MAGIC_ABI)?;
-        if low(first) != MAGIC {
-            return Err(Malformed::Magic);
+        let table = header_of(words)?;
+        let needed = table.words_needed().ok_or(Malformed::Layout)?;
+        if needed > words.len() {
+            return Err(Malformed::Truncated);
         }
-        let [_, _, _, _, a, b, c, d] = first.to_le_bytes();
-        let (abi, header_len) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-        if abi != ABI {
-            return Err(Malformed::Abi(abi));
-        }
-        let pcpus = word(header::PCPUS)?;
-        let counts = word(header::NR_PCPUS_DOMAINS)?;
-        let domains = word(header::DOMAIN_LEN_NR)?;
-        let handles = word(header::HANDLES)?;
-        let (nr_pcpus, nr_domains) = (low(counts), high(domains));
-        let array = |offset, len, count, least| {
-            Array::new(offset, len, count, least).ok_or(Malformed::Layout)
-        };
-        let table = Self {
-            words,
-            pcpus: array(low(pcpus), high(pcpus), nr_pcpus, RECORD_LEN)?,
-            domains: array(high(counts), low(domains), nr_domains, RECORD_LEN)?,
-            handles: array(low(handles), high(handles), nr_domains, HANDLE_LEN)?,
-            canary_period_ms: low(word(header::CANARY_EXCUSED)?),
-        };
-        let counts_fit = (1..=MAX_PCPUS).contains(&table.pcpus.count)
-            && (1..=MAX_DOMAINS).contains(&table.domains.count);
-        if usize::from(header_len) < HEADER_LEN || !counts_fit {
-            return Err(Malformed::Layout);
-        }
-        let arrays = [table.pcpus, table.domains, table.handles];
-        let fits = |array: Array| array.end().is_some_and(|end| end <= words.len());
-        if arrays.into_iter().all(fits) {
-            Ok(table)
-        } else {
-            Err(Malformed::Truncated)
-        }
+        Ok(table)
+    }
+
+    fn words_needed(&self) -> Option<usize> {
+        let [a, b, c] = [self.pcpus.end()?, self.domains.end()?, self.handles.end()?];
+        Some(a.max(b).max(c))
     }
 
     fn word(&self, n: usize) -> u64 {
@@ -361,6 +383,46 @@ impl<'a> Table<'a> {
     pub fn created_of(&self, domid: u16) -> u64 {
         let at = self.domains.at(usize::from(domid));
         at.map_or(0, |at| self.word(at + 5))
+    }
+
+    /// The armed slots of a domid's record with the low half of its domain's creation
+    /// number; none where no slot is armed. What the guard looks at four times a second.
+    #[must_use]
+    pub fn armed(&self, domid: u16) -> Option<(u32, [Option<Slot>; SLOTS])> {
+        let at = self.domains.at(usize::from(domid))?;
+        let slots = [0, 1].map(|slot| {
+            let set = self.word(at + 2 * slot);
+            let armed = high(set).checked_sub(1)?;
+            let handled = self.word(at + 2 * slot + 1);
+            Some(Slot {
+                sets: low(set),
+                armed: Some(armed),
+                acted: low(handled),
+                done: high(handled),
+                disarms: 0,
+            })
+        });
+        // Read last: slots of a domain that was created meanwhile come with its number.
+        fence(Ordering::Acquire);
+        let created = low(self.word(at + 5));
+        slots
+            .iter()
+            .any(Option::is_some)
+            .then_some((created, slots))
+    }
+
+    /// The words of a domid's record and of its UUID, to be compared with those of another
+    /// look: where they are the same, nothing has changed in between.
+    #[must_use]
+    pub fn words_of(&self, domid: u16) -> Option<[u64; DOMAIN_WORDS]> {
+        let at = self.domains.at(usize::from(domid))?;
+        let handle = self.handles.at(usize::from(domid))?;
+        Some(std::array::from_fn(|n| {
+            match n.checked_sub(RECORD_LEN / 8) {
+                None => self.word(at + n),
+                Some(n) => self.word(handle + n),
+            }
+        }))
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.

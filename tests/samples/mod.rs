@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::panic)] // each test program uses its part
 
 use xenwarden::event::kind::KINDS;
-use xenwarden::event::{Cause, Coverage, Event, Gap, Guest, Kind, Timestamp, Uuid};
+use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Guest, Kind, Timestamp, Uuid};
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
 
@@ -15,6 +15,14 @@ const CAUSES: [Cause; 7] = [
     Cause::Crash,
     Cause::Watchdog,
     Cause::Unknown,
+];
+const CLOSINGS: [Closing; 6] = [
+    Closing::Destroyed,
+    Closing::Poweroff,
+    Closing::Operator,
+    Closing::Moved,
+    Closing::Unidentified,
+    Closing::Evicted,
 ];
 const BREAKS: [Gap; 4] = [Gap::Paused, Gap::Suspended, Gap::Expired, Gap::Disarmed];
 
@@ -58,7 +66,6 @@ pub fn samples(kind: &str) -> Vec<Kind> {
             slot: 2,
             timeout_s: u32::MAX,
             unfed_ms: 10_000,
-            handler_late_us: 12,
             expiries: 1,
         }],
         "guest.disarmed" => vec![Kind::GuestDisarmed { slot, left_out: 0 }],
@@ -78,8 +85,11 @@ pub fn samples(kind: &str) -> Vec<Kind> {
             feeds: 1,
         }],
         "alarm.acknowledged" => vec![Kind::AlarmAcknowledged { uid: 0 }],
-        "alarm.closed" => CAUSES
+        "alarm.closed" => CLOSINGS
             .map(|cause| Kind::AlarmClosed { cause, open_ms: 0 })
+            .into(),
+        "alarm.moved" => CAUSES
+            .map(|cause| Kind::AlarmMoved { cause, open_ms: 0 })
             .into(),
         other => samples_of_host(other),
     }

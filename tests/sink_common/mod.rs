@@ -80,7 +80,6 @@ pub fn expired() -> Kind {
         slot: 1,
         timeout_s: 10,
         unfed_ms: 10_400,
-        handler_late_us: 12,
         expiries: 1,
     }
 }

@@ -96,7 +96,6 @@ pub fn report(guests: Vec<GuestReport>) -> GuestsReport {
         guests,
         evidence_age_ms: Some(120),
         names_trouble: None,
-        pages_left_out: 0,
     }
 }
 

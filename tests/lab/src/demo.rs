@@ -17,7 +17,7 @@ const PATIENCE: u32 = 600;
 /// Tells the story of one wedge.
 pub fn run(wedge: &Wedge) -> Result<()> {
     let laboratory = Laboratory::provide()?;
-    let mut story = Story::begin(laboratory.host()?)?;
+    let mut story = Story::begin(laboratory.host_of(wedge.shape)?)?;
     story.a_host_with_guests()?;
     story.a_dead_guest()?;
     let figures = story.a_wedge(wedge)?;

@@ -11,7 +11,7 @@ const START: Duration = Duration::from_secs(120);
 /// How often a guest is tried to be created, but for the last time.
 const ATTEMPTS: u32 = 2;
 
-/// Kind a guest is like.
+/// What a guest is like.
 #[derive(Debug, Clone)]
 pub struct Guest {
     /// Its name.
@@ -20,7 +20,7 @@ pub struct Guest {
     pub watchdog_s: Option<u32>,
     /// Whether it feeds its watchdog once it is armed.
     pub feeds: bool,
-    /// Kind the toolstack does when the watchdog expires: `destroy`, `restart`, ...
+    /// What the toolstack does when the watchdog expires: `destroy`, `restart`, ...
     pub on_watchdog: &'static str,
     /// Its initramfs, in dom0.
     pub ramdisk: &'static str,

@@ -17,7 +17,7 @@ pub const PROMPT: Duration = Duration::from_secs(60);
 const KILLED_AT_START: [i32; 3] = [139, 134, 132];
 /// Exit code of `xenwarden status` while kicks are withheld: a busy toolstack may hold the sampler up for a moment.
 const WITHHELD: i32 = 1;
-/// Kind dom0's kernel says of programs that died.
+/// What dom0's kernel says of programs that died.
 const FATAL_SIGNALS: &str =
     "dmesg | grep -E 'segfault|trap|general protection|invalid opcode' | tail -n 2";
 /// How often a command is run again.

@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::symbols::Symbols;
-use crate::machine::{Machine, Parts, SavedState, definition};
+use crate::machine::{Machine, Parts, SavedState, Shape, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ pub const GUESTS: [&str; 2] = ["web", "db"];
 /// How long the emulated host may take to come up.
 const BOOT: Duration = Duration::from_secs(180);
 /// How many states of other versions are kept besides the one in use; each takes some 300 MB.
-const OTHER_STATES: usize = 2;
+const OTHER_STATES: usize = 4;
 /// Files of one state.
 const FILES: usize = 2;
 /// A change of how the saved state comes about; it makes old ones invalid.
-const STATE_RECIPE: &str = "4";
+const STATE_RECIPE: &str = "5";
 
 /// Everything that hosts are made of.
 pub struct Laboratory {
     layout: Layout,
-    parts: Parts,
     symbols: Arc<Symbols>,
-    state: SavedState,
+    /// A host of each shape: what it is made of, and its saved state.
+    hosts: [(Parts, SavedState); 2],
     /// Machines so far: each has a folder of its own, as several may run at once.
     machines: AtomicU32,
 }
@@ -48,46 +48,68 @@ impl Laboratory {
         let hypervisor = Hypervisor::provide(&layout, &packages)?;
         let images = Images::provide(&layout, &packages)?;
         let symbols = Arc::new(Symbols::read(&hypervisor.symbols)?);
-        let key = cache_key([
-            STATE_RECIPE.as_bytes(),
-            &read(&hypervisor.image)?,
-            images.key.as_bytes(),
-            definition().join(" ").as_bytes(),
-        ]);
-        let parts = Parts {
-            hypervisor: hypervisor.image,
-            kernel: images.kernel,
-            initramfs: images.dom0,
+        let image = read(&hypervisor.image)?;
+        let host = |shape: Shape| {
+            let key = cache_key([
+                STATE_RECIPE.as_bytes(),
+                &image,
+                images.key.as_bytes(),
+                definition(shape).join(" ").as_bytes(),
+            ]);
+            let states = layout.lab("states");
+            let state = SavedState {
+                disk: states.join(format!("{key}.disk")),
+                memory: states.join(key),
+            };
+            let parts = Parts {
+                hypervisor: hypervisor.image.clone(),
+                kernel: images.kernel.clone(),
+                initramfs: images.dom0.clone(),
+                shape,
+            };
+            (parts, state)
         };
-        let states = layout.lab("states");
-        let state = SavedState {
-            disk: states.join(format!("{key}.disk")),
-            memory: states.join(key),
-        };
+        let hosts = [Shape::Everywhere, Shape::Apart].map(host);
         let laboratory = Laboratory {
             layout,
-            parts,
             symbols,
-            state,
+            hosts,
             machines: AtomicU32::new(0),
         };
-        if !laboratory.state.exists() {
-            laboratory.make_state()?;
+        for (parts, state) in &laboratory.hosts {
+            if !state.exists() {
+                laboratory.make_state(parts, state)?;
+            }
         }
         Ok(laboratory)
     }
 
-    /// A host from the saved state, its time running.
+    /// A host with dom0 on every pCPU, from the saved state, its time running.
     pub fn host(&self) -> Result<Host> {
-        let machine = Machine::restore(&self.parts, &self.run_folder(), &self.state)?;
+        self.host_of(Shape::Everywhere)
+    }
+
+    /// A host of this shape, likewise.
+    pub fn host_of(&self, shape: Shape) -> Result<Host> {
+        let (parts, state) = self.made_of(shape);
+        let machine = Machine::restore(parts, &self.run_folder(), state)?;
         let mut host = self.host_on(machine);
         host.machine.resume()?;
         Ok(host)
     }
 
+    fn made_of(&self, shape: Shape) -> &(Parts, SavedState) {
+        let [everywhere, apart] = &self.hosts;
+        match shape {
+            Shape::Everywhere => everywhere,
+            Shape::Apart => apart,
+        }
+    }
+
     /// The host that was brought down, switched on again with its disk, its guard running.
     pub fn host_again(&self, host: Host) -> Result<Host> {
-        let machine = host.machine.boot_again(&self.parts)?;
+        let (parts, _) = self.made_of(host.machine.shape());
+        let machine = host.machine.boot_again(parts)?;
         let mut host = self.host_on(machine);
         host.machine.agent.wait_ready(BOOT)?;
         host.start_guard()?;
@@ -102,13 +124,16 @@ impl Laboratory {
         Ok(folder)
     }
 
-    fn make_state(&self) -> Result<()> {
-        say("booting the emulated host once (a minute or two)");
+    fn make_state(&self, parts: &Parts, state: &SavedState) -> Result<()> {
+        say(format!(
+            "booting the emulated host once, dom0 {} (a minute or two)",
+            parts.shape.name()
+        ));
         let folder = self.layout.lab("states");
         make_dir(&folder)?;
         prune(&folder, OTHER_STATES * FILES)?;
         let began = Instant::now();
-        let machine = Machine::boot(&self.parts, &self.run_folder())?;
+        let machine = Machine::boot(parts, &self.run_folder())?;
         let mut host = self.host_on(machine);
         self.bring_up(&mut host, began).map_err(|error| {
             let console = host.machine.console();
@@ -116,7 +141,7 @@ impl Laboratory {
             let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
             Error::new(format!("{error}\nthe host's console ends with:\n{last}"))
         })?;
-        host.machine.save(&self.state)
+        host.machine.save(state)
     }
 
     fn bring_up(&self, host: &mut Host, began: Instant) -> Result<()> {

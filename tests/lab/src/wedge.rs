@@ -38,7 +38,7 @@ impl Softirq {
     }
 }
 
-/// Kind a piece of code does instead of its work.
+/// What a piece of code does instead of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instead {
     /// Nothing: it returns at once.
@@ -67,7 +67,7 @@ const fn spin(first: u8) -> [u8; 14] {
     ]
 }
 
-/// Kind is done to the hypervisor.
+/// What is done to the hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// A softirq's handler does something else on some processors.
@@ -80,7 +80,11 @@ pub enum Fault {
     ReprogramFails,
     /// The handler of guest watchdogs does something else. To be injected where [`GUEST_HANDLER`] is about to run.
     GuestHandler(Instead),
-    /// The lock of the hypervisor's file system, which our evidence comes through, is held for writing for ever.
+    /// Functions that return at once, whoever calls them.
+    Lost(&'static [&'static str]),
+    /// A processor's clock stands still: its scale becomes 0, and nobody calibrates it any more.
+    ClockFrozen(u8),
+    /// The lock of the hypervisor's file system is held for writing for ever: nothing that the guard needs.
     HypfsLock,
     /// The lock of the toolstack's control calls is never released.
     SysctlLock,
@@ -102,6 +106,8 @@ const ONE_TICKET: u32 = 0x1_0000;
 /// `xen/include/xen/rwlock.h`). The word names its writer, who may read as well: with the number of a real one, all would still be
 /// well for a reader there.
 const WRITE_HELD: u32 = 0x3fff;
+/// Where the factor of the scale is in `struct cpu_time`: three times of 8 bytes, then the shift (Xen: arch/x86/time.c).
+const TIME_SCALE_FACTOR: u64 = 28;
 /// Where `schedule_lock` is in `struct sched_resource`.
 const SCHEDULE_LOCK: u64 = 16;
 
@@ -146,6 +152,15 @@ impl Fault {
             // mov $1, %eax; ret: "programmed".
             Fault::ReprogramFails => xen.overwrite("reprogram_timer", &[0xb8, 1, 0, 0, 0, 0xc3]),
             Fault::GuestHandler(instead) => xen.overwrite(GUEST_HANDLER, instead.code()),
+            Fault::Lost(functions) => functions
+                .iter()
+                .try_for_each(|function| xen.overwrite(function, Instead::Returns.code())),
+            Fault::ClockFrozen(cpu) => {
+                xen.overwrite("local_time_calibration", Instead::Returns.code())?;
+                let time = xen.per_cpu("per_cpu__cpu_time", cpu)?;
+                xen.gdb
+                    .write(time + TIME_SCALE_FACTOR, &0_u32.to_le_bytes())
+            }
             Fault::HypfsLock => {
                 let lock = symbols.get("hypfs_lock")?.address;
                 xen.gdb.write(lock, &WRITE_HELD.to_le_bytes())

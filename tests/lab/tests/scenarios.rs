@@ -19,7 +19,7 @@ const PHASES: u32 = 3;
 /// Emulated hosts at a time.
 const HOSTS: usize = 2;
 
-/// Kind all trials share. It is made by the first one: listing trials needs no laboratory.
+/// What all trials share. It is made by the first one: listing trials needs no laboratory.
 struct Bench {
     laboratory: Laboratory,
     ledger: Ledger,

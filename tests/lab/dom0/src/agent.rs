@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The id under which the agent reports that it is there.
 pub const READY: u64 = 0;
 
-/// Kind a command in dom0 left behind.
+/// What a command in dom0 left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Its exit code; 128 and the signal's number if one ended it.

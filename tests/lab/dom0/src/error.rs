@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Kind was being done when it failed, and why it failed.
+/// What was being done when it failed, and why it failed.
 #[derive(Debug)]
 pub struct Error {
     what: String,

@@ -13,7 +13,7 @@ const SETUP_SECTORS: usize = 0x1f1;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
-/// Kind the payload of Debian's kernel starts with.
+/// What the payload of Debian's kernel starts with.
 const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 
 /// Writes the ELF file that is packed in `vmlinuz` to `vmlinux`, unless it is there already.

@@ -16,8 +16,8 @@ use libraries::Libraries;
 use std::path::{Path, PathBuf};
 use tree::Tree;
 
-/// The program that users install and that the laboratory puts to the test, and its command line.
-const GUARD: &[&str] = &["xenwardend", "xenwarden"];
+/// The programs that users install and that the laboratory puts to the test.
+const GUARD: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
 /// The laboratory's own programs in dom0.
 const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-pulse", "dom0-tee"];
 /// Xen's tools in dom0, at their installed paths.
@@ -92,7 +92,7 @@ const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
 /// How many files of other versions are kept besides the ones in use.
 const OTHER_IMAGES: usize = 3;
 
-/// Kind dom0 boots.
+/// What dom0 boots.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// The uncompressed Linux kernel.
@@ -164,7 +164,7 @@ impl Parts<'_> {
         self.base(GUEST_INIT, GUEST_MODULES, &[])
     }
 
-    /// Kind dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.
+    /// What dom0 and guests share: busybox, the programs and their libraries, kernel modules, an init.
     fn base(&self, init: &str, modules: &[&str], programs: &[(String, PathBuf)]) -> Result<Tree> {
         let mut tree = Tree::default();
         LINKS

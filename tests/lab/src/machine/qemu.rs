@@ -49,7 +49,7 @@ const XEN_ARGUMENTS: &str =
 /// The dom0 kernel's command line.
 const DOM0_ARGUMENTS: &str = "console=hvc0 quiet";
 
-/// Kind a machine is made of. Two machines of the same parts can exchange their saved states.
+/// What a machine is made of. Two machines of the same parts can exchange their saved states.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The hypervisor's image.
@@ -58,6 +58,35 @@ pub struct Parts {
     pub kernel: PathBuf,
     /// dom0's initramfs.
     pub initramfs: PathBuf,
+    /// Where dom0 runs.
+    pub shape: Shape,
+}
+
+/// Where dom0 runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// On each of two pCPUs: whatever stops one of them stops part of dom0.
+    Everywhere,
+    /// On two of four pCPUs, as users pin it: what stops one of the others leaves dom0 alone.
+    Apart,
+}
+
+impl Shape {
+    /// Its name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Everywhere => "everywhere",
+            Shape::Apart => "apart",
+        }
+    }
+
+    /// Processors, and what the hypervisor is told of them.
+    fn definition(self) -> (&'static str, &'static str) {
+        match self {
+            Shape::Everywhere => ("2", ""),
+            Shape::Apart => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
+        }
+    }
 }
 
 /// A machine's state on disk.
@@ -77,8 +106,8 @@ impl SavedState {
 }
 
 /// The arguments that define the machine, apart from its files.
-pub fn definition() -> Vec<String> {
-    let words = "-nodefaults -no-user-config -display none -machine pc -smp 2 -m 1536 \
+pub fn definition(shape: Shape) -> Vec<String> {
+    let words = "-nodefaults -no-user-config -display none -machine pc -m 1536 \
                  -drive file=state.img,format=raw,if=ide,cache=unsafe \
                  -device i6300esb -action watchdog=reset,reboot=shutdown,shutdown=pause \
                  -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
@@ -87,7 +116,9 @@ pub fn definition() -> Vec<String> {
                  -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
                  -chardev socket,id=qmp,path=qmp,server=on,wait=off -mon chardev=qmp,mode=control \
                  -chardev socket,id=gdb,path=gdb,server=on,wait=off -gdb chardev:gdb";
-    let own = ["-cpu", PROCESSOR, "-append", XEN_ARGUMENTS];
+    let (processors, arguments) = shape.definition();
+    let arguments = format!("{XEN_ARGUMENTS}{arguments}");
+    let own = ["-smp", processors, "-cpu", PROCESSOR, "-append", &arguments];
     let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
     words
         .split_whitespace()
@@ -101,6 +132,7 @@ pub fn definition() -> Vec<String> {
 pub struct Machine {
     child: Child,
     folder: PathBuf,
+    shape: Shape,
     /// QEMU's monitor.
     pub qmp: Qmp,
     /// Commands in dom0.
@@ -150,7 +182,7 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(definition());
+            .args(definition(parts.shape));
         command
             .arg("-kernel")
             .arg(&parts.hypervisor)
@@ -182,6 +214,7 @@ impl Machine {
             agent: Agent::new(agent, first_id)?,
             log,
             folder: folder.to_path_buf(),
+            shape: parts.shape,
             child: starting.child.take().context(|| "QEMU is gone")?,
         };
         Ok(machine)
@@ -290,12 +323,17 @@ impl Machine {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Where its dom0 runs.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kind the hypervisor and dom0's kernel said.
+    /// What the hypervisor and dom0's kernel said.
     pub fn console(&self) -> String {
         let bytes = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

@@ -18,7 +18,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub struct Event {
     /// The event's name, such as `WATCHDOG`.
     pub name: String,
-    /// Kind it says beyond its name.
+    /// What it says beyond its name.
     pub data: Value,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind this machine itself must have installed, by Debian package name.
+//! What this machine itself must have installed, by Debian package name.
 
 use crate::command::{is_installed, logged, output, say};
 use crate::error::{Context, Result};

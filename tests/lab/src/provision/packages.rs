@@ -29,7 +29,7 @@ const XEN_TOOLS: &[&str] = &[
     "libxentoolcore1",
     "libxentoollog1",
 ];
-/// Kind Xen's tools need from elsewhere and what few machines have.
+/// What Xen's tools need from elsewhere and what few machines have.
 const OTHERS: &[&str] = &["libyajl2", "busybox-static"];
 /// The version that is tried first: its source is known to be in the archive.
 const PREFERRED: &str = "4.17.5+72-g01140da4e8-1";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind is told of guests: events, and alarms that clear only when the guest feeds again.
+//! What is told of guests: events, and alarms that clear only when the guest feeds again.
 //!
 //! A row restores a host, has a subscriber write down all events from the beginning, does something to a guest, and compares the
 //! guest's whole story with what it must be: nothing lost, nothing twice, in order.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind was measured: one record a scenario, kept as a line of JSON, and summed up as a table.
+//! What was measured: one record a scenario, kept as a line of JSON, and summed up as a table.
 
 use crate::error::{Context, Result};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-/// Kind one scenario measured. Seconds count from the moment that the bound counts from; negative ones lie before it.
+/// What one scenario measured. Seconds count from the moment that the bound counts from; negative ones lie before it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Figures {
     /// The scenario's name.
@@ -30,9 +30,9 @@ pub struct Figures {
     pub bound_s: Option<f64>,
     /// Other figures, in words.
     pub notes: Vec<String>,
-    /// Kind the guard said.
+    /// What the guard said.
     pub said: Vec<String>,
-    /// Kind went wrong, if anything.
+    /// What went wrong, if anything.
     pub failure: Option<String>,
 }
 

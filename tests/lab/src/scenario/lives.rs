@@ -263,7 +263,7 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     })
 }
 
-/// Kind the guard costs dom0.
+/// What the guard costs dom0.
 struct Cost {
     resident_kib: u64,
     ticks: u64,

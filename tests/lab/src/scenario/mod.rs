@@ -25,7 +25,7 @@ use wedges::{Expected, WEDGES, Wedge};
 pub struct Row {
     /// Its name on command lines and in results.
     pub name: &'static str,
-    /// Kind is promised, for people.
+    /// What is promised, for people.
     pub what: &'static str,
     /// Restores a host, acts at the given phase, and returns what was measured and whether the promise holds.
     pub run: fn(&Laboratory, Duration) -> Result<Figures>,
@@ -81,7 +81,7 @@ impl Scenario {
         format!("{}/{name}", self.group)
     }
 
-    /// Kind it is about, for people.
+    /// What it is about, for people.
     pub fn what(&self) -> &'static str {
         match self.kind {
             Kind::Wedge(wedge) => wedge.what,

@@ -37,7 +37,7 @@ END";
 /// For how long a guest arms and disarms its slots, and how long before each: a sample must see both.
 const STORM: Duration = Duration::from_secs(20);
 const STORM_PAUSE_NS: u64 = 300_000_000;
-/// Kind of the host's time the toolstack or the guest may take.
+/// What of the host's time the toolstack or the guest may take.
 const SLOW: Duration = Duration::from_secs(120);
 
 /// Disturbs the sinks, makes many events, and has the host live on. `loser` must then be counted as losing.

@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Restores a host, injects the wedge at `phase`, and returns what was measured and whether the row holds.
 pub fn run(laboratory: &Laboratory, wedge: &Wedge, phase: Duration) -> Result<Figures> {
-    let mut host = laboratory.host()?;
+    let mut host = laboratory.host_of(wedge.shape)?;
     host.wait_kicking()?;
     host.pass(phase)?;
     strike(&mut host, wedge, GUESTS[0])
@@ -88,6 +88,9 @@ fn down(
         {
             Err(Error::new(format!("withheld for a wrong reason: {reason}")))
         }
+        None if wedge.leaves_dom0 => Err(Error::new(
+            "dom0 lived on, and nobody said why kicks are withheld",
+        )),
         None if ran_s
             .iter()
             .all(|ran_s| *ran_s > last_kick_s + SAYS_WITHIN_S) =>

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The table of wedges: what is injected, what must come of it, and within which bound.
 
+use crate::machine::Shape;
 use crate::wedge::Cpus::{All, One};
 use crate::wedge::Fault::{
-    self, GuestHandler, Handler, HypfsLock, ReprogramFails, RunqueueLock, SysctlLock, TimerLock,
+    self, ClockFrozen, GuestHandler, Handler, HypfsLock, Lost, ReprogramFails, RunqueueLock,
+    SysctlLock, TimerLock,
 };
 use crate::wedge::Instead::{Returns, Spins, SpinsDeaf};
 use crate::wedge::Softirq::{Schedule, Timer};
 use std::time::Duration;
 
-/// Kind must come of a wedge.
+/// What must come of a wedge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// The host goes down within [`FROM_INJECTION`] of the injection.
@@ -30,14 +32,18 @@ pub const FROM_INJECTION: Duration = Duration::from_millis(7750);
 pub struct Wedge {
     /// Its name on command lines and in results.
     pub name: &'static str,
-    /// Kind it is, for people.
+    /// What it is, for people.
     pub what: &'static str,
-    /// Kind is injected.
+    /// What is injected.
     pub fault: Fault,
-    /// Kind must come of it.
+    /// What must come of it.
     pub expected: Expected,
-    /// Kind the guard may give as its reason, if it still runs: one of these is part of it.
+    /// What may be given as the reason, if anybody still runs: one of these is part of it.
     pub reasons: &'static [&'static str],
+    /// The host that it is injected into.
+    pub shape: Shape,
+    /// dom0 is left alone: kicks are withheld, and why must be said.
+    pub leaves_dom0: bool,
 }
 
 impl Wedge {
@@ -47,29 +53,15 @@ impl Wedge {
     }
 }
 
-// Which evidence is the first to show a fault depends on where dom0's processors happened to run. A fault of one processor can
-// also keep the guard's own sampler from its hypercall or from its next tick: then the evidence is stale or has run out.
-const CPU0: &[&str] = &[
-    "of pcpu 0",
-    "guest watchdog of",
-    "evidence stale",
-    "evidence ran out",
-];
-const CPU1: &[&str] = &[
-    "of pcpu 1",
-    "guest watchdog of",
-    "evidence stale",
-    "evidence ran out",
-];
-const ANY_CPU: &[&str] = &[
-    "of pcpu",
-    "guest watchdog of",
-    "evidence stale",
-    "evidence ran out",
-];
-const HANDLER: &[&str] = &["guest watchdog of", "of pcpu 0", "evidence stale"];
-const NO_SAMPLE: &[&str] = &["evidence stale"];
+// Which evidence is the first to show a fault depends on where dom0's processors happened to run, where it runs everywhere.
+const CPU0: &[&str] = &["of pcpu 0", "guest watchdog of"];
+const CPU1: &[&str] = &["of pcpu 1", "guest watchdog of"];
+const CPU2: &[&str] = &["of pcpu 2"];
+const CPU3: &[&str] = &["of pcpu 3"];
+const ANY_CPU: &[&str] = &["of pcpu", "guest watchdog of", "evidence stale"];
+const HANDLER: &[&str] = &["guest watchdog of", "of pcpu 0"];
 
+/// A wedge of a host with dom0 on every pCPU: often it stops dom0 as well, before any evidence could tell.
 const fn row(
     name: &'static str,
     what: &'static str,
@@ -83,6 +75,35 @@ const fn row(
         fault,
         expected,
         reasons,
+        shape: Shape::Everywhere,
+        leaves_dom0: false,
+    }
+}
+
+/// A wedge of a pCPU without dom0, which lives on: nothing but the evidence brings the host down, and the reason is said.
+const fn apart(
+    name: &'static str,
+    what: &'static str,
+    fault: Fault,
+    reasons: &'static [&'static str],
+) -> Wedge {
+    Wedge {
+        shape: Shape::Apart,
+        leaves_dom0: true,
+        ..row(name, what, fault, DownFromInjection, reasons)
+    }
+}
+
+/// A wedge of a pCPU without dom0 that stops dom0 all the same: nobody answers its interprocessor interrupts, or its timers move there.
+const fn spreads(
+    name: &'static str,
+    what: &'static str,
+    fault: Fault,
+    reasons: &'static [&'static str],
+) -> Wedge {
+    Wedge {
+        leaves_dom0: false,
+        ..apart(name, what, fault, reasons)
     }
 }
 
@@ -103,10 +124,30 @@ pub const WEDGES: &[Wedge] = &[
     row("sched-lost-all", "no pCPU schedules anything", Handler(Schedule, All, Returns), DownFromInjection, ANY_CPU),
     row("timer-lock-0", "the timer lock of pCPU 0 is stuck", TimerLock(0), DownFromInjection, ANY_CPU),
     row("timer-lock-1", "the timer lock of pCPU 1 is stuck", TimerLock(1), DownFromInjection, ANY_CPU),
+    row("clock-frozen-0", "the clock of pCPU 0 stands still", ClockFrozen(0), DownFromInjection, CPU0),
+    row("clock-frozen-1", "the clock of pCPU 1 stands still", ClockFrozen(1), DownFromInjection, CPU1),
     row("runqueue-lock", "the scheduler's run queue lock is stuck", RunqueueLock, DownFromInjection, ANY_CPU),
     row("reprogram-fails", "the timer interrupt is never programmed again", ReprogramFails, DownFromInjection, ANY_CPU),
+    row("apic-lost", "the timer interrupt is ignored", Lost(&["apic_timer_interrupt"]), DownFromInjection, ANY_CPU),
+    row("raise-softirq-lost", "deferred work is never asked for", Lost(&["raise_softirq", "cpu_raise_softirq"]), DownFromInjection, ANY_CPU),
+    row("do-softirq-lost", "deferred work is never done", Lost(&["do_softirq"]), DownFromInjection, ANY_CPU),
+    row("events-lost", "no guest is told of an event, dom0 neither", Lost(&["vcpu_mark_events_pending"]), DownFromInjection, ANY_CPU),
+    row("singleshot-lost", "no guest's own timer fires, dom0's neither", Lost(&["vcpu_singleshot_timer_fn"]), DownFromInjection, ANY_CPU),
+    row("wake-lost", "no vCPU that sleeps is woken", Lost(&["vcpu_wake"]), DownFromInjection, ANY_CPU),
     row("guest-handler-lost", "expired guest watchdogs are ignored", GuestHandler(Returns), DownFromDeadline, HANDLER),
     row("guest-handler-spins", "the handler of guest watchdogs spins", GuestHandler(Spins), DownFromDeadline, HANDLER),
-    row("hypfs-lock", "the way to the evidence itself is stuck", HypfsLock, DownFromInjection, NO_SAMPLE),
+    apart("timer-lost-2", "pCPU 2, without dom0, services no timer", Handler(Timer, One(2), Returns), CPU2),
+    apart("timer-lost-3", "pCPU 3, without dom0, services no timer", Handler(Timer, One(3), Returns), CPU3),
+    apart("timer-spin-2", "pCPU 2, without dom0, spins where it services timers", Handler(Timer, One(2), Spins), CPU2),
+    apart("timer-spin-3", "pCPU 3, without dom0, spins where it services timers", Handler(Timer, One(3), Spins), CPU3),
+    apart("sched-lost-2", "pCPU 2, without dom0, schedules nothing", Handler(Schedule, One(2), Returns), CPU2),
+    apart("sched-lost-3", "pCPU 3, without dom0, schedules nothing", Handler(Schedule, One(3), Returns), CPU3),
+    apart("clock-frozen-2", "the clock of pCPU 2, without dom0, stands still", ClockFrozen(2), CPU2),
+    apart("clock-frozen-3", "the clock of pCPU 3, without dom0, stands still", ClockFrozen(3), CPU3),
+    spreads("timer-spin-irqoff-2", "pCPU 2, without dom0, spins, interrupts off", Handler(Timer, One(2), SpinsDeaf), CPU2),
+    spreads("timer-spin-irqoff-3", "pCPU 3, without dom0, spins, interrupts off", Handler(Timer, One(3), SpinsDeaf), CPU3),
+    spreads("timer-lock-2", "the timer lock of pCPU 2, without dom0, is stuck", TimerLock(2), ANY_CPU),
+    spreads("timer-lock-3", "the timer lock of pCPU 3, without dom0, is stuck", TimerLock(3), ANY_CPU),
+    row("hypfs-lock", "the lock of the hypervisor's file system is stuck", HypfsLock, Lives, &[]),
     row("sysctl-lock", "the toolstack's control calls are stuck", SysctlLock, Lives, &[]),
 ];

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guard page: what the guard tells, in memory that others map read-only.
+//!
+//! In: each look's decision, from the guard. Out: for the monitor and the command line,
+//! a [`View`] of the present and the last decisions in a ring. The guard writes words and
+//! never waits; a reader that was not quick enough for the ring learns how much it missed.
+//! Whatever is read is checked: it may be torn, of another version, or anybody's bytes.
+//!
+//! The guard makes a new file at each start and puts it in the old one's place, so a
+//! reader whose page has gone silent opens the path again. Without room for a file the
+//! guard guards all the same, on memory that nobody sees.
+
+mod layout;
+
+use super::evidence::Work;
+use super::gate::{Decision, Reason};
+use super::seqlock;
+use crate::sys::clock::Monotonic;
+use crate::sys::mapping::{Mapping, PAGE};
+use crate::event::Coverage;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::mman::ProtFlags;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Where the guard puts it.
+pub const PATH: &str = "/run/xenwarden/guard";
+/// `XWGP` and the version of the layout.
+const MAGIC: u64 = 0x0000_0001_5047_5758;
+/// Bytes of the page.
+const LEN: usize = 2 * PAGE;
+/// Attempts to read a cell that is being written.
+const ATTEMPTS: u32 = 64;
+
+/// Words of each part, and where it begins.
+const INFO: (usize, usize) = (8, 64);
+const STATUS: (usize, usize) = (80, 32);
+const RING: usize = 128;
+const ENTRY: usize = 8;
+/// Entries that the ring holds.
+pub const ENTRIES: u64 = 64;
+
+/// What does not change while the guard guards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The guard's process.
+    pub pid: u32,
+    /// When it started: with `pid`, what tells one guard from the next.
+    pub started: Monotonic,
+    /// The host watchdog's device.
+    pub device: PathBuf,
+    /// The driver's name for it.
+    pub identity: String,
+    /// Its timeout, ns.
+    pub timeout_ns: u64,
+    /// The time between two looks, ns.
+    pub period_ns: u64,
+    /// What the evidence covers.
+    pub coverage: Coverage,
+    /// What is not as it should be, though the guard guards.
+    pub weakness: String,
+}
+
+/// What the guard is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The host watchdog is not armed yet.
+    Starting,
+    /// It is armed.
+    Armed,
+    /// The guard was asked to stop, and will once everything is served.
+    Stopping,
+    /// The host watchdog is disarmed, and the guard ends.
+    Disarmed,
+    /// The guard ends, and the host watchdog could not be disarmed.
+    StillArmed,
+}
+
+/// Figures of the kick path since the host watchdog was armed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Looks.
+    pub looks: u64,
+    /// Kicks that the device took.
+    pub kicks: u64,
+    /// Kicks that it refused.
+    pub refused: u64,
+    /// Times that kicks were withheld.
+    pub withholds: u64,
+    /// The longest time between two kicks, ns.
+    pub max_gap_ns: u64,
+    /// The longest look, ns.
+    pub max_look_ns: u64,
+    /// The longest kick, ns.
+    pub max_kick_ns: u64,
+    /// Page faults of the guard without I/O.
+    pub minor_faults: u64,
+    /// And with.
+    pub major_faults: u64,
+}
+
+/// The present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What the guard is doing.
+    pub phase: Phase,
+    /// When it last looked.
+    pub looked: Monotonic,
+    /// What it decided then.
+    pub decision: Decision,
+    /// Since when it has decided so.
+    pub since: Monotonic,
+    /// The last kick that the device took; the arming counts as the first.
+    pub last_kick: Monotonic,
+    /// The scheduler that debug keys hold up, while it is excused.
+    pub excused: Option<Work>,
+    /// Entries written into the ring so far.
+    pub entries: u64,
+    /// Figures.
+    pub counters: Counters,
+}
+
+/// Both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What does not change.
+    pub info: Info,
+    /// What does.
+    pub status: Status,
+}
+
+/// Something that the guard did and people want to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// It armed the host watchdog.
+    Armed,
+    /// It withholds from now on, or for another cause than before.
+    Withhold(Reason),
+    /// It kicks again.
+    Resume,
+    /// It excuses a scheduler that debug keys hold up.
+    Excused(Work),
+    /// The device refuses kicks: the first refusal, and once a minute while it goes on.
+    Refused {
+        /// The device's errno.
+        errno: i32,
+        /// Refusals since it last took a kick.
+        count: u64,
+    },
+    /// The device takes kicks again.
+    Taken {
+        /// How many it had refused.
+        refused: u64,
+    },
+    /// The host watchdog is disarmed.
+    Disarmed,
+    /// It could not be disarmed: it will fire.
+    DisarmFailed {
+        /// The errno.
+        errno: i32,
+    },
+}
+
+/// An entry of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number, from 0.
+    pub number: u64,
+    /// When it happened.
+    pub at: Monotonic,
+    /// The last kick before that.
+    pub last_kick: Monotonic,
+    /// What.
+    pub kind: EntryKind,
+}
+
+/// Entries as far as they are still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+    /// Entries that were overwritten before they were read.
+    pub lost: u64,
+    /// The number to ask for next.
+    pub next: u64,
+}
+
+/// The guard's end.
+#[derive(Debug)]
+pub struct Writer {
+    words: &'static [AtomicU64],
+    entries: u64,
+}
+
+impl Writer {
+    /// Makes a page at `path`, in the place of an older one, readable for `group`.
+    ///
+    /// # Errors
+    /// The errno of making it; [`Writer::private`] is then left.
+    pub fn create(path: &Path, group: Option<u32>) -> io::Result<Self> {
+        let new = path.with_extension("new");
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(&new)?;
+        let len = i64::try_from(LEN).map_err(io::Error::other)?;
+        // A page that has no memory yet would fault on the kick path, or end the guard.
+        fallocate(&file, FallocateFlags::empty(), 0, len)?;
+        if let Some(group) = group {
+            nix::unistd::fchown(&file, None, Some(group.into()))?;
+        }
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let writer = Self::over(Mapping::new(&file, LEN, prot)?);
+        fs::rename(&new, path)?;
+        Ok(writer)
+    }
+
+    /// A page that nobody sees.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn private() -> io::Result<Self> {
+        Ok(Self::over(Mapping::private(LEN)?))
+    }
+
+    fn over(mapping: Mapping) -> Self {
+        let words = mapping.leak();
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        let writer = Self { words, entries: 0 };
+        if let Some(first) = words.first() {
+            first.store(MAGIC, Ordering::Release);
+        }
+        writer
+    }
+
+    fn cell(&self, start: usize, len: usize) -> &'static [AtomicU64] {
+        self.words.get(start..start + len).unwrap_or_default()
+    }
+
+    /// Says what does not change.
+    pub fn info(&self, info: &Info) {
+        seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(info));
+    }
+
+    /// Says how things are. Allocates nothing, never waits. `entries` is filled in.
+    pub fn status(&self, status: &Status) {
+        let status = Status {
+            entries: self.entries,
+            ..*status
+        };
+        seqlock::write(
+            self.cell(STATUS.0, STATUS.1),
+            &layout::encode_status(&status),
+        );
+    }
+
+    /// Adds an entry to the ring; the next status makes it known. Allocates nothing, never
+    /// waits.
+    pub fn entry(&mut self, at: Monotonic, last_kick: Monotonic, kind: EntryKind) {
+        let [tag, a, b, c] = layout::encode_kind(kind);
+        let values = [self.entries, at.0, last_kick.0, tag, a, b, c];
+        seqlock::write(self.cell(place(self.entries), ENTRY), &values);
+        self.entries += 1;
+    }
+
+    /// The other end of a page, for tests and for [`Writer::private`].
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader {
+            words: Words::Static(self.words),
+        }
+    }
+}
+
+fn place(number: u64) -> usize {
+    RING + usize::try_from(number % ENTRIES).unwrap_or(0) * ENTRY
+}
+
+#[derive(Debug)]
+enum Words {
+    Mapped(Mapping),
+    Static(&'static [AtomicU64]),
+}
+
+/// The end of everybody else.
+#[derive(Debug)]
+pub struct Reader {
+    words: Words,
+}
+
+impl Reader {
+    /// Maps the page at `path`. Does not block, whatever is there.
+    ///
+    /// # Errors
+    /// The errno of open(2) or mmap(2); `InvalidData` where it is no guard page.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        let no_page = || io::Error::new(io::ErrorKind::InvalidData, "not a guard page");
+        if !metadata.is_file() || metadata.len() != LEN as u64 {
+            return Err(no_page());
+        }
+        let mapping = Mapping::new(&file, LEN, ProtFlags::PROT_READ)?;
+        let magic = mapping.words().first().map(|w| w.load(Ordering::Acquire));
+        if magic != Some(MAGIC) {
+            return Err(no_page());
+        }
+        Ok(Self {
+            words: Words::Mapped(mapping),
+        })
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        match &self.words {
+            Words::Mapped(mapping) => mapping.words(),
+            Words::Static(words) => words,
+        }
+    }
+
+    fn cell<const N: usize>(&self, start: usize) -> Option<[u64; N]> {
+        let cell = self.words().get(start..start + N + 1)?;
+        let mut values = [0; N];
+        (0..ATTEMPTS)
+            .any(|_| seqlock::read(cell, &mut values))
+            .then_some(values)
+    }
+
+    /// The present; none before the guard has told, and where it cannot be made out.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        Some(View {
+            info: self.info()?,
+            status: self.status()?,
+        })
+    }
+
+    /// What does not change.
+    #[must_use]
+    pub fn info(&self) -> Option<Info> {
+        layout::decode_info(&self.cell(INFO.0)?)
+    }
+
+    /// What does.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        layout::decode_status(&self.cell(STATUS.0)?)
+    }
+
+    /// The ring's entries from number `from` on.
+    #[must_use]
+    pub fn entries(&self, from: u64) -> Entries {
+        let Some(Status { entries: next, .. }) = self.status() else {
+            return Entries {
+                next: from,
+                ..Entries::default()
+            };
+        };
+        let first = from.max(next.saturating_sub(ENTRIES)).min(next);
+        let read = |number| {
+            let values = self.cell(place(number))?;
+            layout::decode_entry(&values).filter(|entry| entry.number == number)
+        };
+        let entries: Vec<Entry> = (first..next).filter_map(read).collect();
+        let wanted = next.saturating_sub(from);
+        Entries {
+            lost: wanted.saturating_sub(entries.len() as u64),
+            entries,
+            next,
+        }
+    }
+}

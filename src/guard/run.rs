@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kick path: look, judge, ask the gate, kick or withhold, tell, sleep.
+//!
+//! In: a way to look at the hypervisor, an armed host watchdog. Out: kicks, and the guard
+//! page. One thread runs it and does nothing else: it allocates nothing, takes no lock,
+//! faults no page, logs nothing, makes no hypercall, and touches no file but the host
+//! watchdog. If anything in it hangs no kick comes, and that is the detection.
+//!
+//! Asked to stop it disarms, but only while the gate says kick: a host that is being
+//! withheld must go down even if somebody stops the guard meanwhile.
+
+use super::evidence::{Verdict, Work};
+use super::gate::{Decision, decide};
+use super::page::{Counters, EntryKind, Phase, Status, Writer};
+use super::sight::Sight;
+use crate::sys::clock::{Monotonic, NS_PER_S};
+use crate::sys::realtime::{PageFaults, page_faults_of_this_thread};
+use crate::watchdog::HostWatchdog;
+use std::io;
+
+/// While the device refuses kicks it is told so often, ns.
+const REFUSED_EACH_NS: u64 = 60 * NS_PER_S;
+
+/// Time, and what comes from outside while it passes.
+pub trait World {
+    /// CLOCK_MONOTONIC.
+    fn now(&self) -> Monotonic;
+    /// Lets time pass until `when`.
+    fn sleep_until(&mut self, when: Monotonic);
+    /// Somebody asked the guard to stop.
+    fn stops(&self) -> bool;
+    /// Called after each look: tells the service manager what it is to know, until that has
+    /// arrived. Never blocks.
+    fn looked(&mut self);
+}
+
+/// Kicks `watchdog`, armed at `armed`, each `period_ns` while everything is served. Returns
+/// once it was asked to stop and has disarmed, or failed to.
+///
+/// # Errors
+/// The errno with which the device refused to be disarmed.
+pub fn run<W: HostWatchdog>(
+    mut watchdog: W,
+    sight: &mut dyn Sight,
+    world: &mut dyn World,
+    page: &mut Writer,
+    armed: Monotonic,
+    period_ns: u64,
+) -> io::Result<()> {
+    let mut history = History::new(armed);
+    let mut next = world.now();
+    page.entry(armed, armed, EntryKind::Armed);
+    loop {
+        let (verdict, looked) = sight.look(&|| world.now());
+        let now = world.now();
+        let decision = decide(verdict, now.since_ns(looked), period_ns);
+        if decision == Decision::Kick {
+            let outcome = watchdog.kick();
+            history.kicked(page, now, world.now(), outcome);
+        }
+        history.decided(page, now, decision);
+        history.excused(page, now, verdict);
+        let stops = world.stops();
+        history.tell(page, looked, now, stops);
+        if stops && decision == Decision::Kick {
+            return end(watchdog, &mut history, page);
+        }
+        world.looked();
+        next = next_tick(next, world.now(), period_ns);
+        world.sleep_until(next);
+    }
+}
+
+/// The tick after `last`; ticks that were missed are not made up for.
+#[must_use]
+pub fn next_tick(last: Monotonic, now: Monotonic, period_ns: u64) -> Monotonic {
+    let next = last.plus_ns(period_ns);
+    if next < now { now } else { next }
+}
+
+fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> io::Result<()> {
+    let outcome = watchdog.disarm();
+    let (kind, phase) = match &outcome {
+        Ok(()) => (EntryKind::Disarmed, Phase::Disarmed),
+        Err(error) => {
+            let errno = errno(error);
+            (EntryKind::DisarmFailed { errno }, Phase::StillArmed)
+        }
+    };
+    let status = &mut history.status;
+    page.entry(status.looked, status.last_kick, kind);
+    status.phase = phase;
+    page.status(status);
+    outcome
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// What the guard remembers, to tell only what changed. It begins with a kick: the arming.
+struct History {
+    status: Status,
+    base: PageFaults,
+    /// Refusals since the device last took a kick, and when that was told last.
+    refused: u64,
+    refused_told: Monotonic,
+    excused: Option<Work>,
+}
+
+impl History {
+    fn new(armed: Monotonic) -> Self {
+        Self {
+            status: Status {
+                phase: Phase::Armed,
+                looked: armed,
+                decision: Decision::Kick,
+                since: armed,
+                last_kick: armed,
+                excused: None,
+                entries: 0,
+                counters: Counters::default(),
+            },
+            base: page_faults_of_this_thread().unwrap_or_default(),
+            refused: 0,
+            refused_told: armed,
+            excused: None,
+        }
+    }
+
+    fn kicked(
+        &mut self,
+        page: &mut Writer,
+        began: Monotonic,
+        ended: Monotonic,
+        outcome: io::Result<()>,
+    ) {
+        let Status {
+            counters,
+            last_kick,
+            ..
+        } = &mut self.status;
+        counters.max_kick_ns = counters.max_kick_ns.max(ended.since_ns(began));
+        if let Err(error) = outcome {
+            counters.refused += 1;
+            self.refused += 1;
+            let count = self.refused;
+            if count == 1 || began.since_ns(self.refused_told) >= REFUSED_EACH_NS {
+                let errno = errno(&error);
+                page.entry(began, *last_kick, EntryKind::Refused { errno, count });
+                self.refused_told = began;
+            }
+            return;
+        }
+        if self.refused != 0 {
+            let refused = std::mem::take(&mut self.refused);
+            page.entry(began, *last_kick, EntryKind::Taken { refused });
+        }
+        counters.kicks += 1;
+        counters.max_gap_ns = counters.max_gap_ns.max(began.since_ns(*last_kick));
+    }
+
+    /// Notes the decision; a turn to kicking is told with the kick before it.
+    fn decided(&mut self, page: &mut Writer, now: Monotonic, decision: Decision) {
+        let status = &mut self.status;
+        let told = match (status.decision, decision) {
+            (Decision::Kick, Decision::Kick) => None,
+            (_, Decision::Kick) => Some(EntryKind::Resume),
+            (Decision::Withhold(old), Decision::Withhold(new)) if old.same_cause(&new) => None,
+            (_, Decision::Withhold(reason)) => Some(EntryKind::Withhold(reason)),
+        };
+        let turned = (status.decision == Decision::Kick) != (decision == Decision::Kick);
+        if turned {
+            status.since = now;
+            status.counters.withholds += u64::from(decision != Decision::Kick);
+        }
+        if let Some(kind) = told {
+            page.entry(now, status.last_kick, kind);
+        }
+        if decision == Decision::Kick && self.refused == 0 {
+            status.last_kick = now;
+        }
+        status.decision = decision;
+    }
+
+    fn excused(&mut self, page: &mut Writer, now: Monotonic, verdict: Verdict) {
+        let excused = match verdict {
+            Verdict::Served { excused } => excused,
+            _ => None,
+        };
+        if let Some(work) = excused.filter(|_| self.excused.is_none()) {
+            page.entry(now, self.status.last_kick, EntryKind::Excused(work));
+        }
+        self.excused = excused;
+        self.status.excused = excused;
+    }
+
+    fn tell(&mut self, page: &mut Writer, looked: Monotonic, ended: Monotonic, stops: bool) {
+        let Status {
+            counters, phase, ..
+        } = &mut self.status;
+        counters.looks += 1;
+        counters.max_look_ns = counters.max_look_ns.max(ended.since_ns(looked));
+        if let Ok(faults) = page_faults_of_this_thread() {
+            counters.minor_faults = faults.minor.saturating_sub(self.base.minor);
+            counters.major_faults = faults.major.saturating_sub(self.base.major);
+        }
+        if stops {
+            *phase = Phase::Stopping;
+        }
+        self.status.looked = looked;
+        page.status(&self.status);
+    }
+}

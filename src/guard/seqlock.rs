@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A cell of shared words: one writer that never waits, readers that see it whole or try again.
+//!
+//! The first word counts: odd while the writer writes. It is what processes can share:
+//! no lock that a killed process could hold, no pointer, nothing but words. The order of
+//! the accesses is that of Linux's seqcount (`include/linux/seqlock.h`) in the terms of
+//! the C11 model; `tests/seqlock.rs` lets loom try all of its interleavings.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// An atomic word: the standard library's, and in tests loom's.
+pub trait Word {
+    /// As [`AtomicU64::load`].
+    fn load(&self, order: Ordering) -> u64;
+    /// As [`AtomicU64::store`].
+    fn store(&self, value: u64, order: Ordering);
+    /// As [`fence`].
+    fn fence(order: Ordering);
+}
+
+impl Word for AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.store(value, order);
+    }
+
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+}
+
+/// Writes `values` into the cell: its count, then as many words. For its one writer.
+pub fn write<W: Word>(cell: &[W], values: &[u64]) {
+    let Some((count, words)) = cell.split_first() else {
+        return;
+    };
+    let before = count.load(Ordering::Relaxed) & !1;
+    count.store(before.wrapping_add(1), Ordering::Relaxed);
+    W::fence(Ordering::Release);
+    for (word, value) in words.iter().zip(values) {
+        word.store(*value, Ordering::Relaxed);
+    }
+    count.store(before.wrapping_add(2), Ordering::Release);
+}
+
+/// Reads the cell into `values`, once; says whether they belong together. A cell that was
+/// never written to has nothing in it.
+#[must_use]
+pub fn read<W: Word>(cell: &[W], values: &mut [u64]) -> bool {
+    let Some((count, words)) = cell.split_first() else {
+        return false;
+    };
+    let before = count.load(Ordering::Acquire);
+    for (value, word) in values.iter_mut().zip(words) {
+        *value = word.load(Ordering::Relaxed);
+    }
+    W::fence(Ordering::Acquire);
+    before != 0 && before % 2 == 0 && count.load(Ordering::Relaxed) == before
+}

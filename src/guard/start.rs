@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guard's start: everything that must hold before the host watchdog is touched.
+//!
+//! In: a policy. Out: a guard that runs, or a failure with nothing armed. The order matters:
+//! memory is locked and the thread proven real-time before the device is opened, which kicks
+//! it; and a host that is not seen to make progress is not opened at all, so that a guard that
+//! is restarted on a host that is going down does not help it live on.
+
+use super::gate::{Decision, decide};
+use super::page::{self, Info, Writer};
+use super::run::{World, run};
+use super::sight::{Patched, Sight, Stock};
+use crate::config::Policy;
+use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
+use crate::sys::notify::Notifier;
+use crate::sys::privcmd::Privcmd;
+use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::watchdog::device::{ArmError, Hardware, inspect};
+use crate::event::Coverage;
+use crate::xen::{self, NoTable};
+use nix::errno::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// SCHED_FIFO priority: above ordinary real-time work, below the kernel's own threads (50).
+const PRIORITY: u8 = 42;
+/// How long the start waits until everything is served, ns: dom0 may be busy with booting.
+const PATIENCE_NS: u64 = 10 * NS_PER_S;
+
+/// Guards until told to stop. Says what it does on stderr until it arms
+/// the host watchdog; from then on the guard page tells.
+///
+/// # Errors
+/// A [`Failure`] with nothing armed, or, at the end, that the device could not be disarmed.
+pub fn guard(policy: &Policy) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
+    let mut sight = open_hypervisor(policy)?;
+    inspect_watchdog(policy)?;
+    let mut page = open_page(policy)?;
+    let os = |what: &str| {
+        let what = what.to_owned();
+        move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
+    };
+    lock_memory().map_err(os("lock memory"))?;
+    become_realtime(PRIORITY).map_err(os("become real-time"))?;
+    await_served(sight.as_mut(), policy)?;
+    announce(policy, sight.coverage());
+    let armed = Monotonic::now();
+    let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    let info = describe(policy, sight.coverage(), &watchdog, armed);
+    page.info(&info);
+    let mut world = Host {
+        stop,
+        notifier: Notifier::from_environment(),
+        told: Told::Nothing,
+    };
+    let period_ns = policy.sample_ns;
+    run(
+        watchdog,
+        sight.as_mut(),
+        &mut world,
+        &mut page,
+        armed,
+        period_ns,
+    )
+    .map_err(|error| {
+        let (device, timeout_s) = (policy.device.display(), info.timeout_ns / NS_PER_S);
+        let end = format!("the host goes down in {timeout_s} s");
+        Failure::new(
+            OSERR,
+            format!("{device} cannot be disarmed ({error}): {end}"),
+        )
+    })?;
+    eprintln!("xenwardend: disarmed {}", policy.device.display());
+    Ok(())
+}
+
+fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(stop))?;
+    }
+    // To read the configuration anew takes a restart.
+    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
+}
+
+/// What the guard has said to the service manager.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Ready,
+    Stopping,
+}
+
+/// The operating system, as the kick path meets it.
+struct Host {
+    stop: Arc<AtomicBool>,
+    notifier: Notifier,
+    told: Told,
+}
+
+impl World for Host {
+    fn now(&self) -> Monotonic {
+        Monotonic::now()
+    }
+
+    fn sleep_until(&mut self, when: Monotonic) {
+        sleep_until(when);
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn looked(&mut self) {
+        let (message, then) = match (self.told, self.stops()) {
+            (Told::Nothing, false) => ("READY=1", Told::Ready),
+            (Told::Nothing | Told::Ready, true) => ("STOPPING=1", Told::Stopping),
+            _ => return,
+        };
+        if self.notifier.tell(message) {
+            self.told = then;
+        }
+    }
+}
+
+/// The way to look at the hypervisor that the policy's coverage demands.
+fn open_hypervisor(policy: &Policy) -> Result<Box<dyn Sight>, Failure> {
+    let privcmd = Privcmd::open().map_err(no_xen)?;
+    let (major, minor) = privcmd.version().map_err(|errno| {
+        let text = format!("Xen does not answer: {}", errno.desc());
+        Failure::new(UNAVAILABLE, text)
+    })?;
+    match (xen::map_table(&privcmd), policy.coverage) {
+        (Ok(table), _) => Ok(Box::new(Patched::new(table))),
+        (Err(NoTable::Errno(Errno::EPERM)), _) => Err(Failure::new(
+            NOPERM,
+            "the hypervisor refuses its liveness table: this is not the control domain (dom0)",
+        )),
+        (Err(_), Coverage::Partial) => Ok(Box::new(Stock(privcmd))),
+        (Err(why), Coverage::Full) => Err(Failure::new(
+            UNAVAILABLE,
+            format!(
+                "Xen {major}.{minor}: {why}: boot a hypervisor with xen-patches applied, or set \
+                 evidence.coverage = \"partial\""
+            ),
+        )),
+    }
+}
+
+fn no_xen(error: io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => Failure::new(
+            NOPERM,
+            format!("/dev/xen/privcmd: {error}: xenwardend must run as root"),
+        ),
+        _ if fs::metadata("/proc/xen/capabilities").is_ok() => Failure::new(
+            UNAVAILABLE,
+            format!(
+                "/dev/xen: {error}: load the kernel's xen-privcmd module (Linux 4.18 or later)"
+            ),
+        ),
+        _ => Failure::new(
+            UNAVAILABLE,
+            format!("this machine does not run on Xen (/dev/xen: {error}): nothing to guard"),
+        ),
+    }
+}
+
+/// Looks at the host watchdog without opening it.
+fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
+    let attributes = inspect(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    if attributes.nowayout == Some(true) {
+        let device = policy.device.display();
+        eprintln!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
+    }
+    Ok(())
+}
+
+/// The guard page; where there is no room for one, one that nobody sees.
+fn open_page(policy: &Policy) -> Result<Writer, Failure> {
+    let group = nix::unistd::Group::from_name(&policy.control_group);
+    let group = group.ok().flatten().map(|group| group.gid.as_raw());
+    Writer::create(Path::new(page::PATH), group).or_else(|error| {
+        eprintln!(
+            "xenwardend: {}: {error}: guarding without telling",
+            page::PATH
+        );
+        Writer::private().map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))
+    })
+}
+
+/// The failure for an arming error.
+#[must_use]
+pub fn arm_failure(error: ArmError) -> Failure {
+    Failure::new(arm_code(&error), error)
+}
+
+fn arm_code(error: &ArmError) -> u8 {
+    match error {
+        ArmError::Timeout { .. } | ArmError::NotAWatchdog { .. } => CONFIG,
+        ArmError::StillArmed { first, .. } => arm_code(first),
+        ArmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => NOPERM,
+        _ => UNAVAILABLE,
+    }
+}
+
+/// Looks until everything has been seen to make progress and is served, for a while.
+fn await_served(sight: &mut dyn Sight, policy: &Policy) -> Result<(), Failure> {
+    let deadline = Monotonic::now().plus_ns(PATIENCE_NS);
+    loop {
+        let (verdict, looked) = sight.look(&Monotonic::now);
+        let now = Monotonic::now();
+        match decide(verdict, now.since_ns(looked), policy.sample_ns) {
+            Decision::Kick => return Ok(()),
+            Decision::Withhold(reason) if now >= deadline => {
+                let text = format!("not arming, as this host is not served: {reason}");
+                return Err(Failure::new(UNAVAILABLE, text));
+            }
+            Decision::Withhold(_) => sleep_until(now.plus_ns(policy.sample_ns)),
+        }
+    }
+}
+
+fn describe(policy: &Policy, coverage: Coverage, watchdog: &Hardware, armed: Monotonic) -> Info {
+    Info {
+        pid: std::process::id(),
+        started: armed,
+        device: policy.device.clone(),
+        identity: watchdog.identity.clone(),
+        timeout_ns: u64::from(watchdog.timeout_s) * NS_PER_S,
+        period_ns: policy.sample_ns,
+        coverage,
+        weakness: watchdog.weakness.clone().unwrap_or_default(),
+    }
+}
+
+/// Said before the arming: from then on nothing that may block, as stderr may, is touched.
+fn announce(policy: &Policy, coverage: Coverage) {
+    let coverage = match coverage {
+        Coverage::Full => "full (every guest watchdog and pcpu)",
+        Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
+    };
+    eprintln!(
+        "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}",
+        policy.device.display(),
+        policy.timeout_s,
+        policy.sample_ns / NS_PER_MS,
+    );
+}
+/// For `--check-config`: whether the device, if this machine has it, can do what the
+/// configuration asks, and what it is. A device that is missing is no fault of the
+/// configuration.
+///
+/// # Errors
+/// [`CONFIG`].
+pub fn check_device(policy: &Policy) -> Result<String, Failure> {
+    match inspect(&policy.device, policy.timeout_s) {
+        Err(ArmError::Open { .. }) => Ok(format!("{}: not here", policy.device.display())),
+        Err(error) => Err(Failure::new(CONFIG, error)),
+        Ok(found) => Ok(format!(
+            "{}: {}{}",
+            policy.device.display(),
+            found.identity.as_deref().unwrap_or("identity unknown"),
+            match found.nowayout {
+                Some(true) => ", nowayout: cannot be disarmed",
+                _ => "",
+            }
+        )),
+    }
+}

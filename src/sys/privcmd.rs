@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The way to the hypervisor from a privileged domain's user space.
+//!
+//! Sources: Linux `include/uapi/xen/privcmd.h` (IOCTL_PRIVCMD_HYPERCALL,
+//! IOCTL_PRIVCMD_MMAP_RESOURCE) and `drivers/xen/privcmd.c`; Xen's
+//! `xen/include/public/{xen,version,memory,liveness}.h` for numbers and layouts.
+//!
+//! A hypercall blocks for as long as the hypervisor holds on to it, for ever if the
+//! hypervisor is stuck; whoever calls must be a thread that may be lost. Looking at the
+//! mapped liveness table is no hypercall.
+
+use super::mapping::{Mapping, PAGE};
+use nix::errno::Errno;
+use nix::sys::mman::ProtFlags;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// `IOCTL_PRIVCMD_HYPERCALL`: _IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall)).
+const IOCTL_PRIVCMD_HYPERCALL: libc::c_ulong = 0x0030_5000;
+/// `IOCTL_PRIVCMD_MMAP_RESOURCE`: _IOC(_IOC_NONE, 'P', 7, sizeof(struct privcmd_mmap_resource)).
+const IOCTL_PRIVCMD_MMAP_RESOURCE: libc::c_ulong = 0x0020_5007;
+
+/// `__HYPERVISOR_xen_version` (public/xen.h).
+const HYPERVISOR_XEN_VERSION: u64 = 17;
+/// `XENVER_version` (public/version.h): major << 16 | minor.
+const XENVER_VERSION: u64 = 0;
+/// `DOMID_XEN` (public/xen.h): the owner of what the hypervisor shares.
+const DOMID_XEN: u16 = 0x7ff2;
+/// `XENMEM_resource_liveness` (public/memory.h of the patched hypervisor).
+const XENMEM_RESOURCE_LIVENESS: u32 = 3;
+
+/// `struct privcmd_hypercall` (uapi/xen/privcmd.h).
+#[repr(C)]
+struct PrivcmdHypercall {
+    op: u64,
+    arg: [u64; 5],
+}
+
+/// `struct privcmd_mmap_resource` (uapi/xen/privcmd.h).
+#[repr(C)]
+struct PrivcmdMmapResource {
+    dom: u16,
+    kind: u32,
+    id: u32,
+    idx: u32,
+    num: u64,
+    addr: u64,
+}
+
+/// /dev/xen/privcmd: the way to the hypervisor.
+#[derive(Debug)]
+pub struct Privcmd {
+    device: File,
+}
+
+impl Privcmd {
+    /// Opens /dev/xen/privcmd for reading, which all that is done here needs; what is
+    /// mapped over it can then not be made writable. Touches nothing in the hypervisor.
+    ///
+    /// # Errors
+    /// The errno of open(2).
+    pub fn open() -> io::Result<Self> {
+        let device = File::open("/dev/xen/privcmd")?;
+        Ok(Self { device })
+    }
+
+    /// The hypervisor's version, (major, minor).
+    ///
+    /// # Errors
+    /// The hypervisor's errno.
+    pub fn version(&self) -> Result<(u32, u32), Errno> {
+        let arg = [XENVER_VERSION, 0, 0, 0, 0];
+        let mut request = PrivcmdHypercall {
+            op: HYPERVISOR_XEN_VERSION,
+            arg,
+        };
+        // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
+        // and XENVER_version takes a null argument.
+        let answer = unsafe {
+            libc::ioctl(
+                self.device.as_raw_fd(),
+                IOCTL_PRIVCMD_HYPERCALL,
+                &raw mut request,
+            )
+        };
+        let version = u32::try_from(answer).map_err(|_| Errno::last())?;
+        Ok((version >> 16, version & 0xffff))
+    }
+
+    /// Maps the first `pages` pages of the hypervisor's liveness table, read-only.
+    ///
+    /// # Errors
+    /// ESRCH where the hypervisor has no such table, EPERM where this is not the control
+    /// domain, EINVAL for more pages than the table has.
+    pub fn map_liveness(&self, pages: usize) -> Result<Mapping, Errno> {
+        let mapping = Mapping::new(&self.device, pages * PAGE, ProtFlags::PROT_READ)?;
+        let mut request = PrivcmdMmapResource {
+            dom: DOMID_XEN,
+            kind: XENMEM_RESOURCE_LIVENESS,
+            id: 0,
+            idx: 0,
+            num: pages as u64,
+            addr: mapping.address(),
+        };
+        // SAFETY: the descriptor is open, the request is a live `struct
+        // privcmd_mmap_resource`, and its address is a fresh mapping of that descriptor, of
+        // `num` pages, which nobody has looked at yet.
+        let answer = unsafe {
+            libc::ioctl(
+                self.device.as_raw_fd(),
+                IOCTL_PRIVCMD_MMAP_RESOURCE,
+                &raw mut request,
+            )
+        };
+        Errno::result(answer)?;
+        Ok(mapping)
+    }
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guard page: what is written is read, what is torn or strange is nothing, and a ring
+//! that turned says how much was missed.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+use loom::sync::Arc;
+use loom::thread;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use xenwarden::guard::evidence::{Unknown, Work};
+use xenwarden::guard::gate::{Decision, Reason};
+use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
+use xenwarden::guard::seqlock::{self, Word};
+use xenwarden::sys::clock::Monotonic;
+use xenwarden::xen::Coverage;
+
+fn info() -> Info {
+    Info {
+        pid: 77,
+        started: Monotonic(5),
+        device: "/dev/watchdog0".into(),
+        identity: "i6300ESB timer".to_owned(),
+        timeout_ns: 5_000_000_000,
+        period_ns: 250_000_000,
+        coverage: Coverage::Full,
+        weakness: "it does 6 s".to_owned(),
+    }
+}
+
+fn status(decision: Decision) -> Status {
+    Status {
+        phase: Phase::Armed,
+        looked: Monotonic(40),
+        decision,
+        since: Monotonic(30),
+        last_kick: Monotonic(20),
+        excused: Some(Work::PcpuScheduler(1)),
+        entries: 0,
+        counters: Counters {
+            looks: 1,
+            kicks: 2,
+            refused: 3,
+            withholds: 4,
+            max_gap_ns: 5,
+            max_look_ns: 6,
+            max_kick_ns: 7,
+            minor_faults: 8,
+            major_faults: 9,
+        },
+    }
+}
+
+fn reasons() -> Vec<Reason> {
+    let works = [
+        Work::GuestWatchdog {
+            domid: 0x7fef,
+            slot: 2,
+        },
+        Work::PcpuTimers(4094),
+        Work::PcpuScheduler(0),
+    ];
+    let lagging = works.map(|work| Reason::Lagging {
+        work,
+        overdue_ns: u64::MAX,
+    });
+    let unknown = [
+        Unknown::Unproven { cpu: 3 },
+        Unknown::NoPcpu,
+        Unknown::NoCanaries,
+        Unknown::Hypercall { errno: 38 },
+        Unknown::Stale { age_ns: 12 },
+    ];
+    let unknown = unknown.into_iter().map(Reason::Unknown);
+    lagging.into_iter().chain(unknown).collect()
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("xenwarden-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn what_is_written_is_read_over_a_file() {
+    let folder = Folder::new("page");
+    let path = folder.0.join("guard");
+    let mut writer = Writer::create(&path, None).expect("a page");
+    let reader = Reader::open(&path).expect("a page");
+    assert_eq!(reader.view(), None, "nothing is told yet");
+    writer.info(&info());
+    for reason in reasons() {
+        let said = status(Decision::Withhold(reason));
+        writer.entry(Monotonic(9), Monotonic(8), EntryKind::Withhold(reason));
+        writer.status(&said);
+        let view = reader.view().expect("a view");
+        assert_eq!(view.info, info());
+        let entries = reader.entries(view.status.entries - 1);
+        assert_eq!(
+            view.status,
+            Status {
+                entries: entries.next,
+                ..said
+            }
+        );
+        assert_eq!(entries.entries[0].kind, EntryKind::Withhold(reason));
+    }
+}
+
+#[test]
+fn each_kind_of_entry_is_read_as_it_was_written() {
+    let kinds = [
+        EntryKind::Armed,
+        EntryKind::Resume,
+        EntryKind::Excused(Work::PcpuScheduler(3)),
+        EntryKind::Refused {
+            errno: 19,
+            count: 7,
+        },
+        EntryKind::Taken { refused: 8 },
+        EntryKind::Disarmed,
+        EntryKind::DisarmFailed { errno: 5 },
+    ];
+    let mut writer = Writer::private().expect("a page");
+    for kind in kinds {
+        writer.entry(Monotonic(2), Monotonic(1), kind);
+    }
+    writer.status(&status(Decision::Kick));
+    let read = writer.reader().entries(0);
+    let read: Vec<_> = read.entries.iter().map(|entry| entry.kind).collect();
+    assert_eq!(read, kinds);
+}
+
+#[test]
+fn a_reader_that_was_too_slow_learns_how_much_it_missed() {
+    let mut writer = Writer::private().expect("a page");
+    let reader = writer.reader();
+    for n in 0..ENTRIES + 10 {
+        writer.entry(Monotonic(n), Monotonic(n), EntryKind::Resume);
+    }
+    writer.status(&status(Decision::Kick));
+    let read = reader.entries(0);
+    assert_eq!((read.lost, read.next), (10, ENTRIES + 10));
+    assert_eq!(read.entries[0].number, 10);
+    let none = reader.entries(read.next);
+    assert_eq!((none.lost, none.entries.len()), (0, 0));
+}
+
+#[test]
+fn a_new_guard_takes_the_old_ones_place_and_the_old_page_stays_readable() {
+    let folder = Folder::new("again");
+    let path = folder.0.join("guard");
+    let old = Writer::create(&path, None).expect("a page");
+    old.info(&info());
+    let before = Reader::open(&path).expect("a page");
+    let new = Writer::create(&path, None).expect("a page");
+    new.info(&Info { pid: 78, ..info() });
+    assert_eq!(before.info().expect("there").pid, 77);
+    assert_eq!(
+        Reader::open(&path)
+            .expect("a page")
+            .info()
+            .expect("there")
+            .pid,
+        78
+    );
+}
+
+#[test]
+fn what_is_no_guard_page_is_refused_at_once() {
+    let folder = Folder::new("strange");
+    let path = folder.0.join("guard");
+    assert!(Reader::open(&path).is_err(), "nothing there");
+    for content in [vec![], vec![0; 8192], vec![0xff; 8192], vec![1; 100]] {
+        fs::write(&path, content).expect("written");
+        assert!(Reader::open(&path).is_err());
+    }
+    fs::remove_file(&path).expect("removed");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a fifo");
+    assert!(Reader::open(&path).is_err(), "a fifo that nobody writes to");
+}
+
+/// Whatever the bytes after the magic number are, reading ends and does not panic.
+#[test]
+fn any_bytes_are_read_without_harm() {
+    let folder = Folder::new("bytes");
+    let path = folder.0.join("guard");
+    drop(Writer::create(&path, None).expect("a page"));
+    let good = fs::read(&path).expect("read");
+    let mut state = 1u64;
+    for _ in 0..200 {
+        let noise = good.iter().skip(8).map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let byte = state.to_le_bytes()[7];
+            if byte < 160 { byte % 8 } else { byte }
+        });
+        let bytes: Vec<u8> = good.iter().take(8).copied().chain(noise).collect();
+        fs::write(&path, bytes).expect("written");
+        let reader = Reader::open(&path).expect("the magic number is right");
+        let _ = (reader.view(), reader.entries(0), reader.entries(u64::MAX));
+    }
+}
+
+struct LoomWord(loom::sync::atomic::AtomicU64);
+
+impl Word for LoomWord {
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.0.store(value, order);
+    }
+
+    fn fence(order: Ordering) {
+        loom::sync::atomic::fence(order);
+    }
+}
+
+/// loom tries every interleaving of a writer and a reader, and every order in which the
+/// memory model lets stores become visible.
+#[test]
+fn a_reader_never_takes_parts_of_two_values_for_one() {
+    loom::model(|| {
+        let cell: Arc<Vec<LoomWord>> = Arc::new(
+            (0..3)
+                .map(|_| LoomWord(loom::sync::atomic::AtomicU64::new(0)))
+                .collect(),
+        );
+        let written = Arc::clone(&cell);
+        let writer = thread::spawn(move || {
+            seqlock::write(&written, &[1, 1]);
+            seqlock::write(&written, &[2, 2]);
+        });
+        let mut values = [0, 0];
+        if seqlock::read(&cell, &mut values) {
+            assert_eq!(values[0], values[1]);
+            assert_ne!(values[0], 0);
+        }
+        writer.join().expect("the writer ends");
+        assert!(seqlock::read(&cell, &mut values));
+        assert_eq!(values, [2, 2]);
+    });
+}
