@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use xenwarden::event::kind::KINDS;
 use xenwarden::event::{Cause, Closing, Event, Gap, Severity, Timestamp};
-use xenwarden::xen::Coverage;
+use xenwarden::event::Coverage;
 
 fn in_repository(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -182,7 +182,7 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 7] = [
+const NULLABLE: [&str; 6] = [
     "since_seen_ms",
     "gap_ms",
     "watchdog_fired",

@@ -13,7 +13,7 @@ use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
 use xenwarden::sys::clock::Monotonic;
-use xenwarden::xen::Coverage;
+use xenwarden::event::Coverage;
 
 fn info() -> Info {
     Info {

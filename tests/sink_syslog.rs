@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use xenwarden::event::Coverage;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
-use xenwarden::event::{Cause, Event, Gap, Kind, Severity, Timestamp, VERSION};
+use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Kind, Severity, Timestamp, VERSION};
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
@@ -338,10 +337,17 @@ fn samples() -> Vec<(Kind, &'static str)> {
         (Kind::AlarmAcknowledged { uid: 1_000 }, "by user 1000"),
         (
             Kind::AlarmClosed {
-                cause: Cause::Unknown,
+                cause: Closing::Operator,
                 open_ms: 1,
             },
             "by an operator",
+        ),
+        (
+            Kind::AlarmMoved {
+                cause: Cause::Suspend,
+                open_ms: 1_000,
+            },
+            "not on this host any more: suspended",
         ),
         (
             Kind::HostWithhold {
