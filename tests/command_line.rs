@@ -83,6 +83,20 @@ fn a_good_configuration_is_said_to_be_ok() {
 }
 
 #[test]
+fn check_config_tells_all_that_is_wrong_in_one_run() {
+    let text = b"[host-watchdog]\ndevice = \"/dev/null\"\n[state]\ndirectory = \"/proc/version\"\n\
+                 [[hook]]\nkinds = [\"alarm.\"]\nprogram = \"/nowhere/hook\"\n";
+    let path = config("wrong-host", text);
+    let path = path.to_str().expect("a plain path");
+    let output = xenwardend(&["--check-config", "--config", path]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).expect("text");
+    for key in ["host-watchdog.device", "state.directory", "hook 1: program"] {
+        assert!(text.contains(&format!("{path}: {key}")), "{key}: {text}");
+    }
+}
+
+#[test]
 fn without_xen_it_says_so_and_exits_69() {
     if Path::new("/proc/xen").exists() {
         return; // On Xen itself the lab's scenarios are the test.

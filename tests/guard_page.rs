@@ -8,12 +8,12 @@ use loom::thread;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
 use xenwarden::sys::clock::Monotonic;
-use xenwarden::event::Coverage;
 
 fn info() -> Info {
     Info {

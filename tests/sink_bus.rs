@@ -9,9 +9,9 @@ use sink_common::{Scratch, bus, close, drops, eventually, expired, guest, raised
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use xenwarden::config::sinks::Hook;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::{Event, Kind, Severity, VERSION};
-use xenwarden::config::sinks::Hook;
 use xenwarden::sink::hooks;
 use xenwarden::sink::syslog::{self, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};

@@ -6,9 +6,9 @@
 //! only be asked, which may never return: then no kick comes.
 
 use super::evidence::{Evidence, Unknown, Verdict};
+use crate::event::Coverage;
 use crate::sys::clock::Monotonic;
 use crate::sys::privcmd::Privcmd;
-use crate::event::Coverage;
 use crate::xen::table::Table;
 
 /// A way to look at the hypervisor.

@@ -104,6 +104,7 @@ impl Following {
         while !self.looked.load(Ordering::Acquire) && Instant::now() < deadline {
             thread::sleep(LOOK_EVERY);
         }
-        self.saver.finish(deadline.saturating_duration_since(Instant::now()))
+        self.saver
+            .finish(deadline.saturating_duration_since(Instant::now()))
     }
 }

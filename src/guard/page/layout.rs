@@ -2,10 +2,10 @@
 //! What the guard page's words mean: each value to words, and back as far as they are one.
 
 use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status};
+use crate::event::Coverage;
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::sys::clock::Monotonic;
-use crate::event::Coverage;
 
 /// Bytes of the texts in the info.
 const DEVICE: usize = 128;
