@@ -52,13 +52,14 @@ impl Story {
             PROMPT,
         )?;
         let xen = xen.split_whitespace().collect::<Vec<_>>().join(".");
+        let known = status.monitor.unwrap_or_default();
         self.tell(&format!(
             "a host runs Xen {xen} on {} pCPUs; every figure here is in its own time",
-            status.pcpus.len()
+            known.pcpus.len()
         ))?;
-        for guest in status.guest_watchdogs.iter().filter(|guest| guest.armed) {
+        for guest in &known.guest_watchdogs {
             let name = guest.name.as_deref().unwrap_or("?");
-            let fed = guest.last_fed_age_ms.unwrap_or_default();
+            let fed = guest.last_fed_age_ms;
             self.tell(&format!(
                 "guest {name}: watchdog of {} s, fed {fed} ms ago",
                 guest.timeout_s

@@ -24,9 +24,15 @@ const FATAL_SIGNALS: &str =
 const RETRIES: u32 = 3;
 /// How long the guard must have kicked without a break before a scenario begins.
 const SETTLED_MS: u64 = 1000;
-/// The guard's process; everything that it says goes out through the debug port. It must not hold the agent's pipes.
-const START_GUARD: &str =
-    "(setsid sh -c 'xenwardend 2>&1 | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)";
+/// Starts a program whose every word goes out through the debug port. It must not hold the agent's pipes.
+fn start(program: &str) -> String {
+    format!("(setsid sh -c '{program} 2>&1 | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)")
+}
+
+/// The guard's process.
+pub const GUARD: &str = "xenwardend";
+/// The monitor's.
+pub const MONITOR: &str = "xenwarden-monitor";
 
 /// A host under test.
 pub struct Host {
@@ -64,18 +70,39 @@ impl Host {
         }
     }
 
-    /// Starts the guard and waits until it says that it has armed the host watchdog.
-    pub fn start_guard(&mut self) -> Result<()> {
+    /// Starts the guard or the monitor, and waits until it serves.
+    pub fn start_program(&mut self, program: &str) -> Result<()> {
         let log = self.machine.log.clone();
         let first = log.length();
-        self.dom0_ok(START_GUARD, PROMPT)?;
-        let armed = log.wait_line(first, PROMPT, "armed ");
-        armed.map(drop).context(|| {
-            format!(
-                "the guard does not arm; it said: {}",
-                log.lines_from(first).join("\n")
-            )
-        })
+        self.dom0_ok(&start(program), PROMPT)?;
+        let said = |error: Error| {
+            let said = log.lines_from(first).join("\n");
+            Error::new(format!(
+                "{program} does not serve: {error}; it said: {said}"
+            ))
+        };
+        match program {
+            MONITOR => self.wait_monitor().map_err(said),
+            _ => self.wait_kicking().map(drop).map_err(said),
+        }
+    }
+
+    /// Sends a signal to a program and waits until its process is gone.
+    pub fn end_program(&mut self, program: &str, signal: &str) -> Result<()> {
+        let gone = format!(
+            "killall {signal} {program}; n=0; while pidof {program}; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done"
+        );
+        self.dom0_ok(&gone, PROMPT).map(drop)
+    }
+
+    fn wait_monitor(&mut self) -> Result<()> {
+        let deadline = self.machine.clock()? + PROMPT;
+        while self.status()?.monitor.is_none() {
+            if self.machine.clock()? > deadline {
+                return Err(Error::new("the monitor does not answer"));
+            }
+        }
+        Ok(())
     }
 
     /// The guard's own view, from its command line.
@@ -111,6 +138,32 @@ impl Host {
     pub fn inject(&mut self, fault: Fault) -> Result<Duration> {
         let symbols = Arc::clone(&self.symbols);
         self.machine.debug(|gdb| fault.inject(gdb, &symbols))
+    }
+
+    /// Writes records of domains that are not there into the hypervisor's table: each with both its watchdogs armed for an hour. The
+    /// layout is that of xen-patches/README.md.
+    pub fn fill_table(&mut self, domains: u16) -> Result<()> {
+        const RECORD: usize = 64;
+        const FIRST: u16 = 1_000;
+        let table = self.symbols.get("table")?.address;
+        let records = self.symbols.get("domains")?.address;
+        self.machine
+            .debug(|gdb| {
+                let (header, records) = (gdb.read_u64(table)?, gdb.read_u64(records)?);
+                let armed = (3601_u64 << 32 | 1).to_le_bytes();
+                let mut record = [0_u8; RECORD];
+                for at in [0, 16] {
+                    record[at..at + 8].copy_from_slice(&armed);
+                }
+                record[32] = 1;
+                for n in 0..domains {
+                    record[40..48].copy_from_slice(&(1_000_000 + u64::from(n)).to_le_bytes());
+                    let at = u64::from(FIRST + n) * RECORD as u64;
+                    gdb.write(records + at, &record)?;
+                }
+                gdb.write(header + 56, &u32::from(FIRST + domains).to_le_bytes())
+            })
+            .map(drop)
     }
 
     /// Injects a fault at the moment when a guest watchdog's deadline has passed and its handler is about to run; returns it.

@@ -6,7 +6,7 @@
 use crate::command::say;
 use crate::error::{Error, Result};
 use crate::guest::Guest;
-use crate::host::Host;
+use crate::host::{GUARD, Host, MONITOR};
 use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::symbols::Symbols;
@@ -112,8 +112,8 @@ impl Laboratory {
         let machine = host.machine.boot_again(parts)?;
         let mut host = self.host_on(machine);
         host.machine.agent.wait_ready(BOOT)?;
-        host.start_guard()?;
-        host.wait_kicking()?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
         Ok(host)
     }
 
@@ -154,8 +154,8 @@ impl Laboratory {
                 began.elapsed().as_secs()
             ));
         }
-        host.start_guard()?;
-        host.wait_kicking()?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
         say(format!(
             "  {:>4} s  the guard has armed the host watchdog and kicks it",
             began.elapsed().as_secs()

@@ -10,7 +10,7 @@ use super::lives::WATCHED;
 use super::wedges::Wedge;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Guest, TinyGuest};
-use crate::host::{Host, PROMPT};
+use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
 use std::time::Duration;
 use xenwarden::event::{Cause, Event, Kind};
@@ -22,8 +22,6 @@ const EVENTS: &str = "/run/events.jsonl";
 const SLOW: Duration = Duration::from_secs(600);
 /// How much of the host's time passes between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Two samples: how late an event may be noticed.
-const DETECTED_WITHIN_MS: i64 = 500;
 /// Guests that expire at once.
 const MANY: usize = 50;
 /// The guest that most rows are about.
@@ -34,8 +32,10 @@ const UUID: &str = "7e000000-0000-4000-8000-00000000f1fe";
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     Row { name: "boot-fails", what: "a reboot does not clear an alarm, the first feed does", run: |lab, phase| told(lab, phase, |host| boot_fails(host, nothing, false)) },
-    Row { name: "guard-restarted", what: "the same over a restart of the guard", run: |lab, phase| told(lab, phase, |host| boot_fails(host, restart, false)) },
-    Row { name: "guard-killed", what: "the same over a kill of the guard", run: |lab, phase| told(lab, phase, |host| boot_fails(host, kill, true)) },
+    Row { name: "guard-restarted", what: "the same over restarts of the guard", run: |lab, phase| told(lab, phase, |host| boot_fails(host, |host| again(host, GUARD, "-TERM"), false)) },
+    Row { name: "monitor-restarted", what: "the same over restarts of the monitor", run: |lab, phase| told(lab, phase, |host| boot_fails(host, |host| again(host, MONITOR, "-TERM"), false)) },
+    Row { name: "monitor-killed", what: "the same over a kill of the monitor at each step", run: |lab, phase| told(lab, phase, |host| boot_fails(host, |host| again(host, MONITOR, "-KILL"), true)) },
+    Row { name: "moved", what: "the alarm of a guest that migrates away is no longer this host's", run: |lab, phase| told(lab, phase, moved) },
     Row { name: "host-reset", what: "the same over a reset of the host, which says why", run: host_reset },
     Row { name: "paused", what: "a paused guest is a state, no missed feed", run: |lab, phase| told(lab, phase, paused) },
     Row { name: "saved", what: "a saved and restored guest feeds again, and raises nothing", run: |lab, phase| told(lab, phase, saved) },
@@ -43,7 +43,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "many", what: "50 guests expire within a second, and no event is lost", run: |lab, phase| told(lab, phase, many) },
 ];
 
-/// Restores a host, acts, and has it live on. Kind `act` returns is shown.
+/// Restores a host, acts, and has it live on. What `act` returns is shown.
 fn told(
     laboratory: &Laboratory,
     phase: Duration,
@@ -113,15 +113,6 @@ impl Host {
             .cloned();
         found.context(|| format!("no guest {name} among {report:?}"))
     }
-
-    /// Dom0's clock ahead of the hypervisor's, ns.
-    fn clock_offset(&mut self) -> Result<i64> {
-        let clocks = self
-            .status()?
-            .clocks
-            .context(|| "the guard's status shows no clocks")?;
-        Ok(clocks.monotonic_ns as i64 - clocks.xen_ns as i64)
-    }
 }
 
 fn parse(line: &str) -> Result<Event> {
@@ -174,31 +165,6 @@ fn expect_story(events: &[Event], name: &str, expected: &[&str]) -> Result<()> {
     )))
 }
 
-/// How late a guest's first feeds and expiries were noticed, by the host's clocks.
-fn delays(events: &[Event], name: &str, offset: i64) -> Result<String> {
-    let noticed = |event: &&Event| {
-        matches!(
-            event.what,
-            Kind::GuestFirstFed { .. } | Kind::GuestExpired { .. }
-        )
-    };
-    let events = story(events, name).into_iter();
-    let delays = events.filter(noticed).filter_map(|event| {
-        let happened = event.xen_ns? as i64 + offset;
-        Some((event.monotonic_ns as i64 - happened) / 1_000_000)
-    });
-    let delays: Vec<i64> = delays.collect();
-    let (least, most) = (delays.iter().min(), delays.iter().max());
-    let (Some(least), Some(most)) = (least, most) else {
-        return Err(Error::new("no event has the hypervisor's time"));
-    };
-    // The two clocks are read a moment apart.
-    match (*least >= -5, *most <= DETECTED_WITHIN_MS) {
-        (true, true) => Ok(format!("noticed within {least} to {most} ms")),
-        _ => Err(Error::new(format!("noticed only after {delays:?} ms"))),
-    }
-}
-
 fn phoenix() -> Guest {
     Guest {
         on_watchdog: "restart",
@@ -223,17 +189,10 @@ fn nothing(_: &mut Host) -> Result<()> {
     Ok(())
 }
 
-fn restart(host: &mut Host) -> Result<()> {
-    host.stop_guard()?;
-    host.start_guard()?;
-    host.wait_kicking().map(drop)
-}
-
-/// The next one is there before the hardware fires.
-fn kill(host: &mut Host) -> Result<()> {
-    host.dom0_ok("killall -9 xenwardend", PROMPT)?;
-    host.start_guard()?;
-    host.wait_kicking().map(drop)
+/// Ends a program by a signal and starts it again.
+fn again(host: &mut Host, program: &str, signal: &str) -> Result<()> {
+    host.end_program(program, signal)?;
+    host.start_program(program)
 }
 
 /// A guest that expires, comes up without its watchdog, and at last with it.
@@ -250,7 +209,9 @@ fn boot_fails(
     host.wait_events(&of_kind(NAME, "alarm.raised"), 1, SLOW)?;
     interrupt(host)?;
     host.wait_events(&of_kind(NAME, "guest.rebooted"), 1, SLOW)?;
+    interrupt(host)?;
     host.wait_events(&of_kind(NAME, "guest.boot_failed"), 1, SLOW)?;
+    interrupt(host)?;
     let alarm = host.guest_report(NAME)?.alarm;
     if alarm.as_ref().map(|alarm| alarm.phase) != Some(AlarmPhase::BootFailed) {
         return Err(Error::new(format!(
@@ -303,11 +264,42 @@ fn boot_fails(
             } => Some(format!("alarm open for {open_ms} ms, {reboots} reboots")),
             _ => None,
         });
-    let offset = host.clock_offset()?;
-    Ok(cleared
+    Ok(cleared.into_iter().collect())
+}
+
+/// A guest with an open alarm is saved, which is how its migration away begins, and only then comes back.
+fn moved(host: &mut Host) -> Result<Vec<String>> {
+    use_image(host, true)?;
+    host.create(&phoenix())?;
+    host.wait_events(&of_kind(NAME, "guest.first_fed"), 1, SLOW)?;
+    use_image(host, false)?;
+    host.tell_guest(NAME, "killall -9 watchdog")?;
+    host.wait_events(&of_kind(NAME, "guest.rebooted"), 1, SLOW)?;
+    host.wait_events(&of_kind(NAME, "guest.boot_failed"), 1, SLOW)?;
+    host.dom0_ok(&format!("xl save {NAME} /run/{NAME}.save"), SLOW)?;
+    host.wait_events(&of_kind(NAME, "alarm.moved"), 1, SLOW)?;
+    let alarm = host.guest_report(NAME)?.alarm.map(|alarm| alarm.phase);
+    if alarm != Some(AlarmPhase::Moved) {
+        return Err(Error::new(format!("after it moved its alarm is {alarm:?}")));
+    }
+    // The exit code counts open alarms only.
+    host.dom0_ok("xenwarden guests", PROMPT)?;
+    host.dom0_ok(
+        &format!("xl restore /run/{NAME}.save && rm /run/{NAME}.save"),
+        SLOW,
+    )?;
+    use_image(host, true)?;
+    host.tell_guest(NAME, "reboot -f")?;
+    host.wait_events(&of_kind(NAME, "alarm.cleared"), 1, SLOW)?;
+    let events = host.events()?;
+    let alarms = story(&events, NAME)
         .into_iter()
-        .chain([delays(&events, NAME, offset)?])
-        .collect())
+        .map(|event| event.what.kind());
+    let alarms: Vec<&str> = alarms.filter(|kind| kind.starts_with("alarm.")).collect();
+    match alarms[..] {
+        ["alarm.raised", "alarm.moved", "alarm.cleared"] => Ok(Vec::new()),
+        _ => Err(Error::new(format!("its alarms are {alarms:?}"))),
+    }
 }
 
 /// An alarm is raised, a wedge brings the host down, the next boot says why and still has the alarm, and the guest clears it.
@@ -491,7 +483,7 @@ fn many(host: &mut Host) -> Result<Vec<String>> {
     let expiries = events
         .iter()
         .filter(|event| matches!(event.what, Kind::GuestExpired { .. }));
-    let times: Vec<u64> = expiries.filter_map(|event| event.xen_ns).collect();
+    let times: Vec<u64> = expiries.map(|event| event.monotonic_ns).collect();
     let spread_ms = times
         .iter()
         .max()

@@ -8,10 +8,11 @@ use super::Row;
 use super::figures::Figures;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Guest, TinyGuest};
-use crate::host::{Host, PROMPT};
+use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
 use std::time::Duration;
 use xenwarden::control::status::GuestWatchdog;
+use xenwarden::event::Kind;
 
 /// Four timeouts of the host watchdog.
 pub const WATCHED: Duration = Duration::from_secs(20);
@@ -39,6 +40,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "slots-toggled", what: "a guest arms and disarms both slots quickly", run: |lab, phase| survive(lab, phase, toggle_slots) },
     Row { name: "xenstored-killed", what: "xenstored is killed", run: |lab, phase| survive(lab, phase, kill_xenstored) },
     Row { name: "guard-restarted", what: "the guard is stopped and started again", run: |lab, phase| survive(lab, phase, restart_guard) },
+    Row { name: "monitor-killed", what: "the monitor is stopped, killed, restarted and gone for good", run: |lab, phase| survive(lab, phase, lose_monitor) },
+    Row { name: "debug-keys", what: "debug keys print all they know", run: |lab, phase| survive(lab, phase, press_keys) },
+    Row { name: "table-full", what: "10,000 guest watchdogs are armed", run: table_full },
     Row { name: "load", what: "60 s of full load in dom0 and guests", run: |lab, phase| survive(lab, phase, load) },
     Row { name: "syslog-stalled", what: "the reader of /dev/log is stopped", run: |lab, phase| survive(lab, phase, stall_syslog) },
     Row { name: "var-full", what: "/var is full", run: |lab, phase| survive(lab, phase, fill_var) },
@@ -81,12 +85,6 @@ impl Host {
         }
     }
 
-    /// Stops the guard by SIGTERM and waits until its process is gone.
-    pub fn stop_guard(&mut self) -> Result<()> {
-        let gone = "killall xenwardend; n=0; while pidof xenwardend; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done";
-        self.dom0_ok(gone, PROMPT).map(drop)
-    }
-
     /// Waits until the guard's status shows a guest watchdog as `wanted`.
     fn wait_watchdog(&mut self, what: &str, wanted: impl Fn(&GuestWatchdog) -> bool) -> Result<()> {
         self.wait_watchdogs(what, |all| all.iter().any(&wanted))
@@ -100,11 +98,11 @@ impl Host {
         let deadline = self.machine.clock()? + SLOW;
         loop {
             let status = self.status()?;
-            if wanted(&status.guest_watchdogs) {
+            let seen = status.monitor.unwrap_or_default().guest_watchdogs;
+            if wanted(&seen) {
                 return Ok(());
             }
             if self.machine.clock()? > deadline {
-                let seen = status.guest_watchdogs;
                 return Err(Error::new(format!("{what}: not within {SLOW:?}: {seen:?}")));
             }
             self.pass(LOOK_EVERY)?;
@@ -126,11 +124,7 @@ impl Host {
     /// Waits until a guest of this name feeds under another domid than `old`.
     fn wait_restarted(&mut self, name: &str, old: u16) -> Result<()> {
         self.wait_watchdog("the restarted guest feeds", |watchdog| {
-            watchdog.domid != old
-                && watchdog.armed
-                && !watchdog.fired
-                && watchdog.sets > 1
-                && watchdog.name.as_deref() == Some(name)
+            watchdog.domid != old && !watchdog.expired && watchdog.name.as_deref() == Some(name)
         })
     }
 }
@@ -175,7 +169,7 @@ fn pause_until_expired(host: &mut Host) -> Result<()> {
     let domid = host.domid(name)?;
     host.dom0_ok(&format!("xl pause {name}"), SLOW)?;
     host.wait_watchdog("the paused guest expires", |watchdog| {
-        watchdog.domid == domid && watchdog.fired
+        watchdog.domid == domid && watchdog.expired
     })?;
     host.dom0_ok(&format!("xl unpause {domid}"), SLOW).map(drop)
 }
@@ -215,16 +209,14 @@ fn create_and_destroy_many(host: &mut Host) -> Result<()> {
         host.dom0_ok(&format!("xl destroy {}", guest.name), SLOW)?;
     }
     let known = GUESTS.len();
-    host.wait_watchdogs("all of them are gone", |all| {
-        all.iter().filter(|watchdog| watchdog.armed).count() == known
-    })
+    host.wait_watchdogs("all of them are gone", |all| all.len() == known)
 }
 
 /// Two ordinary guests and many tiny ones, which feed each second.
 fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const GUESTS_IN_ALL: usize = 20;
-    /// Of the guard, in dom0. A leak for each guest or sample would exceed it.
-    const RESIDENT_KIB: u64 = 16 * 1024;
+    /// Of the guard, in dom0: its promise.
+    const RESIDENT_KIB: u64 = 2 * 1024;
     const MEASURED: Duration = Duration::from_secs(60);
     const SECOND_NS: u64 = 1_000_000_000;
     let mut host = laboratory.host()?;
@@ -242,17 +234,15 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
             toggles_each_ns: None,
         })?;
     }
-    host.wait_watchdogs("all of them feed", |all| {
-        let feeding = |watchdog: &&GuestWatchdog| watchdog.armed && watchdog.sets > 1;
-        all.iter().filter(feeding).count() == GUESTS_IN_ALL
-    })?;
+    host.wait_watchdogs("all of them feed", |all| all.len() == GUESTS_IN_ALL)?;
     let many = host.cost(MEASURED)?;
-    let outcome = host
-        .lives_on(WATCHED)
-        .and_then(|()| match many.resident_kib {
+    let outcome = host.lives_on(WATCHED).and_then(|()| {
+        let (name, program) = &many.programs[0];
+        match program.resident_kib {
             0..RESIDENT_KIB => Ok(()),
-            kib => Err(Error::new(format!("the guard takes {kib} KiB"))),
-        });
+            kib => Err(Error::new(format!("{name} takes {kib} KiB"))),
+        }
+    });
     Ok(Figures {
         notes: vec![
             format!("{} guests: {few}", GUESTS.len()),
@@ -263,62 +253,98 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     })
 }
 
-/// What the guard costs dom0.
+/// What guard and monitor cost dom0.
 struct Cost {
+    programs: Vec<(&'static str, Program)>,
+    over: Duration,
+}
+
+/// What one of them costs.
+struct Program {
     resident_kib: u64,
     ticks: u64,
-    over: Duration,
+    threads: u64,
+    /// Times that it waited, and was woken.
+    waits: u64,
+}
+
+impl Program {
+    fn since(&self, before: &Program) -> Program {
+        Program {
+            ticks: self.ticks - before.ticks,
+            waits: self.waits - before.waits,
+            ..*self
+        }
+    }
 }
 
 impl std::fmt::Display for Cost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cost {
-            resident_kib,
-            ticks,
-            over,
-        } = self;
-        // sysconf(_SC_CLK_TCK) is 100 on Linux.
-        write!(
-            f,
-            "{resident_kib} KiB, {} ms of CPU in {} s;",
-            ticks * 10,
-            over.as_secs()
-        )
+        for (name, program) in &self.programs {
+            let Program {
+                resident_kib,
+                ticks,
+                threads,
+                waits,
+            } = program;
+            // sysconf(_SC_CLK_TCK) is 100 on Linux.
+            write!(
+                f,
+                "{name} {resident_kib} KiB, {} ms of CPU and {waits} wakeups in {} s, {threads} threads; ",
+                ticks * 10,
+                self.over.as_secs()
+            )?;
+        }
+        Ok(())
     }
 }
 
+/// The programs that are measured.
+const PROGRAMS: [&str; 2] = [GUARD, MONITOR];
+
 impl Host {
     fn cost(&mut self, over: Duration) -> Result<Cost> {
-        let before = self.guard_ticks()?;
+        let before = PROGRAMS.map(|name| self.program(name));
         self.pass(over)?;
-        let ticks = self.guard_ticks()? - before;
-        let resident = self.dom0_ok("grep VmRSS: /proc/$(pidof xenwardend)/status", PROMPT)?;
-        let kib = resident
-            .split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok());
-        Ok(Cost {
-            resident_kib: kib.context(|| format!("no resident size in {resident}"))?,
-            ticks,
-            over,
-        })
+        let mut programs = Vec::new();
+        for (name, before) in PROGRAMS.into_iter().zip(before) {
+            programs.push((name, self.program(name)?.since(&before?)));
+        }
+        Ok(Cost { programs, over })
     }
 
-    /// Clock ticks that the guard has used, in user mode and in the kernel (proc(5): fields 14 and 15 of stat).
-    fn guard_ticks(&mut self) -> Result<u64> {
-        let stat = self.dom0_ok("cut -d' ' -f14,15 /proc/$(pidof xenwardend)/stat", PROMPT)?;
-        let ticks = stat.split_whitespace().map(str::parse::<u64>);
-        let ticks: std::result::Result<Vec<u64>, _> = ticks.collect();
-        ticks
-            .map(|ticks| ticks.iter().sum())
-            .context(|| format!("no ticks in {stat}"))
+    /// From proc(5): VmRSS, Threads and, of each thread, the context switches and the times in user mode and in the kernel.
+    fn program(&mut self, name: &str) -> Result<Program> {
+        let pid = self.dom0_ok(&format!("pidof {name}"), PROMPT)?;
+        let pid = pid.trim();
+        let text = self.dom0_ok(
+            &format!(
+                "awk '/^VmRSS:/ {{print $2}}' /proc/{pid}/status; \
+                 cat /proc/{pid}/task/*/stat | awk '{{sub(/.*\\) /, \"\"); t += $12 + $13; n++}} END {{print t; print n}}'; \
+                 cat /proc/{pid}/task/*/status | awk '/voluntary_ctxt/ && !/non/ {{w += $2}} END {{print w}}'"
+            ),
+            PROMPT,
+        )?;
+        let numbers: std::result::Result<Vec<u64>, _> =
+            text.split_whitespace().map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[resident_kib, ticks, threads, waits]) => Ok(Program {
+                resident_kib,
+                ticks,
+                threads,
+                waits,
+            }),
+            _ => Err(Error::new(format!(
+                "what {name} costs cannot be made out: {text}"
+            ))),
+        }
     }
 }
 
 /// As fast as it can, for a while: a thousand times at the least.
 fn toggle_slots(host: &mut Host) -> Result<()> {
     const NAME: &str = "toggler";
-    const TIMES: u32 = 1000;
+    const TIMES: u64 = 1000;
     host.create_tiny(&TinyGuest {
         name: NAME.to_owned(),
         arms_at_ns: 0,
@@ -326,12 +352,23 @@ fn toggle_slots(host: &mut Host) -> Result<()> {
         feeds_each_ns: None,
         toggles_each_ns: Some(1),
     })?;
-    let domid = host.domid(NAME)?;
-    host.pass(Duration::from_secs(15))?;
-    host.wait_watchdogs("both slots are armed and disarmed all the time", |all| {
-        let busy = |watchdog: &&GuestWatchdog| watchdog.domid == domid && watchdog.sets > TIMES;
-        all.iter().filter(busy).count() == 2
-    })?;
+    // What is left out of the events of a minute is told in the next.
+    host.pass(Duration::from_secs(75))?;
+    let events = host.events()?;
+    let told: u64 = events
+        .iter()
+        .map(|event| match &event.what {
+            Kind::GuestArmed { left_out, .. } | Kind::GuestDisarmed { left_out, .. } => {
+                1 + u64::from(*left_out)
+            }
+            _ => 0,
+        })
+        .sum();
+    if told < 4 * TIMES {
+        return Err(Error::new(format!(
+            "it armed and disarmed only {told} times"
+        )));
+    }
     host.dom0_ok(&format!("xl destroy {NAME}"), SLOW).map(drop)
 }
 
@@ -342,9 +379,8 @@ fn kill_xenstored(host: &mut Host) -> Result<()> {
 /// Three times: each stop disarms, each start arms.
 fn restart_guard(host: &mut Host) -> Result<()> {
     for _ in 0..3 {
-        host.stop_guard()?;
-        host.start_guard()?;
-        host.wait_kicking()?;
+        host.end_program(GUARD, "-TERM")?;
+        host.start_program(GUARD)?;
     }
     Ok(())
 }
@@ -361,13 +397,65 @@ fn load(host: &mut Host) -> Result<()> {
         .map(drop)
 }
 
-/// More messages than any socket buffer holds, from the guard itself: it logs each SIGHUP.
+/// More messages than any socket buffer holds: guests that come and go.
 fn stall_syslog(host: &mut Host) -> Result<()> {
-    host.dom0_ok(
-        "killall -STOP syslogd && n=0; while [ $n -lt 300 ]; do killall -HUP xenwardend; n=$((n+1)); done",
-        SLOW,
-    )?;
+    host.dom0_ok("killall -STOP syslogd", PROMPT)?;
+    create_and_destroy_many(host)?;
     host.dom0_ok("xenwarden status", PROMPT).map(drop)
+}
+
+/// Without the monitor the guard guards, and its page tells.
+fn lose_monitor(host: &mut Host) -> Result<()> {
+    host.dom0_ok(&format!("killall -STOP {MONITOR}"), PROMPT)?;
+    host.pass(WATCHED)?;
+    host.dom0_ok(&format!("killall -CONT {MONITOR}"), PROMPT)?;
+    for signal in ["-KILL", "-TERM", "-SEGV"] {
+        host.end_program(MONITOR, signal)?;
+        host.start_program(MONITOR)?;
+    }
+    host.end_program(MONITOR, "-KILL")?;
+    let status = host.wait_kicking()?;
+    match status.monitor {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
+            "the monitor is gone, and status does not say so",
+        )),
+    }
+}
+
+/// Those that print most, and those that take the most locks.
+fn press_keys(host: &mut Host) -> Result<()> {
+    let before = host.status()?.kick_path.withholds;
+    for _ in 0..3 {
+        host.dom0_ok(
+            "for key in q a r e m M t g v i d; do xl debug-keys $key; done",
+            SLOW,
+        )?;
+    }
+    match host.status()?.kick_path.withholds - before {
+        0 => Ok(()),
+        withholds => Err(Error::new(format!(
+            "debug keys made the guard withhold {withholds} times"
+        ))),
+    }
+}
+
+/// The records of as many domains as no host of ours can carry are written into the hypervisor's table.
+fn table_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    const DOMAINS: u16 = 5_000;
+    let mut host = laboratory.host()?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    let few = host.status()?.kick_path.max_look_us;
+    host.fill_table(DOMAINS)?;
+    let outcome = host.lives_on(WATCHED).and_then(|()| {
+        let many = host.status()?.kick_path.max_look_us;
+        Ok(vec![format!(
+            "a look takes at most {few} us, with {} slots armed {many} us",
+            2 * DOMAINS
+        )])
+    });
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
 fn fill_var(host: &mut Host) -> Result<()> {

@@ -6,7 +6,7 @@ use super::figures::Figures;
 use super::lives::WATCHED;
 use crate::error::{Error, Result};
 use crate::guest::{Guest, TinyGuest};
-use crate::host::{Host, PROMPT};
+use crate::host::{Host, MONITOR, PROMPT};
 use crate::laboratory::Laboratory;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const HOOK_HANGS: &str =
     "cat > /etc/xenwarden/hook <<'END'\n#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\nEND";
 const HOOK_FORKS: &str =
     "cat > /etc/xenwarden/hook <<'END'\n#!/bin/sh\nsleep 1000 &\nsleep 1000 &\nexit 0\nEND";
-/// Lets the guard run the hook for each event, and start anew.
+/// Lets the monitor run the hook for each event, once it is started anew.
 const CONFIGURE_HOOK: &str =
     "chmod 755 /etc/xenwarden/hook && cat >> /etc/xenwarden/xenwarden.conf <<'END'
 [[hook]]
@@ -58,9 +58,8 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
     host.dom0_ok(disturb, PROMPT)?;
     if disturb.contains("/etc/xenwarden/hook") {
         host.dom0_ok(CONFIGURE_HOOK, PROMPT)?;
-        host.stop_guard()?;
-        host.start_guard()?;
-        host.wait_kicking()?;
+        host.end_program(MONITOR, "-TERM")?;
+        host.start_program(MONITOR)?;
     }
     let soon = host.machine.clock()? + Duration::from_secs(5);
     host.create_tiny(&TinyGuest {
@@ -74,9 +73,9 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
     host.lives_on(WATCHED)?;
     host.dom0_ok("xenwarden events --json | grep -q guest.disarmed", PROMPT)?;
     let status = host.status()?;
+    let dropped = status.monitor.unwrap_or_default().dropped;
     let lost = |sink: &str| {
-        let sinks = status
-            .dropped
+        let sinks = dropped
             .sinks
             .iter()
             .filter(|(name, _)| name.contains(sink));
@@ -89,8 +88,7 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
     if let Some(sink) = loser {
         if lost(sink) == 0 {
             return Err(Error::new(format!(
-                "{sink} lost nothing that is shown: {:?}",
-                status.dropped
+                "{sink} lost nothing that is shown: {dropped:?}"
             )));
         }
         notes.push(format!("{sink} lost {}", lost(sink)));
