@@ -87,7 +87,9 @@ fn serve(request: Request) -> Result<(), Failure> {
                 Ok(_) => {}
                 Err(failure) => wrong.push(failure.message),
             }
-            let lines = wrong.iter().map(|line| format!("{}: {line}", path.display()));
+            let lines = wrong
+                .iter()
+                .map(|line| format!("{}: {line}", path.display()));
             Err(Failure::new(CONFIG, lines.collect::<Vec<_>>().join("\n")))
         }
         Request::Run(path) => start::guard(&load(&path)?),
