@@ -228,6 +228,23 @@ fn nothing_that_a_guest_is_named_moves_the_cursor() {
 }
 
 #[test]
+fn json_that_is_shown_moves_no_cursor_either() {
+    let mut event = event(1, "alarm.raised", &json!({"expiries": 1}));
+    event["guest"]["name"] = json!("a\u{9b}2J\u{7f}\u{202e}b");
+    let (path, server) = serve("harmless", vec![format!("{event}\n")]);
+    let output = events_from(&path, &["--json"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        !text
+            .trim_end()
+            .contains(|c: char| c.is_control() || c == '\u{202e}')
+    );
+    let shown: Value = serde_json::from_str(&text).expect("still JSON");
+    assert_eq!(shown, event);
+    server.join().expect("no panic");
+}
+
+#[test]
 fn what_is_not_understood_or_refused_is_exit_2() {
     let cases = [
         ("garbage", "\u{0}\u{1}garbage\n", "not understood"),
