@@ -3,6 +3,9 @@
 //! be used.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
+mod alarm_world;
+
+use alarm_world::World;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,17 +13,18 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use xenwarden::event::{Kind, Timestamp};
-use xenwarden::guests::Desk;
+use xenwarden::event::Kind;
+use xenwarden::event::sequence::BLOCK;
+use xenwarden::guests::DomainNames;
 use xenwarden::guests::alarm::Rules;
-use xenwarden::guests::registry::{Registry, Saved};
-use xenwarden::monitor::domains::{DomainInfo, DomainTable};
+use xenwarden::guests::registry::Saved;
+use xenwarden::guests::report::GuestReport;
+use xenwarden::monitor::desk;
 use xenwarden::state::reset_reason::HostState;
 use xenwarden::state::saver::{Opened, Saver, open};
-use xenwarden::state::sequence::{BLOCK, Sequence};
+use xenwarden::state::sequence;
 use xenwarden::state::store::Store;
-use xenwarden::sys::clock::Monotonic;
-use xenwarden::xen::simulated::Scene;
+use xenwarden::xen::table::Shutdown;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -32,7 +36,11 @@ fn directory(name: &str) -> PathBuf {
 }
 
 fn open_here(directory: &Path) -> Opened {
-    open(directory, Rules::default(), None)
+    open(directory, Rules::default(), desk::now(), None)
+}
+
+fn guests(opened: &Opened) -> Vec<GuestReport> {
+    opened.registry.report(desk::now().ns).guests
 }
 
 /// What was set aside: what it was called, what it is called now, and why.
@@ -50,23 +58,13 @@ fn set_aside(opened: &Opened) -> Vec<(String, Option<String>, String)> {
 
 /// The state of a registry with one guest whose alarm is open.
 fn with_an_alarm() -> Saved {
-    let mut scene = Scene::empty();
-    let mut registry = Registry::new(Rules::default());
-    let mut table = DomainTable::default();
-    let info = DomainInfo {
-        uuid: Some(xenwarden::event::Uuid::from_u128(7)),
-        name: Some("seven".into()),
+    let mut w = World::with_an_alarm();
+    let names = DomainNames {
+        by_domain: [(2, "seven".into())].into(),
+        trouble: None,
     };
-    table.domains.insert(7, (1, info));
-    scene.create(7);
-    scene.poke(7, 1, 5);
-    for at in 1..10 {
-        scene.pass_ms(1_000);
-        let now = Monotonic(at * 1_000_000_000);
-        let snapshot = scene.snapshot(now);
-        registry.turn(now, Timestamp(1), Some(&snapshot), &table);
-    }
-    registry.saved("a boot", Monotonic(9_000_000_000), Timestamp(9_000_000))
+    w.registry.rename(&names);
+    w.saved()
 }
 
 /// The bytes of a sound file.
@@ -89,8 +87,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn start(saver: &Arc<Saver>) {
-    let saver = Arc::clone(saver);
-    thread::spawn(move || saver.run());
+    saver.start().expect("a thread");
 }
 
 #[test]
@@ -98,13 +95,13 @@ fn what_was_saved_comes_back_and_a_missing_file_is_an_empty_one() {
     let directory = directory("round-trip");
     let opened = open_here(&directory);
     assert_eq!(opened.told, []);
-    assert_eq!(opened.desk.report().guests, []);
+    assert_eq!(guests(&opened), []);
     start(&opened.saver);
     opened.saver.guests(with_an_alarm());
     assert!(opened.saver.finish(LONG));
     let again = open_here(&directory);
     assert_eq!(again.told, []);
-    let guests = again.desk.report().guests;
+    let guests = guests(&again);
     assert_eq!(guests.len(), 1);
     assert!(guests[0].alarm.is_some());
     assert_eq!(guests[0].name.as_deref(), Some("seven"));
@@ -160,7 +157,7 @@ fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
     let cases: [(&str, Make, &str); 9] = [
         ("foreign", |p| write(p, b"{\"a\":1}"), "missing field"),
         ("binary", |p| write(p, &[0xff; 4096]), "expected value"),
-        ("newer", |p| write(p, b"{\"version\":2}"), "version is 2"),
+        ("older", |p| write(p, b"{\"version\":1}"), "version is 1"),
         (
             "link",
             |p| symlink("/etc/passwd", p).expect("link"),
@@ -216,7 +213,7 @@ fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
         assert!(opened.saver.finish(LONG));
         let again = open_here(&directory);
         assert_eq!(again.told, [], "{name}");
-        assert_eq!(again.desk.report().guests.len(), 1, "{name}");
+        assert_eq!(guests(&again).len(), 1, "{name}");
     }
 }
 
@@ -224,21 +221,22 @@ fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
 fn a_disk_that_takes_nothing_is_waited_for_by_nobody_and_tried_again() {
     let directory = directory("sick");
     // Where the directory should be is a file: every write fails, as on a full disk.
-    let state = directory.join("state");
-    write(&state, b"");
-    let opened = open_here(&state);
-    assert_eq!(opened.desk.report().guests, []);
+    let place = directory.join("state");
+    write(&place, b"");
+    let opened = open_here(&place);
+    assert_eq!(guests(&opened), []);
     let first = opened.sequence.next();
     assert_eq!(opened.sequence.next(), first + 1, "numbers go on");
     start(&opened.saver);
+    let state = with_an_alarm();
     for _ in 0..1_000 {
-        opened.saver.guests(with_an_alarm());
+        opened.saver.guests(state.clone());
     }
-    fs::remove_file(&state).expect("well again");
-    let saved = state.join("guests.json");
+    fs::remove_file(&place).expect("well again");
+    let saved = place.join("guests.json");
     eventually("saved after all", || saved.exists());
     assert!(opened.saver.finish(LONG));
-    assert_eq!(open_here(&state).desk.report().guests.len(), 1);
+    assert_eq!(guests(&open_here(&place)).len(), 1);
 }
 
 #[test]
@@ -248,22 +246,22 @@ fn sequence_numbers_never_repeat_over_a_kill() {
     let mut last = 0;
     for used in [0, 1, BLOCK / 2 + 1, BLOCK - 1] {
         // Dropped without a word, as by SIGKILL.
-        let (sequence, told) = Sequence::open(&store);
+        let (numbers, told) = sequence::open(&store);
         assert_eq!(told, None);
         for _ in 0..used {
-            let next = sequence.next();
+            let next = numbers.next();
             assert!(next > last, "{next} after {last}");
             last = next;
-            if sequence.runs_low() {
-                sequence.reserve(&store).expect("reserved");
+            if numbers.runs_low() {
+                sequence::reserve(&numbers, &store).expect("reserved");
             }
         }
     }
     // What was reserved is lost: far ahead of all that can have been used.
     write(&directory.join("seq.json"), b"{\"version\":1,");
-    let (sequence, told) = Sequence::open(&store);
+    let (numbers, told) = sequence::open(&store);
     assert!(matches!(told, Some(Kind::HostStateSetAside { .. })));
-    assert!(sequence.next() > last);
+    assert!(numbers.next() > last);
 }
 
 #[test]
@@ -282,7 +280,7 @@ fn the_next_boot_says_why_the_host_went_down() {
     assert_eq!(open_here(&directory).told, [], "the same boot goes on");
     let before = said().replace(opened.saver.boot_id(), "another boot");
     write(&path, before.as_bytes());
-    let told = open(&directory, Rules::default(), Some(true)).told;
+    let told = open(&directory, Rules::default(), desk::now(), Some(true)).told;
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         &told[0],
@@ -293,4 +291,59 @@ fn the_next_boot_says_why_the_host_went_down() {
     let disarmed = said().replace(opened.saver.boot_id(), "another boot");
     write(&path, disarmed.as_bytes());
     assert_eq!(open_here(&directory).told, []);
+}
+
+/// What a daemon of this version has written. A change of the form that cannot read it
+/// any more is a new version; to write it anew: `GOLDEN=write cargo test golden`.
+#[test]
+fn the_golden_file_is_read_and_written_as_it_is() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/guests.json");
+    if std::env::var_os("GOLDEN").is_some() {
+        let json = serde_json::to_vec(&golden_state()).expect("JSON");
+        fs::write(&golden, json).expect("written");
+    }
+    let bytes = fs::read(&golden).expect("a golden file");
+    let directory = directory("golden");
+    let path = directory.join("guests.json");
+    write(&path, &bytes);
+    let store = Store::new(&directory);
+    let (saved, told) = store.load::<Saved>();
+    assert_eq!(told, None);
+    let saved = saved.expect("there");
+    store.save(&saved).expect("saved");
+    assert_eq!(fs::read(&path).expect("saved"), bytes);
+    assert_eq!(saved, golden_state());
+    // And the daemon goes on from it.
+    let guests = guests(&open_here(&directory));
+    let alarms: Vec<_> = guests.iter().filter_map(|g| g.alarm.as_ref()).collect();
+    assert_eq!((guests.len(), alarms.len()), (4, 3));
+}
+
+/// Guests in the states that there are: recovering with a name and a second domain, moved,
+/// rebooted, and expired without a UUID.
+fn golden_state() -> Saved {
+    let mut w = World::with_an_alarm();
+    let name = |created, name: &str| DomainNames {
+        by_domain: [(created, name.into())].into(),
+        trouble: None,
+    };
+    w.registry.rename(&name(2, "caf\u{e9} \"1\""));
+    w.xen.resume(1);
+    w.rules.clear_after_feeds = 9;
+    w.restart();
+    w.feed(1);
+    w.start(11, 1);
+    for n in [2, 3] {
+        w.start(n, n);
+        w.feeds(n);
+        w.expire(n);
+    }
+    w.xen.resume(2);
+    w.sample();
+    w.end(2, Shutdown::Suspend);
+    w.destroy(3);
+    w.start(13, 3);
+    w.xen.create(4, uuid::Uuid::nil());
+    w.feeds(4);
+    w.saved()
 }

@@ -2,7 +2,7 @@
 //! One guest: what is known of it, and what each look at its domains means.
 //!
 //! In: the records of its domains, as they change. Out: [`Happening`]s, in the order in
-//! which they came about. Pure; it is also what is kept over a restart.
+//! which they came about ([`super::telling`]). Pure; it is also what is kept over a restart.
 //!
 //! # One guest, two domains
 //!
@@ -22,7 +22,7 @@
 use super::Happening;
 use super::alarm::{Input, Lifecycle, Moment, Nanoseconds, Rules};
 use super::report::{AlarmReport, GuestReport, SlotReport};
-use super::slot::{Change, Slot};
+use super::slot::Slot;
 use super::state::DomainState;
 use crate::event::{self, Cause, Closing, Gap, Kind, Uuid};
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
@@ -62,7 +62,7 @@ pub struct GuestDomain {
     pub slots: [Slot; SLOTS],
     /// The table's latest record of it.
     #[serde(skip)]
-    record: Option<Domain>,
+    pub(super) record: Option<Domain>,
 }
 
 impl GuestDomain {
@@ -79,11 +79,11 @@ impl GuestDomain {
         }
     }
 
-    fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         matches!(self.state, DomainState::Gone(_))
     }
 
-    fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.state == DomainState::ShutDown(Cause::Watchdog)
     }
 }
@@ -142,7 +142,7 @@ impl Guest {
         first == MADE_UP && second >> 60 == MADE_UP_MARK >> 60
     }
 
-    fn say(&self, domid: u16, what: Kind, out: &mut Vec<Happening>) {
+    pub(super) fn say(&self, domid: u16, what: Kind, out: &mut Vec<Happening>) {
         let guest = event::Guest {
             uuid: Some(self.uuid),
             domid,
@@ -203,226 +203,6 @@ impl Guest {
         lost.state = lost.state.lost();
         self.settle(look, out);
         Some(before)
-    }
-
-    /// What has happened to the current domain.
-    fn follow(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let Some(mut domain) = self.current.take() else {
-            return;
-        };
-        if let Some(record) = domain.record {
-            self.tell(&mut domain, &record, look, out);
-        }
-        if !domain.is_gone() {
-            self.step(look, Input::State(domain.state), out);
-        }
-        self.current = Some(domain);
-    }
-
-    fn tell(
-        &mut self,
-        domain: &mut GuestDomain,
-        record: &Domain,
-        look: &Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let ended = record.dying || !record.exists;
-        let runs = record.shutdown.is_none() && !ended;
-        let [first, second] = &domain.slots;
-        let [shows_first, shows_second] = &record.slots;
-        let changes = [
-            first.change(shows_first, look.before, ended),
-            second.change(shows_second, look.before, ended),
-        ];
-        let expired = changes.iter().any(|c| c.expired);
-        // Once its watchdog has shut a domain down nothing that it does is a sign of life
-        // until it runs again: another vCPU's last instructions may still arm or feed. Which
-        // slot's sets came before the other's expiry cannot be told: none counts.
-        let counts = |c: &Change| runs || c.expired || !(expired || domain.is_down());
-        let armed = domain.slots.iter().any(|s| s.armed);
-        if runs && domain.is_down() && armed && !self.lifecycle.is_armed() {
-            // As one of those that did not count.
-            self.step(look, Input::Armed, out);
-        }
-        let parts = changes.map(|c| c.split(counts(&c), runs));
-        for (n, (before, _)) in (0..).zip(parts) {
-            self.sets(domain, n, &before, look, out);
-        }
-        for (n, change) in (0..).zip(&changes) {
-            if change.expired {
-                self.expired(domain, n, record, look, out);
-            }
-        }
-        domain.state = domain.state.next(record, expired);
-        for (n, (_, after)) in (0..).zip(parts) {
-            self.sets(domain, n, &after, look, out);
-        }
-        let slots = domain.slots.iter_mut().zip(&record.slots);
-        for ((slot, shown), change) in slots.zip(&changes) {
-            slot.update(shown, change, look.at.ns);
-        }
-        for (n, change) in (0..).zip(&changes) {
-            if !change.is_armed && (change.was_armed || change.arms > 0) {
-                self.disarmed(domain, n, look, out);
-            }
-        }
-        hold(domain);
-    }
-
-    /// What matters of a domain that is not current: its expiries, and whether it runs.
-    fn glance(
-        &mut self,
-        domain: &mut GuestDomain,
-        record: &Domain,
-        look: &Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let mut expired = false;
-        for (n, shown) in (0..).zip(&record.slots) {
-            let slot = domain.slots.get(usize::from(n)).copied();
-            if slot.is_some_and(|s| s.change(shown, look.before, false).expired) {
-                expired = true;
-                self.expired(domain, n, record, look, out);
-            }
-        }
-        domain.state = domain.state.next(record, expired);
-    }
-
-    /// Arms and feeds of one slot.
-    fn sets(
-        &mut self,
-        domain: &mut GuestDomain,
-        n: u8,
-        sets: &Change,
-        look: &Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let slot = n + 1;
-        let timeout_s = timeout(domain, n);
-        if sets.arms > 0 {
-            if sets.was_armed {
-                self.disarmed(domain, n, look, out);
-            }
-            if let Some(left_out) = tells(domain, n, look) {
-                let what = Kind::GuestArmed {
-                    slot,
-                    timeout_s,
-                    left_out,
-                };
-                self.say(domain.domid, what, out);
-            }
-            self.step(look, Input::Armed, out);
-            if let Some(state) = domain.slots.get_mut(usize::from(n)) {
-                state.armed = true;
-            }
-        }
-        if sets.feeds == 0 {
-            return;
-        }
-        self.fed(domain, n, look, out);
-        if let Some(margin_ms) = sets.late_margin_ms {
-            let state = domain.slots.get_mut(usize::from(n));
-            if let Some(count) = state.and_then(|s| s.tells_late(look.at.ns)) {
-                let what = Kind::GuestLate {
-                    slot,
-                    timeout_s,
-                    margin_ms,
-                    count,
-                };
-                self.say(domain.domid, what, out);
-            }
-        }
-        let counted = !self.others.iter().any(GuestDomain::is_down);
-        let feeds = if counted { sets.feeds } else { 0 };
-        self.step(look, Input::Fed(feeds), out);
-    }
-
-    fn fed(&mut self, domain: &mut GuestDomain, n: u8, look: &Look<'_>, out: &mut Vec<Happening>) {
-        let (slot, timeout_s, now) = (n + 1, timeout(domain, n), look.at.ns);
-        let Some(state) = domain.slots.get_mut(usize::from(n)) else {
-            return;
-        };
-        let since = |then: Nanoseconds| millis(now.saturating_sub(then));
-        let (before, after) = (state.fed_ns.replace(now), state.after.take());
-        if !self.lifecycle.has_fed() {
-            let what = Kind::GuestFirstFed {
-                slot,
-                timeout_s,
-                since_seen_ms: domain.first_seen_ns.map(since),
-            };
-            self.say(domain.domid, what, out);
-        } else if let Some(after) = after {
-            let left_out = match after {
-                Gap::Disarmed => state.tells(now),
-                // These take somebody else to come about.
-                _ => Some(std::mem::take(&mut state.left_out)),
-            };
-            let Some(left_out) = left_out else {
-                return;
-            };
-            let what = Kind::GuestFedAgain {
-                slot,
-                timeout_s,
-                after,
-                gap_ms: before.map(since),
-                left_out,
-            };
-            self.say(domain.domid, what, out);
-        }
-    }
-
-    fn disarmed(
-        &mut self,
-        domain: &mut GuestDomain,
-        n: u8,
-        look: &Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        if let Some(state) = domain.slots.get_mut(usize::from(n)) {
-            state.armed = false;
-            state.after = Some(Gap::Disarmed);
-        }
-        if let Some(left_out) = tells(domain, n, look) {
-            let slot = n + 1;
-            self.say(domain.domid, Kind::GuestDisarmed { slot, left_out }, out);
-        }
-        if domain.slots.iter().all(|s| !s.armed) {
-            self.step(look, Input::Disarmed, out);
-        }
-    }
-
-    fn expired(
-        &mut self,
-        domain: &mut GuestDomain,
-        n: u8,
-        record: &Domain,
-        look: &Look<'_>,
-        out: &mut Vec<Happening>,
-    ) {
-        let Some(shown) = record.slots.get(usize::from(n)) else {
-            return;
-        };
-        for slot in domain.slots.iter_mut().filter(|s| s.armed) {
-            slot.after = Some(Gap::Expired);
-        }
-        let Some(state) = domain.slots.get_mut(usize::from(n)) else {
-            return;
-        };
-        state.timeout_s = shown.armed.unwrap_or(state.timeout_s);
-        state.expiries = state.expiries.saturating_add(1);
-        state.after = Some(Gap::Expired);
-        let what = Kind::GuestExpired {
-            slot: n + 1,
-            timeout_s: state.timeout_s,
-            unfed_ms: state.unfed_ms(shown.acted, look.at.ns, look.before),
-            expiries: state.expiries,
-        };
-        // Known from now on, also of a domain that is not current.
-        state.acted = shown.acted;
-        self.say(domain.domid, what, out);
-        if let Some(what) = self.lifecycle.step(look.at, Input::Expired, look.rules) {
-            self.say(domain.domid, what, out);
-        }
     }
 
     /// Leaves what is gone, and finds the current domain.
@@ -537,38 +317,6 @@ impl Guest {
         self.others.clear();
         if let Some(current) = &mut self.current {
             current.created = 0;
-        }
-    }
-}
-
-fn millis(ns: Nanoseconds) -> u64 {
-    u64::try_from(ns).unwrap_or(0) / NS_PER_MS
-}
-
-/// The timeout of a slot that the latest record shows, or that was last seen.
-fn timeout(domain: &GuestDomain, n: u8) -> u32 {
-    let n = usize::from(n);
-    let shown = domain.record.as_ref().and_then(|r| r.slots.get(n)?.armed);
-    shown
-        .or(domain.slots.get(n).map(|s| s.timeout_s))
-        .unwrap_or(0)
-}
-
-fn tells(domain: &mut GuestDomain, n: u8, look: &Look<'_>) -> Option<u32> {
-    let slot = domain.slots.get_mut(usize::from(n))?;
-    slot.tells(look.at.ns)
-}
-
-/// A domain that is held cannot feed: its next feed is one after a break.
-fn hold(domain: &mut GuestDomain) {
-    let held = match domain.state {
-        DomainState::Suspended => Gap::Suspended,
-        DomainState::Paused => Gap::Paused,
-        _ => return,
-    };
-    for slot in domain.slots.iter_mut().filter(|s| s.armed) {
-        if matches!(slot.after, None | Some(Gap::Paused)) {
-            slot.after = Some(held);
         }
     }
 }

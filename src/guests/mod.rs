@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   table ──▶ changed ──▶ registry ──▶ guest ──▶ Happenings, which become events
-//!             records     by UUID       │ slot: arms, feeds, expiries since the last look
+//!             records     by UUID       │ slot, telling: arms, feeds, expiries since the last look
 //!                                       │ state: what its domain is doing
 //!                                       └ alarm: the lifecycle
 //! ```
@@ -16,6 +16,7 @@ pub mod registry;
 pub mod report;
 pub mod slot;
 pub mod state;
+pub mod telling;
 
 use crate::event::{Guest, Kind, Uuid};
 use report::GuestsReport;

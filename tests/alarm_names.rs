@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The names of domains, against an xenstored of the test's own, which can fall silent.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use xenwarden::monitor::names::Names;
+use xenwarden::xen::xenstore::Xenstore;
+
+const LONG: Duration = Duration::from_secs(30);
+const READ: u32 = 2;
+const WATCH: u32 = 4;
+const UNWATCH: u32 = 5;
+const WATCH_EVENT: u32 = 15;
+const ERROR: u32 = 16;
+
+/// An xenstored with a few values.
+#[derive(Default)]
+struct Daemon {
+    values: Mutex<BTreeMap<String, String>>,
+    silent: AtomicBool,
+    reads: AtomicUsize,
+    connections: AtomicUsize,
+    /// Path and token to the watcher.
+    watches: Mutex<BTreeMap<(String, String), UnixStream>>,
+}
+
+impl Daemon {
+    /// Gives a domain a name, and tells who watches it.
+    fn set(&self, domid: u16, name: &str) {
+        let path = format!("/local/domain/{domid}/name");
+        let mut values = self.values.lock().expect("values");
+        values.insert(path.clone(), name.to_owned());
+        drop(values);
+        let mut watches = self.watches.lock().expect("watches");
+        for ((watched, token), watcher) in watches.iter_mut().filter(|((p, _), _)| *p == path) {
+            let payload = format!("{watched}\0{token}\0");
+            let _ = watcher.write_all(&message(WATCH_EVENT, 0, &payload));
+        }
+    }
+
+    fn watched(&self) -> usize {
+        self.watches.lock().expect("watches").len()
+    }
+
+    fn connect(self: &Arc<Self>) -> Xenstore {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        theirs.set_nonblocking(true).expect("non-blocking");
+        let daemon = Arc::clone(self);
+        thread::spawn(move || daemon.serve(ours));
+        Xenstore::over(theirs.into())
+    }
+
+    fn serve(&self, mut stream: UnixStream) -> Option<()> {
+        loop {
+            let mut head = [0; 16];
+            stream.read_exact(&mut head).ok()?;
+            let word = |n: usize| u32::from_ne_bytes(head[n * 4..][..4].try_into().expect("four"));
+            let mut payload = vec![0; usize::try_from(word(3)).expect("short")];
+            stream.read_exact(&mut payload).ok()?;
+            if self.silent.load(Ordering::Relaxed) {
+                continue;
+            }
+            let text = String::from_utf8(payload).expect("text");
+            let mut words = text.split('\0').map(str::to_owned);
+            let path = words.next().expect("a path");
+            let value = self.values.lock().expect("values").get(&path).cloned();
+            let token = words.next().unwrap_or_default();
+            let answer = match (word(0), value) {
+                (kind @ (WATCH | UNWATCH), _) => {
+                    let mut watches = self.watches.lock().expect("watches");
+                    let watch = (path, token);
+                    if kind == UNWATCH {
+                        watches.remove(&watch);
+                    } else {
+                        watches.insert(watch, stream.try_clone().expect("a copy"));
+                    }
+                    message(kind, 0, "OK\0")
+                }
+                (READ, value) => {
+                    self.reads.fetch_add(1, Ordering::Relaxed);
+                    match value {
+                        Some(value) => message(READ, word(1), &value),
+                        None => message(ERROR, word(1), "ENOENT\0"),
+                    }
+                }
+                _ => message(ERROR, word(1), "ENOSYS\0"),
+            };
+            stream.write_all(&answer).ok()?;
+        }
+    }
+}
+
+fn message(kind: u32, request: u32, payload: &str) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("short");
+    let words = [kind, request, 0, len];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    bytes.extend(payload.bytes());
+    bytes
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < LONG, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+struct Running {
+    daemon: Arc<Daemon>,
+    names: Arc<Names>,
+    refuses: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(refuses: bool) -> Self {
+        let daemon = Arc::new(Daemon::default());
+        let refuses = Arc::new(AtomicBool::new(refuses));
+        let (connector, asked) = (Arc::clone(&daemon), Arc::clone(&refuses));
+        let names = Arc::new(Names::new(Box::new(move || {
+            if asked.load(Ordering::Relaxed) {
+                return Err(std::io::ErrorKind::NotFound.into());
+            }
+            Ok(connector.connect())
+        })));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (run, ends) = (Arc::clone(&names), Arc::clone(&stop));
+        Self {
+            daemon,
+            names,
+            refuses,
+            stop,
+            thread: thread::spawn(move || run.run(&ends)),
+        }
+    }
+
+    fn named(&self, created: u64) -> Option<String> {
+        let table = self.names.table();
+        table.by_domain.get(&created).map(|name| name.to_string())
+    }
+
+    fn is(&self, created: u64, name: &str) {
+        eventually(name, || self.named(created).as_deref() == Some(name));
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("ends");
+    }
+}
+
+#[test]
+fn names_are_known_as_they_are_written_and_belong_to_one_creation() {
+    let r = Running::start(false);
+    r.daemon.set(5, "five");
+    r.names.follow(vec![(5, 50), (6, 60)]);
+    r.is(50, "five");
+    // xenstore learns of a domain later than the hypervisor; a watch tells.
+    eventually("watched", || r.daemon.watched() == 3);
+    assert_eq!(r.named(60), None);
+    r.daemon.set(6, "six");
+    r.is(60, "six");
+    r.daemon.set(6, "renamed");
+    r.is(60, "renamed");
+    r.daemon
+        .set(6, &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1));
+    eventually("bounded", || {
+        r.named(60)
+            .is_some_and(|n| n.len() == 255 && n.starts_with("e\u{e9}"))
+    });
+    let (by_domid, trouble) = r.names.get();
+    assert_eq!(by_domid.get(&5).map(String::as_str), Some("five"));
+    assert_eq!(trouble, None);
+    // The domid is used again: nothing of the domain before may stay.
+    r.daemon.set(5, "other");
+    r.names.follow(vec![(5, 70)]);
+    r.is(70, "other");
+    eventually("forgotten", || {
+        r.named(50).is_none() && r.named(60).is_none()
+    });
+    eventually("unwatched", || r.daemon.watched() == 2);
+    r.end();
+}
+
+#[test]
+fn nothing_is_asked_while_nothing_happens() {
+    let r = Running::start(false);
+    r.daemon.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    r.is(50, "five");
+    eventually("watched", || r.daemon.watched() == 2);
+    let reads = || r.daemon.reads.load(Ordering::Relaxed);
+    let (before, table) = (reads(), r.names.table());
+    thread::sleep(Duration::from_millis(2_500)); // rounds, each of which might ask
+    assert_eq!(reads(), before);
+    assert!(
+        Arc::ptr_eq(&table, &r.names.table()),
+        "nothing to take over"
+    );
+    r.end();
+}
+
+#[test]
+fn a_silent_xenstored_is_told_and_delays_nobody_and_known_names_stay() {
+    let r = Running::start(false);
+    r.daemon.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    r.is(50, "five");
+    r.daemon.silent.store(true, Ordering::Relaxed);
+    r.names.follow(vec![(5, 50), (6, 60)]);
+    eventually("says so", || r.names.table().trouble.is_some());
+    assert_eq!(r.named(50).as_deref(), Some("five"));
+    assert_eq!(r.daemon.connections.load(Ordering::Relaxed), 1, "kept");
+    r.end();
+}
+
+#[test]
+fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
+    let r = Running::start(true);
+    r.daemon.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    eventually("says so", || r.names.table().trouble.is_some());
+    r.refuses.store(false, Ordering::Relaxed);
+    r.is(50, "five");
+    eventually("no trouble", || r.names.get().1.is_none());
+    r.end();
+}

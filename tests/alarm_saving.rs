@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The threads around the registry: the watcher from table to event to disk, orders that
+//! are answered once they are on disk, and kills at any moment.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use xenwarden::event::sequence::Sequence;
+use xenwarden::event::{Timestamp, Uuid};
+use xenwarden::guests::alarm::{Moment, Rules};
+use xenwarden::guests::registry::{Registry, Saved};
+use xenwarden::guests::{Desk, DeskError, DomainNames};
+use xenwarden::monitor::desk::{GuestsDesk, now};
+use xenwarden::monitor::names::Names;
+use xenwarden::monitor::watcher;
+use xenwarden::state::saver::{Saver, open};
+use xenwarden::state::store::Store;
+use xenwarden::xen::simulation::Simulation;
+
+const LONG: Duration = Duration::from_secs(30);
+const GUEST: Uuid = Uuid::from_u128(7);
+
+/// Kinds, in the order in which they were published.
+type Told = Arc<Mutex<Vec<&'static str>>>;
+
+fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("saving-{name}"));
+    let _ = fs::remove_dir_all(&directory);
+    directory
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < LONG, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn desk(registry: Registry, saver: &Arc<Saver>, told: &Told) -> GuestsDesk {
+    let told = Arc::clone(told);
+    let publish = move |h: xenwarden::guests::Happening| {
+        told.lock().expect("told").push(h.what.kind());
+    };
+    GuestsDesk::new(registry, Arc::clone(saver), Box::new(publish))
+}
+
+fn taken(told: &Told) -> Vec<&'static str> {
+    std::mem::take(&mut *told.lock().expect("told"))
+}
+
+/// A saver over its own way of writing.
+fn saver(name: &str, write: impl Fn(&Saved) -> io::Result<()> + Send + Sync + 'static) -> Saver {
+    let store = Store::new(&directory(name));
+    let saver = Saver::new(store, Arc::new(Sequence::from(1)), "boot".to_owned());
+    saver.writing(Box::new(move |_, saved| write(saved)))
+}
+
+/// A guest that was fed and has expired.
+fn expired() -> Simulation {
+    let xen = Simulation::new(1);
+    xen.create(7, GUEST);
+    xen.arm(7, 0, 5);
+    xen.feed(7, 0);
+    xen.expire(7, 0);
+    xen
+}
+
+fn look(desk: &GuestsDesk, xen: &Simulation, at: Moment) {
+    desk.turn(at, &xen.table(), &Arc::default());
+}
+
+#[test]
+fn the_watcher_publishes_in_order_and_saves_at_once_and_before_it_ends() {
+    let directory = directory("watcher");
+    let opened = open(&directory, Rules::default(), now(), None);
+    assert_eq!(opened.told, []);
+    let told = Told::default();
+    let desk = Arc::new(desk(opened.registry, &opened.saver, &told));
+    opened.saver.start().expect("a thread");
+    let xen = Arc::new(Simulation::new(1));
+    let names = Arc::new(Names::new(Box::new(|| Err(io::ErrorKind::NotFound.into()))));
+    let stop = Arc::new(AtomicBool::new(false));
+    let runner = {
+        let (xen, desk) = (Arc::clone(&xen), Arc::clone(&desk));
+        let (names, stop) = (Arc::clone(&names), Arc::clone(&stop));
+        thread::spawn(move || watcher::run(&xen.table(), &names, &desk, &stop))
+    };
+    eventually("looked", || desk.report().evidence_age_ms.is_some());
+    xen.create(7, GUEST);
+    xen.arm(7, 0, 5);
+    xen.feed(7, 0);
+    xen.expire(7, 0);
+    let kinds = || told.lock().expect("told").clone();
+    let expected = [
+        "guest.armed",
+        "guest.first_fed",
+        "guest.expired",
+        "alarm.raised",
+    ];
+    eventually("told", || kinds() == expected);
+    let file = directory.join("guests.json");
+    let saved = || fs::read_to_string(&file).unwrap_or_default();
+    eventually("saved at once", || saved().contains("\"raised\""));
+    xen.pause(7, true);
+    xen.resume(7);
+    stop.store(true, Ordering::Release);
+    runner.join().expect("ends");
+    assert!(opened.saver.finish(LONG));
+    assert!(saved().contains("\"paused\""), "the last look is saved");
+    assert_eq!(kinds(), expected, "nothing twice");
+    let again = open(&directory, Rules::default(), now(), None);
+    assert!(again.registry.report(now().ns).guests[0].alarm.is_some());
+}
+
+#[test]
+fn an_order_is_answered_once_it_is_on_disk() {
+    let directory = directory("order");
+    let opened = open(&directory, Rules::default(), now(), None);
+    let told = Told::default();
+    let desk = desk(opened.registry, &opened.saver, &told);
+    let xen = expired();
+    look(&desk, &xen, now());
+    taken(&told);
+    opened.saver.start().expect("a thread");
+    let file = directory.join("guests.json");
+    let acknowledged = || {
+        let saved = fs::read_to_string(&file).expect("saved");
+        saved.contains("\"acknowledged\":true")
+    };
+    assert_eq!(desk.acknowledge(GUEST, 7), Ok(()));
+    assert!(acknowledged());
+    assert_eq!(desk.acknowledge(GUEST, 7), Ok(()), "once is enough");
+    assert_eq!(taken(&told), ["alarm.acknowledged"]);
+    assert_eq!(desk.close(GUEST, 7), Ok(()));
+    assert!(!acknowledged());
+    assert_eq!(taken(&told), ["alarm.closed"]);
+    assert_eq!(desk.close(GUEST, 7), Err(DeskError::NoAlarm));
+    assert_eq!(desk.close(Uuid::nil(), 7), Err(DeskError::NoGuest));
+    assert!(opened.saver.finish(LONG));
+}
+
+#[test]
+fn an_order_that_the_disk_does_not_take_says_so_and_holds() {
+    let told = Told::default();
+    let sick = Arc::new(saver("sick", |_| Err(io::ErrorKind::StorageFull.into())));
+    let stuck = Arc::new(saver("stuck", |_| {
+        thread::sleep(LONG * 10);
+        Ok(())
+    }));
+    let none = Arc::new(saver("none", |_| Ok(())));
+    sick.start().expect("a thread");
+    stuck.start().expect("a thread");
+    for saver in [&sick, &stuck, &none] {
+        let desk = desk(Registry::new(Rules::default()), saver, &told);
+        look(&desk, &expired(), now());
+        taken(&told);
+        let began = Instant::now();
+        assert_eq!(desk.acknowledge(GUEST, 7), Err(DeskError::NotSaved));
+        assert!(began.elapsed() < LONG, "bounded");
+        assert_eq!(taken(&told), ["alarm.acknowledged"]);
+        let alarm = desk.report().guests[0].alarm.clone();
+        assert!(alarm.expect("open").acknowledged);
+    }
+    eventually("said", || sick.health().trouble.is_some());
+    assert_eq!(none.health().trouble, None);
+}
+
+#[test]
+fn a_panic_of_the_thread_that_saves_is_counted_and_no_end() {
+    let failures = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&failures);
+    let written = Arc::new(Mutex::new(None));
+    let taken_over = Arc::clone(&written);
+    let saver = Arc::new(saver("panic", move |saved| {
+        assert!(counted.fetch_add(1, Ordering::Relaxed) > 0, "as it should");
+        *taken_over.lock().expect("written") = Some(saved.clone());
+        Ok(())
+    }));
+    saver.start().expect("a thread");
+    let mut registry = Registry::new(Rules::default());
+    registry.turn(now(), &expired().table());
+    let saved = registry.saved("boot", now());
+    let given = saver.guests(saved.clone());
+    assert!(!saver.wait(given, LONG));
+    assert_eq!(saver.health().panics, 1);
+    assert!(saver.health().trouble.is_some());
+    // What was to be saved is still there, and is tried again.
+    eventually("saved after all", || saver.wait(given, Duration::ZERO));
+    assert_eq!(*written.lock().expect("written"), Some(saved));
+    eventually("well again", || saver.health().trouble.is_none());
+    assert!(saver.finish(LONG));
+    assert_eq!(failures.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_panic_at_the_end_does_not_keep_the_daemon_from_ending() {
+    let saver = Arc::new(saver("panic-end", |_| panic!("as it should")));
+    saver.start().expect("a thread");
+    saver.guests(Registry::new(Rules::default()).saved("boot", now()));
+    assert!(saver.finish(LONG));
+}
+
+/// A life, looked at at each step.
+const LIFE: [fn(&Simulation); 12] = [
+    |xen| _ = xen.create(7, GUEST),
+    |xen| xen.arm(7, 0, 5),
+    |xen| xen.feed(7, 0),
+    |xen| xen.expire(7, 0),
+    |xen| xen.destroy(7),
+    |xen| _ = xen.create(8, GUEST),
+    |xen| xen.arm(8, 1, 5),
+    |xen| xen.feed(8, 1),
+    |xen| xen.disarm(8, 1),
+    |xen| xen.expire(8, 0),
+    |xen| xen.shut_down(8, xenwarden::xen::table::Shutdown::Crash),
+    |xen| xen.destroy(8),
+];
+
+/// What is told when the monitor is killed after the look that follows step `killed_at`, with
+/// what it had to save then on disk, or only what it had to save a step before.
+fn live(killed_at: usize, saved: bool) -> Vec<&'static str> {
+    let at = |n: usize| Moment {
+        ns: 1_000_000_000 * i64::try_from(n).expect("few"),
+        wall: Timestamp(0),
+    };
+    let disk = Arc::new(Mutex::new(None::<Saved>));
+    let told = Told::default();
+    let monitor = |registry| {
+        let written = Arc::clone(&disk);
+        let saver = Arc::new(saver("kill", move |saved| {
+            *written.lock().expect("disk") = Some(saved.clone());
+            Ok(())
+        }));
+        (desk(registry, &saver, &told), saver)
+    };
+    let write = |desk: &GuestsDesk, saver: &Arc<Saver>, n| {
+        desk.save(at(n));
+        saver.start().expect("a thread");
+        assert!(saver.finish(LONG));
+    };
+    let (mut desk, mut saver) = monitor(Registry::new(Rules::default()));
+    let xen = Simulation::new(1);
+    look(&desk, &xen, at(0));
+    for (n, act) in (1..).zip(&LIFE) {
+        if n == killed_at && !saved {
+            write(&desk, &saver, n - 1);
+        }
+        act(&xen);
+        look(&desk, &xen, at(n));
+        if n == killed_at {
+            if saved {
+                write(&desk, &saver, n);
+            }
+            let left = disk.lock().expect("disk").clone().expect("written");
+            let registry = Registry::restore(Rules::default(), left, "boot", at(n));
+            (desk, saver) = monitor(registry);
+            look(&desk, &xen, at(n));
+        }
+    }
+    taken(&told)
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_no_event_and_repeats_none_whose_saving_was_reported() {
+    let undisturbed = live(0, false);
+    let cleared = undisturbed.iter().filter(|k| **k == "alarm.cleared");
+    assert_eq!(cleared.count(), 1, "{undisturbed:?}");
+    for n in 1..=LIFE.len() {
+        assert_eq!(live(n, true), undisturbed, "after step {n}, saved");
+        let repeated = live(n, false);
+        let mut told = repeated.iter();
+        let all = undisturbed.iter().all(|kind| told.any(|t| t == kind));
+        assert!(all, "after step {n}, not saved: {repeated:?}");
+    }
+}
+
+#[test]
+fn a_turn_tells_who_is_there_and_takes_the_names_over() {
+    let told = Told::default();
+    let saver = Arc::new(saver("names", |_| Ok(())));
+    let desk = desk(Registry::new(Rules::default()), &saver, &told);
+    let xen = expired();
+    let names = Arc::new(DomainNames {
+        by_domain: [(1, "seven".into())].into(),
+        trouble: Some("some".to_owned()),
+    });
+    let turn = || desk.turn(now(), &xen.table(), &names);
+    assert_eq!(turn(), Some(vec![(7, 1)]));
+    assert_eq!(turn(), None);
+    let report = desk.report();
+    assert_eq!(report.names_trouble.as_deref(), Some("some"));
+    assert_eq!(report.guests[0].name.as_deref(), Some("seven"));
+    xen.destroy(7);
+    assert_eq!(turn(), Some(vec![]));
+}
+
+#[test]
+fn what_is_not_urgent_is_saved_once_a_second() {
+    let count = Arc::new(AtomicU32::new(0));
+    let told = Told::default();
+    let counted = Arc::clone(&count);
+    let saver = Arc::new(saver("rest", move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }));
+    let desk = desk(Registry::new(Rules::default()), &saver, &told);
+    let xen = Simulation::new(1);
+    xen.create(7, GUEST);
+    let mut at = now();
+    let mut turn = |act: &dyn Fn()| {
+        at.ns += 250_000_000;
+        act();
+        look(&desk, &xen, at);
+        saver.guests(Registry::new(Rules::default()).saved("", at)) - 1
+    };
+    // Each turn takes a number of its own besides; what is above is the desk's.
+    assert_eq!(turn(&|| ()), 1, "the first");
+    assert_eq!(turn(&|| xen.pause(7, true)), 2, "not yet");
+    assert_eq!(turn(&|| ()), 3);
+    assert_eq!(turn(&|| ()), 4);
+    assert_eq!(turn(&|| ()), 6, "a second later");
+    assert_eq!(turn(&|| ()), 7);
+    let fed = || {
+        xen.pause(7, false);
+        xen.arm(7, 0, 5);
+        xen.feed(7, 0);
+    };
+    assert_eq!(turn(&fed), 9, "at once");
+}
