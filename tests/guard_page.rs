@@ -197,7 +197,7 @@ fn what_is_no_guard_page_is_refused_at_once() {
 fn any_bytes_are_read_without_harm() {
     let folder = Folder::new("bytes");
     let path = folder.0.join("guard");
-    drop(Writer::create(&path, None).expect("a page"));
+    let _writer = Writer::create(&path, None).expect("a page");
     let good = fs::read(&path).expect("read");
     let mut state = 1u64;
     for _ in 0..200 {

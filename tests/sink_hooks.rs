@@ -35,8 +35,9 @@ impl Hooks {
         let queue = bus.attach(NAME, 4_096);
         let counted = Arc::clone(&bus);
         let thread = Some(spawn(move || {
-            // As in the daemon's threads, which keep signals away from themselves.
-            xenwarden::sys::realtime::block_signals().expect("signals");
+            // A program inherits the mask of who starts it, and must be able to get signals all
+            // the same.
+            nix::sys::signal::SigSet::all().thread_block().expect("signals");
             hooks::run(&queue, &all, concurrency, cgroup.as_deref(), &counted);
         }));
         Self { bus, thread }

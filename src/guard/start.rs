@@ -205,7 +205,9 @@ pub fn arm_failure(error: ArmError) -> Failure {
 fn arm_code(error: &ArmError) -> u8 {
     match error {
         ArmError::Timeout { .. } | ArmError::NotAWatchdog { .. } => CONFIG,
-        ArmError::StillArmed { first, .. } => arm_code(first),
+        // Never one after which the service manager starts another: the device runs, and an
+        // open would feed it.
+        ArmError::StillArmed { .. } => OSERR,
         ArmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => NOPERM,
         _ => UNAVAILABLE,
     }

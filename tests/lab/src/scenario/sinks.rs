@@ -75,10 +75,7 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
     let status = host.status()?;
     let dropped = status.monitor.unwrap_or_default().dropped;
     let lost = |sink: &str| {
-        let sinks = dropped
-            .sinks
-            .iter()
-            .filter(|(name, _)| name.contains(sink));
+        let sinks = dropped.sinks.iter().filter(|(name, _)| name.contains(sink));
         sinks.map(|(_, lost)| *lost).sum::<u64>()
     };
     let mut notes = vec![format!(
