@@ -242,6 +242,19 @@ fn a_slot_that_was_armed_as_its_domain_went_down_counts_once_that_is_resumed() {
 }
 
 #[test]
+fn a_feed_before_the_domain_shut_down_on_its_own_is_one() {
+    for why in [Shutdown::Crash, Shutdown::Suspend, Shutdown::Reboot] {
+        let mut w = World::with_an_alarm();
+        w.xen.resume(1);
+        w.sample();
+        w.xen.feed(1, 0);
+        w.xen.shut_down(1, why);
+        w.sample();
+        assert_eq!(w.kinds(), ["guest.fed_again", "alarm.cleared"], "{why:?}");
+    }
+}
+
+#[test]
 fn a_domain_that_is_down_or_being_destroyed_does_not_expire() {
     for why in [Shutdown::Poweroff, Shutdown::Crash, Shutdown::Suspend] {
         let mut w = World::with_a_fed_guest();
@@ -436,7 +449,8 @@ fn a_guest_that_toggles_its_slots_is_told_of_twenty_times_a_minute_and_slot() {
 fn an_operator_acknowledges_and_closes() {
     let mut w = World::with_a_fed_guest();
     assert!(w.registry.acknowledge(uuid(1), 0, w.at).is_err());
-    assert!(w.registry.close(uuid(7), w.at).is_err());
+    let refused = w.registry.close(uuid(7), w.at).expect_err("nobody");
+    assert!(refused.to_string().contains("no guest of this UUID"));
     w.expire(1);
     let urgent = w.registry.changes().urgent;
     let told = w.registry.acknowledge(uuid(1), 7, w.at).expect("open");

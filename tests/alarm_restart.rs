@@ -273,6 +273,6 @@ fn alarms_and_comings_and_goings_are_urgent_to_save_and_feeds_are_nothing_to_sav
     assert_eq!(changed(&w), (1, 1, 0), "moved");
     w.registry.close(uuid(1), w.at).expect("open");
     assert_eq!(changed(&w), (1, 1, 0));
-    w.sample();
+    w.samples(1);
     assert_eq!(changed(&w), (1, 0, 0), "forgotten");
 }

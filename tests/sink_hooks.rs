@@ -37,7 +37,9 @@ impl Hooks {
         let thread = Some(spawn(move || {
             // A program inherits the mask of who starts it, and must be able to get signals all
             // the same.
-            nix::sys::signal::SigSet::all().thread_block().expect("signals");
+            nix::sys::signal::SigSet::all()
+                .thread_block()
+                .expect("signals");
             hooks::run(&queue, &all, concurrency, cgroup.as_deref(), &counted);
         }));
         Self { bus, thread }

@@ -2,10 +2,10 @@
 //! The policy: the configuration with its defaults, validated as a whole.
 
 use super::file::{File, Level};
+use super::problems::Problems;
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
@@ -112,9 +112,10 @@ impl Policy {
             policy.different_paths(),
         ];
         together.into_iter().for_each(|outcome| wrong.note(outcome));
-        match wrong.0.is_empty() {
+        let wrong = wrong.into_lines();
+        match wrong.is_empty() {
             true => Ok(policy),
-            false => Err(wrong.0.join("\n")),
+            false => Err(wrong.join("\n")),
         }
     }
 
@@ -166,50 +167,6 @@ fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
     Err(format!(
         "{key}: a socket's path has at most {MAX_SOCKET_PATH} bytes"
     ))
-}
-
-/// What is wrong, a line for each.
-#[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
-
-impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
-        self.0.push(problem);
-    }
-
-    fn note(&mut self, outcome: Result<(), String>) {
-        self.0.extend(outcome.err());
-    }
-
-    /// The path given for a key, or its default.
-    pub(super) fn absolute(&mut self, key: &str, given: Option<PathBuf>, default: &str) -> PathBuf {
-        let path = given.unwrap_or_else(|| PathBuf::from(default));
-        let plain = !path.to_string_lossy().chars().any(char::is_control);
-        if !path.is_absolute() || !plain {
-            self.add(format!(
-                "{key} = {path:?}: must be an absolute path without control characters"
-            ));
-        }
-        path
-    }
-
-    /// The number given for a key, or its default.
-    pub(super) fn within(
-        &mut self,
-        key: &str,
-        given: Option<u32>,
-        range: RangeInclusive<u32>,
-        default: u32,
-        unit: &str,
-    ) -> u32 {
-        let value = given.unwrap_or(default);
-        if range.contains(&value) {
-            return value;
-        }
-        let (low, high) = (range.start(), range.end());
-        self.add(format!("{key} = {value}: must be {low} to {high}{unit}"));
-        default
-    }
 }
 
 fn level(level: Level) -> log::LevelFilter {

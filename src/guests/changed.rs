@@ -24,13 +24,13 @@ impl Changed {
         }
         for (domid, words) in (0..).zip(&mut self.words).skip(1) {
             // These first: what comes in between makes the next look see a change.
-            let Some(now) = table.words_of(domid).filter(|now| now != words) else {
+            if !table.renew(domid, words) {
                 continue;
-            };
-            // One that is passing from one domain to the next is looked at again.
-            if let Some(domain) = table.domain(domid) {
-                *words = now;
-                self.records.push(domain);
+            }
+            match table.domain(domid) {
+                Some(domain) => self.records.push(domain),
+                // Passing from one domain to the next: to be looked at again.
+                None => *words = [0; DOMAIN_WORDS],
             }
         }
         self.records.sort_unstable_by_key(|domain| domain.created);

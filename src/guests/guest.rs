@@ -41,8 +41,7 @@ const MADE_UP_MARK: u64 = 0x8 << 60;
 #[must_use]
 pub fn identity(domain: &Domain) -> Uuid {
     if domain.uuid.is_nil() {
-        let number = domain.created & !(0xf << 60);
-        return Uuid::from_u64_pair(MADE_UP, MADE_UP_MARK | number);
+        return Uuid::from_u64_pair(MADE_UP, MADE_UP_MARK | domain.created);
     }
     domain.uuid
 }
@@ -136,10 +135,15 @@ impl Guest {
     }
 
     /// It is a domain without a UUID.
-    #[must_use]
-    pub fn is_unidentified(&self) -> bool {
+    fn is_unidentified(&self) -> bool {
         let (first, second) = self.uuid.as_u64_pair();
         first == MADE_UP && second >> 60 == MADE_UP_MARK >> 60
+    }
+
+    /// It is gone and cannot come back.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_unidentified() && self.current.is_none()
     }
 
     pub(super) fn say(&self, domid: u16, what: Kind, out: &mut Vec<Happening>) {

@@ -80,6 +80,8 @@ pub struct Registry {
     changed: Changed,
     /// The latest look of this daemon.
     looked: Option<Nanoseconds>,
+    /// When it was last looked for what is due by time alone.
+    tidied: Option<Nanoseconds>,
     names_trouble: Option<String>,
     changes: Changes,
 }
@@ -95,6 +97,7 @@ impl Registry {
             created: None,
             changed: Changed::default(),
             looked: None,
+            tidied: None,
             names_trouble: None,
             changes: Changes::default(),
         }
@@ -173,10 +176,13 @@ impl Registry {
         }
         self.changed = changed;
         self.looked = Some(at.ns);
-        for guest in self.guests.values_mut() {
-            guest.step(&look, Input::Tick, &mut out);
+        if self
+            .tidied
+            .is_none_or(|then| at.ns.saturating_sub(then) >= NS_PER_S)
+        {
+            self.tidied = Some(at.ns);
+            self.tidy(&look, &mut out);
         }
-        self.forget(&look, &mut out);
         self.count(&out);
         out
     }
@@ -195,6 +201,8 @@ impl Registry {
                 }
             }
         }
+        // Before another domain has their creation numbers, after a boot of the host.
+        self.guests.retain(|_, guest| !guest.is_over());
     }
 
     /// Takes a record that changed. `seen`: domains up to this number were looked at before.
@@ -275,8 +283,11 @@ impl Registry {
         }
     }
 
-    /// Bounds what is remembered of guests that are gone.
-    fn forget(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+    /// What is due by time alone; bounds what is remembered of guests that are gone.
+    fn tidy(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+        for guest in self.guests.values_mut() {
+            guest.step(look, Input::Tick, out);
+        }
         let before = self.guests.len();
         let mut gone = 0;
         self.guests.retain(|_, guest| {
@@ -287,7 +298,7 @@ impl Registry {
             };
             let recent = look.at.ns.saturating_sub(guest.lifecycle.since_ns) < remember;
             let kept = guest.lifecycle.alarm.is_some() || guest.lifecycle.is_watched() && recent;
-            let kept = kept && !guest.is_unidentified();
+            let kept = kept && !guest.is_over();
             gone += usize::from(kept);
             kept
         });

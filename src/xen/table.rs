@@ -411,18 +411,22 @@ impl<'a> Table<'a> {
             .then_some((created, slots))
     }
 
-    /// The words of a domid's record and of its UUID, to be compared with those of another
-    /// look: where they are the same, nothing has changed in between.
-    #[must_use]
-    pub fn words_of(&self, domid: u16) -> Option<[u64; DOMAIN_WORDS]> {
-        let at = self.domains.at(usize::from(domid))?;
-        let handle = self.handles.at(usize::from(domid))?;
-        Some(std::array::from_fn(|n| {
-            match n.checked_sub(RECORD_LEN / 8) {
-                None => self.word(at + n),
-                Some(n) => self.word(handle + n),
-            }
-        }))
+    /// Brings `words`, those of a domid's record and its UUID at an earlier look, up to date.
+    /// Says whether any of them was another: otherwise nothing has changed in between.
+    pub fn renew(&self, domid: u16, words: &mut [u64; DOMAIN_WORDS]) -> bool {
+        let domid = usize::from(domid);
+        let (Some(at), Some(handle)) = (self.domains.at(domid), self.handles.at(domid)) else {
+            return false;
+        };
+        let record = self.words.get(at..at + RECORD_LEN / 8);
+        let handle = self.words.get(handle..handle + HANDLE_LEN / 8);
+        let now = [record, handle].into_iter().flatten().flatten();
+        let mut changed = false;
+        for (word, now) in words.iter_mut().zip(now) {
+            let now = now.load(Ordering::Relaxed);
+            changed |= std::mem::replace(word, now) != now;
+        }
+        changed
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.
