@@ -14,10 +14,10 @@ const DEFAULT_TIMEOUT_S: u32 = 5;
 const MAX_TIMEOUT_S: u32 = 300;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
-/// Shortest. A look proves something only while it is young: two samples. So they must outlast
-/// the time slice of a scheduler, or dom0's own waiting for its turn would withhold a kick.
+/// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
+/// scheduler, or dom0's own waiting for its turn would withhold a kick.
 const MIN_SAMPLE_MS: u32 = 100;
-/// Longest: half of the slack of 500 ms, after which a look may have ceased to prove anything.
+/// Longest: half of the slack of 500 ms; the bounds of SPECIFICATION.md count on it.
 const MAX_SAMPLE_MS: u32 = 250;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 const SAMPLES_PER_DEADLINE: u64 = 20;
