@@ -409,7 +409,7 @@ fn lose_monitor(host: &mut Host) -> Result<()> {
     host.dom0_ok(&format!("killall -STOP {MONITOR}"), PROMPT)?;
     host.pass(WATCHED)?;
     host.dom0_ok(&format!("killall -CONT {MONITOR}"), PROMPT)?;
-    for signal in ["-KILL", "-TERM", "-SEGV"] {
+    for signal in ["-KILL", "-TERM", "-ABRT"] {
         host.end_program(MONITOR, signal)?;
         host.start_program(MONITOR)?;
     }
