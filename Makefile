@@ -8,6 +8,7 @@ LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
 N ?= 20
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
+COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
 .PHONY: help build prerequisites lab demo test unit scenarios soak fuzz lint install clean
 
@@ -20,7 +21,7 @@ help:
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
-	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit file'
+	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit files'
 
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
@@ -65,11 +66,18 @@ lint: prerequisites
 
 install: build
 	install -D -m 755 target/release/xenwardend $(DESTDIR)/usr/sbin/xenwardend
+	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)/usr/sbin/xenwarden-monitor
 	install -D -m 755 target/release/xenwarden $(DESTDIR)/usr/bin/xenwarden
+	install -d $(addprefix $(DESTDIR)/usr/share/,$(COMPLETIONS))
+	target/release/xenwarden completions bash > $(DESTDIR)/usr/share/bash-completion/completions/xenwarden
+	target/release/xenwarden completions zsh > $(DESTDIR)/usr/share/zsh/site-functions/_xenwarden
+	target/release/xenwarden completions fish > $(DESTDIR)/usr/share/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)/etc/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
-	install -D -m 644 init/systemd/xenwardend.service $(DESTDIR)/usr/lib/systemd/system/xenwardend.service
-	install -D -m 644 man/xenwardend.8 $(DESTDIR)/usr/share/man/man8/xenwardend.8
+	for unit in xenwardend xenwarden-monitor; do install -D -m 644 \
+	    init/systemd/$$unit.service $(DESTDIR)/usr/lib/systemd/system/$$unit.service; done
+	for page in xenwardend xenwarden-monitor; do \
+	    install -D -m 644 man/$$page.8 $(DESTDIR)/usr/share/man/man8/$$page.8; done
 	for hook in xapi-message alertmanager mail; do \
 	    install -D -m 755 hooks/$$hook $(DESTDIR)/usr/share/xenwarden/hooks/$$hook; done
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)/usr/share/man/man1/xenwarden.1

@@ -9,47 +9,65 @@
 //! # The way of the data
 //!
 //! ```text
-//!   Xen, hypfs /liveness
-//!        │ one look each 250 ms
-//!        ▼
-//!   sampler ──── evidence ────▶ ledger ───▶ kicker ── gate ──▶ barrel (/dev/watchdog)
-//!  (real-time)                    │  ▲     (real-time)           kick, or withhold
-//!        │                        │  └── decisions, notes
-//!        └──── copies ───────▶ snapshots
-//!                                 │
-//!              ┌──────────────────┼─────────────────┐        (ordinary threads)
-//!              ▼                  ▼                 ▼
-//!          narrator             guests ◀─ domains  control
-//!          stderr, syslog         │ ▲     xenstore xenwarden status, guests, ack
-//!              │                  │ └─▶ saver ──▶ /var/lib/xenwarden
-//!              └───── events ─────┴──▶ bus ──▶ journal or syslog, socket, hooks, metrics
+//!   hypervisor ── liveness table, mapped read-only ──┐              xen::table
+//!         ┌──────────────────────────────────────────┤
+//!   ┌─────▼──── xenwardend, the guard ────────────┐  │
+//!   │ sight ─▶ evidence ─▶ gate ─▶ run ───────────┼──┼─▶ /dev/watchdogN
+//!   │ look     judge       decide  kick, or not   │  │              guard, watchdog
+//!   └───────────────────────────────┬─────────────┘  │
+//!                   guard page, mapped read-only     │              guard::page
+//!         ┌─────────────────────────┘                │
+//!   ┌─────▼──── xenwarden-monitor ───────────────────▼──────┐
+//!   │ reporter                           watcher ◀─ names ◀─┼── xenstore
+//!   │   │ a watcher on                      ▼               │
+//!   │   │ each dom0 vCPU      control ────▶ desk ─▶ registry│       monitor, guests
+//!   │   │                       ▲     events │ │            │
+//!   │   └──▶ bus ◀──────────────┼────────────┘ └──▶ saver ──┼─▶ /var/lib/xenwarden
+//!   │         ▼                 │                           │       event, state
+//!   │  syslog, socket, hooks, metrics                       │       sink, control
+//!   └────────────▲──────────────┼───────────────────────────┘
+//!       xenwarden events    xenwarden status, guests, ack           cli
 //! ```
+//!
+//! `xenwarden status` reads the guard page itself where the monitor is down.
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`xen`] | the hypervisor's interface: evidence, xenstore |
-//! | [`guard`] | evidence, gate, the kick path, and how it starts |
+//! | [`xen`] | the hypervisor's side: the liveness table, xenstore, a simulated table |
+//! | [`guard`] | evidence, gate, the kick path, the guard page, and how the guard starts |
 //! | [`watchdog`] | the hardware |
 //! | [`guests`] | guests and their alarms, pure |
-//! | [`state`] | what outlives the daemon and the host |
+//! | [`state`] | what outlives the monitor and the host |
 //! | [`event`] | typed events, their order, subscriptions |
 //! | [`sink`] | journal or syslog, socket, hooks, metrics |
-//! | [`control`] | questions and orders over the control socket |
-//! | [`monitor`] | the ordinary threads, assembled |
+//! | [`control`] | questions and orders over the control socket, and the status |
+//! | [`monitor`] | the monitor's threads, assembled |
 //! | [`cli`] | the command line, a process of its own |
 //! | [`config`] | the file, parsed, then validated into a policy |
 //! | [`sys`] | the operating system, and all `unsafe` |
 //!
-//! The two real-time threads allocate nothing, take no lock, fault no page and log
-//! nothing; `tests/kick_path.rs` holds them to it. Whatever happens to the ordinary
-//! threads neither kicks nor stops a kick.
+//! The guard's thread allocates nothing, takes no lock, faults no page and logs nothing
+//! ([`guard::run`]); `tests/kick_path.rs` holds it to that. The monitor may hang, die or
+//! be replaced: neither a kick nor a reset comes of it.
 //!
 //! # Words
 //!
-//! arm, kick, disarm: start, reset, stop the host watchdog. feed: a guest pokes its own.
-//! service: the hypervisor runs a due timer's handler. expire: a guest did not feed, and
-//! the handler ran: that is service. canary: a 1 Hz timer on each pCPU. withhold: not
-//! kicking, on purpose. Unknown is never served.
+//! | word | meaning |
+//! |---|---|
+//! | host watchdog | the hardware timer behind /dev/watchdogN |
+//! | arm, kick, disarm | start it, reset its countdown, stop it |
+//! | guest watchdog | a domain's `SCHEDOP_watchdog` timer, two slots a domain, run by the hypervisor |
+//! | feed | a guest pokes its own watchdog |
+//! | service | the hypervisor runs a due timer's handler |
+//! | expire | a guest did not feed, and the handler ran: that is service |
+//! | canary | a 1 Hz timer on each pCPU |
+//! | wedge | due work that the hypervisor does not service |
+//! | liveness table | what the hypervisor records of all this |
+//! | evidence | what a look at it proves: served, lagging, or unknown, which is never served |
+//! | gate | evidence in, kick or withhold out |
+//! | withhold | not kicking, on purpose |
+//! | guard page | what the guard records of itself |
+//! | guest, domain | a guest is a UUID; a domain is a domid and a creation number |
 
 pub mod cli;
 pub mod config;

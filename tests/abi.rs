@@ -6,58 +6,53 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicU64;
+use uuid::Uuid;
 use xenwarden::sys::watchdog::{WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT};
-use xenwarden::xen::liveness::{Doing, Shutdown, StatePage, TimersPage};
+use xenwarden::xen::table::{self, Domain, Pcpu, Shutdown, Slot, Starved, Table};
 
 const HEADER: &str = "xen/include/public/liveness.h";
 
-/// Fills every field with a value of its own: decimal digits that tell struct and field.
+/// A table of two pCPUs and five domids, each field with a value of its own: decimal digits
+/// that tell struct and field.
 const PROGRAM: &str = r#"
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include "liveness.h"
-static struct xen_liveness_header header(uint32_t magic, unsigned records, unsigned index)
+static struct {
+    struct xen_liveness_header header;
+    struct xen_liveness_pcpu pcpus[2];
+    struct xen_liveness_domain domains[5];
+    uint8_t handles[5][16];
+} table;
+#define OFFSET(what) ((uint32_t)((char *)table.what - (char *)&table))
+int main(void)
 {
-    struct xen_liveness_header h = {
-        .magic = magic, .abi = XEN_LIVENESS_ABI,
-        .hdr_len = sizeof(h), .nr_recs = records, .index = index,
-        .now = 1001, .nr_pages = 1002, .nr_armed = 1003, .untracked = 1004, .fired = 1005,
-        .last_fired = 1006, .max_fire_late = 1007, .canary_period_ms = 1008,
-        .reader_cpu = 1009,
+    unsigned int n;
+    table.header = (struct xen_liveness_header){
+        .magic = XEN_LIVENESS_MAGIC, .abi = XEN_LIVENESS_ABI, .hdr_len = sizeof(table.header),
+        .pcpu_off = OFFSET(pcpus), .pcpu_len = sizeof(table.pcpus[0]), .nr_pcpus = 2,
+        .domain_off = OFFSET(domains), .domain_len = sizeof(table.domains[0]), .nr_domains = 5,
+        .handle_off = OFFSET(handles), .handle_len = sizeof(table.handles[0]),
+        .canary_period_ms = 1001, .excused = 1002, .created = 1003, .domids_used = 4,
     };
-    return h;
-}
-int main(int argc, char **argv)
-{
-    if ( !strcmp(argv[1], "state") )
-    {
-        struct xen_liveness_state s = {
-            .cpu = 2001, .flags = XEN_LIVENESS_STATE_canary, .softirq = 2002, .next = 2003,
-            .canary_due = 2004, .canary_ran = 2005, .sched = 2006, .sched_req = 2007,
-            .canary_runs = 2008, .max_late_us = 2009,
-        };
-        struct xen_liveness_header h = header(XEN_LIVENESS_MAGIC_STATE, 1, 0);
-        h.rec_len = sizeof(s);
-        fwrite(&h, sizeof(h), 1, stdout);
-        fwrite(&s, sizeof(s), 1, stdout);
-    }
-    else
-    {
-        struct xen_liveness_timer t = {
-            .seq = 3000, .domid = 3001, .id = 2, .flags = XEN_LIVENESS_TIMER_used,
-            .timeout_s = 3002, .sets = 3003, .set = 3004, .deadline = 3005, .fired = 3006,
-            .done = 3007, .nr_fired = 3008, .gen = 3009,
-            .domain = XEN_LIVENESS_DOMAIN_known | XEN_LIVENESS_DOMAIN_shutdown |
-                      XEN_LIVENESS_DOMAIN_dying | 3 << 8, /* SHUTDOWN_crash */
-            .acted = 3010,
-        };
-        struct xen_liveness_header h = header(XEN_LIVENESS_MAGIC_TIMERS, 1, 7);
-        h.rec_len = sizeof(t);
-        fwrite(&h, sizeof(h), 1, stdout);
-        fwrite(&t, sizeof(t), 1, stdout);
-    }
-    return 0;
+    table.pcpus[1] = (struct xen_liveness_pcpu){
+        .online = 1, .canary = 2001, .requested = 2002, .decided = 2003, .idle = 1,
+        .starved_ms = 2004, .starved_domid = 2005, .starved_vcpu = 2006,
+    };
+    table.domains[3] = (struct xen_liveness_domain){
+        .slot[0] = { .set = 3001, .acted = 3002, .done = 3003 },
+        .slot[1] = { .set = 3004 | 3005ULL << 32, .acted = 3006, .done = 3004 },
+        .exists = 1, .dying = 1, .shutdown = 3 + 1, /* SHUTDOWN_crash */
+        .created = 3007, .disarms = { 3008, 3009 },
+    };
+    for ( n = 0; n < 16; n++ )
+        table.handles[3][n] = 0x10 + n;
+    if ( XEN_LIVENESS_SETS(table.domains[3].slot[1].set) != 3004 ||
+         XEN_LIVENESS_TIMEOUT(table.domains[3].slot[1].set) != 3005 )
+        return 1;
+    return fwrite(&table, sizeof(table), 1, stdout) != 1;
 }
 "#;
 
@@ -150,48 +145,59 @@ fn the_decoder_reads_what_the_hypervisors_header_lays_out() {
     for series in every_series() {
         let directory = scratch("abi");
         fs::write(directory.join("liveness.h"), header_of(&series)).expect("write");
-        let binary = compile(&directory, PROGRAM);
-        let state = run(&binary, "state");
-        let page = StatePage::parse(&state).expect("a state page");
-        let h = page.header();
+        let bytes = run(&compile(&directory, PROGRAM), "");
+        let words = bytes
+            .chunks_exact(8)
+            .map(|word| word.try_into().expect("8 bytes"));
+        let words: Vec<AtomicU64> = words.map(u64::from_le_bytes).map(AtomicU64::new).collect();
+        let table = Table::parse(&words).expect("a table");
+        assert_eq!(table::length(&words), Ok(bytes.len()));
         assert_eq!(
-            (h.now, h.nr_pages, h.nr_armed, h.untracked),
-            (1001, 1002, 1003, 1004)
+            (table.canary_period_ms(), table.excused(), table.created()),
+            (1001, 1002, 1003)
         );
-        assert_eq!((h.fired, h.last_fired, h.max_fire_late), (1005, 1006, 1007));
-        assert_eq!((h.canary_period_ms, h.reader_cpu), (1008, 1009));
-        let p = page.pcpus().next().expect("a record");
-        assert_eq!((p.cpu, p.online, p.canary), (2001, false, true));
-        assert_eq!(
-            (p.softirq, p.next, p.canary_due, p.canary_ran),
-            (2002, 2003, 2004, 2005)
-        );
-        assert_eq!(
-            (p.sched, p.sched_req, p.canary_runs, p.max_late_us),
-            (2006, 2007, 2008, 2009)
-        );
-        let timers = run(&binary, "timers");
-        let page = TimersPage::parse(&timers, 7).expect("a page of timers");
-        let t = page.timers().next().expect("a record");
-        assert_eq!(
-            (t.seq, t.domid, t.slot, t.used, t.armed),
-            (3000, 3001, 2, true, false)
-        );
-        assert_eq!(
-            (t.timeout_s, t.sets, t.set, t.deadline),
-            (3002, 3003, 3004, 3005)
-        );
-        assert_eq!(
-            (t.fired, t.done, t.nr_fired, t.generation),
-            (3006, 3007, 3008, 3009)
-        );
-        let doing = Doing {
-            paused: false,
-            shutdown: Some(Shutdown::Crash),
-            dying: true,
+        assert_eq!((table.nr_pcpus(), table.domids_used()), (2, 4));
+        let pcpu = Pcpu {
+            online: true,
+            canary: 2001,
+            requested: 2002,
+            decided: 2003,
+            idle: true,
+            starved: Some(Starved {
+                ms: 2004,
+                domid: 2005,
+                vcpu: 2006,
+            }),
         };
-        assert_eq!(t.domain, Some(doing));
-        assert_eq!(t.acted, 3010);
+        assert_eq!(table.pcpu(0), Some(Pcpu::default()));
+        assert_eq!((table.pcpu(1), table.pcpu(2)), (Some(pcpu), None));
+        let slots = [
+            Slot {
+                sets: 3001,
+                armed: None,
+                acted: 3002,
+                done: 3003,
+                disarms: 3008,
+            },
+            Slot {
+                sets: 3004,
+                armed: Some(3004),
+                acted: 3006,
+                done: 3004,
+                disarms: 3009,
+            },
+        ];
+        let domain = Domain {
+            domid: 3,
+            created: 3007,
+            uuid: Uuid::from_u128(0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f),
+            exists: true,
+            paused: false,
+            dying: true,
+            shutdown: Some(Shutdown::Crash),
+            slots,
+        };
+        assert_eq!(table.domains().collect::<Vec<_>>(), [domain]);
     }
 }
 

@@ -57,7 +57,7 @@ fn serve(name: &str, sessions: Vec<String>) -> (PathBuf, JoinHandle<Vec<Subscrip
 fn event(seq: u64, kind: &str, own: &Value) -> Value {
     let mut event = json!({
         "version": 1, "seq": seq, "time": "2026-11-23T15:51:06.250123Z",
-        "monotonic_ns": 1, "xen_ns": 2, "host": "host1", "severity": "error",
+        "monotonic_ns": 1, "host": "host1", "severity": "error",
         "guest": {"uuid": null, "domid": 7, "name": "web"}, "kind": kind,
     });
     let fields = event.as_object_mut().expect("an object");
@@ -224,6 +224,23 @@ fn nothing_that_a_guest_is_named_moves_the_cursor() {
     let bad = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
     assert!(!shown.contains(bad), "{shown:?}");
     assert!(shown.contains("a?[2J?b?1m? (7)"), "{shown:?}");
+    server.join().expect("no panic");
+}
+
+#[test]
+fn json_that_is_shown_moves_no_cursor_either() {
+    let mut event = event(1, "alarm.raised", &json!({"expiries": 1}));
+    event["guest"]["name"] = json!("a\u{9b}2J\u{7f}\u{202e}b");
+    let (path, server) = serve("harmless", vec![format!("{event}\n")]);
+    let output = events_from(&path, &["--json"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        !text
+            .trim_end()
+            .contains(|c: char| c.is_control() || c == '\u{202e}')
+    );
+    let shown: Value = serde_json::from_str(&text).expect("still JSON");
+    assert_eq!(shown, event);
     server.join().expect("no panic");
 }
 

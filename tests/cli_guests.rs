@@ -183,7 +183,7 @@ fn watch_outlives_the_daemon_and_says_so() {
     let mut running = Running::start(command);
     let first = running.line();
     drop(daemon);
-    assert!(running.complaint().contains("is xenwardend running"));
+    assert!(running.complaint().contains("is xenwarden-monitor running"));
     let _again = Daemon::start_at(path, 0, standin::own_group());
     while running.line() != first {}
     running.signal(Signal::SIGTERM);

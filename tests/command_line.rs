@@ -83,6 +83,20 @@ fn a_good_configuration_is_said_to_be_ok() {
 }
 
 #[test]
+fn check_config_tells_all_that_is_wrong_in_one_run() {
+    let text = b"[host-watchdog]\ndevice = \"/dev/null\"\n[state]\ndirectory = \"/proc/version\"\n\
+                 [[hook]]\nkinds = [\"alarm.\"]\nprogram = \"/nowhere/hook\"\n";
+    let path = config("wrong-host", text);
+    let path = path.to_str().expect("a plain path");
+    let output = xenwardend(&["--check-config", "--config", path]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).expect("text");
+    for key in ["host-watchdog.device", "state.directory", "hook 1: program"] {
+        assert!(text.contains(&format!("{path}: {key}")), "{key}: {text}");
+    }
+}
+
+#[test]
 fn without_xen_it_says_so_and_exits_69() {
     if Path::new("/proc/xen").exists() {
         return; // On Xen itself the lab's scenarios are the test.
@@ -96,8 +110,7 @@ fn without_xen_it_says_so_and_exits_69() {
 #[test]
 fn unknown_arguments_are_exit_64() {
     assert_eq!(complaint(&xenwardend(&["--frobnicate"])).0, 64);
-    let cases: [&[&str]; 8] = [
-        &[],
+    let cases: [&[&str]; 7] = [
         &["frobnicate"],
         &["status", "--watch"],
         &["guests", "--follow"],
@@ -112,17 +125,22 @@ fn unknown_arguments_are_exit_64() {
 }
 
 #[test]
-fn help_names_every_command_and_is_exit_0() {
-    for arguments in [&["help"][..], &["--help"], &["events", "--help"]] {
+fn help_explains_every_command_and_option_and_is_exit_0() {
+    for arguments in [&["help"][..], &["--help"], &["-h"], &["events", "--help"]] {
         let output = xenwarden(arguments);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && output.stderr.is_empty());
-        for command in ["status", "guests", "events", "ack"] {
-            assert!(
-                text.contains(&format!("xenwarden {command} ")),
-                "{command}: {text}"
-            );
-        }
+    }
+    let text = String::from_utf8(xenwarden(&["-h"]).stdout).expect("text");
+    for part in [
+        "status",
+        "guests",
+        "events",
+        "ack",
+        "--config",
+        "--socket",
+        "Exit codes",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
     }
 }
 
@@ -130,7 +148,12 @@ fn help_names_every_command_and_is_exit_0() {
 fn the_manual_has_every_command_and_option_that_help_has() {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/xenwarden.1");
     let manual = fs::read_to_string(manual).expect("the manual");
-    let help = String::from_utf8(xenwarden(&["help"]).stdout).expect("text");
+    let mut help = String::new();
+    for command in ["status", "guests", "events", "ack"] {
+        assert!(manual.contains(&format!(".Cm {command}")), "{command}");
+        let output = xenwarden(&[command, "--help"]);
+        help += &String::from_utf8(output.stdout).expect("text");
+    }
     let word = |c: char| !c.is_ascii_alphabetic() && c != '-';
     let options: BTreeSet<&str> = help.split(word).filter(|w| w.starts_with("--")).collect();
     assert!(options.len() > 8, "{options:?}");
@@ -138,9 +161,20 @@ fn the_manual_has_every_command_and_option_that_help_has() {
         let option = option.replacen("--", "Fl -", 1);
         assert!(manual.contains(&option), "{option}");
     }
-    for command in ["status", "guests", "events", "ack", "help"] {
-        assert!(manual.contains(&format!(".Cm {command}")), "{command}");
-    }
+}
+
+#[test]
+fn the_sockets_are_where_the_configuration_says() {
+    let nowhere = scratch("status").join("configured.sock");
+    let text = format!("[control]\nsocket = {nowhere:?}\n");
+    let path = config("sockets", text.as_bytes());
+    let argument = format!("--config={}", path.display());
+    let (code, line) = complaint(&xenwarden(&["status", &argument]));
+    assert_eq!(code, 2);
+    assert!(line.contains("configured.sock"), "{line}");
+    let (code, line) = complaint(&xenwarden(&["guests", "--config", "/no/such/file"]));
+    assert_eq!(code, 2);
+    assert!(line.contains("/no/such/file"), "{line}");
 }
 
 #[test]

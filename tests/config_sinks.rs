@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use xenwarden::config::Policy;
 use xenwarden::config::file::parse;
-use xenwarden::sink::hooks::Hook;
+use xenwarden::config::sinks::Hook;
 
 fn policy(text: &str) -> Result<Policy, String> {
     let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;

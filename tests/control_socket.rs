@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
-use xenwarden::control::server;
+use xenwarden::control::places;
 use xenwarden::event::Uuid;
 use xenwarden::guests::report::GuestsReport;
 
@@ -27,7 +27,11 @@ fn status_shows_every_pcpu_and_guest_watchdog() {
     let daemon = Daemon::start("status", 300);
     let status = daemon.status();
     assert_eq!(status.version, 1);
-    assert_eq!((status.pcpus.len(), status.guest_watchdogs.len()), (4, 300));
+    let monitor = status.monitor.expect("the monitor's part");
+    assert_eq!(
+        (monitor.pcpus.len(), monitor.guest_watchdogs.len()),
+        (4, 300)
+    );
     assert!(
         !status.decision.kick,
         "nobody has decided yet: unknown is not kick"
@@ -75,7 +79,7 @@ fn any_bytes_get_an_error_or_a_close() {
             "{answer}"
         );
     }
-    assert_eq!(daemon.status().guest_watchdogs.len(), 2);
+    assert_eq!(daemon.watchdogs(), 2);
 }
 
 #[test]
@@ -91,7 +95,7 @@ fn a_flood_of_half_open_clients_keeps_nobody_out_for_long() {
         }
         idle.push(stream);
     }
-    assert_eq!(daemon.status().guest_watchdogs.len(), 2);
+    assert_eq!(daemon.watchdogs(), 2);
 }
 
 /// Whether the far end has closed.
@@ -118,7 +122,7 @@ fn a_thousand_clients_hold_at_most_32_places() {
         })
         .collect();
     // This one is behind them in the queue: when it is served they have all been accepted.
-    assert_eq!(daemon.status().guest_watchdogs.len(), 2);
+    assert_eq!(daemon.watchdogs(), 2);
     let open = idle
         .iter_mut()
         .filter_map(|s| (!is_closed(s)).then_some(()));
@@ -136,7 +140,7 @@ fn clients_that_never_read_their_answers_keep_nobody_out() {
             stream
         })
         .collect();
-    assert_eq!(daemon.status().guest_watchdogs.len(), 2_000);
+    assert_eq!(daemon.watchdogs(), 2_000);
     drop(deaf);
 }
 
@@ -298,13 +302,13 @@ fn a_client_that_does_not_read_its_answer_delays_no_other() {
     let daemon = Daemon::start("deaf", 2_000);
     let mut deaf = daemon.connect();
     deaf.write_all(b"status\n").expect("write");
-    assert_eq!(daemon.status().guest_watchdogs.len(), 2_000);
+    assert_eq!(daemon.watchdogs(), 2_000);
 }
 
 #[test]
 fn a_second_daemon_does_not_take_the_socket_of_a_living_one() {
     let daemon = Daemon::start("second", 0);
-    let error = server::bind(&daemon.path, "no-such-group").expect_err("taken");
+    let error = places::bind(&daemon.path, "no-such-group").expect_err("taken");
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert_eq!(daemon.status().version, 1);
 }
@@ -312,9 +316,9 @@ fn a_second_daemon_does_not_take_the_socket_of_a_living_one() {
 #[test]
 fn a_dead_daemons_socket_is_replaced() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dead.sock");
-    drop(server::bind(&path, "no-such-group").expect("first"));
+    drop(places::bind(&path, "no-such-group").expect("first"));
     assert!(path.exists());
-    server::bind(&path, "no-such-group").expect("again");
+    places::bind(&path, "no-such-group").expect("again");
 }
 
 #[test]
@@ -339,7 +343,7 @@ fn a_stopped_daemon_whose_queue_is_full_does_not_hang_the_start() {
     }
     let (tell, told) = std::sync::mpsc::channel();
     let tried = path.clone();
-    thread::spawn(move || tell.send(server::bind(&tried, "no-such-group").map(drop)));
+    thread::spawn(move || tell.send(places::bind(&tried, "no-such-group").map(drop)));
     let bound = told.recv_timeout(LONG).expect("it does not wait");
     let kind = bound.expect_err("somebody listens there").kind();
     assert_eq!(kind, std::io::ErrorKind::AddrInUse);

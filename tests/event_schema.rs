@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use xenwarden::event::Coverage;
 use xenwarden::event::kind::KINDS;
 use xenwarden::event::{Cause, Closing, Event, Gap, Severity, Timestamp};
-use xenwarden::xen::Coverage;
 
 fn in_repository(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -182,8 +182,7 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 7] = [
-    "xen_ns",
+const NULLABLE: [&str; 6] = [
     "since_seen_ms",
     "gap_ms",
     "watchdog_fired",
@@ -349,8 +348,8 @@ fn the_manual_names_the_same_kinds_and_fields() {
 fn section<'a>(manual: &'a str, kind: &str) -> &'a str {
     let start = manual.find(&format!(".Ss {kind}\n")).expect("a section");
     let rest = &manual[start + 3..];
-    let end = rest.find("\n.S").unwrap_or(rest.len());
-    &rest[..end]
+    let ends = ["\n.Ss ", "\n.Sh "].map(|head| rest.find(head).unwrap_or(rest.len()));
+    &rest[..ends[0].min(ends[1])]
 }
 
 /// The fields that are the heads of lists there.

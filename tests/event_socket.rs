@@ -5,7 +5,7 @@
 mod sink_common;
 
 use serde_json::{Value, json};
-use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised, spawn};
+use sink_common::{LONG, Scratch, bus, close, drops, eventually, expired, guest, raised, spawn};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +14,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use xenwarden::control::peer::gid_of;
-use xenwarden::control::server;
+use xenwarden::control::places;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::{Guest, Kind};
 use xenwarden::sink::socket::{self, MAX_CLIENTS, NAME, Settings};
@@ -25,7 +24,6 @@ use xenwarden::sink::socket::{self, MAX_CLIENTS, NAME, Settings};
 struct Server {
     scratch: Scratch,
     bus: Arc<Bus>,
-    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -37,19 +35,17 @@ impl Server {
     fn start_for(name: &str, keep: usize, group: &str) -> Self {
         let scratch = Scratch::new(&format!("socket-{name}"));
         let bus = bus();
-        let stop = Arc::new(AtomicBool::new(false));
-        let listener = server::bind(&scratch.path("events.sock"), group).expect("bind");
+        let listener = places::bind(&scratch.path("events.sock"), group).expect("bind");
         let (queue, woken) = bus.attach_waking(NAME, 8_192).expect("attach");
         let group = gid_of(group);
         let settings = Settings { keep, group };
-        let (served, ending) = (Arc::clone(&bus), Arc::clone(&stop));
+        let served = Arc::clone(&bus);
         let thread = Some(spawn(move || {
-            socket::run(&listener, &queue, &woken, &settings, &served, &ending);
+            socket::run(&listener, &queue, &woken, &settings, &served);
         }));
         Self {
             scratch,
             bus,
-            stop,
             thread,
         }
     }
@@ -76,14 +72,14 @@ impl Server {
 
     fn publish(&self, count: usize) {
         for _ in 0..count {
-            self.bus.publish(Some(web()), None, raised());
+            self.bus.publish(Some(web()), raised());
         }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        close(&self.bus);
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(ended.is_some_and(|e| e.is_ok()), "the thread panicked");
     }
@@ -135,7 +131,7 @@ fn a_replay_begins_where_it_was_asked_to_or_says_where() {
             0 => (web(), raised()),
             _ => (guest(None, n, "db"), expired()),
         };
-        server.bus.publish(Some(who), None, what);
+        server.bus.publish(Some(who), what);
     }
     // Asked for what has come, so that the server has all of it.
     let mut last = server.ask(&json!({"since_seq": 20, "follow": true}));
@@ -373,7 +369,7 @@ fn a_guest_is_not_taken_for_another_by_its_name() {
     server.publish(1);
     for name in [uuid, &uuid.to_uppercase(), "3"] {
         let evil = guest(Some(0x666), 66, name);
-        server.bus.publish(Some(evil), None, raised());
+        server.bus.publish(Some(evil), raised());
     }
     let cases = [
         (uuid, vec![1]),
@@ -465,20 +461,17 @@ fn every_line_is_an_event_that_can_be_read_back() {
         last_kick_age_ms: 1,
         left_ms: 2,
     };
-    server.bus.publish(Some(odd.clone()), Some(5), what.clone());
+    server.bus.publish(Some(odd.clone()), what.clone());
     let line = server.ask(&json!({"since_seq": 1})).next();
     let event: xenwarden::event::Event = serde_json::from_value(line).expect("an event");
-    assert_eq!(
-        (event.guest, event.what, event.xen_ns),
-        (Some(odd), what, Some(5))
-    );
+    assert_eq!((event.guest, event.what), (Some(odd), what));
 }
 
 #[test]
 fn the_end_of_the_bus_ends_the_server_and_its_clients() {
     let mut server = Server::start("end", 8);
     let mut client = server.follower();
-    server.bus.close();
+    close(&server.bus);
     server.thread.take().expect("runs").join().expect("ends");
     assert_eq!(client.next(), Value::Null);
     server.thread = Some(spawn(|| {}));

@@ -8,12 +8,12 @@ use loom::thread;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
 use xenwarden::sys::clock::Monotonic;
-use xenwarden::xen::Coverage;
 
 fn info() -> Info {
     Info {
@@ -197,7 +197,7 @@ fn what_is_no_guard_page_is_refused_at_once() {
 fn any_bytes_are_read_without_harm() {
     let folder = Folder::new("bytes");
     let path = folder.0.join("guard");
-    drop(Writer::create(&path, None).expect("a page"));
+    let _writer = Writer::create(&path, None).expect("a page");
     let good = fs::read(&path).expect("read");
     let mut state = 1u64;
     for _ in 0..200 {

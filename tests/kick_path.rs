@@ -97,7 +97,7 @@ fn the_kick_path_allocates_nothing_and_faults_no_page() {
     let watchdog = Kicked(Rc::clone(&kicks));
     let armed = Monotonic::now();
     run(
-        watchdog, &mut sight, &mut world, &mut page, armed, NS_PER_MS,
+        watchdog, &mut sight, &mut world, &mut page, armed, PERIOD_NS,
     )
     .expect("disarmed");
     assert!(kicks.get() > LOOKS / 4, "it kicked {} times", kicks.get());

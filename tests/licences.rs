@@ -83,7 +83,13 @@ fn apache_alone_is_not_compatible() {
 
 #[test]
 fn every_file_says_its_licence() {
-    let unmarked = ["LICENSE", "Cargo.lock", "fuzz/Cargo.lock"];
+    // A file of state has the form that the monitor writes, which knows no comments.
+    let unmarked = [
+        "LICENSE",
+        "Cargo.lock",
+        "fuzz/Cargo.lock",
+        "tests/golden/guests.json",
+    ];
     for file in output("git", &["ls-files"]).lines() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         // A series lists file names and nothing else; patches carry their files' own lines.

@@ -5,14 +5,14 @@
 mod sink_common;
 
 use crossbeam_channel::Receiver;
-use sink_common::{Scratch, bus, drops, eventually, expired, guest, raised, spawn};
+use sink_common::{Scratch, bus, close, drops, eventually, expired, guest, raised, spawn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+use xenwarden::config::sinks::Hook;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::{Event, Kind, Severity, VERSION};
-use xenwarden::sink::hooks::{self, Hook};
+use xenwarden::sink::hooks;
 use xenwarden::sink::syslog::{self, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
@@ -38,13 +38,10 @@ fn an_event_is_stamped_with_everything_that_it_needs() {
     let queue = bus.attach("one", 4);
     let before = Monotonic::now();
     let web = guest(Some(7), 3, "web");
-    assert_eq!(bus.publish(Some(web.clone()), Some(99), expired()), 1);
+    assert_eq!(bus.publish(Some(web.clone()), expired()), 1);
     assert_eq!(bus.next_seq(), 2);
     let event = queue.try_recv().expect("an event");
-    assert_eq!(
-        (event.version, event.seq, event.xen_ns),
-        (VERSION, 1, Some(99))
-    );
+    assert_eq!((event.version, event.seq), (VERSION, 1));
     assert_eq!(
         (&*event.host, event.severity),
         ("testhost", Severity::Error)
@@ -63,7 +60,7 @@ fn all_sinks_see_the_same_order_whoever_publishes() {
             let bus = Arc::clone(&bus);
             thread::spawn(move || {
                 for _ in 0..500 {
-                    bus.publish(Some(guest(None, n, "g")), None, raised());
+                    bus.publish(Some(guest(None, n, "g")), raised());
                 }
             })
         })
@@ -82,7 +79,7 @@ fn a_full_queue_loses_for_its_sink_alone_and_the_loss_is_told_once_there_is_room
     let bus = bus();
     let (slow, fast) = (bus.attach("slow", 4), bus.attach("fast", 100));
     for _ in 0..20 {
-        bus.publish(None, None, raised());
+        bus.publish(None, raised());
     }
     assert_eq!((drops(&bus, "slow"), drops(&bus, "fast")), (16, 0));
     assert_eq!(told(&fast), [], "no report while there is no room");
@@ -99,7 +96,7 @@ fn a_sink_that_never_has_room_is_told_of_each_10_s_and_no_more() {
     let (stuck, fast) = (bus.attach("stuck", 1), bus.attach("fast", 1_000));
     let before = Monotonic::now();
     for _ in 0..6 {
-        bus.publish(None, None, raised());
+        bus.publish(None, raised());
     }
     bus.report_drops_at(before.plus_ns(TEN_S - 1));
     assert_eq!(told(&fast), [], "it may have room soon");
@@ -109,7 +106,7 @@ fn a_sink_that_never_has_room_is_told_of_each_10_s_and_no_more() {
     // That report was itself lost on the sink: it is told of with the next loss.
     bus.report_drops_at(first);
     bus.report_drops_at(first.plus_ns(TEN_S - 1));
-    bus.publish(None, None, raised());
+    bus.publish(None, raised());
     assert_eq!(told(&fast), []);
     bus.report_drops_at(first.plus_ns(TEN_S));
     assert_eq!(told(&fast), [("stuck".to_owned(), 2, 7)]);
@@ -121,7 +118,7 @@ fn a_sink_that_is_gone_counts_as_losing_and_its_reports_do_not_breed() {
     let bus = bus();
     drop(bus.attach("gone", 10));
     let watching = bus.attach("watching", 100);
-    bus.publish(None, None, raised());
+    bus.publish(None, raised());
     assert_eq!(told(&watching), [("gone".to_owned(), 1, 1)]);
     for n in 1..10 {
         bus.report_drops_at(Monotonic::now().plus_ns(n * TEN_S));
@@ -149,9 +146,9 @@ fn a_closed_bus_ends_its_queues_after_what_they_hold() {
         bus.attach("a", 10),
         bus.attach_waking("b", 10).expect("socket pair"),
     );
-    bus.publish(None, None, raised());
-    bus.close();
-    assert_eq!(bus.publish(None, None, raised()), 2, "numbers go on");
+    bus.publish(None, raised());
+    close(&bus);
+    assert_eq!(bus.publish(None, raised()), 2, "numbers go on");
     for queue in [queue, waking] {
         assert_eq!(queue.recv().map(|event| event.seq), Ok(1));
         assert!(queue.recv().is_err(), "it has ended");
@@ -163,7 +160,7 @@ fn a_closed_bus_ends_its_queues_after_what_they_hold() {
 }
 
 #[test]
-fn each_sink_ends_at_its_stop_flag_although_events_keep_coming() {
+fn each_sink_ends_at_the_deadline_although_it_is_not_done() {
     let scratch = Scratch::new("stop");
     let places = Places {
         journal: scratch.path("journal"),
@@ -175,28 +172,27 @@ fn each_sink_ends_at_its_stop_flag_although_events_keep_coming() {
         arguments: Vec::new(),
         timeout: Duration::from_secs(300),
     };
-    type Run = Box<dyn FnOnce(&Receiver<Arc<Event>>, &Bus, &AtomicBool) + Send>;
+    type Run = Box<dyn FnOnce(&Receiver<Arc<Event>>, &Bus) + Send>;
     let sinks: [(&'static str, Run); 2] = [
         (
             syslog::NAME,
-            Box::new(move |queue, bus, stop| syslog::run(queue, &places, bus, stop)),
+            Box::new(move |queue, bus| syslog::run(queue, &places, bus, |_| false)),
         ),
         (
             hooks::NAME,
-            Box::new(move |queue, bus, stop| hooks::run(queue, &[hook], 4, None, bus, stop)),
+            Box::new(move |queue, bus| hooks::run(queue, &[hook], 4, None, bus)),
         ),
     ];
     for (name, run) in sinks {
-        let (bus, stop) = (bus(), Arc::new(AtomicBool::new(false)));
+        let bus = bus();
         let queue = bus.attach(name, 64);
-        let (counted, stopped) = (Arc::clone(&bus), Arc::clone(&stop));
-        let sink = spawn(move || run(&queue, &counted, &stopped));
-        bus.publish(None, None, raised());
-        stop.store(true, Ordering::Relaxed);
-        eventually(name, || {
-            bus.publish(None, None, raised());
-            sink.is_finished()
-        });
+        let counted = Arc::clone(&bus);
+        let sink = spawn(move || run(&queue, &counted));
+        for _ in 0..60 {
+            bus.publish(None, raised());
+        }
+        close(&bus);
+        eventually(name, || sink.is_finished());
         sink.join().expect("no panic");
     }
 }

@@ -4,20 +4,17 @@
 
 mod sink_common;
 
-use sink_common::{Scratch, bus, drops, eventually, raised, spawn};
+use sink_common::{Scratch, bus, close, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use xenwarden::control::status::{Armed, Sources, Status, gather};
-use xenwarden::event::{Timestamp, Uuid};
-use xenwarden::guard::ledger::Ledger;
+use xenwarden::control::status::Status;
+use xenwarden::event::{Coverage, Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
-use xenwarden::monitor::names::Names;
 use xenwarden::sink::metrics::{self, Counters, MAX_GUESTS, NAME, render, render_down};
-use xenwarden::xen::Coverage;
+use xenwarden::sys::clock::Monotonic;
 
 /// A name and its labels.
 type Series = (String, BTreeMap<String, String>);
@@ -103,24 +100,12 @@ fn quoted(text: &str) -> (String, &str) {
 }
 
 fn status() -> Status {
-    let armed = Armed {
-        device: "/dev/watchdog0".into(),
-        identity: "test".to_owned(),
-        timeout_ns: 5_000_000_000,
-        coverage: Coverage::Full,
-        period_ns: 250_000_000,
-    };
-    let ledger = Ledger::new();
-    ledger.counters.kicks.store(u64::MAX, Ordering::Relaxed);
-    ledger.counters.withholds.store(3, Ordering::Relaxed);
-    let gap = &ledger.counters.max_kick_gap_ns;
-    gap.store(1_234_567_890, Ordering::Relaxed);
-    gather(&Sources {
-        armed: &armed,
-        ledger: &ledger,
-        names: &Names::default(),
-        bus: None,
-    })
+    let mut status = Status::of_page(None, Monotonic::now());
+    status.coverage = Coverage::Full;
+    status.host_watchdog.kicks = u64::MAX;
+    status.kick_path.withholds = 3;
+    status.kick_path.max_kick_gap_ms = 1_234;
+    status
 }
 
 fn guest(uuid: Option<u128>, domid: u16, name: Option<&str>) -> GuestReport {
@@ -239,7 +224,7 @@ fn the_file_is_replaced_whole_at_alarms_and_says_at_the_end_that_it_is_down() {
     let (counted, file) = (Arc::clone(&bus), path.clone());
     let thread = spawn(move || {
         let gather = || (status(), GuestsReport::default());
-        metrics::run(&file, &queue, &counted, gather, &AtomicBool::new(false));
+        metrics::run(&file, &queue, &counted, gather);
     });
     let whole = || {
         let text = std::fs::read_to_string(&path).ok()?;
@@ -249,12 +234,12 @@ fn the_file_is_replaced_whole_at_alarms_and_says_at_the_end_that_it_is_down() {
     assert_eq!(scratch.read("precious"), "precious");
     let mode = std::fs::metadata(&path).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "node_exporter may read it");
-    bus.publish(None, None, raised());
+    bus.publish(None, raised());
     let events = series("events_total", &[("kind", "alarm.raised")]);
     eventually_soon("the alarm", || {
         whole().is_some_and(|s| s.contains_key(&events))
     });
-    bus.close();
+    close(&bus);
     thread.join().expect("no panic");
     assert_eq!(whole(), Some([(series("up", &[]), 0.0)].into()));
     assert!(!scratch.path("xenwarden.prom.new").exists());
@@ -278,10 +263,10 @@ fn a_file_that_cannot_be_written_is_counted_and_the_old_one_stays_whole() {
         let counted = Arc::clone(&bus);
         let thread = spawn(move || {
             let gather = || (status(), GuestsReport::default());
-            metrics::run(&path, &queue, &counted, gather, &AtomicBool::new(false));
+            metrics::run(&path, &queue, &counted, gather);
         });
         eventually("a failure", || drops(&bus, NAME) > 0);
-        bus.close();
+        close(&bus);
         thread.join().expect("no panic");
     }
     assert_eq!(scratch.read("xenwarden.prom"), "old");

@@ -4,21 +4,19 @@
 
 mod sink_common;
 
-use sink_common::{LONG, Scratch, bus, drops, eventually, expired, guest, raised, spawn};
+use sink_common::{LONG, Scratch, bus, close, drops, eventually, expired, guest, raised, spawn};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
-use xenwarden::event::{Cause, Closing, Event, Gap, Kind, Severity, Timestamp, VERSION};
+use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Kind, Severity, Timestamp, VERSION};
 use xenwarden::sink::syslog::{self, NAME, Places};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
-use xenwarden::xen::Coverage;
 
 struct Sink {
     scratch: Scratch,
@@ -36,7 +34,7 @@ impl Sink {
         };
         let counted = Arc::clone(&bus);
         let thread = spawn(move || {
-            syslog::run(&queue, &places, &counted, &AtomicBool::new(false));
+            syslog::run(&queue, &places, &counted, |_| false);
         });
         Self {
             scratch,
@@ -46,7 +44,7 @@ impl Sink {
     }
 
     fn end(self) -> Scratch {
-        self.bus.close();
+        close(&self.bus);
         self.thread.join().expect("no panic");
         self.scratch
     }
@@ -102,12 +100,12 @@ fn the_journal_gets_every_field_and_dev_log_nothing() {
     let (journal, devlog) = (daemon(&scratch, "journal"), daemon(&scratch, "log"));
     let sink = Sink::start(scratch);
     let odd = guest(Some(0xabc), 3, "web\nPRIORITY=0\n");
-    sink.bus.publish(Some(odd.clone()), None, expired());
+    sink.bus.publish(Some(odd.clone()), expired());
     let found = fields(&receive(&journal));
     let uuid = "00000000-0000-0000-0000-000000000abc";
     let expected = [
         ("PRIORITY", "3"),
-        ("SYSLOG_IDENTIFIER", "xenwardend"),
+        ("SYSLOG_IDENTIFIER", "xenwarden-monitor"),
         ("XENWARDEN_KIND", "guest.expired"),
         ("XENWARDEN_SEQ", "1"),
         ("XENWARDEN_GUEST_UUID", uuid),
@@ -120,7 +118,7 @@ fn the_journal_gets_every_field_and_dev_log_nothing() {
     assert!(found["MESSAGE"].contains("its watchdog expired, unfed for 10.4 s"));
     let event: Event = serde_json::from_str(&found["XENWARDEN_EVENT"]).expect("the event");
     assert_eq!((event.seq, event.guest), (1, Some(odd)));
-    sink.bus.publish(None, None, Kind::HostDisarmed {});
+    sink.bus.publish(None, Kind::HostDisarmed {});
     assert!(!fields(&receive(&journal)).contains_key("XENWARDEN_DOMID"));
     drop(sink.end());
     devlog.set_nonblocking(true).expect("non-blocking");
@@ -137,14 +135,14 @@ fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
     let journal = daemon(&scratch, "journal");
     let sink = Sink::start(scratch);
     let web = guest(None, 3, "web\u{1b}[2J\n");
-    sink.bus.publish(Some(web.clone()), None, raised());
+    sink.bus.publish(Some(web.clone()), raised());
     receive(&journal);
     // Its socket stays behind when it dies; then that goes as well.
     drop(journal);
-    sink.bus.publish(Some(web.clone()), None, raised());
+    sink.bus.publish(Some(web.clone()), raised());
     let line = text(&devlog);
     assert!(
-        line.starts_with("<27>") && line.contains(" xenwardend["),
+        line.starts_with("<27>") && line.contains(" xenwarden-monitor["),
         "{line}"
     );
     assert!(
@@ -152,10 +150,10 @@ fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
         "{line}"
     );
     std::fs::remove_file(sink.scratch.path("journal")).expect("unlink");
-    sink.bus.publish(Some(web.clone()), None, raised());
+    sink.bus.publish(Some(web.clone()), raised());
     text(&devlog);
     let journal = daemon(&sink.scratch, "journal");
-    sink.bus.publish(Some(web), None, raised());
+    sink.bus.publish(Some(web), raised());
     assert_eq!(fields(&receive(&journal))["XENWARDEN_SEQ"], "4");
     assert_eq!(drops(&sink.bus, NAME), 0);
     sink.end();
@@ -169,7 +167,7 @@ fn a_burst_that_outruns_a_reading_logger_is_not_lost() {
         let sink = Sink::start(scratch);
         let reader = thread::spawn(move || (0..2_000).for_each(|_| drop(receive(&socket))));
         for _ in 0..2_000 {
-            sink.bus.publish(None, None, raised());
+            sink.bus.publish(None, raised());
         }
         reader.join().expect("all");
         assert_eq!(drops(&sink.bus, NAME), 0);
@@ -184,7 +182,7 @@ fn a_stalled_logger_costs_events_each_of_which_is_counted() {
         let socket = daemon(&scratch, name);
         let sink = Sink::start(scratch);
         for _ in 0..3_000 {
-            sink.bus.publish(None, None, raised());
+            sink.bus.publish(None, raised());
         }
         let bus = Arc::clone(&sink.bus);
         // Its end waits until each was tried.
@@ -218,7 +216,7 @@ fn a_slow_logger_does_not_hold_up_the_end_and_what_it_misses_is_counted() {
                 .count()
     });
     for _ in 0..4_000 {
-        sink.bus.publish(None, None, raised());
+        sink.bus.publish(None, raised());
     }
     let (bus, before) = (Arc::clone(&sink.bus), Instant::now());
     let _scratch = sink.end();
@@ -237,7 +235,7 @@ fn a_logger_that_reads_again_is_told_what_it_missed() {
         let socket = daemon(&scratch, name);
         let sink = Sink::start(scratch);
         for _ in 0..3_000 {
-            sink.bus.publish(None, None, raised());
+            sink.bus.publish(None, raised());
         }
         eventually("drops", || drops(&sink.bus, NAME) > 0);
         sink.bus.report_drops();
@@ -253,7 +251,7 @@ fn a_logger_that_is_not_there_costs_events_that_are_counted_and_told_once() {
     let sink = Sink::start(Scratch::new("no-logger"));
     let watching = sink.bus.attach("watching", 64);
     for _ in 0..10 {
-        sink.bus.publish(None, None, raised());
+        sink.bus.publish(None, raised());
     }
     eventually("drops", || drops(&sink.bus, NAME) == 10);
     for round in 1..5 {
@@ -345,6 +343,13 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "by an operator",
         ),
         (
+            Kind::AlarmMoved {
+                cause: Cause::Suspend,
+                open_ms: 1_000,
+            },
+            "not on this host any more: suspended",
+        ),
+        (
             Kind::HostWithhold {
                 reason: text("pcpu 3"),
                 last_kick_age_ms: 1,
@@ -369,6 +374,32 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "armed /dev/watchdog0 (iTCO), timeout 5.0 s",
         ),
         (Kind::HostDisarmed {}, "is disarmed"),
+        (
+            Kind::HostKickRefused {
+                error: text("No such device"),
+                count: 240,
+            },
+            "refuses kicks, 240 so far: No such device",
+        ),
+        (Kind::HostKickTaken { refused: 3 }, "it refused 3"),
+        (
+            Kind::HostDisarmFailed { error: text("EIO") },
+            "cannot be disarmed and will fire: EIO",
+        ),
+        (
+            Kind::HostGuardSilent { silent_ms: 1_100 },
+            "the guard has told nothing for 1.1 s",
+        ),
+        (
+            Kind::HostGuardBack { silent_ms: 2_000 },
+            "is back, after 2.0 s",
+        ),
+        (
+            Kind::HostExcused {
+                what: text("scheduler of pcpu 1"),
+            },
+            "scheduler of pcpu 1 is late, which is excused",
+        ),
         (
             Kind::HostResetReason {
                 reason: text("wedge"),
@@ -402,7 +433,6 @@ fn event(what: Kind, name: &str) -> Event {
         seq: 1,
         time: Timestamp(0),
         monotonic_ns: 0,
-        xen_ns: None,
         host: "h".into(),
         severity: Severity::Info,
         guest: Some(guest(Some(1), 3, name)),
@@ -449,4 +479,42 @@ fn whatever_a_name_holds_a_description_is_one_bounded_line() {
             assert!(!line.chars().any(char::is_control));
         }
     }
+}
+
+#[test]
+fn local_loggers_get_local_time() {
+    // A zone of its own rules (tzset(3)), half an hour off any clock that UTC could be taken for.
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "a_line_has_the_time_of_the_zone", "--ignored"])
+        .env("TZ", "XYZ-05:30")
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+#[ignore = "run by local_loggers_get_local_time"]
+fn a_line_has_the_time_of_the_zone() {
+    if std::env::var("TZ").as_deref() != Ok("XYZ-05:30") {
+        return;
+    }
+    let scratch = Scratch::new("syslog-zone");
+    let socket = daemon(&scratch, "log");
+    let mut devlog = xenwarden::sink::devlog::DevLog::new(&scratch.path("log"), "test");
+    assert_eq!(devlog.send(xenwarden::event::Severity::Info.into(), "x"), 0);
+    let line = text(&socket);
+    let date = |zone: &str| {
+        let mut date = std::process::Command::new("date");
+        let output = date
+            .env("TZ", zone)
+            .arg("+%e %H:%M:")
+            .output()
+            .expect("date");
+        String::from_utf8(output.stdout)
+            .expect("text")
+            .trim()
+            .to_owned()
+    };
+    let (local, utc) = (date("XYZ-05:30"), date("UTC0"));
+    assert!(line.contains(&local) && !line.contains(&utc), "{line}");
 }

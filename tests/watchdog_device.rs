@@ -7,7 +7,6 @@ use nix::errno::Errno;
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::HostWatchdog;
 use xenwarden::watchdog::device::{ArmError, Driver, Hardware};
@@ -45,7 +44,7 @@ fn with<T>(change: impl FnOnce(&mut Ways) -> T) -> T {
     DEVICE.with(|device| change(&mut device.borrow_mut()))
 }
 
-struct Fake(Rc<()>);
+struct Fake;
 
 impl Driver for Fake {
     fn open(_: &Path) -> io::Result<Self> {
@@ -55,7 +54,7 @@ impl Driver for Fake {
             // ipmi_watchdog alone does not start at open.
             d.running |= d.options != 0;
         });
-        Ok(Self(Rc::default()))
+        Ok(Self)
     }
 
     fn info(&self) -> Result<WatchdogInfo, Errno> {

@@ -1,63 +1,72 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Whatever the hypervisor answers: no panic, and never served unless the bytes are a
-//! sound page that says so.
+//! Whatever the hypervisor's memory holds: no panic, nothing read beyond it, and never served
+//! unless it is a sound table that says so.
 //!
-//! Input: an even first byte: the rest, split, is the state page and one page of timers.
-//! An odd one: a sound host's two pages, with bytes overwritten as the rest says
-//! (where, where, what).
+//! Input: an even first byte: the rest is the table. An odd one: a small sound table with
+//! words overwritten, as the rest says (where, what), and looked at after each.
 #![no_main]
 
-use std::sync::LazyLock;
-
 use libfuzzer_sys::fuzz_target;
-use xenwarden::guard::evidence::Verdict;
-use xenwarden::xen::Hypervisor;
-use xenwarden::xen::hypfs::contents;
-use xenwarden::xen::liveness::{ABI, MAGIC_STATE};
-use xenwarden::xen::patched::Patched;
-use xenwarden::xen::simulated::{Scene, Simulated};
-use xenwarden::xen::snapshot::Snapshots;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use xenwarden::guard::evidence::{Evidence, Verdict};
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
+use xenwarden::xen::table::{ABI, MAGIC, Table, length};
 
-/// One for all runs: making it costs more than a look.
-static COPY: LazyLock<Snapshots> = LazyLock::new(Snapshots::new);
+const PCPUS: u64 = 3;
+const DOMAINS: u64 = 5;
 
-fn sound_start(state: &[u8]) -> bool {
-    let mut start = MAGIC_STATE.to_le_bytes().to_vec();
-    start.extend(ABI.to_le_bytes());
-    state.starts_with(&start)
+/// A table of few records: header, pCPUs, domains, handles.
+fn sound() -> Vec<AtomicU64> {
+    let domains = 64 + PCPUS * 64;
+    let handles = domains + DOMAINS * 64;
+    let header = [
+        u64::from(MAGIC) | u64::from(ABI) << 32 | 64 << 48,
+        64 | 64 << 32,
+        PCPUS | domains << 32,
+        64 | DOMAINS << 32,
+        handles | 16 << 32,
+        1000,
+        DOMAINS,
+        DOMAINS,
+    ];
+    let len = usize::try_from(handles + DOMAINS * 16).expect("small") / 8;
+    let words = header.into_iter().chain(std::iter::repeat(0));
+    words.take(len).map(AtomicU64::new).collect()
 }
 
-fn split(rest: &[u8], at: u8) -> [Vec<u8>; 2] {
-    let (state, timers) = rest.split_at(usize::from(at) * 8 % (rest.len() + 1));
-    [state.to_vec(), timers.to_vec()]
-}
-
-fn overwritten(edits: &[u8]) -> [Vec<u8>; 2] {
-    let scene = Scene::healthy(3, 5);
-    let mut pages = [scene.state_page(), scene.timers_page(0)];
-    for edit in edits.chunks_exact(3) {
-        let at = usize::from(edit[0]) << 8 | usize::from(edit[1]);
-        let page = &mut pages[at & 1];
-        let len = page.len();
-        page[(at >> 1) % len] = edit[2];
+/// Looks every 250 ms of its own time after each change; what is read besides must not panic.
+fn looks(words: &[AtomicU64], changes: &[u8]) {
+    let Ok(table) = Table::parse(words) else {
+        return;
+    };
+    assert!(length(words).is_ok_and(|bytes| bytes <= words.len() * 8));
+    let mut evidence = Evidence::new(&table);
+    let now = Cell::new(1_000_000);
+    for change in changes.chunks_exact(4) {
+        let at = usize::from(change[0]) << 8 | usize::from(change[1]);
+        let value = u64::from(change[2]) << (change[3] & 63);
+        words[at % words.len()].fetch_xor(value, Ordering::Relaxed);
+        now.set(now.get() + 250);
+        let (verdict, _) = evidence.look(&table, || Monotonic(now.get() * NS_PER_MS));
+        let online = (0..table.nr_pcpus()).filter_map(|n| table.pcpu(n));
+        if let Verdict::Served { .. } = verdict {
+            assert!(online.into_iter().any(|pcpu| pcpu.online), "served by nobody");
+        }
+        let _ = table.domains().count();
     }
-    pages
 }
 
 fuzz_target!(|data: &[u8]| {
-    let _ = contents(data);
     let Some((how, rest)) = data.split_first() else {
         return;
     };
-    let [state, timers] = if how & 1 == 0 {
-        split(rest, *how)
-    } else {
-        overwritten(rest)
-    };
-    let sound = sound_start(&state);
-    let evidence = Patched::new(Simulated::raw(state, vec![timers])).look(Some(&COPY));
-    if let Verdict::Served { .. } = evidence.verdict {
-        assert!(sound, "served by an unsound page");
+    if how & 1 == 1 {
+        return looks(&sound(), rest);
     }
-    let _ = COPY.latest();
+    let words: Vec<AtomicU64> = rest
+        .chunks_exact(8)
+        .map(|word| AtomicU64::new(u64::from_le_bytes(word.try_into().expect("8 bytes"))))
+        .collect();
+    looks(&words, rest);
 });

@@ -78,8 +78,19 @@ fn serve(request: Request) -> Result<(), Failure> {
     match request {
         Request::Say(text) => say(text),
         Request::CheckConfig(path) => {
-            let device = start::check_device(&load(&path)?)?;
-            say(&format!("{}: ok; {device}", path.display()))
+            let policy = load(&path)?;
+            let mut wrong = config::check::check(&policy);
+            match start::check_device(&policy) {
+                Ok(device) if wrong.is_empty() => {
+                    return say(&format!("{}: ok; {device}", path.display()));
+                }
+                Ok(_) => {}
+                Err(failure) => wrong.push(failure.message),
+            }
+            let lines = wrong
+                .iter()
+                .map(|line| format!("{}: {line}", path.display()));
+            Err(Failure::new(CONFIG, lines.collect::<Vec<_>>().join("\n")))
         }
         Request::Run(path) => start::guard(&load(&path)?),
     }

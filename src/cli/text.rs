@@ -42,6 +42,9 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
         Some(reason) => format!("WITHHOLD, for {}: {reason}", span(status.decision.for_ms)),
     };
     writeln!(to, "decision       {decision}")?;
+    if watchdog.device.as_os_str().is_empty() {
+        return Ok(());
+    }
     writeln!(
         to,
         "host watchdog  {} ({}), timeout {}, {} left",

@@ -8,6 +8,7 @@
 pub mod check;
 pub mod file;
 pub mod policy;
+mod problems;
 pub mod sinks;
 
 pub use policy::Policy;

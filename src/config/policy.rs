@@ -2,10 +2,10 @@
 //! The policy: the configuration with its defaults, validated as a whole.
 
 use super::file::{File, Level};
+use super::problems::Problems;
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
@@ -14,10 +14,10 @@ const DEFAULT_TIMEOUT_S: u32 = 5;
 const MAX_TIMEOUT_S: u32 = 300;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
-/// Shortest. A look proves something only while it is young: two samples. So they must outlast
-/// the time slice of a scheduler, or dom0's own waiting for its turn would withhold a kick.
+/// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
+/// scheduler, or dom0's own waiting for its turn would withhold a kick.
 const MIN_SAMPLE_MS: u32 = 100;
-/// Longest: half of the slack of 500 ms, after which a look may have ceased to prove anything.
+/// Longest: half of the slack of 500 ms; the bounds of SPECIFICATION.md count on it.
 const MAX_SAMPLE_MS: u32 = 250;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 const SAMPLES_PER_DEADLINE: u64 = 20;
@@ -112,9 +112,10 @@ impl Policy {
             policy.different_paths(),
         ];
         together.into_iter().for_each(|outcome| wrong.note(outcome));
-        match wrong.0.is_empty() {
+        let wrong = wrong.into_lines();
+        match wrong.is_empty() {
             true => Ok(policy),
-            false => Err(wrong.0.join("\n")),
+            false => Err(wrong.join("\n")),
         }
     }
 
@@ -168,164 +169,11 @@ fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
     ))
 }
 
-/// What is wrong, a line for each.
-#[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
-
-impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
-        self.0.push(problem);
-    }
-
-    fn note(&mut self, outcome: Result<(), String>) {
-        self.0.extend(outcome.err());
-    }
-
-    /// The path given for a key, or its default.
-    pub(super) fn absolute(&mut self, key: &str, given: Option<PathBuf>, default: &str) -> PathBuf {
-        let path = given.unwrap_or_else(|| PathBuf::from(default));
-        let plain = !path.to_string_lossy().chars().any(char::is_control);
-        if !path.is_absolute() || !plain {
-            self.add(format!(
-                "{key} = {path:?}: must be an absolute path without control characters"
-            ));
-        }
-        path
-    }
-
-    /// The number given for a key, or its default.
-    pub(super) fn within(
-        &mut self,
-        key: &str,
-        given: Option<u32>,
-        range: RangeInclusive<u32>,
-        default: u32,
-        unit: &str,
-    ) -> u32 {
-        let value = given.unwrap_or(default);
-        if range.contains(&value) {
-            return value;
-        }
-        let (low, high) = (range.start(), range.end());
-        self.add(format!("{key} = {value}: must be {low} to {high}{unit}"));
-        default
-    }
-}
-
 fn level(level: Level) -> log::LevelFilter {
     match level {
         Level::Error => log::LevelFilter::Error,
         Level::Warn => log::LevelFilter::Warn,
         Level::Info => log::LevelFilter::Info,
         Level::Debug => log::LevelFilter::Debug,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::file::parse;
-
-    fn policy(text: &str) -> Result<Policy, String> {
-        let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;
-        Policy::from_file(file)
-    }
-
-    #[test]
-    fn an_empty_file_is_the_default_policy() {
-        let policy = policy("").expect("defaults");
-        assert_eq!(policy.timeout_s, 5);
-        assert_eq!(policy.sample_ns, 250 * NS_PER_MS);
-        assert_eq!(policy.coverage, Coverage::Full);
-        assert_eq!(policy.device, Path::new("/dev/watchdog0"));
-    }
-
-    #[test]
-    fn bad_input_names_the_line_or_the_key_and_what_to_do() {
-        let cases = [
-            (
-                "[evidence]\nsample = 1",
-                &["x.conf:2", "unknown field `sample`", "sample_ms"][..],
-            ),
-            ("[evidense]\n", &["x.conf:1", "evidense", "host-watchdog"]),
-            ("[log]\n\n[log]", &["x.conf:3", "duplicate"]),
-            (
-                "[host-watchdog]\ntimeout_s = \"5\"",
-                &["x.conf:2", "timeout_s = \"5\"", "u32"],
-            ),
-            (
-                "[host-watchdog]\ntimeout_s = -1",
-                &["x.conf:2", "timeout_s = -1"],
-            ),
-            ("[host-watchdog\n", &["x.conf:1"]),
-            (
-                "[evidence]\ncoverage = \"most\"",
-                &["x.conf:2", "`full` or `partial`"],
-            ),
-            (
-                "[host-watchdog]\ntimeout_s = 0",
-                &["host-watchdog.timeout_s = 0", "1 to 300"],
-            ),
-            (
-                "[host-watchdog]\ntimeout_s = 301",
-                &["host-watchdog.timeout_s = 301"],
-            ),
-            (
-                "[evidence]\nsample_ms = 99",
-                &["evidence.sample_ms = 99", "time slice of a scheduler"],
-            ),
-            (
-                "[host-watchdog]\ndevice = \"watchdog\"",
-                &["host-watchdog.device", "absolute"],
-            ),
-            (
-                "[evidence]\nsample_ms = 120\n[host-watchdog]\ntimeout_s = 2",
-                &[
-                    "evidence.sample_ms = 120",
-                    "host-watchdog.timeout_s = 2",
-                    "at most 100",
-                ],
-            ),
-            (
-                "[evidence]\nsample_ms = 251\n[host-watchdog]\ntimeout_s = 60",
-                &["evidence.sample_ms = 251", "100 to 250"],
-            ),
-            (
-                "[control]\nsocket = \"a\\nb\"",
-                &["control.socket", "absolute"],
-            ),
-        ];
-        for (text, expected) in cases {
-            let error = policy(text).expect_err(text);
-            for part in expected {
-                assert!(error.contains(part), "{text:?}: {error:?} lacks {part:?}");
-            }
-            assert!(!error.contains('\n'), "{error:?} is more than a line");
-        }
-    }
-
-    #[test]
-    fn all_that_is_wrong_is_told_at_once() {
-        let text = "[host-watchdog]\ntimeout_s = 0\n[evidence]\nsample_ms = 10\n\
-                    [state]\ndirectory = \"x\"\n[[hook]]\nkinds = []\nprogram = \"y\"";
-        let error = policy(text).expect_err("much is wrong");
-        let keys = [
-            "timeout_s",
-            "sample_ms",
-            "state.directory",
-            "hook 1: kinds",
-            "hook 1: program",
-        ];
-        assert_eq!(error.lines().count(), keys.len(), "{error}");
-        assert!(keys.iter().all(|key| error.contains(key)), "{error}");
-    }
-
-    #[test]
-    fn bytes_that_are_not_text_are_refused_with_their_line() {
-        let error = parse(Path::new("x.conf"), b"[log]\n\xff\xfe").expect_err("not UTF-8");
-        assert!(
-            error.to_string().starts_with("x.conf:2: not UTF-8"),
-            "{error}"
-        );
     }
 }

@@ -3,7 +3,7 @@
 //! [`Policy`](super::Policy) that no kick depends on.
 
 use super::file;
-use super::policy::Problems;
+use super::problems::Problems;
 use crate::event::Event;
 use crate::event::kind::{KINDS, is_known, matches};
 use std::path::PathBuf;

@@ -201,25 +201,6 @@ fn of_host(what: &Kind) -> String {
             "host: armed {device} ({identity}), timeout {}",
             s(*timeout_ms)
         ),
-        Kind::HostKickRefused { error, count } => {
-            format!("host: the host watchdog refuses kicks, {count} so far: {error}")
-        }
-        Kind::HostKickTaken { refused } => {
-            format!("host: the host watchdog takes kicks again; it refused {refused}")
-        }
-        Kind::HostDisarmFailed { error } => {
-            format!("host: the host watchdog cannot be disarmed and will fire: {error}")
-        }
-        Kind::HostGuardSilent { silent_ms } => format!(
-            "host: the guard has told nothing for {}: it hangs or is gone",
-            s(*silent_ms)
-        ),
-        Kind::HostGuardBack { silent_ms } => {
-            format!("host: the guard is back, after {}", s(*silent_ms))
-        }
-        Kind::HostExcused { what } => {
-            format!("host: {what} is late, which is excused: a debug key holds it up")
-        }
         Kind::HostDisarmed {} => "host: the host watchdog is disarmed".to_owned(),
         Kind::HostResetReason {
             reason,
@@ -243,6 +224,31 @@ fn of_host(what: &Kind) -> String {
         },
         Kind::SinkDropped { sink, count, total } => {
             format!("sink {sink} lost {count} events, {total} since the start")
+        }
+        other => of_guard(other),
+    }
+}
+
+fn of_guard(what: &Kind) -> String {
+    match what {
+        Kind::HostKickRefused { error, count } => {
+            format!("host: the host watchdog refuses kicks, {count} so far: {error}")
+        }
+        Kind::HostKickTaken { refused } => {
+            format!("host: the host watchdog takes kicks again; it refused {refused}")
+        }
+        Kind::HostDisarmFailed { error } => {
+            format!("host: the host watchdog cannot be disarmed and will fire: {error}")
+        }
+        Kind::HostGuardSilent { silent_ms } => format!(
+            "host: the guard has told nothing for {}: it hangs or is gone",
+            s(*silent_ms)
+        ),
+        Kind::HostGuardBack { silent_ms } => {
+            format!("host: the guard is back, after {}", s(*silent_ms))
+        }
+        Kind::HostExcused { what } => {
+            format!("host: {what} is late, which is excused: a debug key holds it up")
         }
         other => other.kind().to_owned(),
     }

@@ -158,7 +158,7 @@ kinds! {
         slot: u8,
         /// The guest's timeout.
         timeout_s: u32,
-        /// Since the domain was first seen; null if it was there before the daemon.
+        /// Since the domain was first seen; null if it was there before the monitor.
         since_seen_ms: Option<u64>,
     }
     /// A guest fed again after a break.
@@ -323,12 +323,12 @@ kinds! {
     Error "host.reset_reason" HostResetReason {
         /// Why.
         reason: String,
-        /// When the daemon last wrote down that it ran.
+        /// When the monitor last wrote down that it ran.
         last_seen: Timestamp,
         /// Whether the device says that it caused the reset; null where it cannot tell.
         watchdog_fired: Option<bool>,
     }
-    /// The state on disk could not be used; it was kept aside, and the daemon began anew.
+    /// The state on disk could not be used; it was kept aside, and the monitor began anew.
     Warning "host.state_set_aside" HostStateSetAside {
         /// The file.
         path: String,
@@ -343,7 +343,7 @@ kinds! {
         sink: String,
         /// Events dropped since the last such event.
         count: u64,
-        /// Since the daemon started.
+        /// Since the monitor started.
         total: u64,
     }
 }

@@ -32,7 +32,7 @@ pub const VERSION: u32 = 1;
 pub struct Event {
     /// [`VERSION`].
     pub version: u32,
-    /// Counts this host's events; it rises with each, also over restarts of the daemon
+    /// Counts this host's events; it rises with each, also over restarts of the monitor
     /// and resets of the host, but may leave numbers out there.
     pub seq: u64,
     /// Wall time, RFC 3339 in UTC with microseconds; as good as the host's clock.
@@ -53,7 +53,7 @@ pub struct Event {
 /// A guest as events name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guest {
-    /// The domain's UUID, which outlives reboots; null while xenstore has not told it.
+    /// The guest's UUID, which outlives reboots; always known at present.
     pub uuid: Option<Uuid>,
     /// The domain, which does not.
     pub domid: u16,

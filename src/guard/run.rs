@@ -4,7 +4,8 @@
 //! In: a way to look at the hypervisor, an armed host watchdog. Out: kicks, and the guard
 //! page. One thread runs it and does nothing else: it allocates nothing, takes no lock,
 //! faults no page, logs nothing, makes no hypercall, and touches no file but the host
-//! watchdog. If anything in it hangs no kick comes, and that is the detection.
+//! watchdog (and, until they have arrived, sends the service manager READY=1 and STOPPING=1
+//! over a socket that never blocks). If anything in it hangs no kick comes, and that is the detection.
 //!
 //! Asked to stop it disarms, but only while the gate says kick: a host that is being
 //! withheld must go down even if somebody stops the guard meanwhile.

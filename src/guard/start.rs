@@ -185,8 +185,8 @@ fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
 
 /// The guard page; where there is no room for one, one that nobody sees.
 fn open_page(policy: &Policy) -> Result<Writer, Failure> {
-    let group = nix::unistd::Group::from_name(&policy.control_group);
-    let group = group.ok().flatten().map(|group| group.gid.as_raw());
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let group = group_of(&groups, &policy.control_group);
     Writer::create(Path::new(page::PATH), group).or_else(|error| {
         eprintln!(
             "xenwardend: {}: {error}: guarding without telling",
@@ -194,6 +194,14 @@ fn open_page(policy: &Policy) -> Result<Writer, Failure> {
         );
         Writer::private().map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))
     })
+}
+
+/// The number of a group (group(5)). Read from the file, not asked of the C library, whose
+/// answer may take the network, and brings libraries into locked memory.
+fn group_of(groups: &str, name: &str) -> Option<u32> {
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    let mut found = lines.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+    found.nth(1)?.parse().ok()
 }
 
 /// The failure for an arming error.
@@ -205,7 +213,9 @@ pub fn arm_failure(error: ArmError) -> Failure {
 fn arm_code(error: &ArmError) -> u8 {
     match error {
         ArmError::Timeout { .. } | ArmError::NotAWatchdog { .. } => CONFIG,
-        ArmError::StillArmed { first, .. } => arm_code(first),
+        // Never one after which the service manager starts another: the device runs, and an
+        // open would feed it.
+        ArmError::StillArmed { .. } => OSERR,
         ArmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => NOPERM,
         _ => UNAVAILABLE,
     }
@@ -273,5 +283,18 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
                 _ => "",
             }
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_of;
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\nxenwarden-old:x:7:\nxenwarden:x:998:ann,bob\nbad\n";
+        assert_eq!(group_of(groups, "xenwarden"), Some(998));
+        assert_eq!(group_of(groups, "xen"), None);
+        assert_eq!(group_of(groups, "bad"), None);
     }
 }

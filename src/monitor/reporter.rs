@@ -144,7 +144,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
     /// Looks once at everything, and tells what there is to tell.
     pub fn turn(&mut self, now: Monotonic) {
         let mut view = self.page.as_ref().and_then(Reader::view);
-        if view.as_ref().is_none_or(|view| is_silent(view, now)) {
+        if view.as_ref().is_none_or(|view| is_quiet(view, now)) {
             // What the last guard left behind comes before what the next one does.
             if let Some(view) = &view {
                 self.entries(view, now);
@@ -233,10 +233,15 @@ impl<'r, 'a> Watcher<'r, 'a> {
     }
 }
 
+/// A guard that does not look: there may be a page of another by now.
+fn is_quiet(view: &View, now: Monotonic) -> bool {
+    now.since_ns(view.status.looked) > SILENT_NS
+}
+
 /// A guard that has the host watchdog armed and does not look.
 fn is_silent(view: &View, now: Monotonic) -> bool {
     let is_armed = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
-    is_armed && now.since_ns(view.status.looked) > SILENT_NS
+    is_armed && is_quiet(view, now)
 }
 
 /// Whether people are not told what is wrong unless somebody else looks.

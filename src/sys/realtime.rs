@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Real-time scheduling, locked memory, and what the kernel counts of a thread.
 //!
-//! Sources: sched(7), sched_setscheduler(2), mlockall(2), getrusage(2), mallopt(3).
+//! Sources: sched(7), sched_setscheduler(2), mlockall(2), getrusage(2).
 
 use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::SigSet;
 use std::fs;
-
-/// Keeps glibc to one malloc arena. Each thread would reserve one of its own, which a
-/// later [`lock_memory`] counts as locked. To be called before there are threads.
-pub fn keep_one_malloc_arena() {
-    // SAFETY: mallopt takes no pointer and locks malloc's own state.
-    #[cfg(target_env = "gnu")]
-    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-}
 
 /// Locks every page the process has or will have into memory.
 ///
@@ -48,14 +39,6 @@ pub fn become_realtime(priority: u8) -> Result<(), Errno> {
     } else {
         Err(Errno::EIO)
     }
-}
-
-/// Keeps every signal away from the calling thread: others handle them.
-///
-/// # Errors
-/// None that Linux documents; the errno if there is one.
-pub fn block_signals() -> Result<(), Errno> {
-    SigSet::all().thread_block()
 }
 
 fn set_fifo(priority: u8) -> Result<(), Errno> {

@@ -2,8 +2,8 @@
 //! Events of every kind, for tests.
 #![allow(dead_code, clippy::panic)] // each test program uses its part
 
-use xenwarden::event::{Cause, Closing, Event, Gap, Guest, Kind, Timestamp, Uuid};
-use xenwarden::xen::Coverage;
+use xenwarden::event::kind::KINDS;
+use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Guest, Kind, Timestamp, Uuid};
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
 
@@ -25,37 +25,6 @@ const CLOSINGS: [Closing; 6] = [
     Closing::Evicted,
 ];
 const BREAKS: [Gap; 4] = [Gap::Paused, Gap::Suspended, Gap::Expired, Gap::Disarmed];
-
-/// The kind after this one: a list that the compiler keeps whole, as a variant without its
-/// arm does not compile. Starts and ends with none.
-fn after(what: Option<&Kind>) -> Option<&'static str> {
-    let Some(what) = what else {
-        return Some("guest.armed");
-    };
-    Some(match what {
-        Kind::GuestArmed { .. } => "guest.first_fed",
-        Kind::GuestFirstFed { .. } => "guest.fed_again",
-        Kind::GuestFedAgain { .. } => "guest.late",
-        Kind::GuestLate { .. } => "guest.expired",
-        Kind::GuestExpired { .. } => "guest.disarmed",
-        Kind::GuestDisarmed { .. } => "guest.gone",
-        Kind::GuestGone { .. } => "guest.rebooted",
-        Kind::GuestRebooted { .. } => "guest.boot_failed",
-        Kind::GuestBootFailed { .. } => "alarm.raised",
-        Kind::AlarmRaised { .. } => "alarm.cleared",
-        Kind::AlarmCleared { .. } => "alarm.acknowledged",
-        Kind::AlarmAcknowledged { .. } => "alarm.closed",
-        Kind::AlarmClosed { .. } => "alarm.moved",
-        Kind::AlarmMoved { .. } => "host.withhold",
-        Kind::HostWithhold { .. } => "host.resumed",
-        Kind::HostResumed { .. } => "host.armed",
-        Kind::HostArmed { .. } => "host.disarmed",
-        Kind::HostDisarmed {} => "host.reset_reason",
-        Kind::HostResetReason { .. } => "host.state_set_aside",
-        Kind::HostStateSetAside { .. } => "sink.dropped",
-        Kind::SinkDropped { .. } => return None,
-    })
-}
 
 /// Samples of a kind: the first has every field filled in, the others what may be null as
 /// null, and every value of what has a few.
@@ -146,6 +115,19 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
             })
             .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],
+        "host.kick_refused" => vec![Kind::HostKickRefused {
+            error: "No such device".to_owned(),
+            count: 240,
+        }],
+        "host.kick_taken" => vec![Kind::HostKickTaken { refused: 2 }],
+        "host.disarm_failed" => vec![Kind::HostDisarmFailed {
+            error: "Input/output error".to_owned(),
+        }],
+        "host.guard_silent" => vec![Kind::HostGuardSilent { silent_ms: 1_100 }],
+        "host.guard_back" => vec![Kind::HostGuardBack { silent_ms: 2_500 }],
+        "host.excused" => vec![Kind::HostExcused {
+            what: "scheduler of pcpu 1".to_owned(),
+        }],
         "host.reset_reason" => [Some(true), Some(false), None]
             .map(|watchdog_fired| Kind::HostResetReason {
                 reason: "timers of pcpu 1 not serviced".to_owned(),
@@ -171,13 +153,7 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
 
 /// Every kind there is, in order.
 pub fn kinds() -> Vec<&'static str> {
-    let mut kinds = Vec::new();
-    let mut next = after(None);
-    while let Some(kind) = next {
-        kinds.push(kind);
-        next = after(samples(kind).first());
-    }
-    kinds
+    KINDS.to_vec()
 }
 
 fn event(what: Kind, guest: Option<Guest>) -> Event {
@@ -186,7 +162,6 @@ fn event(what: Kind, guest: Option<Guest>) -> Event {
         seq: 41,
         time: TIME,
         monotonic_ns: 123,
-        xen_ns: Some(456),
         host: "host1".into(),
         severity: what.severity(),
         guest,
@@ -211,10 +186,7 @@ pub fn events() -> Vec<Event> {
         let of_guest = what.kind().starts_with("guest.") || what.kind().starts_with("alarm.");
         let guest = |guest: &Guest| of_guest.then(|| guest.clone());
         events.push(event(what.clone(), guest(&known)));
-        events.push(Event {
-            xen_ns: None,
-            ..event(what, guest(&unknown))
-        });
+        events.push(event(what, guest(&unknown)));
     }
     events
 }

@@ -88,6 +88,11 @@ pub fn raised() -> Kind {
     Kind::AlarmRaised { expiries: 1 }
 }
 
+/// Closes the bus: the sinks have a second.
+pub fn close(bus: &Bus) {
+    bus.close(Instant::now() + Duration::from_secs(1));
+}
+
 /// Starts a sink's thread with as little stack as the daemon gives it.
 pub fn spawn(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let thread = thread::Builder::new().stack_size(128 * 1024);

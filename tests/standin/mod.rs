@@ -8,22 +8,18 @@ pub mod program;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use xenwarden::control::places;
 use xenwarden::control::server::{self, Context};
-use xenwarden::control::status::{Armed, Sources, Status};
+use xenwarden::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
 use xenwarden::event::{Timestamp, Uuid};
-use xenwarden::guard::ledger::Ledger;
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
 use xenwarden::guests::{Desk, DeskError};
-use xenwarden::monitor::names::Names;
-use xenwarden::xen::patched::Patched;
-use xenwarden::xen::simulated::{Scene, Simulated};
-use xenwarden::xen::{Coverage, Hypervisor};
+use xenwarden::sys::clock::Monotonic;
 
 /// Longer than any machine takes.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -108,10 +104,39 @@ pub fn own_group() -> Option<u32> {
     Some(nix::unistd::getegid().as_raw())
 }
 
+/// The status of a host with four pCPUs, so many guest watchdogs, and no guard.
+pub fn status(guests: u16) -> Status {
+    let pcpu = |cpu| Pcpu {
+        cpu,
+        online: true,
+        canary_age_ms: 500,
+        canary_overdue_ms: 0,
+        sched_overdue_ms: 0,
+        canary_runs: 100,
+    };
+    let watchdog = |n| GuestWatchdog {
+        domid: n,
+        name: None,
+        slot: 1,
+        timeout_s: 10,
+        last_fed_age_ms: 200,
+        margin_ms: 9_800,
+        expired: false,
+    };
+    let mut status = Status::of_page(None, Monotonic::now());
+    status.monitor = Some(MonitorStatus {
+        pcpus: (0..4).map(pcpu).collect(),
+        guest_watchdogs: (0..guests).map(watchdog).collect(),
+        ..MonitorStatus::default()
+    });
+    status
+}
+
 pub struct Daemon {
     pub path: PathBuf,
     pub registry: Arc<Registry>,
-    ledger: Arc<Ledger>,
+    /// Its end ends the thread.
+    stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -123,40 +148,24 @@ impl Daemon {
     }
 
     pub fn start_at(path: PathBuf, guests: u16, group: Option<u32>) -> Self {
-        let ledger = Arc::new(Ledger::new());
-        let scene = Scene::healthy(4, guests);
-        Patched::new(Simulated::still(&scene)).look(Some(&ledger.snapshots));
-        let listener = server::bind(&path, "no-such-group").expect("bind");
+        let listener = places::bind(&path, "no-such-group").expect("bind");
         let registry = Arc::new(Registry::default());
         *registry.report.lock().expect("whole") = report(Vec::new());
-        let (served, desk) = (Arc::clone(&ledger), Arc::clone(&registry));
+        let desk = Arc::clone(&registry);
+        let (stop, stopped) = UnixStream::pair().expect("a pair");
         let thread = thread::spawn(move || {
-            let armed = Armed {
-                device: "/dev/watchdog0".into(),
-                identity: "test".to_owned(),
-                timeout_ns: 5_000_000_000,
-                coverage: Coverage::Full,
-                period_ns: 250_000_000,
-            };
-            let names = Names::default();
             let context = Context {
-                sources: Sources {
-                    armed: &armed,
-                    ledger: &served,
-                    names: &names,
-                    bus: None,
-                },
+                status: &|| status(guests),
                 desk: desk.as_ref(),
                 group,
             };
-            server::run(&listener, &context);
+            server::run(&listener, &context, &stopped);
         });
-        let thread = Some(thread);
         Self {
             path,
             registry,
-            ledger,
-            thread,
+            stop: Some(stop),
+            thread: Some(thread),
         }
     }
 
@@ -181,6 +190,12 @@ impl Daemon {
         String::from_utf8(answer).expect("text")
     }
 
+    /// How many guest watchdogs its status has.
+    pub fn watchdogs(&self) -> usize {
+        let monitor = self.status().monitor.expect("the monitor's part");
+        monitor.guest_watchdogs.len()
+    }
+
     pub fn status(&self) -> Status {
         let answer = self.ask(b"status\n");
         serde_json::from_str(&answer).expect("a status")
@@ -189,7 +204,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.ledger.ended.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         let ended = self.thread.take().map(JoinHandle::join);
         let whole = ended.is_some_and(|e| e.is_ok());
         assert!(whole || thread::panicking(), "the control thread panicked");

@@ -57,7 +57,7 @@ impl Execution {
     ) -> io::Result<Self> {
         let pid = child.id();
         let cgroup = groups.enclose(pid);
-        // The daemon is exempt from the OOM killer (its unit says -1000); a hook is not.
+        // Whatever the monitor was started with: a hook is the OOM killer's as any other program.
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
         let group = Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX));
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());

@@ -107,7 +107,9 @@ impl Host {
 
     /// The guard's own view, from its command line.
     pub fn status(&mut self) -> Result<Status> {
-        let Outcome { code, output } = self.dom0("xenwarden status --json", PROMPT)?;
+        // Without the monitor it says so on stderr, and tells what it can.
+        let ask = "xenwarden status --json 2> /run/status.err || { code=$?; [ $code = 1 ] || cat /run/status.err; exit $code; }";
+        let Outcome { code, output } = self.dom0(ask, PROMPT)?;
         match code {
             0 | WITHHELD => serde_json::from_str(&output)
                 .context(|| format!("cannot read the guard's status: {output}")),
@@ -121,15 +123,16 @@ impl Host {
     pub fn wait_kicking(&mut self) -> Result<Status> {
         let deadline = Instant::now() + PROMPT;
         loop {
-            let status = self.status()?;
-            if status.decision.kick && status.decision.for_ms >= SETTLED_MS {
-                return Ok(status);
-            }
+            let seen = match self.status() {
+                Ok(status) if status.decision.kick && status.decision.for_ms >= SETTLED_MS => {
+                    return Ok(status);
+                }
+                Ok(status) => format!("{:?}", status.decision),
+                // Before the guard has armed there is nothing to tell.
+                Err(error) => error.to_string(),
+            };
             if Instant::now() > deadline {
-                return Err(Error::new(format!(
-                    "the guard does not kick: {:?}",
-                    status.decision
-                )));
+                return Err(Error::new(format!("the guard does not kick: {seen}")));
             }
         }
     }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The configuration: defaults, and everything that is wrong with it, told at once.
+#![allow(clippy::expect_used)] // how tests fail
+
+use std::path::Path;
+use xenwarden::config::Policy;
+use xenwarden::config::file::parse;
+use xenwarden::event::Coverage;
+use xenwarden::sys::clock::NS_PER_MS;
+
+fn policy(text: &str) -> Result<Policy, String> {
+    let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;
+    Policy::from_file(file)
+}
+
+#[test]
+fn an_empty_file_is_the_default_policy() {
+    let policy = policy("").expect("defaults");
+    assert_eq!(policy.timeout_s, 5);
+    assert_eq!(policy.sample_ns, 250 * NS_PER_MS);
+    assert_eq!(policy.coverage, Coverage::Full);
+    assert_eq!(policy.device, Path::new("/dev/watchdog0"));
+}
+
+#[test]
+fn bad_input_names_the_line_or_the_key_and_what_to_do() {
+    let cases = [
+        (
+            "[evidence]\nsample = 1",
+            &["x.conf:2", "unknown field `sample`", "sample_ms"][..],
+        ),
+        ("[evidense]\n", &["x.conf:1", "evidense", "host-watchdog"]),
+        ("[log]\n\n[log]", &["x.conf:3", "duplicate"]),
+        (
+            "[host-watchdog]\ntimeout_s = \"5\"",
+            &["x.conf:2", "timeout_s = \"5\"", "u32"],
+        ),
+        (
+            "[host-watchdog]\ntimeout_s = -1",
+            &["x.conf:2", "timeout_s = -1"],
+        ),
+        ("[host-watchdog\n", &["x.conf:1"]),
+        (
+            "[evidence]\ncoverage = \"most\"",
+            &["x.conf:2", "`full` or `partial`"],
+        ),
+        (
+            "[host-watchdog]\ntimeout_s = 0",
+            &["host-watchdog.timeout_s = 0", "1 to 300"],
+        ),
+        (
+            "[host-watchdog]\ntimeout_s = 301",
+            &["host-watchdog.timeout_s = 301"],
+        ),
+        (
+            "[evidence]\nsample_ms = 99",
+            &["evidence.sample_ms = 99", "time slice of a scheduler"],
+        ),
+        (
+            "[host-watchdog]\ndevice = \"watchdog\"",
+            &["host-watchdog.device", "absolute"],
+        ),
+        (
+            "[evidence]\nsample_ms = 120\n[host-watchdog]\ntimeout_s = 2",
+            &[
+                "evidence.sample_ms = 120",
+                "host-watchdog.timeout_s = 2",
+                "at most 100",
+            ],
+        ),
+        (
+            "[evidence]\nsample_ms = 251\n[host-watchdog]\ntimeout_s = 60",
+            &["evidence.sample_ms = 251", "100 to 250"],
+        ),
+        (
+            "[control]\nsocket = \"a\\nb\"",
+            &["control.socket", "absolute"],
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = policy(text).expect_err(text);
+        for part in expected {
+            assert!(error.contains(part), "{text:?}: {error:?} lacks {part:?}");
+        }
+        assert!(!error.contains('\n'), "{error:?} is more than a line");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let text = "[host-watchdog]\ntimeout_s = 0\n[evidence]\nsample_ms = 10\n\
+                [state]\ndirectory = \"x\"\n[[hook]]\nkinds = []\nprogram = \"y\"";
+    let error = policy(text).expect_err("much is wrong");
+    let keys = [
+        "timeout_s",
+        "sample_ms",
+        "state.directory",
+        "hook 1: kinds",
+        "hook 1: program",
+    ];
+    assert_eq!(error.lines().count(), keys.len(), "{error}");
+    assert!(keys.iter().all(|key| error.contains(key)), "{error}");
+}
+
+#[test]
+fn bytes_that_are_not_text_are_refused_with_their_line() {
+    let error = parse(Path::new("x.conf"), b"[log]\n\xff\xfe").expect_err("not UTF-8");
+    assert!(
+        error.to_string().starts_with("x.conf:2: not UTF-8"),
+        "{error}"
+    );
+}
