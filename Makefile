@@ -10,14 +10,18 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build prerequisites lab demo test unit scenarios soak fuzz lint install clean
+.PHONY: help build prerequisites lab demo test test-all unit scenarios soak cost bench mutants fuzz lint install clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
+	@echo 'make test-all           all that takes long: every scenario at three phases, soak, mutants, fuzz for ten minutes'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
+	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
+	@echo 'make bench              what a look at the table costs, in nanoseconds'
+	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (hours)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
@@ -48,8 +52,26 @@ scenarios: lab
 
 test: unit scenarios
 
+test-all: unit lab
+	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios
+	$(LAB) soak 3
+	$(MAKE) fuzz SECONDS=600
+	$(MAKE) mutants
+
 soak: lab
 	$(LAB) soak $(N)
+
+cost: build
+	$(LAB) cost
+
+bench: prerequisites
+	$(CARGO) bench -p xenwarden --bench look
+
+# What is mutated, and which tests have to notice: .cargo/mutants.toml.
+mutants: prerequisites
+	@command -v cargo-mutants >/dev/null || { \
+	    echo 'installing cargo-mutants (cargo install)'; $(CARGO) install --quiet --locked cargo-mutants; }
+	$(CARGO) mutants --output target
 
 fuzz: prerequisites
 	@command -v c++ >/dev/null || { \

@@ -112,7 +112,8 @@ impl Host {
         self.create_domain(&guest.name, &guest.config())
     }
 
-    fn create_domain(&mut self, name: &str, config: &str) -> Result<()> {
+    /// Creates a domain from a configuration of xl's.
+    pub fn create_domain(&mut self, name: &str, config: &str) -> Result<()> {
         let log = console_log(name);
         // The console's log outlives a guest: only what comes after this counts.
         let create = format!(

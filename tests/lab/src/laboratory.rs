@@ -31,6 +31,7 @@ const STATE_RECIPE: &str = "5";
 /// Everything that hosts are made of.
 pub struct Laboratory {
     layout: Layout,
+    packages: Packages,
     symbols: Arc<Symbols>,
     /// A host of each shape: what it is made of, and its saved state.
     hosts: [(Parts, SavedState); 2],
@@ -39,8 +40,20 @@ pub struct Laboratory {
 }
 
 impl Laboratory {
-    /// Provides all parts and the saved state; what is there already is used again.
+    /// Provides all parts and the saved states; what is there already is used again.
     pub fn provide() -> Result<Self> {
+        let laboratory = Self::provide_parts()?;
+        let _lock = CacheLock::take(&laboratory.layout)?;
+        for (parts, state) in &laboratory.hosts {
+            if !state.exists() {
+                laboratory.make_state(parts, state)?;
+            }
+        }
+        Ok(laboratory)
+    }
+
+    /// Provides all parts, enough to boot hosts.
+    pub fn provide_parts() -> Result<Self> {
         let layout = Layout::of_this_tree();
         let _lock = CacheLock::take(&layout)?;
         install_missing(&layout)?;
@@ -70,18 +83,13 @@ impl Laboratory {
             (parts, state)
         };
         let hosts = [Shape::Everywhere, Shape::Apart].map(host);
-        let laboratory = Laboratory {
+        Ok(Laboratory {
             layout,
+            packages,
             symbols,
             hosts,
             machines: AtomicU32::new(0),
-        };
-        for (parts, state) in &laboratory.hosts {
-            if !state.exists() {
-                laboratory.make_state(parts, state)?;
-            }
-        }
-        Ok(laboratory)
+        })
     }
 
     /// A host with dom0 on every pCPU, from the saved state, its time running.
@@ -96,6 +104,36 @@ impl Laboratory {
         let mut host = self.host_on(machine);
         host.machine.resume()?;
         Ok(host)
+    }
+
+    /// A host with dom0 on two of four pCPUs that has just booted, without guests, guard and monitor.
+    pub fn bare_host(&self) -> Result<Host> {
+        let (parts, _) = self.made_of(Shape::Apart);
+        self.boot_bare(parts, &self.symbols)
+    }
+
+    /// The same on a hypervisor without the liveness table.
+    pub fn bare_host_without_liveness(&self) -> Result<Host> {
+        let hypervisor = {
+            let _lock = CacheLock::take(&self.layout)?;
+            Hypervisor::provide_without_liveness(&self.layout, &self.packages)?
+        };
+        let (parts, _) = self.made_of(Shape::Apart);
+        let parts = Parts {
+            hypervisor: hypervisor.image,
+            ..parts.clone()
+        };
+        let symbols = Arc::new(Symbols::read(&hypervisor.symbols)?);
+        self.boot_bare(&parts, &symbols)
+    }
+
+    fn boot_bare(&self, parts: &Parts, symbols: &Arc<Symbols>) -> Result<Host> {
+        let machine = Machine::boot(parts, &self.run_folder())?;
+        machine.agent.wait_ready(BOOT)?;
+        Ok(Host {
+            machine,
+            symbols: Arc::clone(symbols),
+        })
     }
 
     fn made_of(&self, shape: Shape) -> &(Parts, SavedState) {

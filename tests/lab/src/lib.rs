@@ -14,11 +14,13 @@
 //!      │
 //!  scenario     what must come of them: `cargo test --test scenarios`, `lab soak`
 //!    demo       the same as a story: `lab demo`
+//!    cost       what the hypervisor's patches cost guests, by instruction count: `lab cost`
 //! ```
 //!
 //! Everything is measured in the emulated host's own time, which does not depend on how busy this machine is.
 
 pub mod command;
+pub mod cost;
 pub mod demo;
 pub mod guest;
 pub mod host;

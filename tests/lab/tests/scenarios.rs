@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Every scenario on nested Xen, each reset at three phases of the timers.
+//! Every scenario on nested Xen: those whose bounds are the host watchdog's at three phases of the timers, or at one where another row is
+//! the same on another pCPU. `XENWARDEN_LAB_PHASES=3` has each of them run at three, as `make test-all` does.
 //!
 //! Two emulated hosts at a time, each of which keeps one processor of this machine busy and has a time of its own. The figures are kept as lines of JSON in `target/lab/results/scenarios.jsonl`, and summed up at the end.
 
@@ -13,10 +14,8 @@ use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
 
-/// Different phases in which a scenario must hold that ends with a reset: its bounds are the host watchdog's.
-const PHASES: u32 = 3;
-/// Set to anything: what a host must live through is tried in as many phases, too, which takes an hour more.
-const ALL: &str = "XENWARDEN_LAB_ALL";
+/// Overrides how many phases each of those scenarios runs at whose bounds are the host watchdog's.
+const PHASES: &str = "XENWARDEN_LAB_PHASES";
 
 /// Emulated hosts at a time.
 const HOSTS: usize = 2;
@@ -60,10 +59,19 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(HOSTS));
     let shared = Shared::default();
     let mut phases = Phases::from_clock();
-    let all = std::env::var_os(ALL).is_some();
+    let asked = match std::env::var(PHASES).map(|text| text.parse::<u32>()) {
+        Err(_) => None,
+        Ok(Ok(count @ 1..)) => Some(count),
+        Ok(_) => {
+            eprintln!("{PHASES} is no number of phases");
+            return ExitCode::FAILURE;
+        }
+    };
     let trials = Scenario::all().into_iter().flat_map(|scenario| {
-        let phased = scenario.ends_with_reset() || all && scenario.is_timed();
-        let parts = if phased { PHASES } else { 1 };
+        let parts = match asked {
+            Some(count) if scenario.is_timed() => count,
+            _ => scenario.phases(),
+        };
         let chosen = (0..parts)
             .map(|part| phases.next(part, parts))
             .collect::<Vec<_>>();

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 use xenwarden_lab::command::say;
+use xenwarden_lab::cost;
 use xenwarden_lab::demo;
 use xenwarden_lab::error::{Context, Error, Result};
 use xenwarden_lab::host::PROMPT;
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab list                     name all scenarios
        lab run NAME [RUNS]          run the scenarios whose name contains NAME
        lab soak RUNS                run all that end with a reset, at random phases
+       lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab dom0 COMMAND...          run commands in dom0 of a restored host";
 
 fn main() -> ExitCode {
@@ -55,6 +57,8 @@ fn run(words: &[&str]) -> Result<()> {
             number(runs)?,
         ),
         ["soak", runs] => repeat("soak", Scenario::ends_with_reset, number(runs)?),
+        ["cost"] => cost::run(3),
+        ["cost", runs] => cost::run(number(runs)?),
         ["dom0", commands @ ..] => dom0(commands),
         _ => Err(Error::new(USAGE)),
     }

@@ -153,7 +153,8 @@ impl Parts<'_> {
         tree.file("/etc/xen/xl.conf", "");
         tree.file("/guest/initramfs", self.guest()?.into_cpio());
         tree.copy("/guest/vmlinux", kernel)?;
-        tree.file("/guest/tiny", tiny::assemble(self.layout)?);
+        tree.file("/guest/tiny", tiny::assemble(self.layout, "tiny-guest")?);
+        tree.file("/guest/cost", tiny::assemble(self.layout, "cost-guest")?);
         let mut broken = Tree::default();
         broken.file("/broken", "");
         tree.file("/guest/broken", broken.into_cpio());

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Assembles the tiny guest, of which a host can carry many.
+//! Assembles the laboratory's own guests, which have no operating system: a host can carry many, and nothing of theirs is in the way
+//! of a measurement.
 
 use crate::command::output;
 use crate::error::Result;
 use crate::layout::{Layout, read};
 use std::process::Command;
 
-/// The tiny guest's kernel, an ELF file.
-pub fn assemble(layout: &Layout) -> Result<Vec<u8>> {
-    let kernel = layout.lab("images/tiny-guest.elf");
+/// The kernel of such a guest, an ELF file, from `images/NAME.S`.
+pub fn assemble(layout: &Layout, name: &str) -> Result<Vec<u8>> {
+    let kernel = layout.lab(&format!("images/{name}.elf"));
     let script = layout.project("tests/lab/images/tiny-guest.ld");
     output(
         Command::new("gcc")
@@ -22,7 +23,7 @@ pub fn assemble(layout: &Layout) -> Result<Vec<u8>> {
             .arg(format!("-Wl,-T,{}", script.display()))
             .arg("-o")
             .arg(&kernel)
-            .arg(layout.project("tests/lab/images/tiny-guest.S")),
+            .arg(layout.project(&format!("tests/lab/images/{name}.S"))),
     )?;
     let content = read(&kernel)?;
     // It is no image: they are counted and pruned there.

@@ -16,6 +16,8 @@ use std::process::Command;
 const PATCHES: &str = "xen-patches/4.17";
 /// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
 const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
+/// What turns the series' main part off: the patches then compile to nothing.
+const WITHOUT_LIVENESS: &[(&str, &str)] = &[("CONFIG_LIVENESS", "n")];
 /// A folder with `xen` and `xen-syms` to use instead of building, for those who work on the hypervisor.
 const OVERRIDE: &str = "XENWARDEN_LAB_XEN";
 
@@ -45,7 +47,16 @@ impl Hypervisor {
             ));
             return Ok(Self::in_folder(Path::new(&folder)));
         }
-        let recipe = Recipe::read(layout, packages)?;
+        Self::build(layout, &Recipe::read(layout, packages, &[])?, packages)
+    }
+
+    /// The same without the liveness table, to compare what it costs.
+    pub fn provide_without_liveness(layout: &Layout, packages: &Packages) -> Result<Self> {
+        let recipe = Recipe::read(layout, packages, WITHOUT_LIVENESS)?;
+        Self::build(layout, &recipe, packages)
+    }
+
+    fn build(layout: &Layout, recipe: &Recipe, packages: &Packages) -> Result<Self> {
         let folder = layout.lab("xen").join(recipe.key());
         let hypervisor = Self::in_folder(&folder);
         if hypervisor.image.exists() && hypervisor.symbols.exists() {
@@ -86,8 +97,9 @@ struct Recipe {
 }
 
 impl Recipe {
-    fn read(layout: &Layout, packages: &Packages) -> Result<Self> {
+    fn read(layout: &Layout, packages: &Packages, changes: &[(&str, &str)]) -> Result<Self> {
         let folder = layout.project(PATCHES);
+        let debian = read_text(&packages.file("/boot/xen-4.17-amd64.config"))?;
         // Without a series there is nothing to apply: the hypervisor is then Debian's own.
         let series = read_text(&folder.join("series")).unwrap_or_default();
         let names = series
@@ -99,7 +111,7 @@ impl Recipe {
             .map(|path| read(&path).map(|content| (path, content)));
         Ok(Recipe {
             version: packages.xen_version.clone(),
-            config: configuration(&read_text(&packages.file("/boot/xen-4.17-amd64.config"))?),
+            config: configuration(&debian, &[CONFIG_CHANGES, changes].concat()),
             patches: patches.collect::<Result<_>>()?,
         })
     }
@@ -148,10 +160,10 @@ impl Recipe {
     }
 }
 
-/// Debian's configuration with our changes.
-fn configuration(debian: &str) -> String {
+/// Debian's configuration with these changes.
+fn configuration(debian: &str, changes: &[(&str, &str)]) -> String {
     let changed = |line: &&str| {
-        !CONFIG_CHANGES
+        !changes
             .iter()
             .any(|(option, _)| line.split(['=', ' ']).any(|word| word == *option))
     };
@@ -160,7 +172,7 @@ fn configuration(debian: &str) -> String {
         .filter(changed)
         .map(|line| format!("{line}\n"));
     kept.chain(
-        CONFIG_CHANGES
+        changes
             .iter()
             .map(|(option, value)| format!("{option}={value}\n")),
     )
@@ -169,13 +181,13 @@ fn configuration(debian: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::configuration;
+    use super::{CONFIG_CHANGES, configuration};
 
     #[test]
     fn our_options_replace_debians() {
         let debian = "CONFIG_PV=y\n# CONFIG_SHADOW_PAGING is not set\nCONFIG_HVM=y\n";
         assert_eq!(
-            configuration(debian),
+            configuration(debian, CONFIG_CHANGES),
             "CONFIG_PV=y\nCONFIG_HVM=y\nCONFIG_SHADOW_PAGING=y\n"
         );
     }

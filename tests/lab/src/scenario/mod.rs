@@ -94,6 +94,16 @@ impl Scenario {
         ["wedge", "down", "survive"].contains(&self.group)
     }
 
+    /// At how many phases of the timers it runs where nobody asks for more: a wedge with variants at one each, as they are alike but for
+    /// the pCPU, and what the host must live through at one, as it goes on for many periods.
+    pub fn phases(&self) -> u32 {
+        match self.kind {
+            Kind::Wedge(wedge) if wedge.has_variants() => 1,
+            _ if self.ends_with_reset() => 3,
+            _ => 1,
+        }
+    }
+
     /// Whether it is short and ends with a reset, if all is well.
     pub fn ends_with_reset(&self) -> bool {
         ["wedge", "down"].contains(&self.group)
