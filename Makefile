@@ -86,7 +86,8 @@ lint: prerequisites
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
-install: build
+install: prerequisites
+	$(CARGO) build --release --locked -p xenwarden
 	install -D -m 755 target/release/xenwardend $(DESTDIR)/usr/sbin/xenwardend
 	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)/usr/sbin/xenwarden-monitor
 	install -D -m 755 target/release/xenwarden $(DESTDIR)/usr/bin/xenwarden

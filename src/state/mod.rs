@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind outlives the daemon and the host.
+//! What outlives the daemon and the host.
 
 pub mod reset_reason;
 pub mod saver;

@@ -9,7 +9,7 @@ use crate::event::{Kind, Timestamp};
 use crate::state::store::Stored;
 use serde::{Deserialize, Serialize};
 
-/// Kind the host watchdog is doing.
+/// What the host watchdog is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum HostState {
@@ -24,7 +24,7 @@ pub enum HostState {
     },
 }
 
-/// Kind is written down.
+/// What is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastWords {
     /// Of the form.
@@ -33,7 +33,7 @@ pub struct LastWords {
     pub boot_id: String,
     /// When it was written.
     pub time: Timestamp,
-    /// Kind was so then.
+    /// What was so then.
     #[serde(flatten)]
     pub state: HostState,
 }
@@ -43,7 +43,7 @@ impl Stored for LastWords {
     const VERSION: u32 = 1;
 }
 
-/// Kind a host went down of that was armed and kicked.
+/// What a host went down of that was armed and kicked.
 const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
     being withheld: power loss, a hang of dom0 or of the guard, or a kill";
 

@@ -3,7 +3,7 @@
 //!
 //! In: values, one a file. Out: the same values after a restart or a reset of the host.
 //!
-//! Promises: a file is replaced in one step, after its contents are on the disk. Kind
+//! Promises: a file is replaced in one step, after its contents are on the disk. What
 //! cannot be used (torn, foreign, of a newer version, not the daemon's own, not a file at
 //! all, too large) is kept aside under a name of its own, told, and never fatal.
 //! It blocks as long as the disk does; only threads that may wait call it.
@@ -62,7 +62,7 @@ impl Store {
         self.directory.join(name)
     }
 
-    /// Reads a file; a missing one is none. Kind cannot be used is kept aside, and the
+    /// Reads a file; a missing one is none. What cannot be used is kept aside, and the
     /// event that says so is given.
     #[must_use]
     pub fn load<T: Stored>(&self) -> (Option<T>, Option<Kind>) {
@@ -144,7 +144,7 @@ impl Store {
         }
     }
 
-    /// Kind is kept aside of this name, oldest first.
+    /// What is kept aside of this name, oldest first.
     fn aside(&self, name: &str) -> Vec<(u64, PathBuf)> {
         let prefix = format!("{name}.bad-");
         let entries = fs::read_dir(&self.directory).into_iter().flatten();

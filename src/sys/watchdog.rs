@@ -66,7 +66,7 @@ impl WatchdogDevice {
         Ok(Self { file })
     }
 
-    /// Kind the driver says of itself (WDIOC_GETSUPPORT).
+    /// What the driver says of itself (WDIOC_GETSUPPORT).
     ///
     /// # Errors
     /// ENOTTY when the file is no watchdog.

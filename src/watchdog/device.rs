@@ -34,7 +34,7 @@ pub enum ArmError {
     NotAWatchdog {
         /// The device.
         device: PathBuf,
-        /// Kind the kernel said.
+        /// What the kernel said.
         errno: Errno,
     },
     /// The watchdog lacks what the promises need.
@@ -43,7 +43,7 @@ pub enum ArmError {
         device: PathBuf,
         /// The driver's name for it.
         identity: String,
-        /// Kind is wrong with it.
+        /// What is wrong with it.
         why: String,
     },
     /// An error, and the device that was opened before it could not be disarmed again.
@@ -57,9 +57,9 @@ pub enum ArmError {
     Timeout {
         /// The device.
         device: PathBuf,
-        /// Kind was asked for, seconds.
+        /// What was asked for, seconds.
         asked_s: u32,
-        /// Kind the device does instead.
+        /// What the device does instead.
         instead: String,
     },
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Kind the kernel tells of a watchdog without opening it: opening would arm it.
+//! What the kernel tells of a watchdog without opening it: opening would arm it.
 //!
 //! Source: Linux `Documentation/ABI/testing/sysfs-class-watchdog`. Kernels without
 //! CONFIG_WATCHDOG_SYSFS tell nothing, older ones less; what is absent is `None`.

@@ -442,7 +442,7 @@ impl<'a> Table<'a> {
             fence(Ordering::Acquire);
             let again = self.word(at + 2 * slot);
             attempt += 1;
-            // A guest may feed without a break. Kind was read between two different values
+            // A guest may feed without a break. What was read between two different values
             // is then older than the newer one: nothing in it passes for more than it is.
             if again == set || attempt == ATTEMPTS {
                 return Some(Slot {

@@ -42,7 +42,7 @@ const EVENTS_KEPT: usize = 64;
 /// Something that is watched has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchEvent {
-    /// Kind: a path, or `@introduceDomain` and `@releaseDomain`.
+    /// What: a path, or `@introduceDomain` and `@releaseDomain`.
     pub path: String,
     /// As given with the watch.
     pub token: String,

@@ -94,7 +94,7 @@ impl Execution {
         let exited = self.has_exited();
         let open = self.listen();
         if exited {
-            return Some(self.bury(open, groups));
+            return Some(self.reap(open, groups));
         }
         if self.kill_at.is_some_and(|at| now >= at) && !self.killed {
             self.killed = true;
@@ -170,7 +170,7 @@ impl Execution {
     }
 
     /// Kills what the program left behind and reaps it. An open stderr tells of others.
-    fn bury(&mut self, open: bool, groups: &mut Groups) -> Outcome {
+    fn reap(&mut self, open: bool, groups: &mut Groups) -> Outcome {
         self.signal(Signal::SIGKILL);
         let in_cgroup = self.cgroup.take();
         let in_cgroup = in_cgroup.is_some_and(|cgroup| groups.end(cgroup, self.child.id()));
