@@ -49,7 +49,9 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     };
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(PRIORITY).map_err(os("become real-time"))?;
-    await_served(sight.as_mut(), policy)?;
+    if !await_served(sight.as_mut(), policy.sample_ns, &stop)? {
+        return Ok(());
+    }
     announce(policy, sight.coverage());
     let armed = Monotonic::now();
     let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
@@ -213,19 +215,23 @@ fn arm_code(error: &ArmError) -> u8 {
     }
 }
 
-/// Looks until everything has been seen to make progress and is served, for a while.
-fn await_served(sight: &mut dyn Sight, policy: &Policy) -> Result<(), Failure> {
+/// Looks until everything has been seen to make progress and is served, for a while; false:
+/// somebody asked to stop meanwhile, and nothing is to be armed any more.
+fn await_served(sight: &mut dyn Sight, sample_ns: u64, stop: &AtomicBool) -> Result<bool, Failure> {
     let deadline = Monotonic::now().plus_ns(PATIENCE_NS);
     loop {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let (verdict, looked) = sight.look(&Monotonic::now);
         let now = Monotonic::now();
-        match decide(verdict, now.since_ns(looked), policy.sample_ns) {
-            Decision::Kick => return Ok(()),
+        match decide(verdict, now.since_ns(looked), sample_ns) {
+            Decision::Kick => return Ok(!stop.load(Ordering::Relaxed)),
             Decision::Withhold(reason) if now >= deadline => {
                 let text = format!("not arming, as this host is not served: {reason}");
                 return Err(Failure::new(UNAVAILABLE, text));
             }
-            Decision::Withhold(_) => sleep_until(now.plus_ns(policy.sample_ns)),
+            Decision::Withhold(_) => sleep_until(now.plus_ns(sample_ns)),
         }
     }
 }
@@ -275,5 +281,32 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
                 _ => "",
             }
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::evidence::Verdict;
+
+    /// A host on which everything is served, and whose guard is told to stop at a look.
+    struct Stopped<'a>(&'a AtomicBool);
+
+    impl Sight for Stopped<'_> {
+        fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
+            self.0.store(true, Ordering::Relaxed);
+            (Verdict::Served { excused: None }, clock())
+        }
+
+        fn coverage(&self) -> Coverage {
+            Coverage::Full
+        }
+    }
+
+    #[test]
+    fn a_stop_before_the_arming_arms_nothing() {
+        let stop = AtomicBool::new(false);
+        let served = await_served(&mut Stopped(&stop), 250 * NS_PER_MS, &stop);
+        assert!(!served.expect("no failure"));
     }
 }
