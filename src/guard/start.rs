@@ -6,8 +6,8 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::gate::{Decision, decide};
-use super::page::{self, Info, Writer};
+use super::gate::{Decision, Reason, decide};
+use super::page::{self, Info, Phase, Reader, View, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::Policy;
@@ -20,6 +20,7 @@ use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::watchdog::device::{ArmError, Hardware, inspect};
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
+use nix::unistd::Group;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io;
@@ -40,18 +41,25 @@ const PATIENCE_NS: u64 = 10 * NS_PER_S;
 pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
+    let last = last_told(Path::new(page::PATH), Monotonic::now())?;
     let mut sight = open_hypervisor(policy)?;
     inspect_watchdog(policy)?;
-    let mut page = open_page(policy)?;
+    let group = Group::from_name(&policy.control_group).ok().flatten();
+    let group = group.map(|group| group.gid.as_raw());
     let os = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(PRIORITY).map_err(os("become real-time"))?;
+    if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
+        sight.overdue(work, Monotonic::now());
+    }
     if !await_served(sight.as_mut(), policy.sample_ns, &stop)? {
         return Ok(());
     }
+    // Only now: what the last guard told is what the next start must know, if this one fails.
+    let mut page = open_page(group)?;
     announce(policy, sight.coverage());
     let armed = Monotonic::now();
     let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
@@ -175,6 +183,26 @@ fn no_xen(error: io::Error) -> Failure {
     }
 }
 
+/// What the guard before this one decided last, if it ended with the host watchdog armed: what
+/// it withheld for is not served because another guard has not seen it yet.
+///
+/// # Errors
+/// That guard is at work still: to take its page's place would hide it.
+pub fn last_told(path: &Path, now: Monotonic) -> Result<Option<Decision>, Failure> {
+    let last = Reader::open(path).ok().and_then(|page| page.view());
+    let armed = |view: &View| matches!(view.status.phase, Phase::Armed | Phase::Stopping);
+    let Some(View { info, status }) = last.filter(armed) else {
+        return Ok(None);
+    };
+    let age_ns = now.since_ns(status.looked);
+    if age_ns < NS_PER_S {
+        let text = format!("another xenwardend (pid {}) guards this host", info.pid);
+        return Err(Failure::new(UNAVAILABLE, text));
+    }
+    // A host that lives on after twice the timeout was not brought down by that withhold.
+    Ok((age_ns < info.timeout_ns.saturating_mul(2)).then_some(status.decision))
+}
+
 /// Looks at the host watchdog without opening it.
 fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
     let attributes = inspect(&policy.device, policy.timeout_s).map_err(arm_failure)?;
@@ -186,9 +214,7 @@ fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
 }
 
 /// The guard page; where there is no room for one, one that nobody sees.
-fn open_page(policy: &Policy) -> Result<Writer, Failure> {
-    let group = nix::unistd::Group::from_name(&policy.control_group);
-    let group = group.ok().flatten().map(|group| group.gid.as_raw());
+fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
     Writer::create(Path::new(page::PATH), group).or_else(|error| {
         eprintln!(
             "xenwardend: {}: {error}: guarding without telling",
