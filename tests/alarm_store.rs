@@ -295,6 +295,25 @@ fn the_next_boot_says_why_the_host_went_down() {
     assert_eq!(open_here(&directory).told, []);
 }
 
+#[test]
+fn a_reset_is_explained_once_also_on_a_host_whose_guard_does_not_start() {
+    let directory = directory("explained");
+    let opened = open_here(&directory);
+    start(&opened.saver);
+    opened.saver.host(HostState::Armed);
+    assert!(opened.saver.finish(LONG));
+    let path = directory.join("last.json");
+    let said = fs::read_to_string(&path).expect("written");
+    let before = said.replace(opened.saver.boot_id(), "another boot");
+    write(&path, before.as_bytes());
+    let opened = open_here(&directory);
+    assert_eq!(opened.told.len(), 1, "{:?}", opened.told);
+    assert_eq!(open_here(&directory).told.len(), 1, "killed before it told");
+    start(&opened.saver);
+    assert!(opened.saver.finish(LONG));
+    assert_eq!(open_here(&directory).told, [], "told, and saved");
+}
+
 /// What a daemon of this version has written. A change of the form that cannot read it
 /// any more is a new version; to write it anew: `GOLDEN=write cargo test golden`.
 #[test]

@@ -320,3 +320,27 @@ fn all_domids_are_judged() {
     };
     assert_eq!(work(verdict), Some(expected));
 }
+
+#[test]
+fn a_guard_that_is_started_anew_does_not_forget_whose_deadline_had_passed() {
+    let mut host = Host::proven();
+    host.xen.arm(GUEST, 1, 60);
+    let (verdict, _) = host.until_not_served(70_000).expect("withheld");
+    let work = work(verdict).expect("a work");
+    // Killed, and started anew: all else is served, and the guest has fed no more.
+    let now = Monotonic(host.now_ms.get() * NS_PER_MS);
+    let mut anew = Evidence::new(&host.xen.table());
+    anew.overdue(&host.xen.table(), work, now);
+    host.evidence = RefCell::new(anew);
+    for _ in 0..100 {
+        assert_ne!(host.pass(PERIOD_MS), SERVED);
+    }
+    host.xen.feed(GUEST, 1);
+    assert_eq!(host.pass(PERIOD_MS), SERVED, "nothing latches");
+    // What has been served meanwhile is not held against it.
+    host.xen.expire(GUEST, 1);
+    let now = Monotonic(host.now_ms.get() * NS_PER_MS);
+    let table = host.xen.table();
+    host.evidence.borrow_mut().overdue(&table, work, now);
+    assert_eq!(host.pass(PERIOD_MS), SERVED);
+}

@@ -13,6 +13,7 @@ use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
+use xenwarden::guard::start::last_told;
 use xenwarden::sys::clock::Monotonic;
 
 fn info() -> Info {
@@ -213,6 +214,31 @@ fn any_bytes_are_read_without_harm() {
         let reader = Reader::open(&path).expect("the magic number is right");
         let _ = (reader.view(), reader.entries(0), reader.entries(u64::MAX));
     }
+}
+
+#[test]
+fn a_second_guard_does_not_take_the_place_of_one_that_guards() {
+    let folder = Folder::new("second");
+    let path = folder.0.join("guard");
+    let at = |s: u64| Monotonic(s * 1_000_000_000);
+    assert_eq!(last_told(&path, at(9)).expect("nobody guards"), None);
+    let writer = Writer::create(&path, None).expect("a page");
+    assert_eq!(last_told(&path, at(9)).expect("not armed yet"), None);
+    let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
+    let says = |phase| Status {
+        phase,
+        looked: at(9),
+        ..status(withhold)
+    };
+    writer.info(&info());
+    writer.status(&says(Phase::Armed));
+    let refused = last_told(&path, at(9)).expect_err("it guards");
+    assert!(refused.message.contains("pid 77"), "{}", refused.message);
+    let left = last_told(&path, at(11)).expect("it looks no more");
+    assert_eq!(left, Some(withhold));
+    assert_eq!(last_told(&path, at(20)).expect("long ago"), None);
+    writer.status(&says(Phase::Disarmed));
+    assert_eq!(last_told(&path, at(11)).expect("it ended"), None);
 }
 
 struct LoomWord(loom::sync::atomic::AtomicU64);

@@ -27,7 +27,8 @@ struct Ways {
     /// The kernel's nowayout, and whether sysfs tells of it.
     nowayout: bool,
     no_sysfs: bool,
-    no_ioctl: bool,
+    /// What it answers when it is asked what it is.
+    no_info: Option<Errno>,
     timeout_s: u32,
     running: bool,
     opened: u32,
@@ -59,8 +60,8 @@ impl Driver for Fake {
 
     fn info(&self) -> Result<WatchdogInfo, Errno> {
         with(|d| {
-            if d.no_ioctl {
-                return Err(Errno::ENOTTY);
+            if let Some(errno) = d.no_info {
+                return Err(errno);
             }
             let mut info = WatchdogInfo {
                 options: d.options,
@@ -205,9 +206,19 @@ fn what_is_not_hardware_but_runs_and_cannot_be_disarmed_is_kicked_and_said() {
 #[test]
 fn what_is_no_watchdog_is_left_alone() {
     let ways = Ways {
-        no_ioctl: true,
+        no_info: Some(Errno::ENOTTY),
         ..i6300esb()
     };
     assert!(matches!(arm(ways), Err(ArmError::NotAWatchdog { .. })));
     assert_eq!(with(|d| d.kicks), 0);
+}
+
+#[test]
+fn a_watchdog_that_does_not_say_what_it_is_is_disarmed_again() {
+    let ways = Ways {
+        no_info: Some(Errno::EIO),
+        ..i6300esb()
+    };
+    assert!(matches!(arm(ways), Err(ArmError::Unsuitable { .. })));
+    assert!(!with(|d| d.running), "opening had armed it");
 }

@@ -214,6 +214,31 @@ impl Evidence {
         }
     }
 
+    /// Another, whose evidence is lost, has seen this work to be overdue: a guest's deadline
+    /// counts as passed until it is served or set anew. A pCPU has to prove itself anyhow.
+    pub fn overdue(&mut self, table: &Table<'_>, work: Work, now: Monotonic) {
+        let Work::GuestWatchdog { domid, slot } = work else {
+            return;
+        };
+        let (Some((created, slots)), Some(progress)) =
+            (table.armed(domid), self.domains.get_mut(usize::from(domid)))
+        else {
+            return;
+        };
+        progress.created = created;
+        for (n, shown) in slots.iter().enumerate() {
+            let number = u8::try_from(n + 1).unwrap_or(0);
+            let (Some(Slot { sets, armed, .. }), true) = (shown, number == slot) else {
+                continue;
+            };
+            let granted = u64::from(armed.unwrap_or(0)).saturating_mul(NS_PER_S);
+            let since = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
+            if let (Some(seen), Some(at)) = (progress.sets.get_mut(n), progress.since.get_mut(n)) {
+                (*seen, *at) = (*sets, Tick::up(Monotonic(since)));
+            }
+        }
+    }
+
     /// Looks at the table once. `clock` is read before and after.
     pub fn look(
         &mut self,

@@ -5,7 +5,7 @@
 //! Neither allocates or takes a lock. Looking at a table makes no hypercall; stock Xen can
 //! only be asked, which may never return: then no kick comes.
 
-use super::evidence::{Evidence, Unknown, Verdict};
+use super::evidence::{Evidence, Unknown, Verdict, Work};
 use crate::event::Coverage;
 use crate::sys::clock::Monotonic;
 use crate::sys::privcmd::Privcmd;
@@ -19,6 +19,9 @@ pub trait Sight {
 
     /// What a look covers.
     fn coverage(&self) -> Coverage;
+
+    /// Another has seen this work to be overdue; see [`Evidence::overdue`].
+    fn overdue(&mut self, _work: Work, _now: Monotonic) {}
 }
 
 /// A patched hypervisor.
@@ -46,6 +49,10 @@ impl Sight for Patched<'_> {
 
     fn coverage(&self) -> Coverage {
         Coverage::Full
+    }
+
+    fn overdue(&mut self, work: Work, now: Monotonic) {
+        self.evidence.overdue(&self.table, work, now);
     }
 }
 

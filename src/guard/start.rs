@@ -6,8 +6,8 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::gate::{Decision, decide};
-use super::page::{self, Info, Writer};
+use super::gate::{Decision, Reason, decide};
+use super::page::{self, Info, Phase, Reader, View, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::Policy;
@@ -22,10 +22,17 @@ use crate::xen::{self, NoTable};
 use nix::errno::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Says a line on stderr; whoever closed that does not want to know.
+macro_rules! say {
+    ($($text:tt)*) => {
+        let _ = writeln!(io::stderr(), $($text)*);
+    };
+}
 
 /// SCHED_FIFO priority: above ordinary real-time work, below the kernel's own threads (50).
 const PRIORITY: u8 = 42;
@@ -40,16 +47,25 @@ const PATIENCE_NS: u64 = 10 * NS_PER_S;
 pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
+    let last = last_told(Path::new(page::PATH), Monotonic::now())?;
     let mut sight = open_hypervisor(policy)?;
     inspect_watchdog(policy)?;
-    let mut page = open_page(policy)?;
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(PRIORITY).map_err(os("become real-time"))?;
-    await_served(sight.as_mut(), policy)?;
+    if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
+        sight.overdue(work, Monotonic::now());
+    }
+    if !await_served(sight.as_mut(), policy.sample_ns, &stop)? {
+        return Ok(());
+    }
+    // Only now: what the last guard told is what the next start must know, if this one fails.
+    let mut page = open_page(group)?;
     announce(policy, sight.coverage());
     let armed = Monotonic::now();
     let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
@@ -77,7 +93,7 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
             format!("{device} cannot be disarmed ({error}): {end}"),
         )
     })?;
-    eprintln!("xenwardend: disarmed {}", policy.device.display());
+    say!("xenwardend: disarmed {}", policy.device.display());
     Ok(())
 }
 
@@ -173,22 +189,40 @@ fn no_xen(error: io::Error) -> Failure {
     }
 }
 
+/// What the guard before this one decided last, if it ended with the host watchdog armed: what
+/// it withheld for is not served because another guard has not seen it yet.
+///
+/// # Errors
+/// That guard is at work still: to take its page's place would hide it.
+pub fn last_told(path: &Path, now: Monotonic) -> Result<Option<Decision>, Failure> {
+    let last = Reader::open(path).ok().and_then(|page| page.view());
+    let armed = |view: &View| matches!(view.status.phase, Phase::Armed | Phase::Stopping);
+    let Some(View { info, status }) = last.filter(armed) else {
+        return Ok(None);
+    };
+    let age_ns = now.since_ns(status.looked);
+    if age_ns < NS_PER_S {
+        let text = format!("another xenwardend (pid {}) guards this host", info.pid);
+        return Err(Failure::new(UNAVAILABLE, text));
+    }
+    // A host that lives on after twice the timeout was not brought down by that withhold.
+    Ok((age_ns < info.timeout_ns.saturating_mul(2)).then_some(status.decision))
+}
+
 /// Looks at the host watchdog without opening it.
 fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
     let attributes = inspect(&policy.device, policy.timeout_s).map_err(arm_failure)?;
     if attributes.nowayout == Some(true) {
         let device = policy.device.display();
-        eprintln!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
+        say!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
     }
     Ok(())
 }
 
 /// The guard page; where there is no room for one, one that nobody sees.
-fn open_page(policy: &Policy) -> Result<Writer, Failure> {
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    let group = group_of(&groups, &policy.control_group);
+fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
     Writer::create(Path::new(page::PATH), group).or_else(|error| {
-        eprintln!(
+        say!(
             "xenwardend: {}: {error}: guarding without telling",
             page::PATH
         );
@@ -221,19 +255,23 @@ fn arm_code(error: &ArmError) -> u8 {
     }
 }
 
-/// Looks until everything has been seen to make progress and is served, for a while.
-fn await_served(sight: &mut dyn Sight, policy: &Policy) -> Result<(), Failure> {
+/// Looks until everything has been seen to make progress and is served, for a while; false:
+/// somebody asked to stop meanwhile, and nothing is to be armed any more.
+fn await_served(sight: &mut dyn Sight, sample_ns: u64, stop: &AtomicBool) -> Result<bool, Failure> {
     let deadline = Monotonic::now().plus_ns(PATIENCE_NS);
     loop {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let (verdict, looked) = sight.look(&Monotonic::now);
         let now = Monotonic::now();
-        match decide(verdict, now.since_ns(looked), policy.sample_ns) {
-            Decision::Kick => return Ok(()),
+        match decide(verdict, now.since_ns(looked), sample_ns) {
+            Decision::Kick => return Ok(!stop.load(Ordering::Relaxed)),
             Decision::Withhold(reason) if now >= deadline => {
                 let text = format!("not arming, as this host is not served: {reason}");
                 return Err(Failure::new(UNAVAILABLE, text));
             }
-            Decision::Withhold(_) => sleep_until(now.plus_ns(policy.sample_ns)),
+            Decision::Withhold(_) => sleep_until(now.plus_ns(sample_ns)),
         }
     }
 }
@@ -257,7 +295,7 @@ fn announce(policy: &Policy, coverage: Coverage) {
         Coverage::Full => "full (every guest watchdog and pcpu)",
         Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
     };
-    eprintln!(
+    say!(
         "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}",
         policy.device.display(),
         policy.timeout_s,
@@ -288,7 +326,29 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::group_of;
+    use super::*;
+    use crate::guard::evidence::Verdict;
+
+    /// A host on which everything is served, and whose guard is told to stop at a look.
+    struct Stopped<'a>(&'a AtomicBool);
+
+    impl Sight for Stopped<'_> {
+        fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
+            self.0.store(true, Ordering::Relaxed);
+            (Verdict::Served { excused: None }, clock())
+        }
+
+        fn coverage(&self) -> Coverage {
+            Coverage::Full
+        }
+    }
+
+    #[test]
+    fn a_stop_before_the_arming_arms_nothing() {
+        let stop = AtomicBool::new(false);
+        let served = await_served(&mut Stopped(&stop), 250 * NS_PER_MS, &stop);
+        assert!(!served.expect("no failure"));
+    }
 
     #[test]
     fn a_group_is_found_by_its_whole_name() {

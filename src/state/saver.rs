@@ -110,15 +110,22 @@ pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<b
     let (saved, guests_aside) = store.load::<Saved>();
     let (sequence, sequence_aside) = sequence::open(&store);
     let reason = last.and_then(|words| words.reset_reason(&boot_id, watchdog_fired));
+    let explained = reason.is_some();
     let told = [reason, last_aside, guests_aside, sequence_aside];
     let registry = match saved {
         Some(saved) => Registry::restore(rules, saved, &boot_id, at),
         None => Registry::new(rules),
     };
     let sequence = Arc::new(sequence);
+    let saver = Arc::new(Saver::new(store, Arc::clone(&sequence), boot_id));
+    if explained {
+        // Written once the thread runs, which is after it was told. A host without a guard has
+        // no other words, and would explain the same reset at each start.
+        saver.host(HostState::Disarmed);
+    }
     Opened {
         registry,
-        saver: Arc::new(Saver::new(store, Arc::clone(&sequence), boot_id)),
+        saver,
         sequence,
         told: told.into_iter().flatten().collect(),
     }

@@ -350,9 +350,18 @@ fn refuse_what_is_not_hardware(device: &Path, identity: &str) -> Result<(), ArmE
 /// A driver that announces options can do those alone. One that announces none at all
 /// (ipmi_watchdog) may do each of them: they are tried.
 fn prepare<D: Driver>(path: &Path, device: &D, timeout_s: u32) -> Result<String, ArmError> {
-    let info = device.info().map_err(|errno| ArmError::NotAWatchdog {
-        device: path.to_owned(),
-        errno,
+    let device_path = path.to_owned();
+    let info = device.info().map_err(|errno| match errno {
+        // Any other error may come from a watchdog, which the opening has armed.
+        Errno::ENOTTY | Errno::EINVAL => ArmError::NotAWatchdog {
+            device: device_path,
+            errno,
+        },
+        _ => ArmError::Unsuitable {
+            device: device_path,
+            identity: "unknown".to_owned(),
+            why: format!("it does not say what it is: {}", errno.desc()),
+        },
     })?;
     let identity = info.identity();
     refuse_what_is_not_hardware(path, &identity)?;
