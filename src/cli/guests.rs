@@ -116,7 +116,9 @@ fn frame(text: &str, rows: usize) -> String {
 
 /// 0 fine, 1 alarms open (other than of guests that moved) or boots failed, 2 cannot tell.
 fn code_of(report: &GuestsReport) -> u8 {
-    let is_bad = |guest: &GuestReport| is_open(guest) || guest.boot_failed;
+    // Of a guest that moved nobody here knows how its boot went.
+    let moved = |guest: &GuestReport| guest.alarm.is_some() && !is_open(guest);
+    let is_bad = |guest: &GuestReport| is_open(guest) || guest.boot_failed && !moved(guest);
     if report.guests.iter().any(is_bad) {
         return NOT_FINE;
     }
@@ -354,6 +356,10 @@ mod tests {
         if let Some(alarm) = &mut moved.alarm {
             alarm.phase = AlarmPhase::Moved;
         }
+        let gone_unbooted = GuestReport {
+            boot_failed: true,
+            ..moved.clone()
+        };
         let aged = |age, guests| GuestsReport {
             evidence_age_ms: age,
             ..report(guests)
@@ -369,7 +375,8 @@ mod tests {
             (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
             (report(vec![unbooted("a")]), NOT_FINE),
             (aged(None, vec![unbooted("a")]), NOT_FINE),
-            (report(vec![moved]), FINE),
+            (report(vec![moved.clone()]), FINE),
+            (report(vec![gone_unbooted]), FINE),
         ];
         for (report, code) in cases {
             assert_eq!(code_of(&report), code, "{report:?}");
