@@ -376,7 +376,12 @@ fn dom0s_own_watchdog_is_no_guests() {
 #[test]
 fn the_report_tells_ages_by_our_clock_and_what_is_unknown_when_nobody_looked() {
     let mut w = World::with_a_fed_guest();
-    w.samples(4);
+    w.samples(2);
+    w.xen.pause(1, true);
+    w.sample();
+    w.xen.pause(1, false);
+    w.pass(1_750);
+    w.look();
     let slot = &w.guest(1).slots[0];
     assert_eq!(
         (slot.slot, slot.timeout_s, slot.expired),

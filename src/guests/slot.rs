@@ -261,6 +261,7 @@ mod tests {
             // Disarmed and armed again: no feed.
             (fed(), 6, 4, true, (1, 0)),
             (fed(), 7, 4, true, (1, 1)),
+            (fed(), 8, 5, true, (2, 1)),
             (fed(), 5, 4, false, (0, 0)),
             (fed(), 6, 4, false, (0, 1)),
             (unarmed, 6, 3, true, (1, 0)),
