@@ -10,7 +10,7 @@
 //! Asked to stop it disarms, but only while the gate says kick: a host that is being
 //! withheld must go down even if somebody stops the guard meanwhile.
 
-use super::evidence::{Verdict, Work};
+use super::evidence::Verdict;
 use super::gate::{Decision, decide};
 use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
@@ -106,7 +106,6 @@ struct History {
     /// Refusals since the device last took a kick, and when that was told last.
     refused: u64,
     refused_told: Monotonic,
-    excused: Option<Work>,
 }
 
 impl History {
@@ -125,7 +124,6 @@ impl History {
             base: page_faults_of_this_thread().unwrap_or_default(),
             refused: 0,
             refused_told: armed,
-            excused: None,
         }
     }
 
@@ -189,10 +187,9 @@ impl History {
             Verdict::Served { excused } => excused,
             _ => None,
         };
-        if let Some(work) = excused.filter(|_| self.excused.is_none()) {
+        if let Some(work) = excused.filter(|_| self.status.excused.is_none()) {
             page.entry(now, self.status.last_kick, EntryKind::Excused(work));
         }
-        self.excused = excused;
         self.status.excused = excused;
     }
 
