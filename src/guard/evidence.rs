@@ -226,16 +226,14 @@ impl Evidence {
             return;
         };
         progress.created = created;
-        for (n, shown) in slots.iter().enumerate() {
-            let number = u8::try_from(n + 1).unwrap_or(0);
-            let (Some(Slot { sets, armed, .. }), true) = (shown, number == slot) else {
-                continue;
-            };
-            let granted = u64::from(armed.unwrap_or(0)).saturating_mul(NS_PER_S);
-            let since = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
-            if let (Some(seen), Some(at)) = (progress.sets.get_mut(n), progress.since.get_mut(n)) {
-                (*seen, *at) = (*sets, Tick::up(Monotonic(since)));
-            }
+        let n = usize::from(slot).wrapping_sub(1);
+        let Some(Slot { sets, armed, .. }) = slots.get(n).copied().flatten() else {
+            return;
+        };
+        let granted = u64::from(armed.unwrap_or(0)).saturating_mul(NS_PER_S);
+        let since = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
+        if let (Some(seen), Some(at)) = (progress.sets.get_mut(n), progress.since.get_mut(n)) {
+            (*seen, *at) = (sets, Tick::up(Monotonic(since)));
         }
     }
 
