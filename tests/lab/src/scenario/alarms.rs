@@ -195,17 +195,22 @@ fn again(host: &mut Host, program: &str, signal: &str) -> Result<()> {
     host.start_program(program)
 }
 
+/// A guest that feeds, and then no more; started again it comes up without its watchdog.
+fn feeds_then_hangs(host: &mut Host) -> Result<()> {
+    use_image(host, true)?;
+    host.create(&phoenix())?;
+    host.wait_events(&of_kind(NAME, "guest.first_fed"), 1, SLOW)?;
+    use_image(host, false)?;
+    host.tell_guest(NAME, "killall -9 watchdog")
+}
+
 /// A guest that expires, comes up without its watchdog, and at last with it.
 fn boot_fails(
     host: &mut Host,
     interrupt: fn(&mut Host) -> Result<()>,
     killed: bool,
 ) -> Result<Vec<String>> {
-    use_image(host, true)?;
-    host.create(&phoenix())?;
-    host.wait_events(&of_kind(NAME, "guest.first_fed"), 1, SLOW)?;
-    use_image(host, false)?;
-    host.tell_guest(NAME, "killall -9 watchdog")?;
+    feeds_then_hangs(host)?;
     host.wait_events(&of_kind(NAME, "alarm.raised"), 1, SLOW)?;
     interrupt(host)?;
     host.wait_events(&of_kind(NAME, "guest.rebooted"), 1, SLOW)?;
@@ -269,11 +274,7 @@ fn boot_fails(
 
 /// A guest with an open alarm is saved, which is how its migration away begins, and only then comes back.
 fn moved(host: &mut Host) -> Result<Vec<String>> {
-    use_image(host, true)?;
-    host.create(&phoenix())?;
-    host.wait_events(&of_kind(NAME, "guest.first_fed"), 1, SLOW)?;
-    use_image(host, false)?;
-    host.tell_guest(NAME, "killall -9 watchdog")?;
+    feeds_then_hangs(host)?;
     host.wait_events(&of_kind(NAME, "guest.rebooted"), 1, SLOW)?;
     host.wait_events(&of_kind(NAME, "guest.boot_failed"), 1, SLOW)?;
     host.dom0_ok(&format!("xl save {NAME} /run/{NAME}.save"), SLOW)?;
@@ -418,11 +419,7 @@ fn saved(host: &mut Host) -> Result<Vec<String>> {
 }
 
 fn destroyed(host: &mut Host) -> Result<Vec<String>> {
-    use_image(host, true)?;
-    host.create(&phoenix())?;
-    host.wait_events(&of_kind(NAME, "guest.first_fed"), 1, SLOW)?;
-    use_image(host, false)?;
-    host.tell_guest(NAME, "killall -9 watchdog")?;
+    feeds_then_hangs(host)?;
     host.wait_events(&of_kind(NAME, "guest.rebooted"), 1, SLOW)?;
     host.dom0_ok(&format!("xenwarden ack {NAME}"), PROMPT)?;
     host.wait_guest_says(NAME, "guest: up", SLOW)?;
