@@ -126,11 +126,17 @@ fn of_kind(name: &str, kind: &str) -> String {
     format!("\"name\":\"{name}\".*\"kind\":\"{kind}\"")
 }
 
-/// A guest's story: its events, but for late feeds, which depend on how busy the host is.
+/// A guest's story: its events, but for late feeds, which depend on how busy the host is. A guest is its UUID: what the monitor told of it
+/// before it had read its name belongs to it as well.
 fn story<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
+    let guests = || events.iter().filter_map(|event| event.guest.as_ref());
+    let uuids: Vec<_> = guests()
+        .filter(|guest| guest.name.as_deref() == Some(name))
+        .map(|guest| guest.uuid)
+        .collect();
     let of_guest = |event: &&Event| {
         let guest = event.guest.as_ref();
-        guest.is_some_and(|guest| guest.name.as_deref() == Some(name))
+        guest.is_some_and(|guest| uuids.contains(&guest.uuid))
     };
     events
         .iter()
