@@ -15,7 +15,8 @@ COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_complet
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
-	@echo 'make test-all           all that takes long: every scenario at three phases, soak, mutants, fuzz for ten minutes'
+	@echo 'make test-all           all that takes long: every scenario at three phases, soak, broken variants,'
+	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
@@ -55,6 +56,8 @@ test: unit scenarios
 test-all: unit lab
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios
 	$(LAB) soak 3
+	$(LAB) variants
+	$(LAB) cost
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 

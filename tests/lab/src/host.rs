@@ -143,32 +143,6 @@ impl Host {
         self.machine.debug(|gdb| fault.inject(gdb, &symbols))
     }
 
-    /// Writes records of domains that are not there into the hypervisor's table: each with both its watchdogs armed for an hour. The
-    /// layout is that of xen-patches/README.md.
-    pub fn fill_table(&mut self, domains: u16) -> Result<()> {
-        const RECORD: usize = 64;
-        const FIRST: u16 = 1_000;
-        let table = self.symbols.get("table")?.address;
-        let records = self.symbols.get("domains")?.address;
-        self.machine
-            .debug(|gdb| {
-                let (header, records) = (gdb.read_u64(table)?, gdb.read_u64(records)?);
-                let armed = (3601_u64 << 32 | 1).to_le_bytes();
-                let mut record = [0_u8; RECORD];
-                for at in [0, 16] {
-                    record[at..at + 8].copy_from_slice(&armed);
-                }
-                record[32] = 1;
-                for n in 0..domains {
-                    record[40..48].copy_from_slice(&(1_000_000 + u64::from(n)).to_le_bytes());
-                    let at = u64::from(FIRST + n) * RECORD as u64;
-                    gdb.write(records + at, &record)?;
-                }
-                gdb.write(header + 56, &u32::from(FIRST + domains).to_le_bytes())
-            })
-            .map(drop)
-    }
-
     /// Injects a fault at the moment when a guest watchdog's deadline has passed and its handler is about to run; returns it.
     pub fn inject_at_deadline(&mut self, fault: Fault) -> Result<Duration> {
         let symbols = Arc::clone(&self.symbols);

@@ -43,18 +43,19 @@ impl Laboratory {
     /// Provides all parts and the saved states; what is there already is used again.
     pub fn provide() -> Result<Self> {
         let laboratory = Self::provide_parts()?;
-        let _lock = CacheLock::take(&laboratory.layout)?;
         for (parts, state) in &laboratory.hosts {
-            if !state.exists() {
-                laboratory.make_state(parts, state)?;
-            }
+            laboratory.provide_state(parts, state)?;
         }
         Ok(laboratory)
     }
 
     /// Provides all parts, enough to boot hosts.
     pub fn provide_parts() -> Result<Self> {
-        let layout = Layout::of_this_tree();
+        Self::provide_parts_of(Layout::of_this_tree())
+    }
+
+    /// Provides all parts with the programs of a layout of one's own.
+    pub fn provide_parts_of(layout: Layout) -> Result<Self> {
         let _lock = CacheLock::take(&layout)?;
         install_missing(&layout)?;
         let packages = Packages::provide(&layout)?;
@@ -69,7 +70,7 @@ impl Laboratory {
                 images.key.as_bytes(),
                 definition(shape).join(" ").as_bytes(),
             ]);
-            let states = layout.lab("states");
+            let states = layout.made("states");
             let state = SavedState {
                 disk: states.join(format!("{key}.disk")),
                 memory: states.join(key),
@@ -100,6 +101,7 @@ impl Laboratory {
     /// A host of this shape, likewise.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
         let (parts, state) = self.made_of(shape);
+        self.provide_state(parts, state)?;
         let machine = Machine::restore(parts, &self.run_folder(), state)?;
         let mut host = self.host_on(machine);
         host.machine.resume()?;
@@ -162,12 +164,24 @@ impl Laboratory {
         Ok(folder)
     }
 
+    fn provide_state(&self, parts: &Parts, state: &SavedState) -> Result<()> {
+        if state.exists() {
+            return Ok(());
+        }
+        let _lock = CacheLock::take(&self.layout)?;
+        // Somebody else may have made it meanwhile.
+        if state.exists() {
+            return Ok(());
+        }
+        self.make_state(parts, state)
+    }
+
     fn make_state(&self, parts: &Parts, state: &SavedState) -> Result<()> {
         say(format!(
             "booting the emulated host once, dom0 {} (a minute or two)",
             parts.shape.name()
         ));
-        let folder = self.layout.lab("states");
+        let folder = self.layout.made("states");
         make_dir(&folder)?;
         prune(&folder, OTHER_STATES * FILES)?;
         let began = Instant::now();

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub struct Layout {
     project: PathBuf,
     target: PathBuf,
+    /// A variant of the programs, and the folder of its own that its images and states are in.
+    variant: Option<PathBuf>,
 }
 
 impl Layout {
@@ -28,6 +30,16 @@ impl Layout {
         Layout {
             project: project.to_path_buf(),
             target,
+            variant: None,
+        }
+    }
+
+    /// The same laboratory with other programs: those in `folder`, which may be removed at any time.
+    #[must_use]
+    pub fn with_programs(self, folder: PathBuf) -> Self {
+        Layout {
+            variant: Some(folder),
+            ..self
         }
     }
 
@@ -38,7 +50,18 @@ impl Layout {
 
     /// A program as `cargo build --release` left it: the very file that users install.
     pub fn release_binary(&self, name: &str) -> PathBuf {
-        self.target.join("release").join(name)
+        match &self.variant {
+            Some(folder) if folder.join(name).exists() => folder.join(name),
+            _ => self.target.join("release").join(name),
+        }
+    }
+
+    /// A folder of what is made of the programs: images and states.
+    pub fn made(&self, name: &str) -> PathBuf {
+        match &self.variant {
+            Some(folder) => folder.join(name),
+            None => self.lab(name),
+        }
     }
 
     /// A file or folder of the laboratory's cache.

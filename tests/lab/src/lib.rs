@@ -13,6 +13,7 @@
 //!   wedge       faults injected into the running hypervisor
 //!      │
 //!  scenario     what must come of them: `cargo test --test scenarios`, `lab soak`
+//!    variant    the programs with a rule taken away, which a scenario must notice: `lab variants`
 //!    demo       the same as a story: `lab demo`
 //!    cost       what the hypervisor's patches cost guests, by instruction count: `lab cost`
 //! ```
@@ -30,6 +31,7 @@ pub mod layout;
 pub mod machine;
 pub mod provision;
 pub mod scenario;
+pub mod variant;
 pub mod wedge;
 
 pub use xenwarden_lab_dom0::error;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Every scenario on nested Xen: those whose bounds are the host watchdog's at three phases of the timers, or at one where another row is
-//! the same on another pCPU. `XENWARDEN_LAB_PHASES=3` has each of them run at three, as `make test-all` does.
+//! Every scenario on nested Xen, at a random phase of the timers or at three. `XENWARDEN_LAB_PHASES=3` has each whose bounds are the host
+//! watchdog's run at three, as `make test-all` does.
 //!
 //! Two emulated hosts at a time, each of which keeps one processor of this machine busy and has a time of its own. The figures are kept as lines of JSON in `target/lab/results/scenarios.jsonl`, and summed up at the end.
 

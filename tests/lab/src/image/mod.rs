@@ -106,7 +106,7 @@ pub struct Images {
 impl Images {
     /// Assembles the images from what is there now.
     pub fn provide(layout: &Layout, packages: &Packages) -> Result<Self> {
-        let folder = layout.lab("images");
+        let folder = layout.made("images");
         make_dir(&folder)?;
         let kernel = layout.lab(&format!("packages/vmlinux-{}", packages.kernel_release));
         kernel::unpack(

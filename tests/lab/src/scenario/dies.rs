@@ -21,32 +21,40 @@ const BOUND: Duration = Duration::from_secs(6);
 /// How long after the bound a reset is still waited for, so that a late one can be told from none.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// What the monitor says while the host lives on without its guard.
+const SILENCE: &str = "the guard has told nothing for";
 /// How often dom0 is looked for in kernel mode.
 const ATTEMPTS: u32 = 200;
 
 /// All ways to lose the guard.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    Row { name: "guard-killed", what: "the guard is killed", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -9 xenwardend")) },
-    Row { name: "guard-stopped", what: "the guard is stopped", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -STOP xenwardend")) },
-    Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0) },
+    Row { name: "guard-killed", what: "the guard is killed", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -9 xenwardend"), SILENCE) },
+    Row { name: "guard-stopped", what: "the guard is stopped", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -STOP xenwardend"), SILENCE) },
+    Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0, "") },
 ];
 
 fn go_down(
     laboratory: &Laboratory,
     phase: Duration,
     act: fn(&mut Host) -> Result<()>,
+    says: &str,
 ) -> Result<Figures> {
     let mut host = laboratory.host()?;
     host.wait_kicking()?;
     host.pass(phase)?;
+    let said = host.machine.log.length();
     act(&mut host)?;
     let acted = host.machine.clock()?;
     let fired = host.machine.wait_fired(acted + BOUND + GRACE)?;
+    let said = host.machine.log.lines_from(said);
     let after = |at: Duration| at.as_secs_f64() - acted.as_secs_f64();
     let failure = match fired {
         None => Some("the host watchdog has not fired".to_owned()),
         Some(at) if at > acted + BOUND => Some(format!("fired only after {:.3} s", after(at))),
+        Some(_) if !said.iter().any(|line| line.contains(says)) && !says.is_empty() => {
+            Some(format!("nobody said: {says}"))
+        }
         Some(_) => None,
     };
     Ok(Figures {
@@ -54,6 +62,7 @@ fn go_down(
         fired_s: fired.map(after),
         bound_s: Some(BOUND.as_secs_f64()),
         failure,
+        said,
         ..Figures::default()
     })
 }

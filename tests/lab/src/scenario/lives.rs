@@ -6,10 +6,12 @@
 
 use super::Row;
 use super::figures::Figures;
+use super::wedges::Wedge;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Guest, TinyGuest};
 use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
+use crate::machine::agent::Outcome;
 use std::time::Duration;
 use xenwarden::control::status::GuestWatchdog;
 use xenwarden::event::Kind;
@@ -40,9 +42,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "slots-toggled", what: "a guest arms and disarms both slots quickly", run: |lab, phase| survive(lab, phase, toggle_slots) },
     Row { name: "xenstored-killed", what: "xenstored is killed", run: |lab, phase| survive(lab, phase, kill_xenstored) },
     Row { name: "guard-restarted", what: "the guard is stopped and started again", run: |lab, phase| survive(lab, phase, restart_guard) },
+    Row { name: "start-on-a-wedge", what: "a guard started on a host that is not served arms nothing", run: start_on_a_wedge },
     Row { name: "monitor-killed", what: "the monitor is stopped, killed, restarted and gone for good", run: |lab, phase| survive(lab, phase, lose_monitor) },
     Row { name: "debug-keys", what: "debug keys print all they know", run: |lab, phase| survive(lab, phase, press_keys) },
-    Row { name: "table-full", what: "10,000 guest watchdogs are armed", run: table_full },
     Row { name: "load", what: "60 s of full load in dom0 and guests", run: |lab, phase| survive(lab, phase, load) },
     Row { name: "syslog-stalled", what: "the reader of /dev/log is stopped", run: |lab, phase| survive(lab, phase, stall_syslog) },
     Row { name: "var-full", what: "/var is full", run: |lab, phase| survive(lab, phase, fill_var) },
@@ -222,7 +224,7 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     let mut host = laboratory.host()?;
     host.wait_kicking()?;
     host.pass(phase)?;
-    let few = host.cost(MEASURED)?;
+    let few = host.used_while(MEASURED, |host| host.pass(MEASURED))?;
     for n in GUESTS.len()..GUESTS_IN_ALL {
         // The emulated Xen's time and the machine's begin together, to a second.
         let soon = host.machine.clock()? + Duration::from_secs(5);
@@ -235,14 +237,13 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
         })?;
     }
     host.wait_watchdogs("all of them feed", |all| all.len() == GUESTS_IN_ALL)?;
-    let many = host.cost(MEASURED)?;
-    let outcome = host.lives_on(WATCHED).and_then(|()| {
-        let (name, program) = &many.programs[0];
-        match program.resident_kib {
-            0..RESIDENT_KIB => Ok(()),
-            kib => Err(Error::new(format!("{name} takes {kib} KiB"))),
-        }
-    });
+    let many = host.used_while(MEASURED, |host| host.pass(MEASURED))?;
+    let outcome = host
+        .lives_on(WATCHED)
+        .and_then(|()| match many.resident_kib(GUARD) {
+            Some(0..RESIDENT_KIB) => Ok(()),
+            kib => Err(Error::new(format!("{GUARD} takes {kib:?} KiB"))),
+        });
     Ok(Figures {
         notes: vec![
             format!("{} guests: {few}", GUESTS.len()),
@@ -251,94 +252,6 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
         failure: outcome.err().map(|error| error.to_string()),
         ..Figures::default()
     })
-}
-
-/// What guard and monitor cost dom0.
-struct Cost {
-    programs: Vec<(&'static str, Program)>,
-    over: Duration,
-}
-
-/// What one of them costs.
-struct Program {
-    resident_kib: u64,
-    ticks: u64,
-    threads: u64,
-    /// Times that it waited, and was woken.
-    waits: u64,
-}
-
-impl Program {
-    fn since(&self, before: &Program) -> Program {
-        Program {
-            ticks: self.ticks - before.ticks,
-            waits: self.waits - before.waits,
-            ..*self
-        }
-    }
-}
-
-impl std::fmt::Display for Cost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (name, program) in &self.programs {
-            let Program {
-                resident_kib,
-                ticks,
-                threads,
-                waits,
-            } = program;
-            // sysconf(_SC_CLK_TCK) is 100 on Linux.
-            write!(
-                f,
-                "{name} {resident_kib} KiB, {} ms of CPU and {waits} wakeups in {} s, {threads} threads; ",
-                ticks * 10,
-                self.over.as_secs()
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// The programs that are measured.
-const PROGRAMS: [&str; 2] = [GUARD, MONITOR];
-
-impl Host {
-    fn cost(&mut self, over: Duration) -> Result<Cost> {
-        let before = PROGRAMS.map(|name| self.program(name));
-        self.pass(over)?;
-        let mut programs = Vec::new();
-        for (name, before) in PROGRAMS.into_iter().zip(before) {
-            programs.push((name, self.program(name)?.since(&before?)));
-        }
-        Ok(Cost { programs, over })
-    }
-
-    /// From proc(5): VmRSS, Threads and, of each thread, the context switches and the times in user mode and in the kernel.
-    fn program(&mut self, name: &str) -> Result<Program> {
-        let pid = self.dom0_ok(&format!("pidof {name}"), PROMPT)?;
-        let pid = pid.trim();
-        let text = self.dom0_ok(
-            &format!(
-                "awk '/^VmRSS:/ {{print $2}}' /proc/{pid}/status; \
-                 cat /proc/{pid}/task/*/stat | awk '{{sub(/.*\\) /, \"\"); t += $12 + $13; n++}} END {{print t; print n}}'; \
-                 cat /proc/{pid}/task/*/status | awk '/voluntary_ctxt/ && !/non/ {{w += $2}} END {{print w}}'"
-            ),
-            PROMPT,
-        )?;
-        let numbers: std::result::Result<Vec<u64>, _> =
-            text.split_whitespace().map(str::parse).collect();
-        match numbers.as_deref() {
-            Ok(&[resident_kib, ticks, threads, waits]) => Ok(Program {
-                resident_kib,
-                ticks,
-                threads,
-                waits,
-            }),
-            _ => Err(Error::new(format!(
-                "what {name} costs cannot be made out: {text}"
-            ))),
-        }
-    }
 }
 
 /// As fast as it can, for a while: many a look of the monitor sees it.
@@ -406,6 +319,26 @@ fn stall_syslog(host: &mut Host) -> Result<()> {
 }
 
 /// Without the monitor the guard guards, and its page tells.
+/// The guard is stopped, a pCPU without dom0 wedges, and the guard is started again.
+fn start_on_a_wedge(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    /// sysexits(3): a service is unavailable.
+    const UNAVAILABLE: i32 = 69;
+    let wedge = Wedge::named("timer-lost-3").context(|| "no such wedge")?;
+    let mut host = laboratory.host_of(wedge.shape)?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    host.end_program(GUARD, "-TERM")?;
+    host.inject(wedge.fault)?;
+    let Outcome { code, output } = host.dom0(&format!("{GUARD} 2>&1"), PROMPT)?;
+    let refused = code == UNAVAILABLE && output.contains("not arming");
+    let outcome = if refused {
+        host.pass(WATCHED).map(|()| vec![output])
+    } else {
+        Err(Error::new(format!("the guard ended with {code}: {output}")))
+    };
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
 fn lose_monitor(host: &mut Host) -> Result<()> {
     host.dom0_ok(&format!("killall -STOP {MONITOR}"), PROMPT)?;
     host.pass(WATCHED)?;
@@ -440,27 +373,6 @@ fn press_keys(host: &mut Host) -> Result<()> {
         ))),
     }
 }
-
-/// The records of as many domains as no host of ours can carry are written into the hypervisor's table.
-fn table_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
-    const DOMAINS: u16 = 5_000;
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
-    // It would take each of them for a guest; this is about the guard.
-    host.end_program(MONITOR, "-TERM")?;
-    let few = host.status()?.kick_path.max_look_us;
-    host.fill_table(DOMAINS)?;
-    let outcome = host.lives_on(WATCHED).and_then(|()| {
-        let many = host.status()?.kick_path.max_look_us;
-        Ok(vec![format!(
-            "a look takes at most {few} us, with {} slots armed {many} us",
-            2 * DOMAINS
-        )])
-    });
-    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
-}
-
 fn fill_var(host: &mut Host) -> Result<()> {
     host.dom0_ok(
         "dd if=/dev/zero of=/var/fill bs=64k 2> /dev/null; ! echo x > /var/one-more",

@@ -11,6 +11,8 @@ pub mod lives;
 pub mod phase;
 mod schema;
 pub mod sinks;
+pub mod table;
+pub mod used;
 pub mod wedged;
 pub mod wedges;
 
@@ -67,6 +69,7 @@ impl Scenario {
         wedges
             .chain(of("down", dies::ROWS))
             .chain(of("survive", lives::ROWS))
+            .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
             .collect()
@@ -94,12 +97,10 @@ impl Scenario {
         ["wedge", "down", "survive"].contains(&self.group)
     }
 
-    /// At how many phases of the timers it runs where nobody asks for more: a wedge with variants at one each, as they are alike but for
-    /// the pCPU, and what the host must live through at one, as it goes on for many periods.
+    /// At how many phases of the timers it runs where nobody asks for more: there are many wedges, each of them at a phase of its own.
     pub fn phases(&self) -> u32 {
         match self.kind {
-            Kind::Wedge(wedge) if wedge.has_variants() => 1,
-            _ if self.ends_with_reset() => 3,
+            Kind::Row(_) if self.ends_with_reset() => 3,
             _ => 1,
         }
     }

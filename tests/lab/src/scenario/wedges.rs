@@ -51,11 +51,6 @@ impl Wedge {
     pub fn named(name: &str) -> Option<&'static Wedge> {
         WEDGES.iter().find(|wedge| wedge.name == name)
     }
-
-    /// Whether there are rows that are the same on another pCPU: their names end with its number.
-    pub fn has_variants(&self) -> bool {
-        self.name.ends_with(|last: char| last.is_ascii_digit())
-    }
 }
 
 // Which evidence is the first to show a fault depends on where dom0's processors happened to run, where it runs everywhere.
