@@ -195,7 +195,7 @@ fn equal_counters_of_different_creations_are_neither_a_feed_nor_an_expiry() {
     let mut w = World::with_an_alarm();
     let saved = w.saved();
     w.end(1, Shutdown::Suspend);
-    // Restored while the daemon was down, under the same domid, with as many sets.
+    // Restored while the monitor was down, under the same domid, with as many sets.
     w.xen.create(1, uuid(1));
     w.begin_with(saved);
     w.take();

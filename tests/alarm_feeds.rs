@@ -46,12 +46,12 @@ fn late_feeds_are_told_once_a_minute_with_their_count() {
     for _ in 0..15 {
         w.samples(9);
         w.feed(1);
-        for happening in w.take() {
+        for event in w.take() {
             let Kind::GuestLate {
                 count, margin_ms, ..
-            } = happening.what
+            } = event.what
             else {
-                panic!("{happening:?}");
+                panic!("{event:?}");
             };
             assert_eq!(margin_ms, 1_000);
             late.push(count);

@@ -21,7 +21,7 @@ const ERROR: u32 = 16;
 
 /// An xenstored with a few values.
 #[derive(Default)]
-struct Daemon {
+struct FakeXenstored {
     values: Mutex<BTreeMap<String, String>>,
     silent: AtomicBool,
     reads: AtomicUsize,
@@ -30,7 +30,7 @@ struct Daemon {
     watches: Mutex<BTreeMap<(String, String), UnixStream>>,
 }
 
-impl Daemon {
+impl FakeXenstored {
     /// Gives a domain a name, and tells who watches it.
     fn set(&self, domid: u16, name: &str) {
         let path = format!("/local/domain/{domid}/name");
@@ -52,8 +52,8 @@ impl Daemon {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         theirs.set_nonblocking(true).expect("non-blocking");
-        let daemon = Arc::clone(self);
-        thread::spawn(move || daemon.serve(ours));
+        let xenstored = Arc::clone(self);
+        thread::spawn(move || xenstored.serve(ours));
         Xenstore::over(theirs.into())
     }
 
@@ -114,7 +114,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 struct Running {
-    daemon: Arc<Daemon>,
+    xenstored: Arc<FakeXenstored>,
     names: Arc<Names>,
     refuses: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -123,9 +123,9 @@ struct Running {
 
 impl Running {
     fn start(refuses: bool) -> Self {
-        let daemon = Arc::new(Daemon::default());
+        let xenstored = Arc::new(FakeXenstored::default());
         let refuses = Arc::new(AtomicBool::new(refuses));
-        let (connector, asked) = (Arc::clone(&daemon), Arc::clone(&refuses));
+        let (connector, asked) = (Arc::clone(&xenstored), Arc::clone(&refuses));
         let names = Arc::new(Names::new(Box::new(move || {
             if asked.load(Ordering::Relaxed) {
                 return Err(std::io::ErrorKind::NotFound.into());
@@ -135,7 +135,7 @@ impl Running {
         let stop = Arc::new(AtomicBool::new(false));
         let (run, ends) = (Arc::clone(&names), Arc::clone(&stop));
         Self {
-            daemon,
+            xenstored,
             names,
             refuses,
             stop,
@@ -161,17 +161,17 @@ impl Running {
 #[test]
 fn names_are_known_as_they_are_written_and_belong_to_one_creation() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50), (6, 60)]);
     r.is(50, "five");
     // xenstore learns of a domain later than the hypervisor; a watch tells.
-    eventually("watched", || r.daemon.watched() == 3);
+    eventually("watched", || r.xenstored.watched() == 3);
     assert_eq!(r.named(60), None);
-    r.daemon.set(6, "six");
+    r.xenstored.set(6, "six");
     r.is(60, "six");
-    r.daemon.set(6, "renamed");
+    r.xenstored.set(6, "renamed");
     r.is(60, "renamed");
-    r.daemon
+    r.xenstored
         .set(6, &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1));
     eventually("bounded", || {
         r.named(60)
@@ -181,24 +181,24 @@ fn names_are_known_as_they_are_written_and_belong_to_one_creation() {
     assert_eq!(by_domid.get(&5).map(String::as_str), Some("five"));
     assert_eq!(trouble, None);
     // The domid is used again: nothing of the domain before may stay.
-    r.daemon.set(5, "other");
+    r.xenstored.set(5, "other");
     r.names.follow(vec![(5, 70)]);
     r.is(70, "other");
     eventually("forgotten", || {
         r.named(50).is_none() && r.named(60).is_none()
     });
-    eventually("unwatched", || r.daemon.watched() == 2);
+    eventually("unwatched", || r.xenstored.watched() == 2);
     r.end();
 }
 
 #[test]
 fn nothing_is_asked_while_nothing_happens() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     r.is(50, "five");
-    eventually("watched", || r.daemon.watched() == 2);
-    let reads = || r.daemon.reads.load(Ordering::Relaxed);
+    eventually("watched", || r.xenstored.watched() == 2);
+    let reads = || r.xenstored.reads.load(Ordering::Relaxed);
     let (before, table) = (reads(), r.names.table());
     thread::sleep(Duration::from_millis(2_500)); // rounds, each of which might ask
     assert_eq!(reads(), before);
@@ -212,21 +212,21 @@ fn nothing_is_asked_while_nothing_happens() {
 #[test]
 fn a_silent_xenstored_is_told_and_delays_nobody_and_known_names_stay() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     r.is(50, "five");
-    r.daemon.silent.store(true, Ordering::Relaxed);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
     r.names.follow(vec![(5, 50), (6, 60)]);
     eventually("says so", || r.names.table().trouble.is_some());
     assert_eq!(r.named(50).as_deref(), Some("five"));
-    assert_eq!(r.daemon.connections.load(Ordering::Relaxed), 1, "kept");
+    assert_eq!(r.xenstored.connections.load(Ordering::Relaxed), 1, "kept");
     r.end();
 }
 
 #[test]
 fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
     let r = Running::start(true);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     eventually("says so", || r.names.table().trouble.is_some());
     r.refuses.store(false, Ordering::Relaxed);

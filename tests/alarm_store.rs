@@ -21,7 +21,7 @@ use xenwarden::guests::DomainNames;
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::Saved;
 use xenwarden::guests::report::GuestReport;
-use xenwarden::monitor::desk;
+use xenwarden::monitor::shared_registry;
 use xenwarden::state::reset_reason::HostState;
 use xenwarden::state::saver::{Opened, Saver, open};
 use xenwarden::state::sequence;
@@ -38,11 +38,11 @@ fn directory(name: &str) -> PathBuf {
 }
 
 fn open_here(directory: &Path) -> Opened {
-    open(directory, Rules::default(), desk::now(), None)
+    open(directory, Rules::default(), shared_registry::now(), None)
 }
 
 fn guests(opened: &Opened) -> Vec<GuestReport> {
-    opened.registry.report(desk::now().ns).guests
+    opened.registry.report(shared_registry::now().ns).guests
 }
 
 /// What was set aside: what it was called, what it is called now, and why.
@@ -209,7 +209,7 @@ fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
         assert!(why.contains(problem), "{name}: {why}");
         let kept = kept.as_deref().expect("kept aside");
         assert!(fs::symlink_metadata(kept).is_ok(), "{name}");
-        // And the daemon goes on as if there had been none.
+        // And the monitor goes on as if there had been none.
         start(&opened.saver);
         opened.saver.guests(with_an_alarm());
         assert!(opened.saver.finish(LONG));
@@ -282,7 +282,13 @@ fn the_next_boot_says_why_the_host_went_down() {
     assert_eq!(open_here(&directory).told, [], "the same boot goes on");
     let before = said().replace(opened.saver.boot_id(), "another boot");
     write(&path, before.as_bytes());
-    let told = open(&directory, Rules::default(), desk::now(), Some(true)).told;
+    let told = open(
+        &directory,
+        Rules::default(),
+        shared_registry::now(),
+        Some(true),
+    )
+    .told;
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         &told[0],
@@ -314,7 +320,7 @@ fn a_reset_is_explained_once_also_on_a_host_whose_guard_does_not_start() {
     assert_eq!(open_here(&directory).told, [], "told, and saved");
 }
 
-/// What a daemon of this version has written. A change of the form that cannot read it
+/// What a monitor of this version has written. A change of the form that cannot read it
 /// any more is a new version; to write it anew: `GOLDEN=write cargo test golden`.
 #[test]
 fn the_golden_file_is_read_and_written_as_it_is() {
@@ -337,7 +343,7 @@ fn the_golden_file_is_read_and_written_as_it_is() {
     let today = serde_json::to_value(golden_state()).expect("JSON");
     let golden = serde_json::to_value(&saved).expect("JSON");
     assert_eq!(fields(&today), fields(&golden));
-    // And the daemon goes on from it.
+    // And the monitor goes on from it.
     let guests = guests(&open_here(&directory));
     let alarms: Vec<_> = guests.iter().filter_map(|g| g.alarm.as_ref()).collect();
     assert_eq!((guests.len(), alarms.len()), (4, 3));

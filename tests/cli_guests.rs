@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden guests` and `xenwarden ack` from outside: what they print, and their exit
-//! codes, over the daemon's own control socket with guests that are made up.
+//! codes, over the monitor's own control socket with guests that are made up.
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
 
-mod standin;
+mod fake_monitor;
 
+use fake_monitor::program::{Running, Terminal, error_line, finish, text, xenwarden};
+use fake_monitor::{FakeMonitor, alarmed, guest, report};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use standin::program::{Running, Terminal, complaint, finish, text, xenwarden};
-use standin::{Daemon, alarmed, guest, report};
 use xenwarden::event::Uuid;
 use xenwarden::guests::report::{AlarmPhase, DomainState, GuestReport, GuestsReport};
 
-fn socket(daemon: &Daemon) -> &str {
-    daemon.path.to_str().expect("a plain path")
+fn socket(monitor: &FakeMonitor) -> &str {
+    monitor.path.to_str().expect("a plain path")
 }
 
 fn old(report: GuestsReport) -> GuestsReport {
@@ -25,7 +25,7 @@ fn old(report: GuestsReport) -> GuestsReport {
 
 #[test]
 fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
-    let daemon = Daemon::start("cli-codes", 0);
+    let monitor = FakeMonitor::start("cli-codes", 0);
     let unseen = GuestReport {
         state: DomainState::Unknown,
         slots: Vec::new(),
@@ -68,10 +68,10 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
         ("another version", later, 2),
     ];
     for (name, report, code) in cases {
-        daemon.set_guests(report);
+        monitor.set_guests(report);
         for json in [
-            &["guests", "--socket", socket(&daemon)][..],
-            &["guests", "--json", "--socket", socket(&daemon)],
+            &["guests", "--socket", socket(&monitor)][..],
+            &["guests", "--json", "--socket", socket(&monitor)],
         ] {
             let output = finish(json);
             assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
@@ -81,12 +81,12 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
 
 #[test]
 fn the_table_has_alarms_first_and_no_colours_where_there_is_no_terminal() {
-    let daemon = Daemon::start("cli-table", 0);
-    daemon.set_guests(report(vec![
+    let monitor = FakeMonitor::start("cli-table", 0);
+    monitor.set_guests(report(vec![
         guest(1, 7, "alpha"),
         alarmed(2, 12, "zulu\u{1b}[2J"),
     ]));
-    let output = finish(&["guests", "--socket", socket(&daemon)]);
+    let output = finish(&["guests", "--socket", socket(&monitor)]);
     let shown = text(&output.stdout);
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines[0], "1 ALARM OPEN, 2 guests, evidence 0.1 s old");
@@ -103,16 +103,16 @@ fn the_table_has_alarms_first_and_no_colours_where_there_is_no_terminal() {
 }
 
 #[test]
-fn json_is_the_daemons_answer_as_it_came() {
-    let daemon = Daemon::start("cli-json", 0);
-    daemon.set_guests(report(vec![guest(1, 7, "a"), alarmed(2, 8, "b\n\u{e9}")]));
-    let output = finish(&["guests", "--json", "--socket", socket(&daemon)]);
-    assert_eq!(text(&output.stdout), daemon.ask(b"guests\n"));
+fn json_is_the_monitors_answer_as_it_came() {
+    let monitor = FakeMonitor::start("cli-json", 0);
+    monitor.set_guests(report(vec![guest(1, 7, "a"), alarmed(2, 8, "b\n\u{e9}")]));
+    let output = finish(&["guests", "--json", "--socket", socket(&monitor)]);
+    assert_eq!(text(&output.stdout), monitor.ask(b"guests\n"));
 }
 
 /// Whether `guests` on a terminal with this environment uses escape codes.
-fn is_coloured(daemon: &Daemon, environment: &[(&str, &str)]) -> bool {
-    let mut command = xenwarden(&["guests", "--socket", socket(daemon)]);
+fn is_coloured(monitor: &FakeMonitor, environment: &[(&str, &str)]) -> bool {
+    let mut command = xenwarden(&["guests", "--socket", socket(monitor)]);
     command.envs(environment.iter().copied());
     let mut terminal = Terminal::start(command);
     let shown = terminal.rest();
@@ -122,8 +122,8 @@ fn is_coloured(daemon: &Daemon, environment: &[(&str, &str)]) -> bool {
 
 #[test]
 fn colours_are_for_terminals_that_nobody_forbade_them() {
-    let daemon = Daemon::start("cli-colours", 0);
-    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
+    let monitor = FakeMonitor::start("cli-colours", 0);
+    monitor.set_guests(report(vec![alarmed(2, 8, "b")]));
     let cases: [(&[(&str, &str)], bool); 6] = [
         (&[("TERM", "xterm")], true),
         (&[("TERM", "xterm"), ("NO_COLOR", "")], true),
@@ -134,7 +134,7 @@ fn colours_are_for_terminals_that_nobody_forbade_them() {
     ];
     for (environment, coloured) in cases {
         assert_eq!(
-            is_coloured(&daemon, environment),
+            is_coloured(&monitor, environment),
             coloured,
             "{environment:?}"
         );
@@ -143,15 +143,15 @@ fn colours_are_for_terminals_that_nobody_forbade_them() {
 
 #[test]
 fn watch_prints_table_after_table_and_ends_with_the_code_of_the_last() {
-    let daemon = Daemon::start("cli-watch", 0);
-    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let monitor = FakeMonitor::start("cli-watch", 0);
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&monitor)]);
     let mut running = Running::start(command);
     let first = running.line();
     assert_eq!(
         first,
         "no alarm, no guest has armed its watchdog, evidence 0.1 s old\n"
     );
-    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
+    monitor.set_guests(report(vec![alarmed(2, 8, "b")]));
     // One more of the first kind may be under way.
     let second = loop {
         assert_eq!(running.line(), "\n", "an empty line between two");
@@ -167,8 +167,8 @@ fn watch_prints_table_after_table_and_ends_with_the_code_of_the_last() {
 
 #[test]
 fn watch_ends_when_nobody_reads_it() {
-    let daemon = Daemon::start("cli-watch-pipe", 0);
-    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let monitor = FakeMonitor::start("cli-watch-pipe", 0);
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&monitor)]);
     let mut running = Running::start(command);
     running.line();
     running.stdout = None;
@@ -176,15 +176,19 @@ fn watch_ends_when_nobody_reads_it() {
 }
 
 #[test]
-fn watch_outlives_the_daemon_and_says_so() {
-    let daemon = Daemon::start("cli-watch-gone", 0);
-    let path = daemon.path.clone();
-    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+fn watch_outlives_the_monitor_and_says_so() {
+    let monitor = FakeMonitor::start("cli-watch-gone", 0);
+    let path = monitor.path.clone();
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&monitor)]);
     let mut running = Running::start(command);
     let first = running.line();
-    drop(daemon);
-    assert!(running.complaint().contains("is xenwarden-monitor running"));
-    let _again = Daemon::start_at(path, 0, standin::own_group());
+    drop(monitor);
+    assert!(
+        running
+            .error_line()
+            .contains("is xenwarden-monitor running")
+    );
+    let _again = FakeMonitor::start_at(path, 0, fake_monitor::own_group());
     while running.line() != first {}
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait().code(), Some(0));
@@ -192,9 +196,9 @@ fn watch_outlives_the_daemon_and_says_so() {
 
 #[test]
 fn watch_on_a_terminal_redraws_and_leaves_the_cursor_visible() {
-    let daemon = Daemon::start("cli-watch-terminal", 0);
-    daemon.set_guests(report(vec![alarmed(2, 8, "b")]));
-    let command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let monitor = FakeMonitor::start("cli-watch-terminal", 0);
+    monitor.set_guests(report(vec![alarmed(2, 8, "b")]));
+    let command = xenwarden(&["guests", "--watch", "--socket", socket(&monitor)]);
     let mut terminal = Terminal::start(command);
     for _ in 0..2 {
         let frame = terminal.read_until("\u{1b}[?25h");
@@ -212,8 +216,8 @@ fn watch_on_a_terminal_redraws_and_leaves_the_cursor_visible() {
 
 #[test]
 fn watch_on_a_dumb_terminal_clears_nothing() {
-    let daemon = Daemon::start("cli-watch-dumb", 0);
-    let mut command = xenwarden(&["guests", "--watch", "--socket", socket(&daemon)]);
+    let monitor = FakeMonitor::start("cli-watch-dumb", 0);
+    let mut command = xenwarden(&["guests", "--watch", "--socket", socket(&monitor)]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(command);
     let shown = terminal.read_until("old\r\n\r\n");
@@ -233,12 +237,12 @@ fn expected(code: i32, says: &'static str) -> (i32, &'static str) {
 
 #[test]
 fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
-    let daemon = Daemon::start("cli-ack", 0);
+    let monitor = FakeMonitor::start("cli-ack", 0);
     let nameless = GuestReport {
         uuid: None,
         ..alarmed(0, 11, "young")
     };
-    daemon.set_guests(report(vec![
+    monitor.set_guests(report(vec![
         guest(1, 7, "web"),
         alarmed(2, 8, "db"),
         alarmed(3, 9, "twin"),
@@ -275,7 +279,7 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
         (&["d"], (1, "no guest is named")),
     ];
     for (operands, (code, says)) in cases {
-        let arguments = [&["ack", "--socket", socket(&daemon)][..], operands].concat();
+        let arguments = [&["ack", "--socket", socket(&monitor)][..], operands].concat();
         let output = finish(&arguments);
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{operands:?}: {said}");
@@ -284,7 +288,7 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
             "{operands:?}: {said}"
         );
     }
-    let orders = daemon.registry.orders.lock().expect("whole");
+    let orders = monitor.registry.orders.lock().expect("whole");
     let words: Vec<&str> = orders.iter().map(|(word, _, _)| *word).collect();
     if geteuid().is_root() {
         assert_eq!(words, ["ack", "ack", "ack", "close", "ack", "ack", "ack"]);
@@ -294,7 +298,7 @@ fn ack_takes_a_uuid_or_a_name_that_one_guest_has() {
 }
 
 #[test]
-fn without_a_daemon_nothing_can_be_told() {
+fn without_a_monitor_nothing_can_be_told() {
     for arguments in [
         &["guests"][..],
         &["guests", "--watch"],
@@ -303,7 +307,7 @@ fn without_a_daemon_nothing_can_be_told() {
     ] {
         let nowhere = concat!(env!("CARGO_TARGET_TMPDIR"), "/nowhere.sock");
         let arguments = [arguments, &["--socket", nowhere]].concat();
-        let (code, line) = complaint(&finish(&arguments));
+        let (code, line) = error_line(&finish(&arguments));
         assert_eq!(code, 2, "{arguments:?}");
         assert!(line.contains(nowhere), "{line}");
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden guests`: a table to be read at a glance, alarms first.
 //!
-//! In: the daemon's [`GuestsReport`]. Out: lines, and the code that says the same in one
+//! In: the monitor's [`GuestsReport`]. Out: lines, and the code that says the same in one
 //! number. An alarm that is open is open however old the evidence is; without one, evidence
 //! that is old or does not show a guest means that nobody can tell.
 
 use super::connection::ask;
 use super::output::{Colour, Output, Reader, Woken, wait};
-use super::{CANNOT_TELL, FINE, NOT_FINE, complain};
+use super::{EXIT_NOT_OK, EXIT_OK, EXIT_UNKNOWN, print_error};
 use crate::cli::text::{columns, plain, span};
 use crate::control::protocol::Request;
 use crate::event::Timestamp;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// The version of the report that is understood.
 const VERSION: u32 = 1;
-/// Evidence that is older proves nothing: eight of the longest samples, so that a daemon
+/// Evidence that is older proves nothing: eight of the longest samples, so that a monitor
 /// whose ordinary threads are a little late is not called blind.
 const OLD_MS: u64 = 2_000;
 /// Between two tables.
@@ -47,7 +47,7 @@ fn look(socket: &Path, json: bool, output: &Output) -> Result<(u8, String), Stri
     if report.version != VERSION {
         let version = report.version;
         return Err(format!(
-            "the daemon's answer is of version {version}, this program knows {VERSION}"
+            "the monitor's answer is of version {version}, this program knows {VERSION}"
         ));
     }
     let code = code_of(&report);
@@ -69,7 +69,7 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
         pipe::register(signal, waker).map_err(|error| error.to_string())?;
     }
     let clears = output.terminal && !json;
-    // A daemon that is not there to begin with is no daemon to watch.
+    // Where no monitor answers to begin with there is nothing to watch.
     let (mut code, mut text) = look(socket, json, output)?;
     let mut next = Instant::now();
     loop {
@@ -88,10 +88,10 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
         (code, text) = match look(socket, json, output) {
             Ok((code, text)) if clears || json => (code, text),
             Ok((code, text)) => (code, format!("\n{text}")),
-            Err(message) if clears => (CANNOT_TELL, format!("{}\n", plain(&message))),
+            Err(message) if clears => (EXIT_UNKNOWN, format!("{}\n", plain(&message))),
             Err(message) => {
-                complain(&message);
-                (CANNOT_TELL, String::new())
+                print_error(&message);
+                (EXIT_UNKNOWN, String::new())
             }
         };
     }
@@ -120,13 +120,13 @@ fn code_of(report: &GuestsReport) -> u8 {
     let moved = |guest: &GuestReport| guest.alarm.is_some() && !is_open(guest);
     let is_bad = |guest: &GuestReport| is_open(guest) || guest.boot_failed && !moved(guest);
     if report.guests.iter().any(is_bad) {
-        return NOT_FINE;
+        return EXIT_NOT_OK;
     }
     let old = report.evidence_age_ms.is_none_or(|age| age > OLD_MS);
     if old || report.guests.iter().any(is_unknown) {
-        return CANNOT_TELL;
+        return EXIT_UNKNOWN;
     }
-    FINE
+    EXIT_OK
 }
 
 /// It has an alarm to act on here.
@@ -365,18 +365,18 @@ mod tests {
             ..report(guests)
         };
         let cases = [
-            (report(vec![]), FINE),
-            (report(vec![guest("a"), fed]), FINE),
-            (report(vec![guest("a"), blind]), CANNOT_TELL),
-            (report(vec![guest("a"), alarmed("b", 0, true)]), NOT_FINE),
-            (aged(Some(OLD_MS), vec![]), FINE),
-            (aged(Some(OLD_MS + 1), vec![]), CANNOT_TELL),
-            (aged(None, vec![guest("a")]), CANNOT_TELL),
-            (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
-            (report(vec![unbooted("a")]), NOT_FINE),
-            (aged(None, vec![unbooted("a")]), NOT_FINE),
-            (report(vec![moved.clone()]), FINE),
-            (report(vec![gone_unbooted]), FINE),
+            (report(vec![]), EXIT_OK),
+            (report(vec![guest("a"), fed]), EXIT_OK),
+            (report(vec![guest("a"), blind]), EXIT_UNKNOWN),
+            (report(vec![guest("a"), alarmed("b", 0, true)]), EXIT_NOT_OK),
+            (aged(Some(OLD_MS), vec![]), EXIT_OK),
+            (aged(Some(OLD_MS + 1), vec![]), EXIT_UNKNOWN),
+            (aged(None, vec![guest("a")]), EXIT_UNKNOWN),
+            (aged(None, vec![alarmed("a", 0, false)]), EXIT_NOT_OK),
+            (report(vec![unbooted("a")]), EXIT_NOT_OK),
+            (aged(None, vec![unbooted("a")]), EXIT_NOT_OK),
+            (report(vec![moved.clone()]), EXIT_OK),
+            (report(vec![gone_unbooted]), EXIT_OK),
         ];
         for (report, code) in cases {
             assert_eq!(code_of(&report), code, "{report:?}");

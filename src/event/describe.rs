@@ -12,12 +12,12 @@ const MAX_LINE: usize = 900;
 /// Longest name of a guest, characters.
 const MAX_NAME: usize = 128;
 
-/// What happened, to whom: `guest web (UUID, domain 3): its watchdog expired, ...`.
+/// What happened, to describe_guest: `guest web (UUID, domain 3): its watchdog expired, ...`.
 #[must_use]
 pub fn describe(event: &Event) -> String {
-    let what = words(&event.what);
+    let what = describe_kind(&event.what);
     let line = match &event.guest {
-        Some(guest) => format!("{}: {what}", whom(guest)),
+        Some(guest) => format!("{}: {what}", describe_guest(guest)),
         None => what,
     };
     shorten(plain(&line), MAX_LINE)
@@ -43,7 +43,7 @@ fn moves_the_cursor(c: char) -> bool {
 /// JSON whose strings do to a terminal no more than [`plain`] text does: what would move the
 /// cursor is escaped (RFC 8259, 7), and still means the same.
 #[must_use]
-pub fn harmless(json: &str) -> String {
+pub fn escape_controls(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         // Spaces between tokens are none of a string's: there they are escaped already.
@@ -68,7 +68,7 @@ fn shorten(mut line: String, most: usize) -> String {
     line
 }
 
-fn whom(guest: &Guest) -> String {
+fn describe_guest(guest: &Guest) -> String {
     let domid = guest.domid;
     let name = guest.name.as_deref().map(|name| {
         let name: String = name.chars().take(MAX_NAME).collect();
@@ -81,9 +81,9 @@ fn whom(guest: &Guest) -> String {
     }
 }
 
-/// What happened, without to whom. Holds whatever text the event holds: print it by [`plain`].
+/// What happened, without to describe_guest. Holds whatever text the event holds: print it by [`plain`].
 #[must_use]
-pub fn words(what: &Kind) -> String {
+pub fn describe_kind(what: &Kind) -> String {
     match what.kind().split_once('.') {
         Some(("alarm", _)) => of_alarm(what),
         Some(("guest", _)) => of_guest(what),
@@ -304,7 +304,7 @@ mod tests {
             .chain(['\u{feff}'])
             .collect();
         let json = serde_json::to_string(&name).expect("JSON");
-        let shown = harmless(&json);
+        let shown = escape_controls(&json);
         assert!(!shown.contains(moves_the_cursor));
         let read: String = serde_json::from_str(&shown).expect("still JSON");
         assert_eq!(read, name);

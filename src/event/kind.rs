@@ -97,7 +97,7 @@ pub enum Gap {
 pub enum Coverage {
     /// Every guest watchdog and every physical CPU.
     Full,
-    /// That dom0 and this daemon run, and no more.
+    /// That dom0 and the guard run, and no more.
     Partial,
 }
 

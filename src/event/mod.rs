@@ -93,25 +93,25 @@ impl fmt::Display for Timestamp {
 
 /// A text is no time of the form that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotATime;
+pub struct InvalidTimestamp;
 
-impl fmt::Display for NotATime {
+impl fmt::Display for InvalidTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not a time: it has the form 2026-01-31T23:59:59.123456Z")
     }
 }
 
 impl FromStr for Timestamp {
-    type Err = NotATime;
+    type Err = InvalidTimestamp;
 
     /// Takes what RFC 3339 allows, and a space in place of the T; without an offset it is UTC.
-    fn from_str(text: &str) -> Result<Self, NotATime> {
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         let mut text = text.to_ascii_uppercase().replacen(' ', "T", 1);
-        let (_, clock) = text.split_once('T').ok_or(NotATime)?;
+        let (_, clock) = text.split_once('T').ok_or(InvalidTimestamp)?;
         if !clock.contains(['Z', '+', '-']) {
             text.push('Z');
         }
-        let time = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| NotATime)?;
+        let time = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
         Ok(Self::from_ns(time.unix_timestamp_nanos()))
     }
 }
@@ -176,7 +176,7 @@ mod tests {
             "2026-01-01T00:00:00.+1Z",
         ];
         for text in cases {
-            assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
+            assert_eq!(text.parse::<Timestamp>(), Err(InvalidTimestamp), "{text}");
         }
     }
 }

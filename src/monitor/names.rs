@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Time between two looks for domains that came, unless a watch tells earlier.
 const ROUND: Duration = Duration::from_secs(1);
 /// How long one answer may take.
-const PATIENCE: Duration = Duration::from_millis(800);
+const TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a question may take until it is told as trouble.
 const HANGS: Duration = Duration::from_secs(3);
 /// Time between two attempts after xenstored did not answer.
@@ -110,15 +110,15 @@ impl Names {
     /// Keeps the names until `stop` is set; then ends within about two seconds, unless
     /// xenstored hangs.
     pub fn run(&self, stop: &AtomicBool) {
-        let mut asker = Asker {
+        let mut reader = NameReader {
             names: self,
             connection: None,
             watched: BTreeMap::new(),
             silent_since: None,
         };
         while !stop.load(Ordering::Relaxed) {
-            let outcome = asker.round();
-            if !asker.tell(outcome.err()) {
+            let outcome = reader.round();
+            if !reader.tell(outcome.err()) {
                 rest(stop);
             }
         }
@@ -137,8 +137,8 @@ fn path_of(domid: u16) -> String {
     format!("/local/domain/{domid}/name")
 }
 
-/// The one who asks xenstored.
-struct Asker<'a> {
+/// Reads names over a connection to xenstored.
+struct NameReader<'a> {
     names: &'a Names,
     connection: Option<Xenstore>,
     /// Domains that were asked for and whose names are watched.
@@ -146,7 +146,7 @@ struct Asker<'a> {
     silent_since: Option<Instant>,
 }
 
-impl Asker<'_> {
+impl NameReader<'_> {
     /// Asks for the names of domains that came, forgets those that went, and waits for what
     /// the watches tell.
     fn round(&mut self) -> Result<(), XenstoreError> {
@@ -169,9 +169,9 @@ impl Asker<'_> {
             self.unwatch(domid)?;
         }
         self.forget(&present);
-        let mut patience = ROUND;
-        while let Some(token) = self.next_event(patience)? {
-            patience = Duration::ZERO;
+        let mut timeout = ROUND;
+        while let Some(token) = self.next_event(timeout)? {
+            timeout = Duration::ZERO;
             let told = token.parse().ok();
             if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
                 self.ask(*domid, *created)?;
@@ -188,22 +188,22 @@ impl Asker<'_> {
         Ok(())
     }
 
-    fn next_event(&mut self, patience: Duration) -> Result<Option<String>, XenstoreError> {
+    fn next_event(&mut self, timeout: Duration) -> Result<Option<String>, XenstoreError> {
         let Some(connection) = &mut self.connection else {
             return Ok(None);
         };
-        Ok(connection.next_event(patience)?.map(|event| event.token))
+        Ok(connection.next_event(timeout)?.map(|event| event.token))
     }
 
     /// A domain came: its name, if it has one yet, and a watch that tells of another.
     fn come(&mut self, domid: u16, created: u64) -> Result<(), XenstoreError> {
         self.ask(domid, created)?;
         if self.watched.is_empty() {
-            self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, PATIENCE))?;
+            self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, TIMEOUT))?;
         }
         if !self.watched.contains_key(&domid) {
             let path = path_of(domid);
-            self.timed(|bus| bus.watch(&path, &domid.to_string(), PATIENCE))?;
+            self.timed(|bus| bus.watch(&path, &domid.to_string(), TIMEOUT))?;
         }
         self.watched.insert(domid, created);
         Ok(())
@@ -211,7 +211,7 @@ impl Asker<'_> {
 
     fn unwatch(&mut self, domid: u16) -> Result<(), XenstoreError> {
         let path = path_of(domid);
-        self.timed(|bus| bus.unwatch(&path, &domid.to_string(), PATIENCE))?;
+        self.timed(|bus| bus.unwatch(&path, &domid.to_string(), TIMEOUT))?;
         self.watched.remove(&domid);
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Asker<'_> {
         let path = path_of(domid);
         let mut name = None;
         self.timed(|bus| {
-            name = Some(bus.read(&path, PATIENCE)?);
+            name = Some(bus.read(&path, TIMEOUT)?);
             Ok(())
         })?;
         let Some(mut name) = name else {

@@ -11,14 +11,14 @@
 //! the event follows, and may wait for threads that hang.
 
 use crate::control::status::{Pcpu, SILENT_NS};
-use crate::event::describe::{plain, words};
+use crate::event::describe::{describe_kind, plain};
 use crate::event::{Kind, Severity};
 use crate::guard::evidence::{Evidence, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::guard::page::{Entry, EntryKind, Info, Phase, Reader, View};
 use crate::monitor::pcpus::Pcpus;
-use crate::monitor::told::{Stream, Told, key};
-use crate::sink::direct::Direct;
+use crate::monitor::reported::{Reported, Stream, key};
+use crate::sink::direct_log::DirectLog;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::Table;
 use nix::errno::Errno;
@@ -39,7 +39,7 @@ struct Look {
 /// What the watchers share.
 pub struct Reporter<'a> {
     page: PathBuf,
-    told: Told,
+    told: Reported,
     look: Option<Mutex<Look>>,
     /// Entries of the guard that were overwritten before anybody read them.
     lost: AtomicU64,
@@ -52,7 +52,7 @@ impl<'a> Reporter<'a> {
     #[must_use]
     pub fn new(
         page: &Path,
-        told: Told,
+        told: Reported,
         table: Option<Table<'static>>,
         publish: impl Fn(Kind) + Send + Sync + 'a,
     ) -> Self {
@@ -127,7 +127,7 @@ impl<'a> Reporter<'a> {
 pub struct Watcher<'r, 'a> {
     reporter: &'r Reporter<'a>,
     page: Option<Reader>,
-    direct: Direct,
+    direct: DirectLog,
 }
 
 impl<'r, 'a> Watcher<'r, 'a> {
@@ -137,7 +137,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
         Self {
             reporter,
             page: Reader::open(&reporter.page).ok(),
-            direct: Direct::new(),
+            direct: DirectLog::new(),
         }
     }
 
@@ -227,7 +227,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
         let (stream, key, kind) = kind;
         let direct = &mut self.direct;
         told.once(stream, key, now, || {
-            direct.tell(kind.severity(), kind.kind(), &words(&kind));
+            direct.tell(kind.severity(), kind.kind(), &describe_kind(&kind));
             (self.reporter.publish)(kind);
         });
     }
@@ -301,7 +301,7 @@ fn line(entry: &Entry, kind: &Kind, info: &Info) -> String {
         EntryKind::Resume => format!(
             "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"
         ),
-        _ => plain(&words(kind)),
+        _ => plain(&describe_kind(kind)),
     }
 }
 

@@ -7,8 +7,8 @@
 //! that the service manager starts another, which goes on where this one was.
 
 use crate::config::Policy;
+use crate::control::client_pool;
 use crate::control::peer::gid_of;
-use crate::control::places;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::event::bus::Bus;
@@ -16,13 +16,13 @@ use crate::event::{Event, Kind};
 use crate::exit::{CONFIG, Failure, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::gate::Decision;
 use crate::guard::page::{self, Phase, Reader};
-use crate::guests::Desk;
-use crate::monitor::following::{self, Following, Part};
+use crate::guests::GuestRequests;
+use crate::monitor::guest_threads::{self, GuestThread, GuestThreads};
 use crate::monitor::privileges;
+use crate::monitor::reported::{self, Reported};
 use crate::monitor::reporter::{Reporter, Watcher, tells};
-use crate::monitor::told::{self, Told};
 use crate::sink;
-use crate::sink::direct::Direct;
+use crate::sink::direct_log::DirectLog;
 use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
@@ -63,7 +63,7 @@ type Queue = Receiver<Arc<Event>>;
 
 /// What the threads share.
 struct Shared {
-    following: Following,
+    guests: GuestThreads,
     bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
@@ -90,7 +90,7 @@ impl Shared {
             _ => None,
         };
         if let Some(state) = state {
-            self.following.host(state);
+            self.guests.host(state);
         }
         self.bus.publish(None, what);
     }
@@ -116,21 +116,21 @@ impl Shared {
         let pcpus = reporter
             .map(|reporter| reporter.pcpus(now))
             .unwrap_or_default();
-        let report = self.following.desk.report();
+        let report = self.guests.registry.report();
         status.monitor = Some(MonitorStatus::new(&report, pcpus, dropped));
         status
     }
 }
 
 /// The ends of the bus that sinks read from; attached before the first event.
-struct Inlets {
+struct SinkQueues {
     syslog: Option<Queue>,
     socket: (Queue, UnixStream),
     hooks: Option<Queue>,
     metrics: Option<(PathBuf, Queue)>,
 }
 
-impl Inlets {
+impl SinkQueues {
     fn attach(bus: &Bus, policy: &Policy) -> io::Result<Self> {
         let attach = |name| bus.attach(name, QUEUE);
         let metrics = policy.metrics_textfile.clone();
@@ -161,18 +161,18 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
         &policy.control_group,
     )?;
     let table = map_table();
-    let told = Told::open(Path::new(told::PATH))
+    let told = Reported::open(Path::new(reported::PATH))
         .map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))?;
-    let mut opened = following::open(policy);
+    let mut opened = guest_threads::open(policy);
     let first_told = std::mem::take(&mut opened.told);
     let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
-    let inlets = Inlets::attach(&bus, policy)
+    let queues = SinkQueues::attach(&bus, policy)
         .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
-    if let Err(error) = privileges::give_up(inlets.hooks.is_some(), inlets.metrics.is_some()) {
+    if let Err(error) = privileges::give_up(queues.hooks.is_some(), queues.metrics.is_some()) {
         log::warn!("keeping privileges that are not needed: {error}");
     }
     let shared = Arc::new(Shared {
-        following: Following::new(opened, Arc::clone(&bus), table),
+        guests: GuestThreads::new(opened, Arc::clone(&bus), table),
         bus,
         reporter: OnceLock::new(),
         group: gid_of(&policy.control_group),
@@ -184,12 +184,12 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
         .reporter
         .set(Reporter::new(page, told, table, publish));
     let mut threads = Threads::new();
-    threads.sinks(policy, &shared, inlets, events);
+    threads.sinks(policy, &shared, queues, events);
     for what in first_told {
         shared.bus.publish(None, what);
     }
     shared.note_present();
-    threads.tellers(&shared, control);
+    threads.producers(&shared, control);
     let end = threads.ends.clone();
     threads.spawn("signals", true, move || {
         // To read the configuration anew takes a restart.
@@ -216,7 +216,7 @@ impl Shared {
         let Some(status) = view.and_then(|page| page.status()) else {
             return;
         };
-        self.following.host(match (status.phase, status.decision) {
+        self.guests.host(match (status.phase, status.decision) {
             (Phase::Starting | Phase::Disarmed, _) => HostState::Disarmed,
             (_, Decision::Kick) => HostState::Armed,
             (_, Decision::Withhold(reason)) => HostState::Withholding {
@@ -248,7 +248,7 @@ fn map_table() -> Option<Table<'static>> {
 /// The threads, and how they end.
 struct Threads {
     /// Those that tell of events; they end at `stop`.
-    tellers: Vec<JoinHandle<()>>,
+    producers: Vec<JoinHandle<()>>,
     /// Those that take them; they end with the bus.
     sinks: Vec<JoinHandle<()>>,
     stop: (Sender<Infallible>, Stop),
@@ -263,7 +263,7 @@ impl Threads {
     fn new() -> Self {
         let (ends, ended) = bounded(1);
         Self {
-            tellers: Vec::new(),
+            producers: Vec::new(),
             sinks: Vec::new(),
             stop: bounded(0),
             woken: UnixStream::pair().ok(),
@@ -284,7 +284,7 @@ impl Threads {
             .stack_size(STACK);
         match builder.spawn(contained) {
             Ok(_) if detached => {}
-            Ok(thread) => self.tellers.push(thread),
+            Ok(thread) => self.producers.push(thread),
             Err(error) => {
                 log::error!("cannot start thread {name}: {error}");
                 let _ = self.ends.try_send(Some(name));
@@ -296,28 +296,28 @@ impl Threads {
         &mut self,
         policy: &Policy,
         shared: &Arc<Shared>,
-        inlets: Inlets,
+        queues: SinkQueues,
         events: UnixListener,
     ) {
         let settings = sink::socket::Settings {
             keep: policy.events.keep,
             group: shared.group,
         };
-        let (queue, woken) = inlets.socket;
+        let (queue, woken) = queues.socket;
         let served = Arc::clone(shared);
         self.spawn("events-socket", false, move || {
             sink::socket::run(&events, &queue, &woken, &settings, &served.bus);
         });
-        if let Some(queue) = inlets.syslog {
+        if let Some(queue) = queues.syslog {
             let logged = Arc::clone(shared);
             self.spawn("events-syslog", false, move || {
-                let direct = Direct::new().is_journal();
+                let direct = DirectLog::new().is_journal();
                 let told = |event: &Event| direct && tells(&event.what);
-                let places = sink::syslog::Places::default();
-                sink::syslog::run(&queue, &places, &logged.bus, told);
+                let sockets = sink::syslog::Sockets::default();
+                sink::syslog::run(&queue, &sockets, &logged.bus, told);
             });
         }
-        if let Some(queue) = inlets.hooks {
+        if let Some(queue) = queues.hooks {
             let hooks = policy.hooks.clone();
             let hooked = Arc::clone(shared);
             self.spawn("hooks", false, move || {
@@ -326,25 +326,25 @@ impl Threads {
                 sink::hooks::run(&queue, &hooks.hooks, hooks.concurrency, cgroup, &hooked.bus);
             });
         }
-        if let Some((path, queue)) = inlets.metrics {
+        if let Some((path, queue)) = queues.metrics {
             let measured = Arc::clone(shared);
             self.spawn("metrics", false, move || {
-                let gather = || (measured.status(), measured.following.desk.report());
+                let gather = || (measured.status(), measured.guests.registry.report());
                 sink::metrics::run(&path, &queue, &measured.bus, gather);
             });
         }
-        self.sinks = std::mem::take(&mut self.tellers);
+        self.sinks = std::mem::take(&mut self.producers);
     }
 
-    fn tellers(&mut self, shared: &Arc<Shared>, control: UnixListener) {
+    fn producers(&mut self, shared: &Arc<Shared>, control: UnixListener) {
         let parts = [
-            ("guests", Part::Guests),
-            ("names", Part::Names),
-            ("state", Part::State),
+            ("guests", GuestThread::Guests),
+            ("names", GuestThread::Names),
+            ("state", GuestThread::State),
         ];
         for (name, part) in parts {
-            let followed = Arc::clone(shared);
-            self.spawn(name, false, move || followed.following.run(part));
+            let shared = Arc::clone(shared);
+            self.spawn(name, false, move || shared.guests.run(part));
         }
         if let Some(woken) = self
             .woken
@@ -355,7 +355,7 @@ impl Threads {
             self.spawn("control", false, move || {
                 let context = Context {
                     status: &|| asked.status(),
-                    desk: &asked.following.desk,
+                    guests: &asked.guests.registry,
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
@@ -393,11 +393,11 @@ impl Threads {
         let deadline = Instant::now() + END;
         drop(self.stop);
         drop(self.woken);
-        let saved = shared.following.finish(deadline - END / 2);
-        wait(&self.tellers, deadline - END / 2);
+        let saved = shared.guests.finish(deadline - END / 2);
+        wait(&self.producers, deadline - END / 2);
         shared.bus.close(deadline);
         wait(&self.sinks, deadline + LOOK_EVERY);
-        let threads = self.tellers.iter().chain(&self.sinks);
+        let threads = self.producers.iter().chain(&self.sinks);
         let stuck = threads.filter(|thread| !thread.is_finished());
         let names: Vec<&str> = stuck.filter_map(|thread| thread.thread().name()).collect();
         if !names.is_empty() {
@@ -429,7 +429,7 @@ fn wait(threads: &[JoinHandle<()>], deadline: Instant) {
 }
 
 fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
-    places::bind(path, group).map_err(|error| {
+    client_pool::bind(path, group).map_err(|error| {
         let code = match error.kind() {
             io::ErrorKind::AlreadyExists => CONFIG,
             _ => UNAVAILABLE,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The daemon's own words: the `log` crate's records to stderr and syslog.
+//! The monitor's own log lines: the `log` crate's records to stderr and syslog.
 //!
 //! In: records of what is no event. Out: lines, of which each goes to the journal once: where
 //! stderr is the journal, /dev/log gets none. Each destination has a queue and a thread; one
@@ -21,7 +21,7 @@ use syslog::Severity;
 const QUEUE: usize = 256;
 /// Bytes of stack for each writer.
 const STACK: usize = 64 * 1024;
-/// How long the daemon's end waits for its last words to be written.
+/// How long the monitor's end waits for its last lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
 enum Item {

@@ -2,10 +2,10 @@
 //! The guests' half of the monitor: what was kept, and the three threads that go on from it.
 //!
 //! In: the state directory, the liveness table, names. Out: events, by the bus; state, on
-//! disk. [`Following::finish`] ends the threads in order: the last look, then the last save.
+//! disk. [`GuestThreads::finish`] ends the threads in order: the last look, then the last save.
 
-use super::desk::{self, GuestsDesk};
 use super::names::Names;
+use super::shared_registry::{self, SharedRegistry};
 use super::watcher;
 use crate::config::Policy;
 use crate::event::bus::Bus;
@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The threads that follow guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum GuestThread {
     /// Looks at the table and tells what guests did.
     Guests,
     /// Reads names.
@@ -36,9 +36,9 @@ pub enum Part {
 
 /// Those who follow guests.
 #[derive(Debug)]
-pub struct Following {
+pub struct GuestThreads {
     /// Where questions and orders go.
-    pub desk: GuestsDesk,
+    pub registry: SharedRegistry,
     names: Names,
     saver: Arc<Saver>,
     table: Option<Table<'static>>,
@@ -58,19 +58,24 @@ pub fn open(policy: &Policy) -> Opened {
         ..Rules::default()
     };
     let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
-    saver::open(&policy.state_directory, rules, desk::now(), fired)
+    saver::open(
+        &policy.state_directory,
+        rules,
+        shared_registry::now(),
+        fired,
+    )
 }
 
-impl Following {
+impl GuestThreads {
     /// Goes on from what was kept; events go to `bus`.
     #[must_use]
     pub fn new(opened: Opened, bus: Arc<Bus>, table: Option<Table<'static>>) -> Self {
-        let publish = move |happening: crate::guests::Happening| {
-            bus.publish(Some(happening.guest), happening.what);
+        let publish = move |event: crate::guests::GuestEvent| {
+            bus.publish(Some(event.guest), event.what);
         };
         let saver = Arc::clone(&opened.saver);
         Self {
-            desk: GuestsDesk::new(opened.registry, saver, Box::new(publish)),
+            registry: SharedRegistry::new(opened.registry, saver, Box::new(publish)),
             names: Names::default(),
             saver: opened.saver,
             table,
@@ -84,17 +89,17 @@ impl Following {
         self.saver.host(state);
     }
 
-    /// The body of a thread; ends by [`Following::finish`].
-    pub fn run(&self, part: Part) {
-        match part {
-            Part::Guests => {
+    /// The body of a thread; ends by [`GuestThreads::finish`].
+    pub fn run(&self, thread: GuestThread) {
+        match thread {
+            GuestThread::Guests => {
                 if let Some(table) = &self.table {
-                    watcher::run(table, &self.names, &self.desk, &self.stop);
+                    watcher::run(table, &self.names, &self.registry, &self.stop);
                 }
                 self.looked.store(true, Ordering::Release);
             }
-            Part::Names => self.names.run(&self.stop),
-            Part::State => self.saver.run(),
+            GuestThread::Names => self.names.run(&self.stop),
+            GuestThread::State => self.saver.run(),
         }
     }
 
