@@ -12,6 +12,8 @@ pub const UNAVAILABLE: u8 = 69;
 pub const SOFTWARE: u8 = 70;
 /// `EX_OSERR`: the system refused what the program needs.
 pub const OSERR: u8 = 71;
+/// `EX_IOERR`: what was to be saved is not.
+pub const IOERR: u8 = 74;
 /// `EX_NOPERM`: not allowed.
 pub const NOPERM: u8 = 77;
 /// `EX_CONFIG`: the configuration is wrong.

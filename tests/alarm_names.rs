@@ -9,7 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use xenwarden::event::Uuid;
+use xenwarden::event::sequence::Sequence;
+use xenwarden::guests::GuestEvent;
+use xenwarden::guests::alarm::Rules;
+use xenwarden::guests::registry::Registry;
 use xenwarden::monitor::names::Names;
+use xenwarden::monitor::shared_registry::SharedRegistry;
+use xenwarden::monitor::watcher;
+use xenwarden::state::saver::Saver;
+use xenwarden::state::store::Store;
+use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::xenstore::Xenstore;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -177,9 +187,8 @@ fn names_are_known_as_they_are_written_and_belong_to_one_creation() {
         r.named(60)
             .is_some_and(|n| n.len() == 255 && n.starts_with("e\u{e9}"))
     });
-    let (by_domid, trouble) = r.names.get();
-    assert_eq!(by_domid.get(&5).map(String::as_str), Some("five"));
-    assert_eq!(trouble, None);
+    assert_eq!(r.named(50).as_deref(), Some("five"));
+    assert_eq!(r.names.table().trouble, None);
     // The domid is used again: nothing of the domain before may stay.
     r.xenstored.set(5, "other");
     r.names.follow(vec![(5, 70)]);
@@ -231,6 +240,53 @@ fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
     eventually("says so", || r.names.table().trouble.is_some());
     r.refuses.store(false, Ordering::Relaxed);
     r.is(50, "five");
-    eventually("no trouble", || r.names.get().1.is_none());
+    eventually("no trouble", || r.names.table().trouble.is_none());
+    r.end();
+}
+
+/// The names in the first events of a monitor that starts beside a guest of domid 5, which
+/// fed and expired before.
+fn first_names(r: &Running) -> Vec<Option<String>> {
+    let xen = Simulation::new(1);
+    xen.create(5, Uuid::from_u128(5));
+    xen.arm(5, 0, 10);
+    xen.feed(5, 0);
+    xen.expire(5, 0);
+    let (send, told) = std::sync::mpsc::channel();
+    let publish = Mutex::new(send);
+    let publish = move |event: GuestEvent| {
+        let name = event.guest.name.map(|name| name.to_string());
+        let _ = publish.lock().expect("whole").send(name);
+    };
+    let store = Store::new(std::path::Path::new("/proc/nowhere"));
+    let saver = Saver::new(store, Arc::new(Sequence::from(1)), "boot".to_owned());
+    let registry = Registry::new(Rules::default());
+    let registry = SharedRegistry::new(registry, Arc::new(saver), Box::new(publish));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| watcher::run(&xen.table(), &r.names, &registry, &stop));
+        let next = || told.recv_timeout(LONG).expect("an event");
+        let names = (0..4).map(|_| next()).collect();
+        stop.store(true, Ordering::Release);
+        names
+    })
+}
+
+#[test]
+fn what_a_monitor_tells_first_has_the_names_of_the_guests() {
+    let r = Running::start(false);
+    r.xenstored.set(5, "five");
+    assert_eq!(
+        first_names(&r),
+        [const { Some("five") }; 4].map(|n| n.map(str::to_owned))
+    );
+    r.end();
+}
+
+#[test]
+fn a_silent_xenstored_does_not_hold_up_what_a_monitor_tells_first() {
+    let r = Running::start(false);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
+    assert_eq!(first_names(&r), [const { None }; 4]);
     r.end();
 }

@@ -54,6 +54,12 @@ fn taken(told: &Told) -> Vec<&'static str> {
     std::mem::take(&mut *told.lock().expect("told"))
 }
 
+/// Starts the thread that saves.
+fn run(saver: &Arc<Saver>) {
+    let saver = Arc::clone(saver);
+    thread::spawn(move || saver.run());
+}
+
 /// A saver over its own way of writing.
 fn saver(name: &str, write: impl Fn(&Saved) -> io::Result<()> + Send + Sync + 'static) -> Saver {
     let store = Store::new(&directory(name));
@@ -82,7 +88,7 @@ fn the_watcher_publishes_in_order_and_saves_at_once_and_before_it_ends() {
     assert_eq!(opened.told, []);
     let told = Told::default();
     let shared = Arc::new(share(opened.registry, &opened.saver, &told));
-    opened.saver.start().expect("a thread");
+    run(&opened.saver);
     let xen = Arc::new(Simulation::new(1));
     let names = Arc::new(Names::new(Box::new(|| Err(io::ErrorKind::NotFound.into()))));
     let stop = Arc::new(AtomicBool::new(false));
@@ -111,7 +117,7 @@ fn the_watcher_publishes_in_order_and_saves_at_once_and_before_it_ends() {
     xen.resume(7);
     stop.store(true, Ordering::Release);
     runner.join().expect("ends");
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     assert!(saved().contains("\"paused\""), "the last look is saved");
     assert_eq!(kinds(), expected, "nothing twice");
     let again = open(&directory, Rules::default(), now(), None);
@@ -127,7 +133,7 @@ fn an_order_is_answered_once_it_is_on_disk() {
     let xen = expired();
     look(&shared, &xen, now());
     taken(&told);
-    opened.saver.start().expect("a thread");
+    run(&opened.saver);
     let file = directory.join("guests.json");
     let acknowledged = || {
         let saved = fs::read_to_string(&file).expect("saved");
@@ -142,7 +148,7 @@ fn an_order_is_answered_once_it_is_on_disk() {
     assert_eq!(taken(&told), ["alarm.closed"]);
     assert_eq!(shared.close(GUEST, 7), Err(RequestError::NoAlarm));
     assert_eq!(shared.close(Uuid::nil(), 7), Err(RequestError::NoGuest));
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
 }
 
 #[test]
@@ -154,8 +160,8 @@ fn an_order_that_the_disk_does_not_take_says_so_and_holds() {
         Ok(())
     }));
     let none = Arc::new(saver("none", |_| Ok(())));
-    sick.start().expect("a thread");
-    stuck.start().expect("a thread");
+    run(&sick);
+    run(&stuck);
     for saver in [&sick, &stuck, &none] {
         let shared = share(Registry::new(Rules::default()), saver, &told);
         look(&shared, &expired(), now());
@@ -182,7 +188,7 @@ fn a_panic_of_the_thread_that_saves_is_counted_and_no_end() {
         *taken_over.lock().expect("written") = Some(saved.clone());
         Ok(())
     }));
-    saver.start().expect("a thread");
+    run(&saver);
     let mut registry = Registry::new(Rules::default());
     registry.turn(now(), &expired().table());
     let saved = registry.saved("boot", now());
@@ -194,16 +200,35 @@ fn a_panic_of_the_thread_that_saves_is_counted_and_no_end() {
     eventually("saved after all", || saver.wait(given, Duration::ZERO));
     assert_eq!(*written.lock().expect("written"), Some(saved));
     eventually("well again", || saver.health().trouble.is_none());
-    assert!(saver.finish(LONG));
+    assert_eq!(saver.finish(LONG), Ok(()));
     assert_eq!(failures.load(Ordering::Relaxed), 2);
 }
 
 #[test]
-fn a_panic_at_the_end_does_not_keep_the_monitor_from_ending() {
+fn a_panic_at_the_end_does_not_keep_the_monitor_from_ending_and_is_not_taken_for_saved() {
     let saver = Arc::new(saver("panic-end", |_| panic!("as it should")));
-    saver.start().expect("a thread");
+    run(&saver);
     saver.guests(Registry::new(Rules::default()).saved("boot", now()));
-    assert!(saver.finish(LONG));
+    let why = saver.finish(LONG).expect_err("nothing is saved");
+    assert!(why.contains("panicked"), "{why}");
+}
+
+#[test]
+fn what_the_disk_did_not_take_is_not_saved_at_the_end() {
+    let sick = Arc::new(saver(
+        "sick-end",
+        |_| Err(io::ErrorKind::StorageFull.into()),
+    ));
+    run(&sick);
+    sick.guests(Registry::new(Rules::default()).saved("boot", now()));
+    eventually("failed", || sick.health().trouble.is_some());
+    let since = sick.health().trouble.expect("failed").since;
+    assert!(sick.finish(LONG).is_err());
+    let trouble = sick.health().trouble.expect("still");
+    assert_eq!(trouble.since, since, "since the first failure");
+    let none = saver("none-end", |_| Ok(()));
+    none.guests(Registry::new(Rules::default()).saved("boot", now()));
+    assert!(none.finish(Duration::from_millis(10)).is_err(), "no thread");
 }
 
 /// A life, looked at at each step.
@@ -241,8 +266,8 @@ fn live(killed_at: usize, saved: bool) -> Vec<&'static str> {
     };
     let write = |shared: &SharedRegistry, saver: &Arc<Saver>, n| {
         shared.save(at(n));
-        saver.start().expect("a thread");
-        assert!(saver.finish(LONG));
+        run(&saver);
+        assert_eq!(saver.finish(LONG), Ok(()));
     };
     let (mut shared, mut saver) = monitor(Registry::new(Rules::default()));
     let xen = Simulation::new(1);

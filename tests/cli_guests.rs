@@ -9,8 +9,8 @@ use fake_monitor::program::{Running, Terminal, error_line, finish, text, xenward
 use fake_monitor::{FakeMonitor, alarmed, guest, report};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use xenwarden::event::Uuid;
-use xenwarden::guests::report::{AlarmPhase, DomainState, GuestReport, GuestsReport};
+use xenwarden::event::{Timestamp, Uuid};
+use xenwarden::guests::report::{AlarmPhase, DomainState, GuestReport, GuestsReport, SlotReport};
 
 fn socket(monitor: &FakeMonitor) -> &str {
     monitor.path.to_str().expect("a plain path")
@@ -39,6 +39,19 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
     if let Some(alarm) = &mut moved.alarm {
         alarm.phase = AlarmPhase::Moved;
     }
+    let fed = GuestReport {
+        state: DomainState::Unknown,
+        ..guest(6, 12, "fed")
+    };
+    let aged = |ms| GuestsReport {
+        evidence_age_ms: Some(ms),
+        ..report(vec![guest(1, 7, "a")])
+    };
+    let no_table = |report| GuestsReport {
+        evidence_age_ms: None,
+        no_table: Some("the hypervisor keeps no liveness table".to_owned()),
+        ..report
+    };
     let never = GuestsReport {
         evidence_age_ms: None,
         ..report(vec![])
@@ -60,8 +73,34 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
             old(report(vec![alarmed(2, 8, "b")])),
             1,
         ),
-        ("a boot that failed", report(vec![unbooted]), 1),
-        ("an alarm of a guest that moved", report(vec![moved]), 0),
+        ("a boot that failed", report(vec![unbooted.clone()]), 1),
+        (
+            "a boot that failed, old evidence",
+            old(report(vec![unbooted])),
+            1,
+        ),
+        (
+            "an alarm of a guest that moved",
+            report(vec![moved.clone()]),
+            0,
+        ),
+        (
+            "a guest that moved and had not booted",
+            report(vec![GuestReport {
+                boot_failed: true,
+                ..moved
+            }]),
+            0,
+        ),
+        ("evidence that is just not old", aged(2_000), 0),
+        ("evidence that is just old", aged(2_001), 2),
+        ("its feeds show how it does", report(vec![fed]), 0),
+        ("no table", no_table(report(vec![])), 3),
+        (
+            "no table, an alarm from before",
+            no_table(report(vec![alarmed(2, 8, "b")])),
+            1,
+        ),
         ("old evidence", old(report(vec![guest(1, 7, "a")])), 2),
         ("no evidence", never, 2),
         ("not seen", report(vec![guest(1, 7, "a"), unseen]), 2),
@@ -100,6 +139,80 @@ fn the_table_has_alarms_first_and_no_colours_where_there_is_no_terminal() {
     assert_eq!(lines[4], second, "{shown}");
     assert!(!shown.contains('\u{1b}'), "{shown:?}");
     assert!(output.stderr.is_empty());
+}
+
+/// The first words of the lines of a table that shows these guests, and the lines.
+fn table(name: &str, guests: Vec<GuestReport>) -> (Vec<String>, Vec<String>) {
+    let monitor = FakeMonitor::start(name, 0);
+    monitor.set_guests(report(guests));
+    let shown = text(&finish(&["guests", "--socket", socket(&monitor)]).stdout);
+    let lines: Vec<String> = shown.lines().map(str::to_owned).collect();
+    let first = |line: &String| line.split_whitespace().next().map(str::to_owned);
+    (lines.iter().skip(3).filter_map(first).collect(), lines)
+}
+
+#[test]
+fn alarms_come_first_the_oldest_unacknowledged_at_the_top_then_failed_boots() {
+    let raised = |n: u16, name: &str, raised_s: i64, acknowledged| {
+        let mut guest = alarmed(n.into(), n, name);
+        let alarm = guest.alarm.as_mut().expect("open");
+        (alarm.raised, alarm.acknowledged) = (Timestamp(raised_s * 1_000_000), acknowledged);
+        (alarm.expiries, alarm.reboots) = (2, 1);
+        guest
+    };
+    let mut moved = raised(4, "away", 50, false);
+    moved.alarm.as_mut().expect("open").phase = AlarmPhase::Moved;
+    let mut failed = raised(5, "beta", 400, false);
+    failed.boot_failed = true;
+    let unbooted = GuestReport {
+        boot_failed: true,
+        ..guest(6, 6, "zulu")
+    };
+    let unnamed = GuestReport {
+        name: None,
+        ..guest(7, 7, "")
+    };
+    let guests = vec![
+        guest(8, 8, "alpha"),
+        unnamed,
+        moved,
+        unbooted,
+        raised(1, "acked", 100, true),
+        raised(2, "young", 300, false),
+        raised(3, "old", 200, false),
+        failed,
+    ];
+    let (names, lines) = table("cli-order", guests);
+    let uuid = Uuid::from_u128(7).to_string();
+    let expected = [
+        "beta", "old", "young", "acked", "away", "zulu", &uuid, "alpha",
+    ];
+    assert_eq!(names, expected);
+    let head = "4 ALARMS OPEN, 1 BOOT FAILED, 8 guests, evidence 0.1 s old";
+    assert_eq!(lines[0], head);
+    assert!(lines[4].contains("RAISED, since 1970-01-01 00:03Z ("));
+    assert!(lines[4].ends_with("), 2 expiries, 1 reboot"));
+    assert!(lines[7].contains(" moved, since"));
+    assert!(lines[8].ends_with(" boot failed"));
+}
+
+#[test]
+fn of_two_slots_the_one_with_less_margin_or_that_expired_is_shown() {
+    for (expired, shown) in [
+        (false, "1.5 s of 10 s (slot 2)"),
+        (true, "EXPIRED (slot 1)"),
+    ] {
+        let mut two = guest(1, 7, "two");
+        let close = SlotReport {
+            slot: 2,
+            margin_ms: 1_500,
+            ..two.slots[0].clone()
+        };
+        two.slots.push(close);
+        two.slots[0].expired = expired;
+        let (_, lines) = table("cli-slots", vec![two]);
+        assert!(lines[3].contains(shown), "{lines:?}");
+    }
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Monitor {
         let told = Reported::open(&scratch.0.join("told")).expect("memory");
         let to = Arc::clone(&events);
         let publish = move |what: Kind| to.lock().expect("whole").push(what.kind());
-        let reporter = Reporter::new(&scratch.page(), told, None, publish);
+        let reporter = Reporter::new(&scratch.page(), told, publish);
         Self {
             reporter: Arc::new(reporter),
             events,

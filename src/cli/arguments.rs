@@ -15,7 +15,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 3 no liveness table; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration

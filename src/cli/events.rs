@@ -222,7 +222,8 @@ fn who(fields: &Map<String, Value>) -> String {
         Some(guest) => guest,
     };
     let domid = guest.get("domid").map_or("?".to_owned(), Value::to_string);
-    match guest.get("name").and_then(Value::as_str) {
+    let text = |field| guest.get(field).and_then(Value::as_str);
+    match text("name").or(text("uuid")) {
         Some(name) => format!("{name} ({domid})"),
         None => format!("domain {domid}"),
     }

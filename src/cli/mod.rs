@@ -32,6 +32,9 @@ const EXIT_NOT_OK: u8 = 1;
 /// The monitor does not answer, or not sensibly, or knows nothing itself.
 const EXIT_UNKNOWN: u8 = 2;
 
+/// The hypervisor's liveness table is not seen, so nothing is known of guests.
+const EXIT_NO_TABLE: u8 = 3;
+
 /// Does what the arguments say, of which the first is the program's name.
 #[must_use]
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {

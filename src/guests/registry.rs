@@ -25,6 +25,7 @@ use crate::sys::clock::NS_PER_MS;
 use crate::xen::table::{Domain, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const NS_PER_S: Nanoseconds = 1_000_000_000;
 /// Age of the latest look from which on it tells nothing.
@@ -82,7 +83,8 @@ pub struct Registry {
     looked: Option<Nanoseconds>,
     /// When it was last looked for what is due by time alone.
     tidied: Option<Nanoseconds>,
-    names_trouble: Option<String>,
+    /// The names as last taken over.
+    names: Arc<DomainNames>,
     changes: Changes,
 }
 
@@ -98,7 +100,7 @@ impl Registry {
             changed: Changed::default(),
             looked: None,
             tidied: None,
-            names_trouble: None,
+            names: Arc::default(),
             changes: Changes::default(),
         }
     }
@@ -140,6 +142,12 @@ impl Registry {
         }
     }
 
+    /// The names as last taken over.
+    #[must_use]
+    pub fn names(&self) -> &Arc<DomainNames> {
+        &self.names
+    }
+
     /// How often something changed.
     #[must_use]
     pub fn changes(&self) -> Changes {
@@ -170,11 +178,15 @@ impl Registry {
         let created = table.created();
         let seen = self.created.unwrap_or(created);
         self.created = Some(created.max(seen));
+        let before_domains = self.changes.domains;
         let mut changed = std::mem::take(&mut self.changed);
         for record in changed.look(table) {
             self.take(record, seen, &look, &mut out);
         }
         self.changed = changed;
+        if self.changes.domains != before_domains {
+            self.rename(&Arc::clone(&self.names));
+        }
         self.looked = Some(at.ns);
         if self
             .tidied
@@ -227,6 +239,7 @@ impl Registry {
             let first_seen_ns = look.before.map(|_| look.at.ns);
             let domain = domain.unwrap_or_else(|| GuestDomain::new(record, first_seen_ns));
             self.add_domain(uuid, domain, look, out);
+            self.name_new(uuid, record.created);
             self.domains.insert(record.domid, (record.created, uuid));
             self.changes.domains += 1;
         }
@@ -257,6 +270,14 @@ impl Registry {
         }
     }
 
+    /// Names a guest that has no name yet after its new domain, before anything is told of it.
+    fn name_new(&mut self, uuid: Uuid, created: u64) {
+        let guest = self.guests.get_mut(&uuid);
+        if let Some(guest) = guest.filter(|guest| guest.name.is_none()) {
+            guest.name = self.names.by_domain.get(&created).cloned();
+        }
+    }
+
     fn count(&mut self, out: &[GuestEvent]) {
         self.changes.any += out.len() as u64;
         // All but what a guest can bring about as often as it likes.
@@ -271,8 +292,8 @@ impl Registry {
     }
 
     /// Takes the names as far as they are known.
-    pub fn rename(&mut self, names: &DomainNames) {
-        self.names_trouble.clone_from(&names.trouble);
+    pub fn rename(&mut self, names: &Arc<DomainNames>) {
+        self.names = Arc::clone(names);
         for guest in self.guests.values_mut() {
             let current = guest.current.as_ref();
             let name = current.and_then(|d| names.by_domain.get(&d.created));
@@ -379,7 +400,8 @@ impl Registry {
             version: 1,
             guests: shown.map(|g| g.report(now, stale)).collect(),
             evidence_age_ms: age_ns.map(|age| u64::try_from(age).unwrap_or(0) / NS_PER_MS),
-            names_trouble: self.names_trouble.clone(),
+            names_trouble: self.names.trouble.clone(),
+            no_table: None,
         }
     }
 }

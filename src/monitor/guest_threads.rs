@@ -6,14 +6,15 @@
 
 use super::names::Names;
 use super::shared_registry::{self, SharedRegistry};
-use super::watcher;
+use super::{table, watcher};
 use crate::config::Policy;
 use crate::event::bus::Bus;
 use crate::guests::alarm::Rules;
 use crate::state::reset_reason::HostState;
-use crate::state::saver::{self, Opened, Saver};
+use crate::state::saver::{self, Health, Opened, Saver};
 use crate::watchdog::sysfs::Attributes;
 use crate::xen::table::Table;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,25 +24,13 @@ use std::time::{Duration, Instant};
 /// How often the end of the last look is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The threads that follow guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuestThread {
-    /// Looks at the table and tells what guests did.
-    Guests,
-    /// Reads names.
-    Names,
-    /// Saves.
-    State,
-}
-
-/// Those who follow guests.
+/// What the threads that follow guests share.
 #[derive(Debug)]
 pub struct GuestThreads {
     /// Where questions and orders go.
     pub registry: SharedRegistry,
     names: Names,
     saver: Arc<Saver>,
-    table: Option<Table<'static>>,
     stop: AtomicBool,
     /// The last look is done.
     looked: AtomicBool,
@@ -69,7 +58,7 @@ pub fn open(policy: &Policy) -> Opened {
 impl GuestThreads {
     /// Goes on from what was kept; events go to `bus`.
     #[must_use]
-    pub fn new(opened: Opened, bus: Arc<Bus>, table: Option<Table<'static>>) -> Self {
+    pub fn new(opened: Opened, bus: Arc<Bus>) -> Self {
         let publish = move |event: crate::guests::GuestEvent| {
             bus.publish(Some(event.guest), event.what);
         };
@@ -78,7 +67,6 @@ impl GuestThreads {
             registry: SharedRegistry::new(opened.registry, saver, Box::new(publish)),
             names: Names::default(),
             saver: opened.saver,
-            table,
             stop: AtomicBool::new(false),
             looked: AtomicBool::new(false),
         }
@@ -89,22 +77,45 @@ impl GuestThreads {
         self.saver.host(state);
     }
 
-    /// The body of a thread; ends by [`GuestThreads::finish`].
-    pub fn run(&self, thread: GuestThread) {
-        match thread {
-            GuestThread::Guests => {
-                if let Some(table) = &self.table {
-                    watcher::run(table, &self.names, &self.registry, &self.stop);
-                }
-                self.looked.store(true, Ordering::Release);
-            }
-            GuestThread::Names => self.names.run(&self.stop),
-            GuestThread::State => self.saver.run(),
+    /// Looks at the table and tells what guests did, once there is one: `first` is the first
+    /// attempt to map it, and `mapped` gets it. The body of a thread, as are the next two;
+    /// [`GuestThreads::finish`] ends them.
+    pub fn look(&self, first: Result<Table<'static>, String>, mapped: impl FnOnce(Table<'static>)) {
+        let first = Cell::new(Some(first));
+        let attempt = || first.take().unwrap_or_else(table::map);
+        let missing = |why: &str| {
+            log::warn!("guests and pCPUs are not seen: {why}; trying on");
+            self.registry.set_no_table(Some(why.to_owned()));
+        };
+        if let Some(table) = table::wait(attempt, table::AGAIN, &self.stop, missing) {
+            self.registry.set_no_table(None);
+            mapped(table);
+            watcher::run(&table, &self.names, &self.registry, &self.stop);
         }
+        self.looked.store(true, Ordering::Release);
     }
 
-    /// Has everything saved, and the threads end, until `deadline`; whether it is saved.
-    pub fn finish(&self, deadline: Instant) -> bool {
+    /// Reads names.
+    pub fn read_names(&self) {
+        self.names.run(&self.stop);
+    }
+
+    /// Saves.
+    pub fn save(&self) {
+        self.saver.run();
+    }
+
+    /// How the saving goes.
+    #[must_use]
+    pub fn saving(&self) -> Health {
+        self.saver.health()
+    }
+
+    /// Has everything saved, and the threads end, until `deadline`.
+    ///
+    /// # Errors
+    /// Why not all is saved.
+    pub fn finish(&self, deadline: Instant) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
         while !self.looked.load(Ordering::Acquire) && Instant::now() < deadline {
             thread::sleep(LOOK_EVERY);

@@ -6,6 +6,7 @@
 //! stopped, restarted or upgraded at any moment: neither a kick nor a reset comes of it.
 
 pub mod guest_threads;
+pub mod host_state;
 pub mod names;
 pub mod pcpus;
 pub mod privileges;
@@ -13,4 +14,5 @@ pub mod reported;
 pub mod reporter;
 pub mod services;
 pub mod shared_registry;
+pub mod table;
 pub mod watcher;

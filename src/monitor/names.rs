@@ -16,7 +16,7 @@ use crate::xen::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,11 +43,22 @@ pub type Connect = Box<dyn Fn() -> io::Result<Xenstore> + Send + Sync>;
 /// The names and how they are kept.
 pub struct Names {
     table: Mutex<Arc<DomainNames>>,
-    /// The domains that are there: domid and creation number.
-    present: Mutex<Arc<BTreeMap<u16, u64>>>,
+    present: Mutex<Present>,
+    changed: Condvar,
     /// Since when xenstored owes an answer.
     asked: Mutex<Option<Instant>>,
     connect: Connect,
+}
+
+/// The domains that are there, and how far xenstored was asked for their names.
+#[derive(Default)]
+struct Present {
+    /// Domid and creation number.
+    domains: Arc<BTreeMap<u16, u64>>,
+    /// Somebody has said which there are.
+    known: bool,
+    /// Each was asked for, or that failed.
+    asked: bool,
 }
 
 impl std::fmt::Debug for Names {
@@ -73,6 +84,7 @@ impl Names {
         Self {
             table: Mutex::default(),
             present: Mutex::default(),
+            changed: Condvar::new(),
             asked: Mutex::default(),
             connect,
         }
@@ -80,7 +92,33 @@ impl Names {
 
     /// The domains that are there from now on: domid and creation number.
     pub fn follow(&self, domains: Vec<(u16, u64)>) {
-        *locked(&self.present) = Arc::new(domains.into_iter().collect());
+        *locked(&self.present) = Present {
+            domains: Arc::new(domains.into_iter().collect()),
+            known: true,
+            asked: false,
+        };
+        self.changed.notify_all();
+    }
+
+    /// Waits until xenstored was asked for the names of all domains that are there, or that
+    /// failed, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let (present, open) = (locked(&self.present), |p: &mut Present| !p.asked);
+        drop(self.changed.wait_timeout_while(present, timeout, open));
+    }
+
+    /// The domains that are there, waiting at most [`ROUND`] until it is known which.
+    fn present(&self) -> Option<Arc<BTreeMap<u16, u64>>> {
+        let (present, open) = (locked(&self.present), |p: &mut Present| !p.known);
+        let waited = self.changed.wait_timeout_while(present, ROUND, open);
+        let present = waited.unwrap_or_else(PoisonError::into_inner).0;
+        present.known.then(|| Arc::clone(&present.domains))
+    }
+
+    fn set_asked(&self, domains: &Arc<BTreeMap<u16, u64>>) {
+        let mut present = locked(&self.present);
+        present.asked |= Arc::ptr_eq(&present.domains, domains);
+        self.changed.notify_all();
     }
 
     /// The names as of now; the same value as before while nothing changes.
@@ -95,18 +133,6 @@ impl Names {
         Arc::clone(&table)
     }
 
-    /// The names by domid, and why some may be missing.
-    #[must_use]
-    pub fn get(&self) -> (BTreeMap<u16, String>, Option<String>) {
-        let table = self.table();
-        let present = Arc::clone(&locked(&self.present));
-        let named = present.iter().filter_map(|(domid, created)| {
-            let name = table.by_domain.get(created)?;
-            Some((*domid, name.to_string()))
-        });
-        (named.collect(), table.trouble.clone())
-    }
-
     /// Keeps the names until `stop` is set; then ends within about two seconds, unless
     /// xenstored hangs.
     pub fn run(&self, stop: &AtomicBool) {
@@ -117,7 +143,11 @@ impl Names {
             silent_since: None,
         };
         while !stop.load(Ordering::Relaxed) {
-            let outcome = reader.round();
+            let Some(present) = self.present() else {
+                continue;
+            };
+            let outcome = reader.round(&present);
+            self.set_asked(&present);
             if !reader.tell(outcome.err()) {
                 rest(stop);
             }
@@ -149,8 +179,7 @@ struct NameReader<'a> {
 impl NameReader<'_> {
     /// Asks for the names of domains that came, forgets those that went, and waits for what
     /// the watches tell.
-    fn round(&mut self) -> Result<(), XenstoreError> {
-        let present = Arc::clone(&locked(&self.names.present));
+    fn round(&mut self, present: &Arc<BTreeMap<u16, u64>>) -> Result<(), XenstoreError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
@@ -159,16 +188,17 @@ impl NameReader<'_> {
             }
         };
         let lost = connection.lost_events();
-        for (domid, created) in &*present {
+        for (domid, created) in &**present {
             if self.watched.get(domid) != Some(created) {
                 self.come(*domid, *created)?;
             }
         }
+        self.names.set_asked(present);
         let gone = self.watched.keys().filter(|d| !present.contains_key(d));
         for domid in gone.copied().collect::<Vec<_>>() {
             self.unwatch(domid)?;
         }
-        self.forget(&present);
+        self.forget(present);
         let mut timeout = ROUND;
         while let Some(token) = self.next_event(timeout)? {
             timeout = Duration::ZERO;

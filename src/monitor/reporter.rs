@@ -24,7 +24,7 @@ use crate::xen::table::Table;
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, OnceLock, TryLockError};
 
 /// What a watcher sees of the hypervisor; whoever finds it free looks.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Look {
 pub struct Reporter<'a> {
     page: PathBuf,
     told: Reported,
-    look: Option<Mutex<Look>>,
+    look: OnceLock<Mutex<Look>>,
     /// Entries of the guard that were overwritten before anybody read them.
     lost: AtomicU64,
     /// Takes events; may block.
@@ -48,35 +48,32 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// Over the guard page at `page` and the table, where there is one.
+    /// Over the guard page at `page`; the table comes by [`Reporter::see`].
     #[must_use]
-    pub fn new(
-        page: &Path,
-        told: Reported,
-        table: Option<Table<'static>>,
-        publish: impl Fn(Kind) + Send + Sync + 'a,
-    ) -> Self {
-        let look = table.map(|table| {
-            Mutex::new(Look {
-                table,
-                evidence: Evidence::new(&table),
-                pcpus: Pcpus::default(),
-                told: None,
-            })
-        });
+    pub fn new(page: &Path, told: Reported, publish: impl Fn(Kind) + Send + Sync + 'a) -> Self {
         Self {
             page: page.to_owned(),
             told,
-            look,
+            look: OnceLock::new(),
             lost: AtomicU64::new(0),
             publish: Box::new(publish),
         }
     }
 
+    /// From now on looks at `table` as well.
+    pub fn see(&self, table: Table<'static>) {
+        let _ = self.look.set(Mutex::new(Look {
+            table,
+            evidence: Evidence::new(&table),
+            pcpus: Pcpus::default(),
+            told: None,
+        }));
+    }
+
     /// The pCPUs as last seen.
     #[must_use]
     pub fn pcpus(&self, now: Monotonic) -> Vec<Pcpu> {
-        let Some(look) = &self.look else {
+        let Some(look) = self.look.get() else {
             return Vec::new();
         };
         let look = look
@@ -93,7 +90,7 @@ impl<'a> Reporter<'a> {
 
     /// Looks at the hypervisor, if nobody else does just now; says what is not serviced.
     fn look(&self, now: Monotonic, wanted: bool) -> Option<String> {
-        let mut look = match self.look.as_ref()?.try_lock() {
+        let mut look = match self.look.get()?.try_lock() {
             Ok(look) => look,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,

@@ -45,8 +45,8 @@ pub fn now() -> Moment {
 
 struct Inside {
     registry: Registry,
-    /// The names as last taken over.
-    names: Arc<DomainNames>,
+    /// Why there is no table to look at.
+    no_table: Option<String>,
     /// What was handed to the saver, and when.
     saved: Changes,
     saved_ns: Option<Nanoseconds>,
@@ -73,7 +73,7 @@ impl SharedRegistry {
             saved: registry.changes(),
             saved_ns: None,
             registry,
-            names: Arc::default(),
+            no_table: None,
         };
         Self {
             inside: Mutex::new(inside),
@@ -95,16 +95,12 @@ impl SharedRegistry {
         names: &Arc<DomainNames>,
     ) -> Option<Vec<(u16, u64)>> {
         let mut inside = self.inside();
-        if !Arc::ptr_eq(&inside.names, names) {
-            inside.names = Arc::clone(names);
+        if !Arc::ptr_eq(inside.registry.names(), names) {
             inside.registry.rename(names);
         }
         let before = inside.registry.changes().domains;
         let happened = inside.registry.turn(at, table);
         let came_or_went = inside.registry.changes().domains != before;
-        if came_or_went {
-            inside.registry.rename(names);
-        }
         happened.into_iter().for_each(&self.publish);
         let (changes, saved) = (inside.registry.changes(), inside.saved);
         let rested = |then: Nanoseconds| at.ns.saturating_sub(then) >= SAVE_EACH_NS;
@@ -113,6 +109,11 @@ impl SharedRegistry {
             self.enqueue_save(&mut inside, at);
         }
         came_or_went.then(|| inside.registry.domains().collect())
+    }
+
+    /// Why there is no table to look at from now on; none where there is one.
+    pub fn set_no_table(&self, why: Option<String>) {
+        self.inside().no_table = why;
     }
 
     /// Hands the state to the saver, changed or not: for the end.
@@ -144,7 +145,11 @@ impl SharedRegistry {
 
 impl GuestRequests for SharedRegistry {
     fn report(&self) -> GuestsReport {
-        self.inside().registry.report(now().ns)
+        let inside = self.inside();
+        GuestsReport {
+            no_table: inside.no_table.clone(),
+            ..inside.registry.report(now().ns)
+        }
     }
 
     fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {

@@ -14,9 +14,17 @@ use std::time::Duration;
 
 /// Time between two looks.
 pub const LOOK_EACH: Duration = Duration::from_millis(250);
+/// How long the first look waits for names.
+const FIRST_NAMES: Duration = Duration::from_secs(1);
 
 /// Watches until `stop` is set. The body of a thread of its own.
 pub fn run(table: &Table<'_>, names: &Names, registry: &SharedRegistry, stop: &AtomicBool) {
+    // What the first look finds is told by name, unless xenstored hangs.
+    let there = table
+        .domains()
+        .filter(|domain| domain.exists && domain.domid > 0);
+    names.follow(there.map(|domain| (domain.domid, domain.created)).collect());
+    names.wait(FIRST_NAMES);
     while !stop.load(Ordering::Acquire) {
         if let Some(domains) = registry.turn(now(), table, &names.table()) {
             names.follow(domains);

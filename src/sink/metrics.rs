@@ -140,6 +140,10 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     let mut page = Page::default();
     page.one(UP, 1);
     of_host(&mut page, status);
+    if let Some(monitor) = &status.monitor {
+        let saved = gauge("state_saved", "1 while the monitor can save its state.");
+        page.one(saved, u8::from(monitor.save_error.is_none()));
+    }
     let open = guests.guests.iter().filter(|g| is_open(g)).count();
     let alarms = gauge("alarms_open", "Alarms of guests that are open.");
     page.one(alarms, open);

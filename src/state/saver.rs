@@ -13,11 +13,11 @@ use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
 use crate::state::reset_reason::{HostRecord, HostState, boot_id};
 use crate::state::sequence;
 use crate::state::store::{Store, Stored};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Time between two looks at what is due by time alone.
@@ -26,19 +26,26 @@ const POLL: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the state of the host watchdog is written anew.
 const REFRESH: Duration = Duration::from_secs(60);
-/// Bytes of stack of the thread.
-const STACK: usize = 128 * 1024;
 
 impl Stored for Saved {
     const FILE: &'static str = "guests.json";
     const VERSION: u32 = SAVED_VERSION;
 }
 
+/// Why state cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveError {
+    /// Why the last attempt failed.
+    pub error: String,
+    /// When the first one did.
+    pub since: Timestamp,
+}
+
 /// How the saving goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why the last attempt failed; the next one clears it.
-    pub trouble: Option<String>,
+    /// Why the last attempt failed; one that does not clears it.
+    pub trouble: Option<SaveError>,
     /// Panics of the thread, after each of which it went on.
     pub panics: u64,
 }
@@ -197,26 +204,26 @@ impl Saver {
         self.changed.notify_all();
     }
 
-    /// Starts the thread.
+    /// Has what waits written, once, and ends [`Saver::run`]; waits for it for at most
+    /// `timeout`.
     ///
     /// # Errors
-    /// The errno of the thread: alarms do not outlive the monitor then.
-    pub fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
-        let saver = Arc::clone(self);
-        let thread = thread::Builder::new().name("state".to_owned());
-        thread.stack_size(STACK).spawn(move || saver.run())
-    }
-
-    /// Has what waits written, once, and ends [`Saver::run`]; waits for it for at most
-    /// `timeout`. Says whether it ended.
-    pub fn finish(&self, timeout: Duration) -> bool {
+    /// Why not all that was handed over is on disk.
+    pub fn finish(&self, timeout: Duration) -> Result<(), String> {
         let mut waiting = self.waiting();
         waiting.stop = true;
         self.changed.notify_all();
         let waited = self
             .changed
             .wait_timeout_while(waiting, timeout, |w| !w.ended);
-        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+        let waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let saved = waiting.saved >= waiting.given && !waiting.host_changed;
+        match &waiting.health.trouble {
+            Some(SaveError { error, .. }) => Err(error.clone()),
+            None if waiting.ended && saved => Ok(()),
+            None if waiting.ended => Err("the thread that saves has ended".to_owned()),
+            None => Err("the disk does not take it in time".to_owned()),
+        }
     }
 
     /// Writes until [`Saver::finish`]. The body of a thread of its own. A panic is no end:
@@ -257,11 +264,15 @@ impl Saver {
     }
 
     fn failed(&self, waiting: &mut Waiting, trouble: String) {
-        if waiting.health.trouble.is_none() {
+        let since = waiting.health.trouble.take().map(|before| before.since);
+        if since.is_none() {
             let directory = self.store.directory().display();
             log::error!("cannot save state in {directory}: {trouble}; trying on");
         }
-        waiting.health.trouble = Some(trouble);
+        waiting.health.trouble = Some(SaveError {
+            error: trouble,
+            since: since.unwrap_or_else(Timestamp::now),
+        });
         waiting.not_before = Some(Instant::now() + AGAIN);
         waiting.failed = waiting.given;
         self.changed.notify_all();

@@ -96,6 +96,7 @@ pub fn report(guests: Vec<GuestReport>) -> GuestsReport {
         guests,
         evidence_age_ms: Some(120),
         names_trouble: None,
+        no_table: None,
     }
 }
 
@@ -116,6 +117,7 @@ pub fn status(guests: u16) -> Status {
     };
     let watchdog = |n| GuestWatchdog {
         domid: n,
+        uuid: None,
         name: None,
         slot: 1,
         timeout_s: 10,
