@@ -266,7 +266,7 @@ fn live(killed_at: usize, saved: bool) -> Vec<&'static str> {
     };
     let write = |shared: &SharedRegistry, saver: &Arc<Saver>, n| {
         shared.save(at(n));
-        run(&saver);
+        run(saver);
         assert_eq!(saver.finish(LONG), Ok(()));
     };
     let (mut shared, mut saver) = monitor(Registry::new(Rules::default()));

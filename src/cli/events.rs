@@ -11,7 +11,7 @@ use super::connection::{Connection, ConnectionError, TIMEOUT, unreachable_text};
 use super::output::{Colour, Output, Reader, Woken, wait};
 use super::{EXIT_OK, print_error};
 use crate::cli::text::plain;
-use crate::event::describe::{describe_kind, escape_controls};
+use crate::event::describe::escape_controls;
 use crate::event::request::{Notice, Subscription};
 use crate::event::{Event, Severity, Timestamp};
 use serde_json::{Map, Value};
@@ -188,7 +188,7 @@ impl EventReader<'_> {
 /// The event as one line for people.
 fn event_line(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
     let known = serde_json::from_slice::<Event>(line).ok();
-    let text = known.map_or_else(|| own_fields(fields), |event| describe_kind(&event.what));
+    let text = known.map_or_else(|| own_fields(fields), |event| event.what.describe());
     let severity = field(fields, "severity");
     let colour = match serde_json::from_value(Value::from(severity)) {
         Ok(Severity::Error) => Some(Colour::Red),

@@ -11,7 +11,6 @@ use super::{EXIT_NO_TABLE, EXIT_NOT_OK, EXIT_OK, EXIT_UNKNOWN, print_error};
 use crate::cli::text::{called, columns, plain, span};
 use crate::control::protocol::Request;
 use crate::event::Timestamp;
-use crate::event::describe::of_cause;
 use crate::guests::report::SlotReport;
 use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -261,8 +260,8 @@ fn state(state: DomainState) -> String {
         DomainState::Running => "running".to_owned(),
         DomainState::Paused => "paused".to_owned(),
         DomainState::Suspended => "suspended".to_owned(),
-        DomainState::ShutDown(cause) => format!("shut down: {}", of_cause(cause)),
-        DomainState::Gone(cause) => format!("gone: {}", of_cause(cause)),
+        DomainState::ShutDown(cause) => format!("shut down: {cause}"),
+        DomainState::Gone(cause) => format!("gone: {cause}"),
         DomainState::Unknown => "unknown".to_owned(),
     }
 }

@@ -104,7 +104,7 @@ impl<C: Client> ClientPool<C> {
         fds.first().and_then(PollFd::any).unwrap_or(false)
     }
 
-    /// Lets new ones in, as `make` makes them. Gives those that lost their pool.
+    /// Lets new ones in, as `make` makes them. Gives those that lost their places.
     pub fn accept(
         &mut self,
         listener: &UnixListener,

@@ -11,7 +11,7 @@
 //! the event follows, and may wait for threads that hang.
 
 use crate::control::status::{Pcpu, SILENT_NS};
-use crate::event::describe::{describe_kind, plain};
+use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
 use crate::guard::evidence::{Evidence, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
@@ -224,7 +224,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
         let (stream, key, kind) = kind;
         let direct = &mut self.direct;
         told.once(stream, key, now, || {
-            direct.tell(kind.severity(), kind.kind(), &describe_kind(&kind));
+            direct.tell(kind.severity(), kind.kind(), &kind.describe());
             (self.reporter.publish)(kind);
         });
     }
@@ -298,7 +298,7 @@ fn line(entry: &Entry, kind: &Kind, info: &Info) -> String {
         EntryKind::Resume => format!(
             "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"
         ),
-        _ => plain(&describe_kind(kind)),
+        _ => plain(&kind.describe()),
     }
 }
 
