@@ -10,7 +10,7 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build prerequisites lab demo test test-all unit scenarios soak cost bench mutants fuzz lint install clean
+.PHONY: help build programs prerequisites lab demo test test-all unit scenarios soak cost bench mutants fuzz lint install clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit files'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR say where'
 
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
@@ -89,27 +90,42 @@ lint: prerequisites
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
-install: prerequisites
+# What is installed, and where: as the GNU coding standards name the directories.
+PREFIX ?= /usr
+SBINDIR ?= $(PREFIX)/sbin
+BINDIR ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+DOCDIR ?= $(DATADIR)/doc/xenwarden
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+# Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
+programs:
 	$(CARGO) build --release --locked -p xenwarden
-	install -D -m 755 target/release/xenwardend $(DESTDIR)/usr/sbin/xenwardend
-	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)/usr/sbin/xenwarden-monitor
-	install -D -m 755 target/release/xenwarden $(DESTDIR)/usr/bin/xenwarden
-	install -d $(addprefix $(DESTDIR)/usr/share/,$(COMPLETIONS))
-	target/release/xenwarden completions bash > $(DESTDIR)/usr/share/bash-completion/completions/xenwarden
-	target/release/xenwarden completions zsh > $(DESTDIR)/usr/share/zsh/site-functions/_xenwarden
-	target/release/xenwarden completions fish > $(DESTDIR)/usr/share/fish/vendor_completions.d/xenwarden.fish
-	test -e $(DESTDIR)/etc/xenwarden/xenwarden.conf || \
-	    install -D -m 644 init/xenwarden.conf $(DESTDIR)/etc/xenwarden/xenwarden.conf
-	for unit in xenwardend xenwarden-monitor; do install -D -m 644 \
-	    init/systemd/$$unit.service $(DESTDIR)/usr/lib/systemd/system/$$unit.service; done
+
+install: programs
+	install -D -m 755 target/release/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
+	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
+	install -D -m 755 target/release/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
+	install -d $(addprefix $(DESTDIR)$(DATADIR)/,$(COMPLETIONS))
+	target/release/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	target/release/xenwarden completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_xenwarden
+	target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
+	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in xenwardend xenwarden-monitor; do \
+	    sed -e 's|/usr/sbin/|$(SBINDIR)/|' -e 's|/etc/xenwarden/|$(SYSCONFDIR)/xenwarden/|' \
+	        init/systemd/$$unit.service > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	for page in xenwardend xenwarden-monitor; do \
-	    install -D -m 644 man/$$page.8 $(DESTDIR)/usr/share/man/man8/$$page.8; done
+	    install -D -m 644 man/$$page.8 $(DESTDIR)$(MANDIR)/man8/$$page.8 || exit 1; done
 	for hook in xapi-message alertmanager mail; do \
-	    install -D -m 755 hooks/$$hook $(DESTDIR)/usr/share/xenwarden/hooks/$$hook; done
-	install -D -m 644 man/xenwarden.1 $(DESTDIR)/usr/share/man/man1/xenwarden.1
-	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)/usr/share/man/man5/xenwarden.conf.5
-	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)/usr/share/man/man7/xenwarden-events.7
-	install -D -m 644 doc/events.schema.json $(DESTDIR)/usr/share/doc/xenwarden/events.schema.json
+	    install -D -m 755 hooks/$$hook $(DESTDIR)$(DATADIR)/xenwarden/hooks/$$hook || exit 1; done
+	install -D -m 644 man/xenwarden.1 $(DESTDIR)$(MANDIR)/man1/xenwarden.1
+	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
+	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
+	install -D -m 644 doc/events.schema.json $(DESTDIR)$(DOCDIR)/events.schema.json
 
 clean:
 	$(CARGO) clean

@@ -10,14 +10,16 @@ pub const USAGE: u8 = 64;
 pub const UNAVAILABLE: u8 = 69;
 /// `EX_SOFTWARE`: the program itself is at fault.
 pub const SOFTWARE: u8 = 70;
-/// `EX_OSERR`: the system refused what the daemon needs.
+/// `EX_OSERR`: the system refused what the program needs.
 pub const OSERR: u8 = 71;
+/// `EX_IOERR`: what was to be saved is not.
+pub const IOERR: u8 = 74;
 /// `EX_NOPERM`: not allowed.
 pub const NOPERM: u8 = 77;
 /// `EX_CONFIG`: the configuration is wrong.
 pub const CONFIG: u8 = 78;
 
-/// Why the daemon does not run: an exit code and one line.
+/// Why the program does not run: an exit code and one line.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.

@@ -20,7 +20,7 @@
 //!   ┌─────▼──── xenwarden-monitor ───────────────────▼──────┐
 //!   │ reporter                           watcher ◀─ names ◀─┼── xenstore
 //!   │   │ a watcher on                      ▼               │
-//!   │   │ each dom0 vCPU      control ────▶ desk ─▶ registry│       monitor, guests
+//!   │   │ each dom0 vCPU      control ────▶ registry        │       monitor, guests
 //!   │   │                       ▲     events │ │            │
 //!   │   └──▶ bus ◀──────────────┼────────────┘ └──▶ saver ──┼─▶ /var/lib/xenwarden
 //!   │         ▼                 │                           │       event, state

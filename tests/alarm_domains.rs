@@ -6,6 +6,7 @@
 mod alarm_world;
 
 use alarm_world::{HOUR_MS, NOTHING, TIMEOUT_S, World, uuid};
+use std::sync::Arc;
 use xenwarden::event::{Cause, Closing, Gap, Kind, Uuid};
 use xenwarden::guests::DomainNames;
 use xenwarden::guests::guest::identity;
@@ -195,7 +196,7 @@ fn equal_counters_of_different_creations_are_neither_a_feed_nor_an_expiry() {
     let mut w = World::with_an_alarm();
     let saved = w.saved();
     w.end(1, Shutdown::Suspend);
-    // Restored while the daemon was down, under the same domid, with as many sets.
+    // Restored while the monitor was down, under the same domid, with as many sets.
     w.xen.create(1, uuid(1));
     w.begin_with(saved);
     w.take();
@@ -408,9 +409,11 @@ fn alarms_of_guests_that_are_gone_are_bounded_and_end_with_an_event() {
 #[test]
 fn a_name_is_that_of_the_domain_with_its_creation_number() {
     let mut w = World::with_a_fed_guest();
-    let named = |created, name: &str| DomainNames {
-        by_domain: [(created, name.into())].into(),
-        trouble: Some("none".to_owned()),
+    let named = |created, name: &str| {
+        Arc::new(DomainNames {
+            by_domain: [(created, name.into())].into(),
+            trouble: Some("none".to_owned()),
+        })
     };
     w.registry.rename(&named(7, "other"));
     assert_eq!(w.guest(1).name, None);
@@ -420,7 +423,7 @@ fn a_name_is_that_of_the_domain_with_its_creation_number() {
     assert_eq!(w.registry.changes().any, before + 1);
     w.registry.rename(&named(2, "web"));
     assert_eq!(w.registry.changes().any, before + 1);
-    w.registry.rename(&DomainNames::default());
+    w.registry.rename(&Arc::default());
     assert_eq!(
         w.guest(1).name.as_deref(),
         Some("web"),

@@ -5,7 +5,7 @@
 mod alarm_world;
 
 use alarm_world::{NOTHING, TIMEOUT_S, World};
-use xenwarden::event::{Gap, Kind};
+use xenwarden::event::{Cause, Gap, Kind};
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::report::{AlarmPhase, DomainState};
 use xenwarden::xen::table::Shutdown;
@@ -46,12 +46,12 @@ fn late_feeds_are_told_once_a_minute_with_their_count() {
     for _ in 0..15 {
         w.samples(9);
         w.feed(1);
-        for happening in w.take() {
+        for event in w.take() {
             let Kind::GuestLate {
                 count, margin_ms, ..
-            } = happening.what
+            } = event.what
             else {
-                panic!("{happening:?}");
+                panic!("{event:?}");
             };
             assert_eq!(margin_ms, 1_000);
             late.push(count);
@@ -153,4 +153,48 @@ fn clear_after_feeds_counts_the_feeds_of_the_present_domain_only() {
         panic!("not cleared");
     };
     assert_eq!(feeds, 3);
+}
+
+#[test]
+fn an_arm_and_a_disarm_are_told_of_the_slot_that_they_are_of() {
+    let mut w = World::with_a_fed_guest();
+    w.xen.arm(1, 1, TIMEOUT_S);
+    w.sample();
+    let armed = w.only();
+    assert!(
+        matches!(armed, Kind::GuestArmed { slot: 2, .. }),
+        "{armed:?}"
+    );
+    w.xen.disarm(1, 1);
+    w.sample();
+    let disarmed = w.only();
+    assert!(
+        matches!(disarmed, Kind::GuestDisarmed { slot: 2, .. }),
+        "{disarmed:?}"
+    );
+}
+
+#[test]
+fn a_slot_is_shown_as_expired_until_it_is_fed() {
+    let mut w = World::with_a_fed_guest();
+    let expired = |w: &World| w.guest(1).slots[0].expired;
+    assert!(!expired(&w), "never expired");
+    w.expire(1);
+    assert!(expired(&w));
+    w.xen.resume(1);
+    w.sample();
+    assert!(expired(&w), "not fed yet");
+    w.feed(1);
+    assert!(!expired(&w));
+}
+
+#[test]
+fn a_guest_that_is_gone_stays_so_when_nobody_looks_any_more() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 2);
+    w.feeds(2);
+    w.end(1, Shutdown::Crash);
+    w.pass(10_000);
+    assert_eq!(w.guest(1).state, DomainState::Gone(Cause::Crash));
+    assert_eq!(w.guest(2).state, DomainState::Unknown);
 }

@@ -9,7 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use xenwarden::event::Uuid;
+use xenwarden::event::sequence::Sequence;
+use xenwarden::guests::GuestEvent;
+use xenwarden::guests::alarm::Rules;
+use xenwarden::guests::registry::Registry;
 use xenwarden::monitor::names::Names;
+use xenwarden::monitor::shared_registry::SharedRegistry;
+use xenwarden::monitor::watcher;
+use xenwarden::state::saver::Saver;
+use xenwarden::state::store::Store;
+use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::xenstore::Xenstore;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -21,7 +31,7 @@ const ERROR: u32 = 16;
 
 /// An xenstored with a few values.
 #[derive(Default)]
-struct Daemon {
+struct FakeXenstored {
     values: Mutex<BTreeMap<String, String>>,
     silent: AtomicBool,
     reads: AtomicUsize,
@@ -30,7 +40,7 @@ struct Daemon {
     watches: Mutex<BTreeMap<(String, String), UnixStream>>,
 }
 
-impl Daemon {
+impl FakeXenstored {
     /// Gives a domain a name, and tells who watches it.
     fn set(&self, domid: u16, name: &str) {
         let path = format!("/local/domain/{domid}/name");
@@ -52,8 +62,8 @@ impl Daemon {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         theirs.set_nonblocking(true).expect("non-blocking");
-        let daemon = Arc::clone(self);
-        thread::spawn(move || daemon.serve(ours));
+        let xenstored = Arc::clone(self);
+        thread::spawn(move || xenstored.serve(ours));
         Xenstore::over(theirs.into())
     }
 
@@ -114,7 +124,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 struct Running {
-    daemon: Arc<Daemon>,
+    xenstored: Arc<FakeXenstored>,
     names: Arc<Names>,
     refuses: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -123,9 +133,9 @@ struct Running {
 
 impl Running {
     fn start(refuses: bool) -> Self {
-        let daemon = Arc::new(Daemon::default());
+        let xenstored = Arc::new(FakeXenstored::default());
         let refuses = Arc::new(AtomicBool::new(refuses));
-        let (connector, asked) = (Arc::clone(&daemon), Arc::clone(&refuses));
+        let (connector, asked) = (Arc::clone(&xenstored), Arc::clone(&refuses));
         let names = Arc::new(Names::new(Box::new(move || {
             if asked.load(Ordering::Relaxed) {
                 return Err(std::io::ErrorKind::NotFound.into());
@@ -135,7 +145,7 @@ impl Running {
         let stop = Arc::new(AtomicBool::new(false));
         let (run, ends) = (Arc::clone(&names), Arc::clone(&stop));
         Self {
-            daemon,
+            xenstored,
             names,
             refuses,
             stop,
@@ -161,44 +171,43 @@ impl Running {
 #[test]
 fn names_are_known_as_they_are_written_and_belong_to_one_creation() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50), (6, 60)]);
     r.is(50, "five");
     // xenstore learns of a domain later than the hypervisor; a watch tells.
-    eventually("watched", || r.daemon.watched() == 3);
+    eventually("watched", || r.xenstored.watched() == 3);
     assert_eq!(r.named(60), None);
-    r.daemon.set(6, "six");
+    r.xenstored.set(6, "six");
     r.is(60, "six");
-    r.daemon.set(6, "renamed");
+    r.xenstored.set(6, "renamed");
     r.is(60, "renamed");
-    r.daemon
+    r.xenstored
         .set(6, &"\u{e9}".repeat(500).replacen('\u{e9}', "e", 1));
     eventually("bounded", || {
         r.named(60)
             .is_some_and(|n| n.len() == 255 && n.starts_with("e\u{e9}"))
     });
-    let (by_domid, trouble) = r.names.get();
-    assert_eq!(by_domid.get(&5).map(String::as_str), Some("five"));
-    assert_eq!(trouble, None);
+    assert_eq!(r.named(50).as_deref(), Some("five"));
+    assert_eq!(r.names.table().trouble, None);
     // The domid is used again: nothing of the domain before may stay.
-    r.daemon.set(5, "other");
+    r.xenstored.set(5, "other");
     r.names.follow(vec![(5, 70)]);
     r.is(70, "other");
     eventually("forgotten", || {
         r.named(50).is_none() && r.named(60).is_none()
     });
-    eventually("unwatched", || r.daemon.watched() == 2);
+    eventually("unwatched", || r.xenstored.watched() == 2);
     r.end();
 }
 
 #[test]
 fn nothing_is_asked_while_nothing_happens() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     r.is(50, "five");
-    eventually("watched", || r.daemon.watched() == 2);
-    let reads = || r.daemon.reads.load(Ordering::Relaxed);
+    eventually("watched", || r.xenstored.watched() == 2);
+    let reads = || r.xenstored.reads.load(Ordering::Relaxed);
     let (before, table) = (reads(), r.names.table());
     thread::sleep(Duration::from_millis(2_500)); // rounds, each of which might ask
     assert_eq!(reads(), before);
@@ -212,25 +221,72 @@ fn nothing_is_asked_while_nothing_happens() {
 #[test]
 fn a_silent_xenstored_is_told_and_delays_nobody_and_known_names_stay() {
     let r = Running::start(false);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     r.is(50, "five");
-    r.daemon.silent.store(true, Ordering::Relaxed);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
     r.names.follow(vec![(5, 50), (6, 60)]);
     eventually("says so", || r.names.table().trouble.is_some());
     assert_eq!(r.named(50).as_deref(), Some("five"));
-    assert_eq!(r.daemon.connections.load(Ordering::Relaxed), 1, "kept");
+    assert_eq!(r.xenstored.connections.load(Ordering::Relaxed), 1, "kept");
     r.end();
 }
 
 #[test]
 fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
     let r = Running::start(true);
-    r.daemon.set(5, "five");
+    r.xenstored.set(5, "five");
     r.names.follow(vec![(5, 50)]);
     eventually("says so", || r.names.table().trouble.is_some());
     r.refuses.store(false, Ordering::Relaxed);
     r.is(50, "five");
-    eventually("no trouble", || r.names.get().1.is_none());
+    eventually("no trouble", || r.names.table().trouble.is_none());
+    r.end();
+}
+
+/// The names in the first events of a monitor that starts beside a guest of domid 5, which
+/// fed and expired before.
+fn first_names(r: &Running) -> Vec<Option<String>> {
+    let xen = Simulation::new(1);
+    xen.create(5, Uuid::from_u128(5));
+    xen.arm(5, 0, 10);
+    xen.feed(5, 0);
+    xen.expire(5, 0);
+    let (send, told) = std::sync::mpsc::channel();
+    let publish = Mutex::new(send);
+    let publish = move |event: GuestEvent| {
+        let name = event.guest.name.map(|name| name.to_string());
+        let _ = publish.lock().expect("whole").send(name);
+    };
+    let store = Store::new(std::path::Path::new("/proc/nowhere"));
+    let saver = Saver::new(store, Arc::new(Sequence::from(1)), "boot".to_owned());
+    let registry = Registry::new(Rules::default());
+    let registry = SharedRegistry::new(registry, Arc::new(saver), Box::new(publish));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| watcher::run(&xen.table(), &r.names, &registry, &stop));
+        let next = || told.recv_timeout(LONG).expect("an event");
+        let names = (0..4).map(|_| next()).collect();
+        stop.store(true, Ordering::Release);
+        names
+    })
+}
+
+#[test]
+fn what_a_monitor_tells_first_has_the_names_of_the_guests() {
+    let r = Running::start(false);
+    r.xenstored.set(5, "five");
+    assert_eq!(
+        first_names(&r),
+        [const { Some("five") }; 4].map(|n| n.map(str::to_owned))
+    );
+    r.end();
+}
+
+#[test]
+fn a_silent_xenstored_does_not_hold_up_what_a_monitor_tells_first() {
+    let r = Running::start(false);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
+    assert_eq!(first_names(&r), [const { None }; 4]);
     r.end();
 }

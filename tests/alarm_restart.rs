@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The daemon ends and comes again, at every step of a guest's life; the host does.
+//! The monitor ends and comes again, at every step of a guest's life; the host does.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod alarm_world;
@@ -34,7 +34,7 @@ const LIFE: [fn(&mut World); 20] = [
     |w| w.xen.feed(3, 0),
 ];
 
-/// What is told of it when the daemon is restarted after or (`blind`) over one of its steps.
+/// What is told of it when the monitor is restarted after or (`blind`) over one of its steps.
 fn live(restart_at: Option<usize>, blind: bool) -> Vec<&'static str> {
     let mut w = World::new();
     for (n, act) in LIFE.iter().enumerate() {
@@ -86,7 +86,7 @@ fn a_restart_in_the_middle_of_anything_tells_nothing_twice_and_loses_nothing() {
 }
 
 #[test]
-fn what_happened_while_the_daemon_was_down_is_told_in_the_order_of_creation() {
+fn what_happened_while_the_monitor_was_down_is_told_in_the_order_of_creation() {
     let mut w = World::with_a_fed_guest();
     let saved = w.saved();
     w.xen.expire(1, 0);
@@ -148,7 +148,7 @@ fn a_guest_whose_domid_was_used_again_meanwhile_takes_no_other_with_it() {
 fn alarms_outlive_a_reset_of_the_host_and_clear_there() {
     let mut w = World::with_an_alarm();
     w.reset_host();
-    // Before the daemon is back the guest runs again, as the same domid and creation.
+    // Before the monitor is back the guest runs again, as the same domid and creation.
     w.xen.create(1, uuid(1));
     w.sample();
     assert_eq!(w.kinds(), ["guest.gone", "guest.rebooted"]);
@@ -163,7 +163,7 @@ fn alarms_outlive_a_reset_of_the_host_and_clear_there() {
 }
 
 #[test]
-fn what_a_new_boot_of_the_host_saw_before_the_daemon_came_is_told() {
+fn what_a_new_boot_of_the_host_saw_before_the_monitor_came_is_told() {
     let mut w = World::with_a_fed_guest();
     w.reset_host();
     w.xen.create(1, uuid(1));
@@ -239,7 +239,7 @@ fn the_time_that_a_guest_takes_to_boot_is_kept_over_a_restart() {
 }
 
 #[test]
-fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_daemon_that_restarts() {
+fn a_domain_that_dies_slowly_is_not_followed_anew_by_a_monitor_that_restarts() {
     let mut w = World::with_an_alarm();
     w.xen.kill(1);
     w.sample();

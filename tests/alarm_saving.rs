@@ -14,9 +14,9 @@ use xenwarden::event::sequence::Sequence;
 use xenwarden::event::{Timestamp, Uuid};
 use xenwarden::guests::alarm::{Moment, Rules};
 use xenwarden::guests::registry::{Registry, Saved};
-use xenwarden::guests::{Desk, DeskError, DomainNames};
-use xenwarden::monitor::desk::{GuestsDesk, now};
+use xenwarden::guests::{DomainNames, GuestRequests, RequestError};
 use xenwarden::monitor::names::Names;
+use xenwarden::monitor::shared_registry::{SharedRegistry, now};
 use xenwarden::monitor::watcher;
 use xenwarden::state::saver::{Saver, open};
 use xenwarden::state::store::Store;
@@ -42,16 +42,22 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn desk(registry: Registry, saver: &Arc<Saver>, told: &Told) -> GuestsDesk {
+fn share(registry: Registry, saver: &Arc<Saver>, told: &Told) -> SharedRegistry {
     let told = Arc::clone(told);
-    let publish = move |h: xenwarden::guests::Happening| {
+    let publish = move |h: xenwarden::guests::GuestEvent| {
         told.lock().expect("told").push(h.what.kind());
     };
-    GuestsDesk::new(registry, Arc::clone(saver), Box::new(publish))
+    SharedRegistry::new(registry, Arc::clone(saver), Box::new(publish))
 }
 
 fn taken(told: &Told) -> Vec<&'static str> {
     std::mem::take(&mut *told.lock().expect("told"))
+}
+
+/// Starts the thread that saves.
+fn run(saver: &Arc<Saver>) {
+    let saver = Arc::clone(saver);
+    thread::spawn(move || saver.run());
 }
 
 /// A saver over its own way of writing.
@@ -71,8 +77,8 @@ fn expired() -> Simulation {
     xen
 }
 
-fn look(desk: &GuestsDesk, xen: &Simulation, at: Moment) {
-    desk.turn(at, &xen.table(), &Arc::default());
+fn look(shared: &SharedRegistry, xen: &Simulation, at: Moment) {
+    shared.turn(at, &xen.table(), &Arc::default());
 }
 
 #[test]
@@ -81,17 +87,17 @@ fn the_watcher_publishes_in_order_and_saves_at_once_and_before_it_ends() {
     let opened = open(&directory, Rules::default(), now(), None);
     assert_eq!(opened.told, []);
     let told = Told::default();
-    let desk = Arc::new(desk(opened.registry, &opened.saver, &told));
-    opened.saver.start().expect("a thread");
+    let shared = Arc::new(share(opened.registry, &opened.saver, &told));
+    run(&opened.saver);
     let xen = Arc::new(Simulation::new(1));
     let names = Arc::new(Names::new(Box::new(|| Err(io::ErrorKind::NotFound.into()))));
     let stop = Arc::new(AtomicBool::new(false));
     let runner = {
-        let (xen, desk) = (Arc::clone(&xen), Arc::clone(&desk));
+        let (xen, shared) = (Arc::clone(&xen), Arc::clone(&shared));
         let (names, stop) = (Arc::clone(&names), Arc::clone(&stop));
-        thread::spawn(move || watcher::run(&xen.table(), &names, &desk, &stop))
+        thread::spawn(move || watcher::run(&xen.table(), &names, &shared, &stop))
     };
-    eventually("looked", || desk.report().evidence_age_ms.is_some());
+    eventually("looked", || shared.report().evidence_age_ms.is_some());
     xen.create(7, GUEST);
     xen.arm(7, 0, 5);
     xen.feed(7, 0);
@@ -111,7 +117,7 @@ fn the_watcher_publishes_in_order_and_saves_at_once_and_before_it_ends() {
     xen.resume(7);
     stop.store(true, Ordering::Release);
     runner.join().expect("ends");
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     assert!(saved().contains("\"paused\""), "the last look is saved");
     assert_eq!(kinds(), expected, "nothing twice");
     let again = open(&directory, Rules::default(), now(), None);
@@ -123,26 +129,26 @@ fn an_order_is_answered_once_it_is_on_disk() {
     let directory = directory("order");
     let opened = open(&directory, Rules::default(), now(), None);
     let told = Told::default();
-    let desk = desk(opened.registry, &opened.saver, &told);
+    let shared = share(opened.registry, &opened.saver, &told);
     let xen = expired();
-    look(&desk, &xen, now());
+    look(&shared, &xen, now());
     taken(&told);
-    opened.saver.start().expect("a thread");
+    run(&opened.saver);
     let file = directory.join("guests.json");
     let acknowledged = || {
         let saved = fs::read_to_string(&file).expect("saved");
         saved.contains("\"acknowledged\":true")
     };
-    assert_eq!(desk.acknowledge(GUEST, 7), Ok(()));
+    assert_eq!(shared.acknowledge(GUEST, 7), Ok(()));
     assert!(acknowledged());
-    assert_eq!(desk.acknowledge(GUEST, 7), Ok(()), "once is enough");
+    assert_eq!(shared.acknowledge(GUEST, 7), Ok(()), "once is enough");
     assert_eq!(taken(&told), ["alarm.acknowledged"]);
-    assert_eq!(desk.close(GUEST, 7), Ok(()));
+    assert_eq!(shared.close(GUEST, 7), Ok(()));
     assert!(!acknowledged());
     assert_eq!(taken(&told), ["alarm.closed"]);
-    assert_eq!(desk.close(GUEST, 7), Err(DeskError::NoAlarm));
-    assert_eq!(desk.close(Uuid::nil(), 7), Err(DeskError::NoGuest));
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(shared.close(GUEST, 7), Err(RequestError::NoAlarm));
+    assert_eq!(shared.close(Uuid::nil(), 7), Err(RequestError::NoGuest));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
 }
 
 #[test]
@@ -154,17 +160,17 @@ fn an_order_that_the_disk_does_not_take_says_so_and_holds() {
         Ok(())
     }));
     let none = Arc::new(saver("none", |_| Ok(())));
-    sick.start().expect("a thread");
-    stuck.start().expect("a thread");
+    run(&sick);
+    run(&stuck);
     for saver in [&sick, &stuck, &none] {
-        let desk = desk(Registry::new(Rules::default()), saver, &told);
-        look(&desk, &expired(), now());
+        let shared = share(Registry::new(Rules::default()), saver, &told);
+        look(&shared, &expired(), now());
         taken(&told);
         let began = Instant::now();
-        assert_eq!(desk.acknowledge(GUEST, 7), Err(DeskError::NotSaved));
+        assert_eq!(shared.acknowledge(GUEST, 7), Err(RequestError::NotSaved));
         assert!(began.elapsed() < LONG, "bounded");
         assert_eq!(taken(&told), ["alarm.acknowledged"]);
-        let alarm = desk.report().guests[0].alarm.clone();
+        let alarm = shared.report().guests[0].alarm.clone();
         assert!(alarm.expect("open").acknowledged);
     }
     eventually("said", || sick.health().trouble.is_some());
@@ -182,7 +188,7 @@ fn a_panic_of_the_thread_that_saves_is_counted_and_no_end() {
         *taken_over.lock().expect("written") = Some(saved.clone());
         Ok(())
     }));
-    saver.start().expect("a thread");
+    run(&saver);
     let mut registry = Registry::new(Rules::default());
     registry.turn(now(), &expired().table());
     let saved = registry.saved("boot", now());
@@ -194,16 +200,35 @@ fn a_panic_of_the_thread_that_saves_is_counted_and_no_end() {
     eventually("saved after all", || saver.wait(given, Duration::ZERO));
     assert_eq!(*written.lock().expect("written"), Some(saved));
     eventually("well again", || saver.health().trouble.is_none());
-    assert!(saver.finish(LONG));
+    assert_eq!(saver.finish(LONG), Ok(()));
     assert_eq!(failures.load(Ordering::Relaxed), 2);
 }
 
 #[test]
-fn a_panic_at_the_end_does_not_keep_the_daemon_from_ending() {
+fn a_panic_at_the_end_does_not_keep_the_monitor_from_ending_and_is_not_taken_for_saved() {
     let saver = Arc::new(saver("panic-end", |_| panic!("as it should")));
-    saver.start().expect("a thread");
+    run(&saver);
     saver.guests(Registry::new(Rules::default()).saved("boot", now()));
-    assert!(saver.finish(LONG));
+    let why = saver.finish(LONG).expect_err("nothing is saved");
+    assert!(why.contains("panicked"), "{why}");
+}
+
+#[test]
+fn what_the_disk_did_not_take_is_not_saved_at_the_end() {
+    let sick = Arc::new(saver(
+        "sick-end",
+        |_| Err(io::ErrorKind::StorageFull.into()),
+    ));
+    run(&sick);
+    sick.guests(Registry::new(Rules::default()).saved("boot", now()));
+    eventually("failed", || sick.health().trouble.is_some());
+    let since = sick.health().trouble.expect("failed").since;
+    assert!(sick.finish(LONG).is_err());
+    let trouble = sick.health().trouble.expect("still");
+    assert_eq!(trouble.since, since, "since the first failure");
+    let none = saver("none-end", |_| Ok(()));
+    none.guests(Registry::new(Rules::default()).saved("boot", now()));
+    assert!(none.finish(Duration::from_millis(10)).is_err(), "no thread");
 }
 
 /// A life, looked at at each step.
@@ -237,30 +262,30 @@ fn live(killed_at: usize, saved: bool) -> Vec<&'static str> {
             *written.lock().expect("disk") = Some(saved.clone());
             Ok(())
         }));
-        (desk(registry, &saver, &told), saver)
+        (share(registry, &saver, &told), saver)
     };
-    let write = |desk: &GuestsDesk, saver: &Arc<Saver>, n| {
-        desk.save(at(n));
-        saver.start().expect("a thread");
-        assert!(saver.finish(LONG));
+    let write = |shared: &SharedRegistry, saver: &Arc<Saver>, n| {
+        shared.save(at(n));
+        run(saver);
+        assert_eq!(saver.finish(LONG), Ok(()));
     };
-    let (mut desk, mut saver) = monitor(Registry::new(Rules::default()));
+    let (mut shared, mut saver) = monitor(Registry::new(Rules::default()));
     let xen = Simulation::new(1);
-    look(&desk, &xen, at(0));
+    look(&shared, &xen, at(0));
     for (n, act) in (1..).zip(&LIFE) {
         if n == killed_at && !saved {
-            write(&desk, &saver, n - 1);
+            write(&shared, &saver, n - 1);
         }
         act(&xen);
-        look(&desk, &xen, at(n));
+        look(&shared, &xen, at(n));
         if n == killed_at {
             if saved {
-                write(&desk, &saver, n);
+                write(&shared, &saver, n);
             }
             let left = disk.lock().expect("disk").clone().expect("written");
             let registry = Registry::restore(Rules::default(), left, "boot", at(n));
-            (desk, saver) = monitor(registry);
-            look(&desk, &xen, at(n));
+            (shared, saver) = monitor(registry);
+            look(&shared, &xen, at(n));
         }
     }
     taken(&told)
@@ -284,16 +309,16 @@ fn a_kill_at_any_moment_loses_no_event_and_repeats_none_whose_saving_was_reporte
 fn a_turn_tells_who_is_there_and_takes_the_names_over() {
     let told = Told::default();
     let saver = Arc::new(saver("names", |_| Ok(())));
-    let desk = desk(Registry::new(Rules::default()), &saver, &told);
+    let shared = share(Registry::new(Rules::default()), &saver, &told);
     let xen = expired();
     let names = Arc::new(DomainNames {
         by_domain: [(1, "seven".into())].into(),
         trouble: Some("some".to_owned()),
     });
-    let turn = || desk.turn(now(), &xen.table(), &names);
+    let turn = || shared.turn(now(), &xen.table(), &names);
     assert_eq!(turn(), Some(vec![(7, 1)]));
     assert_eq!(turn(), None);
-    let report = desk.report();
+    let report = shared.report();
     assert_eq!(report.names_trouble.as_deref(), Some("some"));
     assert_eq!(report.guests[0].name.as_deref(), Some("seven"));
     xen.destroy(7);
@@ -309,17 +334,17 @@ fn what_is_not_urgent_is_saved_once_a_second() {
         counted.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }));
-    let desk = desk(Registry::new(Rules::default()), &saver, &told);
+    let shared = share(Registry::new(Rules::default()), &saver, &told);
     let xen = Simulation::new(1);
     xen.create(7, GUEST);
     let mut at = now();
     let mut turn = |act: &dyn Fn()| {
         at.ns += 250_000_000;
         act();
-        look(&desk, &xen, at);
+        look(&shared, &xen, at);
         saver.guests(Registry::new(Rules::default()).saved("", at)) - 1
     };
-    // Each turn takes a number of its own besides; what is above is the desk's.
+    // Each turn takes a number of its own besides; what is above is the registry's.
     assert_eq!(turn(&|| ()), 1, "the first");
     assert_eq!(turn(&|| xen.pause(7, true)), 2, "not yet");
     assert_eq!(turn(&|| ()), 3);

@@ -21,7 +21,7 @@ use xenwarden::guests::DomainNames;
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::Saved;
 use xenwarden::guests::report::GuestReport;
-use xenwarden::monitor::desk;
+use xenwarden::monitor::shared_registry;
 use xenwarden::state::reset_reason::HostState;
 use xenwarden::state::saver::{Opened, Saver, open};
 use xenwarden::state::sequence;
@@ -38,11 +38,11 @@ fn directory(name: &str) -> PathBuf {
 }
 
 fn open_here(directory: &Path) -> Opened {
-    open(directory, Rules::default(), desk::now(), None)
+    open(directory, Rules::default(), shared_registry::now(), None)
 }
 
 fn guests(opened: &Opened) -> Vec<GuestReport> {
-    opened.registry.report(desk::now().ns).guests
+    opened.registry.report(shared_registry::now().ns).guests
 }
 
 /// What was set aside: what it was called, what it is called now, and why.
@@ -65,7 +65,7 @@ fn with_an_alarm() -> Saved {
         by_domain: [(2, "seven".into())].into(),
         trouble: None,
     };
-    w.registry.rename(&names);
+    w.registry.rename(&Arc::new(names));
     w.saved()
 }
 
@@ -89,7 +89,8 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn start(saver: &Arc<Saver>) {
-    saver.start().expect("a thread");
+    let saver = Arc::clone(saver);
+    std::thread::spawn(move || saver.run());
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn what_was_saved_comes_back_and_a_missing_file_is_an_empty_one() {
     assert_eq!(guests(&opened), []);
     start(&opened.saver);
     opened.saver.guests(with_an_alarm());
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     let again = open_here(&directory);
     assert_eq!(again.told, []);
     let guests = guests(&again);
@@ -209,10 +210,10 @@ fn what_is_no_file_of_ours_is_set_aside_with_the_reason() {
         assert!(why.contains(problem), "{name}: {why}");
         let kept = kept.as_deref().expect("kept aside");
         assert!(fs::symlink_metadata(kept).is_ok(), "{name}");
-        // And the daemon goes on as if there had been none.
+        // And the monitor goes on as if there had been none.
         start(&opened.saver);
         opened.saver.guests(with_an_alarm());
-        assert!(opened.saver.finish(LONG));
+        assert_eq!(opened.saver.finish(LONG), Ok(()));
         let again = open_here(&directory);
         assert_eq!(again.told, [], "{name}");
         assert_eq!(guests(&again).len(), 1, "{name}");
@@ -237,7 +238,7 @@ fn a_disk_that_takes_nothing_is_waited_for_by_nobody_and_tried_again() {
     fs::remove_file(&place).expect("well again");
     let saved = place.join("guests.json");
     eventually("saved after all", || saved.exists());
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     assert_eq!(guests(&open_here(&place)).len(), 1);
 }
 
@@ -282,14 +283,20 @@ fn the_next_boot_says_why_the_host_went_down() {
     assert_eq!(open_here(&directory).told, [], "the same boot goes on");
     let before = said().replace(opened.saver.boot_id(), "another boot");
     write(&path, before.as_bytes());
-    let told = open(&directory, Rules::default(), desk::now(), Some(true)).told;
+    let told = open(
+        &directory,
+        Rules::default(),
+        shared_registry::now(),
+        Some(true),
+    )
+    .told;
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(matches!(
         &told[0],
         Kind::HostResetReason { reason: why, watchdog_fired: Some(true), .. } if *why == reason
     ));
     opened.saver.host(HostState::Disarmed);
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     let disarmed = said().replace(opened.saver.boot_id(), "another boot");
     write(&path, disarmed.as_bytes());
     assert_eq!(open_here(&directory).told, []);
@@ -301,7 +308,7 @@ fn a_reset_is_explained_once_also_on_a_host_whose_guard_does_not_start() {
     let opened = open_here(&directory);
     start(&opened.saver);
     opened.saver.host(HostState::Armed);
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     let path = directory.join("last.json");
     let said = fs::read_to_string(&path).expect("written");
     let before = said.replace(opened.saver.boot_id(), "another boot");
@@ -310,11 +317,11 @@ fn a_reset_is_explained_once_also_on_a_host_whose_guard_does_not_start() {
     assert_eq!(opened.told.len(), 1, "{:?}", opened.told);
     assert_eq!(open_here(&directory).told.len(), 1, "killed before it told");
     start(&opened.saver);
-    assert!(opened.saver.finish(LONG));
+    assert_eq!(opened.saver.finish(LONG), Ok(()));
     assert_eq!(open_here(&directory).told, [], "told, and saved");
 }
 
-/// What a daemon of this version has written. A change of the form that cannot read it
+/// What a monitor of this version has written. A change of the form that cannot read it
 /// any more is a new version; to write it anew: `GOLDEN=write cargo test golden`.
 #[test]
 fn the_golden_file_is_read_and_written_as_it_is() {
@@ -337,7 +344,7 @@ fn the_golden_file_is_read_and_written_as_it_is() {
     let today = serde_json::to_value(golden_state()).expect("JSON");
     let golden = serde_json::to_value(&saved).expect("JSON");
     assert_eq!(fields(&today), fields(&golden));
-    // And the daemon goes on from it.
+    // And the monitor goes on from it.
     let guests = guests(&open_here(&directory));
     let alarms: Vec<_> = guests.iter().filter_map(|g| g.alarm.as_ref()).collect();
     assert_eq!((guests.len(), alarms.len()), (4, 3));
@@ -358,9 +365,11 @@ fn fields(value: &Value) -> BTreeSet<String> {
 /// rebooted, and expired without a UUID.
 fn golden_state() -> Saved {
     let mut w = World::with_an_alarm();
-    let name = |created, name: &str| DomainNames {
-        by_domain: [(created, name.into())].into(),
-        trouble: None,
+    let name = |created, name: &str| {
+        Arc::new(DomainNames {
+            by_domain: [(created, name.into())].into(),
+            trouble: None,
+        })
     };
     w.registry.rename(&name(2, "caf\u{e9} \"1\""));
     w.xen.resume(1);

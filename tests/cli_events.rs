@@ -2,14 +2,14 @@
 //! `xenwarden events` from outside, before a server that says what the test has it say.
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
 
+mod fake_monitor;
 mod samples;
-mod standin;
 
+use fake_monitor::program::{Running, Terminal, error_line, finish, text, xenwarden};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use serde_json::{Value, json};
-use standin::program::{Running, Terminal, complaint, finish, text, xenwarden};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -231,7 +231,7 @@ fn nothing_that_a_guest_is_named_moves_the_cursor() {
 fn json_that_is_shown_moves_no_cursor_either() {
     let mut event = event(1, "alarm.raised", &json!({"expiries": 1}));
     event["guest"]["name"] = json!("a\u{9b}2J\u{7f}\u{202e}b");
-    let (path, server) = serve("harmless", vec![format!("{event}\n")]);
+    let (path, server) = serve("escape_controls", vec![format!("{event}\n")]);
     let output = events_from(&path, &["--json"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(
@@ -252,7 +252,7 @@ fn what_is_not_understood_or_refused_is_exit_2() {
         (
             "refusal",
             "{\"error\":\"no\\nway\"}\n",
-            "the daemon refuses: no?way",
+            "the monitor refuses: no?way",
         ),
         ("cut", "{\"version\":1,", "cut short"),
     ];
@@ -260,7 +260,7 @@ fn what_is_not_understood_or_refused_is_exit_2() {
         for options in [&[][..], &["--json"]] {
             let (path, server) = serve(name, vec![sent.to_owned()]);
             let output = events_from(&path, options);
-            let (code, line) = complaint(&output);
+            let (code, line) = error_line(&output);
             assert_eq!(code, 2, "{name}");
             assert!(line.contains(says), "{name}: {line}");
             assert!(output.stdout.is_empty(), "{name}");
@@ -270,20 +270,20 @@ fn what_is_not_understood_or_refused_is_exit_2() {
 }
 
 #[test]
-fn a_daemon_that_never_answers_is_given_up() {
+fn a_monitor_that_never_answers_is_given_up() {
     let path = path("silent");
     let listener = UnixListener::bind(&path).expect("bind");
     let server = thread::spawn(move || {
         let (stream, _) = client(&listener);
         (stream, listener)
     });
-    let (code, line) = complaint(&events_from(&path, &[]));
+    let (code, line) = error_line(&events_from(&path, &[]));
     assert!(code == 2 && line.contains("no answer within 5 s"), "{line}");
     server.join().expect("no panic");
 }
 
 #[test]
-fn a_daemon_that_never_accepts_is_given_up() {
+fn a_monitor_that_never_accepts_is_given_up() {
     let path = path("full");
     let new = || {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -304,7 +304,7 @@ fn a_daemon_that_never_accepts_is_given_up() {
     assert!(!queued.is_empty());
     for command in ["events", "guests"] {
         let socket = path.to_str().expect("a plain path");
-        let (code, line) = complaint(&finish(&[command, "--socket", socket]));
+        let (code, line) = error_line(&finish(&[command, "--socket", socket]));
         assert!(code == 2 && line.contains("no answer within 5 s"), "{line}");
     }
 }
@@ -320,7 +320,7 @@ fn a_dropped_reader_connects_again_and_goes_on_where_it_was() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(text(&output.stdout), [1, 2, 3, 9].map(raised).concat());
     assert!(
-        complaint(&output)
+        error_line(&output)
             .1
             .contains("dropped; going on from event 3")
     );
@@ -347,7 +347,7 @@ fn events_that_are_no_longer_kept_are_told_to_whom_asked_for_them() {
     let sent = || vec!["{\"replay_begins_at\":7}\n".to_owned() + &raised(7)];
     let (path, server) = serve("begins", sent());
     let output = events_from(&path, &["--since", "3"]);
-    let said = complaint(&output);
+    let said = error_line(&output);
     assert_eq!(
         said,
         (
@@ -366,7 +366,7 @@ fn events_that_are_no_longer_kept_are_told_to_whom_asked_for_them() {
 }
 
 #[test]
-fn follow_goes_on_after_the_last_event_when_the_daemon_is_restarted() {
+fn follow_goes_on_after_the_last_event_when_the_monitor_is_restarted() {
     let path = path("restart");
     let listener = UnixListener::bind(&path).expect("bind");
     let mut running = follow(&path);
@@ -374,15 +374,15 @@ fn follow_goes_on_after_the_last_event_when_the_daemon_is_restarted() {
     assert!(asked.follow && asked.since_seq.is_none() && asked.since_time.is_none());
     stream.write_all(raised(5).as_bytes()).expect("sent");
     assert!(running.line().contains("ALARM"));
-    // The daemon is killed, its socket stays for a while, and goes.
+    // The monitor is killed, its socket stays for a while, and goes.
     drop((stream, listener));
-    assert!(running.complaint().contains("trying to connect again"));
+    assert!(running.error_line().contains("trying to connect again"));
     fs::remove_file(&path).expect("removed");
     let listener = UnixListener::bind(&path).expect("bind");
     let (mut stream, asked) = client(&listener);
     assert!(asked.follow);
     assert_eq!((asked.since_seq, asked.since_time), (Some(6), None));
-    assert_eq!(running.complaint(), "xenwarden: connected again\n");
+    assert_eq!(running.error_line(), "xenwarden: connected again\n");
     stream.write_all(raised(6).as_bytes()).expect("sent");
     assert!(running.line().contains("ALARM"));
     // Its reader goes while nothing happens: it ends, quietly.
@@ -400,11 +400,11 @@ fn follow_loses_nothing_even_if_it_has_seen_nothing_yet() {
     let (_stream, asked) = client(&listener);
     let since = asked.since_time.expect("a time");
     assert!(since >= began && since <= Timestamp::now(), "{since}");
-    assert!(running.complaint().contains("closed the connection"));
+    assert!(running.error_line().contains("closed the connection"));
 }
 
 #[test]
-fn a_half_line_of_a_dying_daemon_is_not_shown() {
+fn a_half_line_of_a_dying_monitor_is_not_shown() {
     let path = path("half");
     let listener = UnixListener::bind(&path).expect("bind");
     let mut running = follow(&path);
@@ -415,7 +415,7 @@ fn a_half_line_of_a_dying_daemon_is_not_shown() {
     stream.write_all(half).expect("sent");
     drop(stream);
     assert!(running.line().contains("ALARM"));
-    assert!(running.complaint().contains("broke"));
+    assert!(running.error_line().contains("broke"));
     let (mut stream, asked) = client(&listener);
     assert_eq!(asked.since_seq, Some(6));
     stream.write_all(raised(6).as_bytes()).expect("sent");

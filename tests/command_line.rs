@@ -34,7 +34,7 @@ fn xenwarden(arguments: &[&str]) -> Output {
 }
 
 /// The one line on stderr, with the exit code.
-fn complaint(output: &Output) -> (i32, String) {
+fn error_line(output: &Output) -> (i32, String) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(text.lines().count(), 1, "one line: {text:?}");
     (output.status.code().expect("not killed"), text)
@@ -57,7 +57,7 @@ fn a_bad_configuration_is_one_clear_line_and_exit_78() {
             &["--config", path][..],
             &["--config", path, "--check-config"],
         ] {
-            let (code, line) = complaint(&xenwardend(check));
+            let (code, line) = error_line(&xenwardend(check));
             assert_eq!(code, 78, "{name}");
             assert!(line.contains(path) && line.contains(part), "{name}: {line}");
         }
@@ -69,7 +69,7 @@ fn a_missing_or_unreadable_configuration_is_exit_78() {
     let directory = scratch("config");
     for path in [directory.join("missing"), directory] {
         let path = path.to_str().expect("a plain path");
-        let (code, line) = complaint(&xenwardend(&["--config", path]));
+        let (code, line) = error_line(&xenwardend(&["--config", path]));
         assert_eq!(code, 78);
         assert!(line.contains(path), "{line}");
     }
@@ -102,14 +102,14 @@ fn without_xen_it_says_so_and_exits_69() {
         return; // On Xen itself the lab's scenarios are the test.
     }
     let path = config("empty", b"");
-    let (code, line) = complaint(&xenwardend(&["--config", path.to_str().expect("plain")]));
+    let (code, line) = error_line(&xenwardend(&["--config", path.to_str().expect("plain")]));
     assert_eq!(code, 69);
     assert!(line.contains("does not run on Xen"), "{line}");
 }
 
 #[test]
 fn unknown_arguments_are_exit_64() {
-    assert_eq!(complaint(&xenwardend(&["--frobnicate"])).0, 64);
+    assert_eq!(error_line(&xenwardend(&["--frobnicate"])).0, 64);
     let cases: [&[&str]; 7] = [
         &["frobnicate"],
         &["status", "--watch"],
@@ -120,7 +120,7 @@ fn unknown_arguments_are_exit_64() {
         &["ack", "a", "b"],
     ];
     for arguments in cases {
-        assert_eq!(complaint(&xenwarden(arguments)).0, 64, "{arguments:?}");
+        assert_eq!(error_line(&xenwarden(arguments)).0, 64, "{arguments:?}");
     }
 }
 
@@ -169,10 +169,10 @@ fn the_sockets_are_where_the_configuration_says() {
     let text = format!("[control]\nsocket = {nowhere:?}\n");
     let path = config("sockets", text.as_bytes());
     let argument = format!("--config={}", path.display());
-    let (code, line) = complaint(&xenwarden(&["status", &argument]));
+    let (code, line) = error_line(&xenwarden(&["status", &argument]));
     assert_eq!(code, 2);
     assert!(line.contains("configured.sock"), "{line}");
-    let (code, line) = complaint(&xenwarden(&["guests", "--config", "/no/such/file"]));
+    let (code, line) = error_line(&xenwarden(&["guests", "--config", "/no/such/file"]));
     assert_eq!(code, 2);
     assert!(line.contains("/no/such/file"), "{line}");
 }
@@ -181,15 +181,18 @@ fn the_sockets_are_where_the_configuration_says() {
 fn a_status_that_cannot_be_had_is_exit_2() {
     let nowhere = scratch("status").join("nowhere.sock");
     let nowhere = nowhere.to_str().expect("a plain path");
-    assert_eq!(complaint(&xenwarden(&["status", "--socket", nowhere])).0, 2);
+    assert_eq!(
+        error_line(&xenwarden(&["status", "--socket", nowhere])).0,
+        2
+    );
 }
 
-/// What the command line makes of a daemon that answers `answer`.
+/// What the command line makes of a monitor that answers `answer`.
 fn status_from(name: &str, answer: &'static [u8]) -> Output {
     let path = scratch("status").join(name);
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).expect("bind");
-    let daemon = thread::spawn(move || {
+    let monitor = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
         let mut request = String::new();
         let mut reader = BufReader::new(stream.try_clone().expect("clone"));
@@ -198,7 +201,7 @@ fn status_from(name: &str, answer: &'static [u8]) -> Output {
         request
     });
     let output = xenwarden(&["status", "--socket", path.to_str().expect("plain")]);
-    assert_eq!(daemon.join().expect("no panic"), "status\n");
+    assert_eq!(monitor.join().expect("no panic"), "status\n");
     output
 }
 
@@ -212,6 +215,6 @@ fn an_answer_that_is_not_understood_is_exit_2_never_fine() {
         ("refusal", b"{\"error\":\"no\"}\n"),
     ];
     for (name, answer) in answers {
-        assert_eq!(complaint(&status_from(name, answer)).0, 2, "{name}");
+        assert_eq!(error_line(&status_from(name, answer)).0, 2, "{name}");
     }
 }

@@ -3,11 +3,11 @@
 //! the next honest one is served.
 #![allow(clippy::expect_used)] // how tests fail
 
-mod standin;
+mod fake_monitor;
 
+use fake_monitor::{FakeMonitor, LONG, alarmed, guest, report};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket};
 use nix::unistd::geteuid;
-use standin::{Daemon, LONG, alarmed, guest, report};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -18,14 +18,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
-use xenwarden::control::places;
+use xenwarden::control::client_pool;
 use xenwarden::event::Uuid;
 use xenwarden::guests::report::GuestsReport;
 
 #[test]
 fn status_shows_every_pcpu_and_guest_watchdog() {
-    let daemon = Daemon::start("status", 300);
-    let status = daemon.status();
+    let monitor = FakeMonitor::start("status", 300);
+    let status = monitor.status();
     assert_eq!(status.version, 1);
     let monitor = status.monitor.expect("the monitor's part");
     assert_eq!(
@@ -40,8 +40,8 @@ fn status_shows_every_pcpu_and_guest_watchdog() {
 
 #[test]
 fn the_socket_is_for_root_and_one_group() {
-    let daemon = Daemon::start("mode", 0);
-    let mode = std::fs::metadata(&daemon.path)
+    let monitor = FakeMonitor::start("mode", 0);
+    let mode = std::fs::metadata(&monitor.path)
         .expect("socket")
         .permissions()
         .mode();
@@ -50,7 +50,7 @@ fn the_socket_is_for_root_and_one_group() {
 
 #[test]
 fn any_bytes_get_an_error_or_a_close() {
-    let daemon = Daemon::start("bytes", 2);
+    let monitor = FakeMonitor::start("bytes", 2);
     let long = vec![b'x'; 100_000];
     let cases: [&[u8]; 18] = [
         b"ack\n",
@@ -73,21 +73,21 @@ fn any_bytes_get_an_error_or_a_close() {
         &long,
     ];
     for request in cases {
-        let answer = daemon.ask(request);
+        let answer = monitor.ask(request);
         assert!(
             answer.is_empty() || answer.contains("\"error\""),
             "{answer}"
         );
     }
-    assert_eq!(daemon.watchdogs(), 2);
+    assert_eq!(monitor.watchdogs(), 2);
 }
 
 #[test]
 fn a_flood_of_half_open_clients_keeps_nobody_out_for_long() {
-    let daemon = Daemon::start("flood", 2);
+    let monitor = FakeMonitor::start("flood", 2);
     let mut idle = Vec::new();
     for n in 0..1_000 {
-        let mut stream = daemon.connect();
+        let mut stream = monitor.connect();
         if n % 2 == 0 {
             let _ = stream.write_all(b"stat");
         } else if n % 3 == 0 {
@@ -95,7 +95,7 @@ fn a_flood_of_half_open_clients_keeps_nobody_out_for_long() {
         }
         idle.push(stream);
     }
-    assert_eq!(daemon.watchdogs(), 2);
+    assert_eq!(monitor.watchdogs(), 2);
 }
 
 /// Whether the far end has closed.
@@ -113,16 +113,16 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 
 #[test]
 fn a_thousand_clients_hold_at_most_32_places() {
-    let daemon = Daemon::start("places", 2);
+    let monitor = FakeMonitor::start("places", 2);
     let mut idle: Vec<UnixStream> = (0..1_000)
         .map(|_| {
-            let mut stream = daemon.connect();
+            let mut stream = monitor.connect();
             let _ = stream.write_all(&[b'x'; 255]);
             stream
         })
         .collect();
     // This one is behind them in the queue: when it is served they have all been accepted.
-    assert_eq!(daemon.watchdogs(), 2);
+    assert_eq!(monitor.watchdogs(), 2);
     let open = idle
         .iter_mut()
         .filter_map(|s| (!is_closed(s)).then_some(()));
@@ -132,24 +132,24 @@ fn a_thousand_clients_hold_at_most_32_places() {
 
 #[test]
 fn clients_that_never_read_their_answers_keep_nobody_out() {
-    let daemon = Daemon::start("deaf-flood", 2_000);
+    let monitor = FakeMonitor::start("deaf-flood", 2_000);
     let deaf: Vec<UnixStream> = (0..200)
         .map(|_| {
-            let mut stream = daemon.connect();
+            let mut stream = monitor.connect();
             let _ = stream.write_all(b"status\n");
             stream
         })
         .collect();
-    assert_eq!(daemon.watchdogs(), 2_000);
+    assert_eq!(monitor.watchdogs(), 2_000);
     drop(deaf);
 }
 
 #[test]
 fn guests_are_told_as_the_registry_knows_them() {
-    let daemon = Daemon::start("guests", 0);
+    let monitor = FakeMonitor::start("guests", 0);
     let known = report(vec![guest(1, 7, "web"), alarmed(2, 8, "db\n")]);
-    daemon.set_guests(known.clone());
-    let answer = daemon.ask(b"guests\n");
+    monitor.set_guests(known.clone());
+    let answer = monitor.ask(b"guests\n");
     assert_eq!(answer.lines().count(), 1);
     let answer: GuestsReport = serde_json::from_str(&answer).expect("a report");
     assert_eq!(answer, known);
@@ -157,8 +157,8 @@ fn guests_are_told_as_the_registry_knows_them() {
 
 #[test]
 fn root_acknowledges_and_closes_and_nobody_else() {
-    let daemon = Daemon::start("orders", 0);
-    daemon.set_guests(report(vec![guest(1, 7, "web"), alarmed(2, 8, "db")]));
+    let monitor = FakeMonitor::start("orders", 0);
+    monitor.set_guests(report(vec![guest(1, 7, "web"), alarmed(2, 8, "db")]));
     let is_root = geteuid().is_root();
     let cases = [
         (
@@ -179,14 +179,14 @@ fn root_acknowledges_and_closes_and_nobody_else() {
         ),
     ];
     for (word, uuid, expected) in cases {
-        let answer = daemon.ask(format!("{word} {}\n", Uuid::from_u128(uuid)).as_bytes());
+        let answer = monitor.ask(format!("{word} {}\n", Uuid::from_u128(uuid)).as_bytes());
         if is_root {
             assert_eq!(answer.trim_end(), expected);
         } else {
             assert!(answer.contains("only root"), "{answer}");
         }
     }
-    let orders = daemon.registry.orders.lock().expect("whole");
+    let orders = monitor.registry.orders.lock().expect("whole");
     let expected = cases.map(|(word, uuid, _)| (word, Uuid::from_u128(uuid), 0));
     assert_eq!(orders.as_slice(), if is_root { &expected[..] } else { &[] });
 }
@@ -238,9 +238,9 @@ fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
     const GROUP: u32 = 4_242;
     let uuid = Uuid::from_u128(2).to_string();
     let place = PublicPlace::make("strangers");
-    let daemon = Daemon::start_at(place.0.join("socket"), 1, Some(GROUP));
-    daemon.set_guests(report(vec![guest(2, 8, "db")]));
-    fs::set_permissions(&daemon.path, fs::Permissions::from_mode(0o666)).expect("mode");
+    let monitor = FakeMonitor::start_at(place.0.join("socket"), 1, Some(GROUP));
+    monitor.set_guests(report(vec![guest(2, 8, "db")]));
+    fs::set_permissions(&monitor.path, fs::Permissions::from_mode(0o666)).expect("mode");
     let stranger = (65_534, 65_534);
     let member = (65_534, GROUP);
     // The status withholds, as nobody decides here; so 1 is its answer.
@@ -281,48 +281,48 @@ fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
     ];
     for ((uid, gid), arguments, code, says) in cases {
         let output = place.run_as(uid, gid, arguments);
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        let error_line = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(
             output.status.code(),
             Some(code),
-            "{arguments:?}: {complaint}"
+            "{arguments:?}: {error_line}"
         );
-        assert!(complaint.contains(says), "{arguments:?}: {complaint}");
+        assert!(error_line.contains(says), "{arguments:?}: {error_line}");
         assert_eq!(
-            complaint.is_empty(),
+            error_line.is_empty(),
             says.is_empty(),
-            "{arguments:?}: {complaint}"
+            "{arguments:?}: {error_line}"
         );
     }
-    assert!(daemon.registry.orders.lock().expect("whole").is_empty());
+    assert!(monitor.registry.orders.lock().expect("whole").is_empty());
 }
 
 #[test]
 fn a_client_that_does_not_read_its_answer_delays_no_other() {
-    let daemon = Daemon::start("deaf", 2_000);
-    let mut deaf = daemon.connect();
+    let monitor = FakeMonitor::start("deaf", 2_000);
+    let mut deaf = monitor.connect();
     deaf.write_all(b"status\n").expect("write");
-    assert_eq!(daemon.watchdogs(), 2_000);
+    assert_eq!(monitor.watchdogs(), 2_000);
 }
 
 #[test]
-fn a_second_daemon_does_not_take_the_socket_of_a_living_one() {
-    let daemon = Daemon::start("second", 0);
-    let error = places::bind(&daemon.path, "no-such-group").expect_err("taken");
+fn a_second_monitor_does_not_take_the_socket_of_a_living_one() {
+    let monitor = FakeMonitor::start("second", 0);
+    let error = client_pool::bind(&monitor.path, "no-such-group").expect_err("taken");
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
-    assert_eq!(daemon.status().version, 1);
+    assert_eq!(monitor.status().version, 1);
 }
 
 #[test]
-fn a_dead_daemons_socket_is_replaced() {
+fn a_dead_monitors_socket_is_replaced() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dead.sock");
-    drop(places::bind(&path, "no-such-group").expect("first"));
+    drop(client_pool::bind(&path, "no-such-group").expect("first"));
     assert!(path.exists());
-    places::bind(&path, "no-such-group").expect("again");
+    client_pool::bind(&path, "no-such-group").expect("again");
 }
 
 #[test]
-fn a_stopped_daemon_whose_queue_is_full_does_not_hang_the_start() {
+fn a_stopped_monitor_whose_queue_is_full_does_not_hang_the_start() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stopped.sock");
     let _ = std::fs::remove_file(&path);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -343,7 +343,7 @@ fn a_stopped_daemon_whose_queue_is_full_does_not_hang_the_start() {
     }
     let (tell, told) = std::sync::mpsc::channel();
     let tried = path.clone();
-    thread::spawn(move || tell.send(places::bind(&tried, "no-such-group").map(drop)));
+    thread::spawn(move || tell.send(client_pool::bind(&tried, "no-such-group").map(drop)));
     let bound = told.recv_timeout(LONG).expect("it does not wait");
     let kind = bound.expect_err("somebody listens there").kind();
     assert_eq!(kind, std::io::ErrorKind::AddrInUse);

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use xenwarden::control::client_pool;
 use xenwarden::control::peer::gid_of;
-use xenwarden::control::places;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::{Guest, Kind};
 use xenwarden::sink::socket::{self, MAX_CLIENTS, NAME, Settings};
@@ -35,7 +35,7 @@ impl Server {
     fn start_for(name: &str, keep: usize, group: &str) -> Self {
         let scratch = Scratch::new(&format!("socket-{name}"));
         let bus = bus();
-        let listener = places::bind(&scratch.path("events.sock"), group).expect("bind");
+        let listener = client_pool::bind(&scratch.path("events.sock"), group).expect("bind");
         let (queue, woken) = bus.attach_waking(NAME, 8_192).expect("attach");
         let group = gid_of(group);
         let settings = Settings { keep, group };
@@ -239,7 +239,7 @@ fn any_bytes_get_an_error_or_a_close() {
     ];
     for request in cases {
         let mut stream = server.connect();
-        // The daemon may close before it has read all of a long one.
+        // The monitor may close before it has read all of a long one.
         let _ = stream.write_all(request);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = String::new();

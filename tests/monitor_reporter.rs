@@ -10,8 +10,8 @@ use xenwarden::event::{Coverage, Kind};
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, EntryKind, Info, Phase, Status, Writer};
+use xenwarden::monitor::reported::Reported;
 use xenwarden::monitor::reporter::{Reporter, Watcher};
-use xenwarden::monitor::told::Told;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 
 const MS: u64 = NS_PER_MS;
@@ -90,10 +90,10 @@ struct Monitor {
 impl Monitor {
     fn start(scratch: &Scratch) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
-        let told = Told::open(&scratch.0.join("told")).expect("memory");
+        let told = Reported::open(&scratch.0.join("told")).expect("memory");
         let to = Arc::clone(&events);
         let publish = move |what: Kind| to.lock().expect("whole").push(what.kind());
-        let reporter = Reporter::new(&scratch.page(), told, None, publish);
+        let reporter = Reporter::new(&scratch.page(), told, publish);
         Self {
             reporter: Arc::new(reporter),
             events,

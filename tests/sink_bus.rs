@@ -13,7 +13,7 @@ use xenwarden::config::sinks::Hook;
 use xenwarden::event::bus::Bus;
 use xenwarden::event::{Event, Kind, Severity, VERSION};
 use xenwarden::sink::hooks;
-use xenwarden::sink::syslog::{self, Places};
+use xenwarden::sink::syslog::{self, Sockets};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 const TEN_S: u64 = 10 * NS_PER_S;
@@ -162,7 +162,7 @@ fn a_closed_bus_ends_its_queues_after_what_they_hold() {
 #[test]
 fn each_sink_ends_at_the_deadline_although_it_is_not_done() {
     let scratch = Scratch::new("stop");
-    let places = Places {
+    let sockets = Sockets {
         journal: scratch.path("journal"),
         devlog: scratch.path("log"),
     };
@@ -176,7 +176,7 @@ fn each_sink_ends_at_the_deadline_although_it_is_not_done() {
     let sinks: [(&'static str, Run); 2] = [
         (
             syslog::NAME,
-            Box::new(move |queue, bus| syslog::run(queue, &places, bus, |_| false)),
+            Box::new(move |queue, bus| syslog::run(queue, &sockets, bus, |_| false)),
         ),
         (
             hooks::NAME,

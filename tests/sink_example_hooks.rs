@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 const UUID: &str = "0f9bbd6e-5f0a-4a39-8a8e-0123456789ab";
 const NAME: &str = r#"we"b $(touch pwned) \ ü"#;
 
-/// Runs a hook as the daemon would, but for a PATH that has the stand-ins.
+/// Runs a hook as the monitor would, but for a PATH that has the stand-ins.
 fn run(scratch: &Scratch, hook: &str, arguments: &[&str], kind: &str, uuid: &str) -> Output {
     let program = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("hooks")

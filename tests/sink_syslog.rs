@@ -15,7 +15,7 @@ use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
 use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Kind, Severity, Timestamp, VERSION};
-use xenwarden::sink::syslog::{self, NAME, Places};
+use xenwarden::sink::syslog::{self, NAME, Sockets};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 struct Sink {
@@ -28,13 +28,13 @@ impl Sink {
     fn start(scratch: Scratch) -> Self {
         let bus = bus();
         let queue = bus.attach(NAME, 8_192);
-        let places = Places {
+        let sockets = Sockets {
             journal: scratch.path("journal"),
             devlog: scratch.path("log"),
         };
         let counted = Arc::clone(&bus);
         let thread = spawn(move || {
-            syslog::run(&queue, &places, &counted, |_| false);
+            syslog::run(&queue, &sockets, &counted, |_| false);
         });
         Self {
             scratch,
@@ -50,7 +50,7 @@ impl Sink {
     }
 }
 
-fn daemon(scratch: &Scratch, name: &str) -> UnixDatagram {
+fn monitor(scratch: &Scratch, name: &str) -> UnixDatagram {
     let socket = UnixDatagram::bind(scratch.path(name)).expect("bind");
     socket.set_read_timeout(Some(LONG)).expect("timeout");
     socket
@@ -97,7 +97,7 @@ fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
 #[test]
 fn the_journal_gets_every_field_and_dev_log_nothing() {
     let scratch = Scratch::new("journal-fields");
-    let (journal, devlog) = (daemon(&scratch, "journal"), daemon(&scratch, "log"));
+    let (journal, devlog) = (monitor(&scratch, "journal"), monitor(&scratch, "log"));
     let sink = Sink::start(scratch);
     let odd = guest(Some(0xabc), 3, "web\nPRIORITY=0\n");
     sink.bus.publish(Some(odd.clone()), expired());
@@ -131,8 +131,8 @@ fn the_journal_gets_every_field_and_dev_log_nothing() {
 #[test]
 fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
     let scratch = Scratch::new("journal-gone");
-    let devlog = daemon(&scratch, "log");
-    let journal = daemon(&scratch, "journal");
+    let devlog = monitor(&scratch, "log");
+    let journal = monitor(&scratch, "journal");
     let sink = Sink::start(scratch);
     let web = guest(None, 3, "web\u{1b}[2J\n");
     sink.bus.publish(Some(web.clone()), raised());
@@ -152,7 +152,7 @@ fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
     std::fs::remove_file(sink.scratch.path("journal")).expect("unlink");
     sink.bus.publish(Some(web.clone()), raised());
     text(&devlog);
-    let journal = daemon(&sink.scratch, "journal");
+    let journal = monitor(&sink.scratch, "journal");
     sink.bus.publish(Some(web), raised());
     assert_eq!(fields(&receive(&journal))["XENWARDEN_SEQ"], "4");
     assert_eq!(drops(&sink.bus, NAME), 0);
@@ -163,7 +163,7 @@ fn without_a_journal_dev_log_gets_a_line_and_a_new_journal_is_found() {
 fn a_burst_that_outruns_a_reading_logger_is_not_lost() {
     for name in ["journal", "log"] {
         let scratch = Scratch::new(&format!("burst-{name}"));
-        let socket = daemon(&scratch, name);
+        let socket = monitor(&scratch, name);
         let sink = Sink::start(scratch);
         let reader = thread::spawn(move || (0..2_000).for_each(|_| drop(receive(&socket))));
         for _ in 0..2_000 {
@@ -179,7 +179,7 @@ fn a_burst_that_outruns_a_reading_logger_is_not_lost() {
 fn a_stalled_logger_costs_events_each_of_which_is_counted() {
     for name in ["journal", "log"] {
         let scratch = Scratch::new(&format!("stall-{name}"));
-        let socket = daemon(&scratch, name);
+        let socket = monitor(&scratch, name);
         let sink = Sink::start(scratch);
         for _ in 0..3_000 {
             sink.bus.publish(None, raised());
@@ -198,7 +198,7 @@ fn a_stalled_logger_costs_events_each_of_which_is_counted() {
 #[test]
 fn a_slow_logger_does_not_hold_up_the_end_and_what_it_misses_is_counted() {
     let scratch = Scratch::new("slow-logger");
-    let socket = daemon(&scratch, "log");
+    let socket = monitor(&scratch, "log");
     let sink = Sink::start(scratch);
     let (end, ended) = channel::<()>();
     // Two datagrams a second: 4000 events would take it half an hour.
@@ -232,7 +232,7 @@ fn a_slow_logger_does_not_hold_up_the_end_and_what_it_misses_is_counted() {
 fn a_logger_that_reads_again_is_told_what_it_missed() {
     for name in ["journal", "log"] {
         let scratch = Scratch::new(&format!("again-{name}"));
-        let socket = daemon(&scratch, name);
+        let socket = monitor(&scratch, name);
         let sink = Sink::start(scratch);
         for _ in 0..3_000 {
             sink.bus.publish(None, raised());
@@ -499,7 +499,7 @@ fn a_line_has_the_time_of_the_zone() {
         return;
     }
     let scratch = Scratch::new("syslog-zone");
-    let socket = daemon(&scratch, "log");
+    let socket = monitor(&scratch, "log");
     let mut devlog = xenwarden::sink::devlog::DevLog::new(&scratch.path("log"), "test");
     assert_eq!(devlog.send(xenwarden::event::Severity::Info.into(), "x"), 0);
     let line = text(&socket);

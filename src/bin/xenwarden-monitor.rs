@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config;
 use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
-use xenwarden::monitor::services;
+use xenwarden::monitor::{privileges, services};
 use xenwarden::sink;
 use xenwarden::sink::journal::NAME;
 
@@ -51,7 +51,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error))?;
-    sink::log::start(NAME, policy.level, policy.syslog)
+    // What writes the log needs no privilege.
+    let begin = || _ = privileges::give_up(false, false);
+    sink::log::start(NAME, policy.level, policy.syslog, begin)
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
     services::run(&policy)
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden ack`: somebody takes care of an alarm, or ends it.
 //!
-//! The daemon knows alarms by UUID; a domid or a name is looked up among its guests first.
+//! The monitor knows alarms by UUID; a domid or a name is looked up among its guests first.
 
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
-use super::{FINE, NOT_FINE, complain};
+use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::plain;
 use crate::control::protocol::{Done, Request};
 use crate::event::Uuid;
@@ -13,16 +13,16 @@ use crate::event::request::Named;
 use crate::guests::report::GuestsReport;
 use std::path::Path;
 
-/// Acknowledges or closes; what the daemon refuses is [`NOT_FINE`].
+/// Acknowledges or closes; what the monitor refuses is [`EXIT_NOT_OK`].
 pub fn run(socket: &Path, guest: &str, close: bool, output: &mut Output) -> Result<u8, String> {
     match order(socket, guest, close) {
         Ok(done) => {
             let _ = output.write(done.as_bytes())?;
-            Ok(FINE)
+            Ok(EXIT_OK)
         }
         Err(NoAnswer::Refused(why)) => {
-            complain(&why);
-            Ok(NOT_FINE)
+            print_error(&why);
+            Ok(EXIT_NOT_OK)
         }
         Err(NoAnswer::CannotTell(message)) => Err(message),
     }

@@ -15,7 +15,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 3 no liveness table; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration
@@ -108,7 +108,7 @@ impl Events {
 
 /// What is wrong with the arguments, in one line.
 #[must_use]
-pub fn complaint(error: &clap::Error) -> String {
+pub fn usage_error(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines =
@@ -180,7 +180,7 @@ mod tests {
 
     fn given(line: &str) -> Result<Arguments, String> {
         let words = std::iter::once("xenwarden").chain(line.split_whitespace());
-        Arguments::try_parse_from(words).map_err(|error| complaint(&error))
+        Arguments::try_parse_from(words).map_err(|error| usage_error(&error))
     }
 
     fn subscription(line: &str) -> Subscription {

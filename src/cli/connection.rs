@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A connection to the daemon: one request out, lines in.
 //!
-//! Nothing here waits for longer than it is told to, not even connect(2) to a daemon that
+//! Nothing here waits for longer than it is told to, not even connect(2) to a monitor that
 //! does not accept, and a line has a largest length.
 
 use super::output::{Woken, wait};
 use crate::control::protocol::{Refusal, Request, read};
-use crate::event::describe::harmless;
+use crate::event::describe::escape_controls;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
@@ -19,8 +19,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to answer.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the monitor may take to answer.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest line, bytes: a status of every domain that Xen can number is shorter.
 const MAX_LINE: usize = 64 << 20;
 /// Bytes that one read takes.
@@ -28,7 +28,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Why there is no line.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ConnectionError {
     /// The socket cannot be reached, or broke.
     Io(io::Error),
     /// Nothing came in time.
@@ -41,11 +41,11 @@ pub enum Trouble {
     StdoutGone,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::Late => write!(f, "no answer within {} s", PATIENCE.as_secs()),
+            Self::Late => write!(f, "no answer within {} s", TIMEOUT.as_secs()),
             Self::Cut => write!(f, "the answer is cut short"),
             Self::TooLong => write!(f, "the answer has no end"),
             Self::StdoutGone => write!(f, "stdout is closed"),
@@ -53,7 +53,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             // SO_SNDTIMEO of a connect(2) or write(2) (socket(7)).
@@ -76,10 +76,10 @@ pub struct Connection {
 impl Connection {
     /// Connects and sends `request` with its line's end. With `follow` a wait for a line ends
     /// also when stdout's reader goes.
-    pub fn open(path: &Path, request: &str, follow: bool) -> Result<Self, Trouble> {
+    pub fn open(path: &Path, request: &str, follow: bool) -> Result<Self, ConnectionError> {
         let mut stream = connect_in_time(path)?;
         match stream.write_all(format!("{request}\n").as_bytes()) {
-            // A daemon that refuses does so at once; its reason can still be read.
+            // A monitor that refuses does so at once; its reason can still be read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
         }
@@ -92,10 +92,10 @@ impl Connection {
         })
     }
 
-    /// The next line, without its end; none when the daemon has closed. Waits for ever
-    /// without `patience`.
-    pub fn line(&mut self, patience: Option<Duration>) -> Result<Option<Vec<u8>>, Trouble> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    /// The next line, without its end; none when the monitor has closed. Waits for ever
+    /// without `timeout`.
+    pub fn line(&mut self, timeout: Option<Duration>) -> Result<Option<Vec<u8>>, ConnectionError> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let rest = self.buffer.get(self.searched..).unwrap_or_default();
             if let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
@@ -109,21 +109,25 @@ impl Connection {
             self.used = 0;
             self.searched = self.buffer.len();
             if self.searched > MAX_LINE {
-                return Err(Trouble::TooLong);
+                return Err(ConnectionError::TooLong);
             }
             if self.more(deadline)? == 0 {
                 let cut = !self.buffer.is_empty();
-                return if cut { Err(Trouble::Cut) } else { Ok(None) };
+                return if cut {
+                    Err(ConnectionError::Cut)
+                } else {
+                    Ok(None)
+                };
             }
         }
     }
 
     /// Reads on; 0 at the end.
-    fn more(&mut self, deadline: Option<Instant>) -> Result<usize, Trouble> {
+    fn more(&mut self, deadline: Option<Instant>) -> Result<usize, ConnectionError> {
         loop {
             match wait(Some(&self.stream), deadline)? {
-                Woken::Timeout => return Err(Trouble::Late),
-                Woken::StdoutGone if self.follow => return Err(Trouble::StdoutGone),
+                Woken::Timeout => return Err(ConnectionError::Late),
+                Woken::StdoutGone if self.follow => return Err(ConnectionError::StdoutGone),
                 // An answer is waited for although nobody may read what is said of it.
                 Woken::StdoutGone | Woken::Readable => {}
             }
@@ -134,7 +138,7 @@ impl Connection {
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A daemon that closed before it had read all: nothing more will come.
+                // A monitor that closed before it had read all: nothing more will come.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
                 Err(error) => return Err(error.into()),
             }
@@ -147,16 +151,16 @@ impl Connection {
 fn connect_in_time(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let patience = i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX);
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(patience, 0))?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(patience, 0))?;
+    let timeout = i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX);
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(timeout, 0))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(timeout, 0))?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(socket.into())
 }
 
 /// Why there is no answer.
 pub enum NoAnswer {
-    /// The daemon says why not.
+    /// The monitor says why not.
     Refused(String),
     /// There is none, or none that is understood.
     CannotTell(String),
@@ -165,7 +169,7 @@ pub enum NoAnswer {
 impl From<NoAnswer> for String {
     fn from(why: NoAnswer) -> Self {
         match why {
-            NoAnswer::Refused(error) => format!("the daemon refuses: {error}"),
+            NoAnswer::Refused(error) => format!("the monitor refuses: {error}"),
             NoAnswer::CannotTell(message) => message,
         }
     }
@@ -175,20 +179,23 @@ impl From<NoAnswer> for String {
 /// terminal, with its end.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: Request) -> Result<(T, String), NoAnswer> {
     let line = Connection::open(path, &request.to_string(), false)
-        .and_then(|mut connection| connection.line(Some(PATIENCE)))
-        .and_then(|line| line.ok_or(Trouble::Cut))
+        .and_then(|mut connection| connection.line(Some(TIMEOUT)))
+        .and_then(|line| line.ok_or(ConnectionError::Cut))
         .map_err(|trouble| NoAnswer::CannotTell(unreachable_text(path, &trouble)))?;
     match read(&line) {
-        Ok(Ok(answer)) => Ok((answer, harmless(&String::from_utf8_lossy(&line)) + "\n")),
+        Ok(Ok(answer)) => Ok((
+            answer,
+            escape_controls(&String::from_utf8_lossy(&line)) + "\n",
+        )),
         Ok(Err(Refusal { error })) => Err(NoAnswer::Refused(error)),
         Err(error) => Err(NoAnswer::CannotTell(format!(
-            "the daemon's answer is not understood: {error}"
+            "the monitor's answer is not understood: {error}"
         ))),
     }
 }
 
 /// What to say of a socket that is not as it should be, and what to do.
-pub fn unreachable_text(path: &Path, trouble: &Trouble) -> String {
+pub fn unreachable_text(path: &Path, trouble: &ConnectionError) -> String {
     let path = path.display();
     format!("{path}: {trouble}: is xenwarden-monitor running, and are you in its group?")
 }

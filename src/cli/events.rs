@@ -2,16 +2,16 @@
 //! `xenwarden events`: what happened, and what happens.
 //!
 //! In: the event socket's lines. Out: events on stdout, one line each; everything else (that
-//! some are no longer kept, that the daemon went and came back) on stderr. Events that this
+//! some are no longer kept, that the monitor went and came back) on stderr. Events that this
 //! version does not know are shown as far as they can be. With `--follow` a connection that
 //! ends is made anew and goes on after the last event that was seen.
 
 use super::arguments::Events;
-use super::connection::{Connection, PATIENCE, Trouble, unreachable_text};
+use super::connection::{Connection, ConnectionError, TIMEOUT, unreachable_text};
 use super::output::{Colour, Output, Reader, Woken, wait};
-use super::{FINE, complain};
+use super::{EXIT_OK, print_error};
 use crate::cli::text::plain;
-use crate::event::describe::{harmless, words};
+use crate::event::describe::escape_controls;
 use crate::event::request::{Notice, Subscription};
 use crate::event::{Event, Severity, Timestamp};
 use serde_json::{Map, Value};
@@ -27,9 +27,9 @@ const DROPS: u32 = 5;
 
 /// How one connection ended.
 enum End {
-    /// The daemon closed it.
+    /// The monitor closed it.
     Closed,
-    /// The daemon dropped us, or the rest was lost on the way.
+    /// The monitor dropped us, or the rest was lost on the way.
     Dropped,
     /// Nobody reads stdout any more.
     StdoutGone,
@@ -50,8 +50,8 @@ pub fn run(socket: &Path, request: &Events, output: &mut Output) -> Result<u8, S
     let mut drops = 0;
     loop {
         match reader.session(output)? {
-            End::StdoutGone => return Ok(FINE),
-            End::Closed if !follow => return Ok(FINE),
+            End::StdoutGone => return Ok(EXIT_OK),
+            End::Closed if !follow => return Ok(EXIT_OK),
             End::Closed | End::Dropped => {}
         }
         if std::mem::take(&mut reader.progress) {
@@ -59,12 +59,12 @@ pub fn run(socket: &Path, request: &Events, output: &mut Output) -> Result<u8, S
         }
         drops += 1;
         if !follow && drops > DROPS {
-            return Err("the daemon drops this reader again and again".to_owned());
+            return Err("the monitor drops this reader again and again".to_owned());
         }
         let none: Option<&UnixStream> = None;
         let until = Instant::now() + delay;
         if wait(none, Some(until)).map_err(|error| error.to_string())? == Woken::StdoutGone {
-            return Ok(FINE);
+            return Ok(EXIT_OK);
         }
         delay = (delay * 2).min(LONGEST_DELAY);
     }
@@ -77,7 +77,7 @@ struct EventReader<'a> {
     next: Option<u64>,
     /// When it all began.
     began: Timestamp,
-    /// The daemon was there at some time.
+    /// The monitor was there at some time.
     connected: bool,
     /// This connection has sent an event.
     progress: bool,
@@ -110,22 +110,22 @@ impl EventReader<'_> {
             Err(trouble) => return Err(unreachable_text(socket, &trouble)),
         };
         if self.connected && follow {
-            complain("connected again");
+            print_error("connected again");
         }
         self.connected = true;
-        let patience = (!follow).then_some(PATIENCE);
+        let timeout = (!follow).then_some(TIMEOUT);
         loop {
-            let line = match connection.line(patience) {
+            let line = match connection.line(timeout) {
                 Ok(Some(line)) => line,
                 Ok(None) => {
                     if follow {
-                        complain("the daemon closed the connection; trying to connect again");
+                        print_error("the monitor closed the connection; trying to connect again");
                     }
                     return Ok(End::Closed);
                 }
-                Err(Trouble::StdoutGone) => return Ok(End::StdoutGone),
-                Err(Trouble::Cut) if follow => {
-                    complain("the connection broke; trying to connect again");
+                Err(ConnectionError::StdoutGone) => return Ok(End::StdoutGone),
+                Err(ConnectionError::Cut) if follow => {
+                    print_error("the connection broke; trying to connect again");
                     return Ok(End::Closed);
                 }
                 Err(trouble) => return Err(unreachable_text(socket, &trouble)),
@@ -139,9 +139,9 @@ impl EventReader<'_> {
     /// Shows a line, whatever it is.
     fn take(&mut self, line: &[u8], output: &mut Output) -> Result<Option<End>, String> {
         let value: Value = serde_json::from_slice(line)
-            .map_err(|error| format!("the daemon's line is not understood: {error}"))?;
+            .map_err(|error| format!("the monitor's line is not understood: {error}"))?;
         let Value::Object(fields) = value else {
-            return Err("the daemon's line is not understood: no JSON object".to_owned());
+            return Err("the monitor's line is not understood: no JSON object".to_owned());
         };
         if fields.get("kind").is_none_or(|kind| !kind.is_string()) {
             return self.notice(fields);
@@ -151,9 +151,9 @@ impl EventReader<'_> {
         }
         self.progress = true;
         let shown = if self.request.json {
-            (harmless(&String::from_utf8_lossy(line)) + "\n").into_bytes()
+            (escape_controls(&String::from_utf8_lossy(line)) + "\n").into_bytes()
         } else {
-            (in_words(line, &fields, output) + "\n").into_bytes()
+            (event_line(line, &fields, output) + "\n").into_bytes()
         };
         let gone = output.write(&shown)? == Reader::Gone;
         Ok(gone.then_some(End::StdoutGone))
@@ -162,9 +162,9 @@ impl EventReader<'_> {
     fn notice(&mut self, fields: Map<String, Value>) -> Result<Option<End>, String> {
         let text = Value::Object(fields.clone()).to_string();
         match serde_json::from_value(Value::Object(fields)) {
-            Ok(Notice::Error(error)) => Err(format!("the daemon refuses: {error}")),
+            Ok(Notice::Error(error)) => Err(format!("the monitor refuses: {error}")),
             Ok(Notice::DroppedFrom(seq)) => {
-                complain(&format!(
+                print_error(&format!(
                     "read too slowly and was dropped; going on from event {seq}"
                 ));
                 self.next = Some(seq);
@@ -173,12 +173,12 @@ impl EventReader<'_> {
             Ok(Notice::ReplayBeginsAt(seq)) => {
                 // Who asks for all that is kept knows that there may have been more.
                 if self.request.since.is_some() || self.next.is_some() {
-                    complain(&format!("events before {seq} are no longer kept"));
+                    print_error(&format!("events before {seq} are no longer kept"));
                 }
                 Ok(None)
             }
             Err(_) => {
-                complain(&format!("the daemon says {text}"));
+                print_error(&format!("the monitor says {text}"));
                 Ok(None)
             }
         }
@@ -186,9 +186,9 @@ impl EventReader<'_> {
 }
 
 /// The event as one line for people.
-fn in_words(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
+fn event_line(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
     let known = serde_json::from_slice::<Event>(line).ok();
-    let text = known.map_or_else(|| own_fields(fields), |event| words(&event.what));
+    let text = known.map_or_else(|| own_fields(fields), |event| event.what.describe());
     let severity = field(fields, "severity");
     let colour = match serde_json::from_value(Value::from(severity)) {
         Ok(Severity::Error) => Some(Colour::Red),
@@ -222,7 +222,8 @@ fn who(fields: &Map<String, Value>) -> String {
         Some(guest) => guest,
     };
     let domid = guest.get("domid").map_or("?".to_owned(), Value::to_string);
-    match guest.get("name").and_then(Value::as_str) {
+    let text = |field| guest.get(field).and_then(Value::as_str);
+    match text("name").or(text("uuid")) {
         Some(name) => format!("{name} ({domid})"),
         None => format!("domain {domid}"),
     }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden guests`: a table to be read at a glance, alarms first.
 //!
-//! In: the daemon's [`GuestsReport`]. Out: lines, and the code that says the same in one
+//! In: the monitor's [`GuestsReport`]. Out: lines, and the code that says the same in one
 //! number. An alarm that is open is open however old the evidence is; without one, evidence
 //! that is old or does not show a guest means that nobody can tell.
 
 use super::connection::ask;
 use super::output::{Colour, Output, Reader, Woken, wait};
-use super::{CANNOT_TELL, FINE, NOT_FINE, complain};
-use crate::cli::text::{columns, plain, span};
+use super::{EXIT_NO_TABLE, EXIT_NOT_OK, EXIT_OK, EXIT_UNKNOWN, print_error};
+use crate::cli::text::{called, columns, plain, span};
 use crate::control::protocol::Request;
 use crate::event::Timestamp;
-use crate::event::describe::of_cause;
 use crate::guests::report::SlotReport;
 use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// The version of the report that is understood.
 const VERSION: u32 = 1;
-/// Evidence that is older proves nothing: eight of the longest samples, so that a daemon
+/// Evidence that is older proves nothing: eight of the longest samples, so that a monitor
 /// whose ordinary threads are a little late is not called blind.
 const OLD_MS: u64 = 2_000;
 /// Between two tables.
@@ -47,7 +46,7 @@ fn look(socket: &Path, json: bool, output: &Output) -> Result<(u8, String), Stri
     if report.version != VERSION {
         let version = report.version;
         return Err(format!(
-            "the daemon's answer is of version {version}, this program knows {VERSION}"
+            "the monitor's answer is of version {version}, this program knows {VERSION}"
         ));
     }
     let code = code_of(&report);
@@ -69,7 +68,7 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
         pipe::register(signal, waker).map_err(|error| error.to_string())?;
     }
     let clears = output.terminal && !json;
-    // A daemon that is not there to begin with is no daemon to watch.
+    // Where no monitor answers to begin with there is nothing to watch.
     let (mut code, mut text) = look(socket, json, output)?;
     let mut next = Instant::now();
     loop {
@@ -88,10 +87,10 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
         (code, text) = match look(socket, json, output) {
             Ok((code, text)) if clears || json => (code, text),
             Ok((code, text)) => (code, format!("\n{text}")),
-            Err(message) if clears => (CANNOT_TELL, format!("{}\n", plain(&message))),
+            Err(message) if clears => (EXIT_UNKNOWN, format!("{}\n", plain(&message))),
             Err(message) => {
-                complain(&message);
-                (CANNOT_TELL, String::new())
+                print_error(&message);
+                (EXIT_UNKNOWN, String::new())
             }
         };
     }
@@ -114,19 +113,23 @@ fn frame(text: &str, rows: usize) -> String {
     screen + "\u{1b}[J\u{1b}[?7h\u{1b}[?25h"
 }
 
-/// 0 fine, 1 alarms open (other than of guests that moved) or boots failed, 2 cannot tell.
+/// 0 fine, 1 alarms open (other than of guests that moved) or boots failed, 2 cannot tell,
+/// 3 there is no liveness table.
 fn code_of(report: &GuestsReport) -> u8 {
     // Of a guest that moved nobody here knows how its boot went.
     let moved = |guest: &GuestReport| guest.alarm.is_some() && !is_open(guest);
     let is_bad = |guest: &GuestReport| is_open(guest) || guest.boot_failed && !moved(guest);
     if report.guests.iter().any(is_bad) {
-        return NOT_FINE;
+        return EXIT_NOT_OK;
+    }
+    if report.no_table.is_some() {
+        return EXIT_NO_TABLE;
     }
     let old = report.evidence_age_ms.is_none_or(|age| age > OLD_MS);
     if old || report.guests.iter().any(is_unknown) {
-        return CANNOT_TELL;
+        return EXIT_UNKNOWN;
     }
-    FINE
+    EXIT_OK
 }
 
 /// It has an alarm to act on here.
@@ -144,7 +147,15 @@ fn render(report: &GuestsReport, now: Timestamp) -> Vec<Line> {
     let mut guests: Vec<&GuestReport> = report.guests.iter().collect();
     guests.sort_by_key(|guest| order(guest));
     let alarms = guests.iter().filter(|guest| is_open(guest)).count();
-    let mut lines = vec![head(report, alarms)];
+    let mut lines = Vec::new();
+    if let Some(why) = &report.no_table {
+        let text = format!("NO LIVENESS TABLE: {}", plain(why));
+        lines.push((Some(Colour::Yellow), text));
+        if guests.is_empty() {
+            return lines;
+        }
+    }
+    lines.push(head(report, alarms));
     if let Some(trouble) = &report.names_trouble {
         lines.push((None, format!("names may be missing: {}", plain(trouble))));
     }
@@ -220,7 +231,7 @@ fn row(guest: &GuestReport, now: Timestamp) -> Vec<String> {
         .iter()
         .min_by_key(|slot| (!slot.expired, slot.margin_ms));
     vec![
-        guest.name.as_deref().map_or("?".to_owned(), plain),
+        called(guest.name.as_deref(), guest.uuid),
         guest.domid.to_string(),
         state(guest.state),
         slot.map_or_else(unknown, |s| format!("{} ago", span(s.last_fed_age_ms))),
@@ -249,8 +260,8 @@ fn state(state: DomainState) -> String {
         DomainState::Running => "running".to_owned(),
         DomainState::Paused => "paused".to_owned(),
         DomainState::Suspended => "suspended".to_owned(),
-        DomainState::ShutDown(cause) => format!("shut down: {}", of_cause(cause)),
-        DomainState::Gone(cause) => format!("gone: {}", of_cause(cause)),
+        DomainState::ShutDown(cause) => format!("shut down: {cause}"),
+        DomainState::Gone(cause) => format!("gone: {cause}"),
         DomainState::Unknown => "unknown".to_owned(),
     }
 }
@@ -292,152 +303,6 @@ fn alarm(alarm: &AlarmReport, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn guest(name: &str) -> GuestReport {
-        GuestReport {
-            uuid: None,
-            name: Some(name.to_owned()),
-            domid: 7,
-            state: DomainState::Running,
-            slots: vec![SlotReport {
-                slot: 1,
-                timeout_s: 10,
-                last_fed_age_ms: 200,
-                margin_ms: 9_800,
-                expired: false,
-            }],
-            alarm: None,
-            boot_failed: false,
-        }
-    }
-
-    fn alarmed(name: &str, raised_s: i64, acknowledged: bool) -> GuestReport {
-        let alarm = AlarmReport {
-            phase: AlarmPhase::Raised,
-            raised: Timestamp(raised_s * 1_000_000),
-            expiries: 2,
-            reboots: 1,
-            acknowledged,
-        };
-        GuestReport {
-            alarm: Some(alarm),
-            ..guest(name)
-        }
-    }
-
-    fn unbooted(name: &str) -> GuestReport {
-        GuestReport {
-            boot_failed: true,
-            ..guest(name)
-        }
-    }
-
-    fn report(guests: Vec<GuestReport>) -> GuestsReport {
-        GuestsReport {
-            version: 1,
-            guests,
-            evidence_age_ms: Some(250),
-            names_trouble: None,
-        }
-    }
-
-    #[test]
-    fn the_code_is_fine_only_where_everything_is_known_to_be() {
-        let blind = GuestReport {
-            state: DomainState::Unknown,
-            slots: Vec::new(),
-            ..guest("c")
-        };
-        let fed = GuestReport {
-            state: DomainState::Unknown,
-            ..guest("d")
-        };
-        let mut moved = alarmed("e", 0, false);
-        if let Some(alarm) = &mut moved.alarm {
-            alarm.phase = AlarmPhase::Moved;
-        }
-        let gone_unbooted = GuestReport {
-            boot_failed: true,
-            ..moved.clone()
-        };
-        let aged = |age, guests| GuestsReport {
-            evidence_age_ms: age,
-            ..report(guests)
-        };
-        let cases = [
-            (report(vec![]), FINE),
-            (report(vec![guest("a"), fed]), FINE),
-            (report(vec![guest("a"), blind]), CANNOT_TELL),
-            (report(vec![guest("a"), alarmed("b", 0, true)]), NOT_FINE),
-            (aged(Some(OLD_MS), vec![]), FINE),
-            (aged(Some(OLD_MS + 1), vec![]), CANNOT_TELL),
-            (aged(None, vec![guest("a")]), CANNOT_TELL),
-            (aged(None, vec![alarmed("a", 0, false)]), NOT_FINE),
-            (report(vec![unbooted("a")]), NOT_FINE),
-            (aged(None, vec![unbooted("a")]), NOT_FINE),
-            (report(vec![moved.clone()]), FINE),
-            (report(vec![gone_unbooted]), FINE),
-        ];
-        for (report, code) in cases {
-            assert_eq!(code_of(&report), code, "{report:?}");
-        }
-    }
-
-    #[test]
-    fn alarms_come_first_the_oldest_unacknowledged_at_the_top() {
-        let guests = vec![
-            guest("alpha"),
-            alarmed("acked", 100, true),
-            alarmed("young", 300, false),
-            alarmed("old", 200, false),
-        ];
-        let lines = render(&report(guests), Timestamp(500_000_000));
-        let text: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
-        assert_eq!(text[0], "3 ALARMS OPEN, 4 guests, evidence 0.2 s old");
-        let names: Vec<_> = text[3..]
-            .iter()
-            .map(|l| l.split_once(' ').map(|s| s.0))
-            .collect();
-        assert_eq!(names, ["old", "young", "acked", "alpha"].map(Some));
-        assert!(
-            text[3].ends_with("RAISED, since 1970-01-01 00:03Z (300 s), 2 expiries, 1 reboot"),
-            "{}",
-            text[3]
-        );
-    }
-
-    #[test]
-    fn a_boot_that_failed_and_a_guest_that_moved_are_told_after_the_open_alarms() {
-        let mut failed = alarmed("beta", 300, false);
-        failed.boot_failed = true;
-        let mut moved = alarmed("away", 200, false);
-        if let Some(alarm) = &mut moved.alarm {
-            alarm.phase = AlarmPhase::Moved;
-        }
-        let guests = report(vec![guest("alpha"), moved, unbooted("zulu"), failed]);
-        let lines = render(&guests, Timestamp(500_000_000));
-        let text: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
-        let head = "1 ALARM OPEN, 1 BOOT FAILED, 4 guests, evidence 0.2 s old";
-        assert_eq!(text[0], head);
-        assert!(text[3].starts_with("beta") && text[3].contains("RAISED"));
-        assert!(text[4].starts_with("away") && text[4].contains(" moved, since"));
-        assert!(text[5].starts_with("zulu") && text[5].ends_with(" boot failed"));
-        assert!(text[6].starts_with("alpha"));
-    }
-
-    #[test]
-    fn of_two_slots_the_one_with_less_margin_is_shown() {
-        let mut two = guest("two");
-        let close = SlotReport {
-            slot: 2,
-            margin_ms: 1_500,
-            ..two.slots[0].clone()
-        };
-        two.slots.push(close);
-        assert_eq!(row(&two, Timestamp(0))[4], "1.5 s of 10 s (slot 2)");
-        two.slots[0].expired = true;
-        assert_eq!(row(&two, Timestamp(0))[4], "EXPIRED (slot 1)");
-    }
 
     #[test]
     fn a_frame_never_scrolls_and_leaves_the_cursor_visible() {

@@ -2,7 +2,7 @@
 //! The command line: what an admin asks and orders, in a process of its own.
 //!
 //! In: arguments, the configuration. Out: text or JSON on stdout, complaints of one line on stderr, an exit
-//! code. Promises that no daemon, however broken, keeps it waiting for ever unless it was
+//! code. Promises that no monitor, however broken, keeps it waiting for ever unless it was
 //! told to follow, and that nothing of a guest's making moves the cursor. Must never open
 //! the watchdog.
 
@@ -26,11 +26,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// All is fine; or done.
-const FINE: u8 = 0;
+const EXIT_OK: u8 = 0;
 /// The host is withheld; alarms are open; or the monitor refused to do what was ordered.
-const NOT_FINE: u8 = 1;
+const EXIT_NOT_OK: u8 = 1;
 /// The monitor does not answer, or not sensibly, or knows nothing itself.
-const CANNOT_TELL: u8 = 2;
+const EXIT_UNKNOWN: u8 = 2;
+
+/// The hypervisor's liveness table is not seen, so nothing is known of guests.
+const EXIT_NO_TABLE: u8 = 3;
 
 /// Does what the arguments say, of which the first is the program's name.
 #[must_use]
@@ -43,15 +46,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            complain(&arguments::complaint(&error));
+            print_error(&arguments::usage_error(&error));
             return ExitCode::from(USAGE);
         }
     };
     match act(&arguments, &mut Output::stdout()) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
-            complain(&message);
-            ExitCode::from(CANNOT_TELL)
+            print_error(&message);
+            ExitCode::from(EXIT_UNKNOWN)
         }
     }
 }
@@ -69,7 +72,7 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "xenwarden", &mut text);
-            output.write(&text).map(|_| FINE)
+            output.write(&text).map(|_| EXIT_OK)
         }
     }
 }
@@ -93,7 +96,7 @@ fn socket(arguments: &Arguments, of: fn(Policy) -> PathBuf) -> Result<PathBuf, S
 }
 
 /// One line on stderr. Nobody may be there to read it.
-fn complain(message: &str) {
+fn print_error(message: &str) {
     use std::io::Write;
     let message = crate::cli::text::plain(message);
     let _ = writeln!(std::io::stderr(), "xenwarden: {message}");

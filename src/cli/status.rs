@@ -3,7 +3,7 @@
 
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
-use super::{FINE, NOT_FINE, complain};
+use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::render;
 use crate::control::protocol::{Request, line};
 use crate::control::status::Status;
@@ -25,7 +25,11 @@ pub fn run(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String>
         render(&status, &mut text).map_err(|error| error.to_string())?;
     }
     let _ = output.write(text.as_bytes())?;
-    Ok(if status.decision.kick { FINE } else { NOT_FINE })
+    Ok(if status.decision.kick {
+        EXIT_OK
+    } else {
+        EXIT_NOT_OK
+    })
 }
 
 /// What the guard itself tells.
@@ -33,7 +37,7 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     let Some(view) = Reader::open(page).ok().and_then(|page| page.view()) else {
         return Err(why);
     };
-    complain(&format!(
+    print_error(&format!(
         "the monitor does not answer ({why}); this is from the guard alone"
     ));
     Ok(Status::of_page(Some(&view), Monotonic::now()))

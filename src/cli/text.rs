@@ -5,8 +5,9 @@
 //! words and columns that the other commands share.
 
 use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
-use crate::event::Coverage;
 pub use crate::event::describe::plain;
+use crate::event::{Coverage, Uuid};
+use crate::state::saver::SaveError;
 use std::fmt::{self, Write};
 
 /// Writes `status` for people.
@@ -78,6 +79,16 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
 }
 
 fn notes(monitor: &MonitorStatus, to: &mut impl Write) -> fmt::Result {
+    if let Some(why) = &monitor.no_table {
+        writeln!(to, "table          NOT SEEN: {}; tried again", plain(why))?;
+    }
+    if let Some(SaveError { error, since }) = &monitor.save_error {
+        writeln!(
+            to,
+            "state          NOT SAVED since {since}: {}",
+            plain(error)
+        )?;
+    }
     if let Some(trouble) = &monitor.names_trouble {
         writeln!(to, "names          {}", plain(trouble))?;
     }
@@ -122,7 +133,7 @@ fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
 fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
     vec![
         guest.domid.to_string(),
-        guest.name.as_deref().map_or("?".to_owned(), plain),
+        called(guest.name.as_deref(), guest.uuid),
         guest.slot.to_string(),
         format!("{} s", guest.timeout_s),
         format!("{} ago", span(guest.last_fed_age_ms)),
@@ -131,6 +142,13 @@ fn guest_row(guest: &GuestWatchdog) -> Vec<String> {
             false => span(guest.margin_ms),
         },
     ]
+}
+
+/// A guest's name; its UUID where that is not known.
+#[must_use]
+pub fn called(name: Option<&str>, uuid: Option<Uuid>) -> String {
+    let uuid = || uuid.map_or("?".to_owned(), |uuid| uuid.to_string());
+    name.map_or_else(uuid, plain)
 }
 
 fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {

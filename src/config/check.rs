@@ -111,7 +111,7 @@ fn group(name: &str) -> Result<(), String> {
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// The daemon is root, so a hook's program runs only if nobody but root (or the daemon's own
+/// The monitor is root, so a hook's program runs only if nobody but root (or the monitor's own
 /// user) could have changed it or put another in its place: the file and every directory
 /// above it. Checks the program at `path` and gives where it really is.
 ///

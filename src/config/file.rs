@@ -72,7 +72,7 @@ pub enum Level {
     Error,
     /// And what hampers, but does not endanger.
     Warn,
-    /// And what the daemon does.
+    /// And what the monitor does.
     Info,
     /// And what only its developers want.
     Debug,
@@ -104,7 +104,7 @@ pub struct Guests {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct State {
-    /// Where what must outlive the daemon is kept.
+    /// Where what must outlive the monitor is kept.
     pub directory: Option<PathBuf>,
 }
 

@@ -18,7 +18,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the daemon looks unless told otherwise.
+/// Where the guard and the monitor look unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/xenwarden/xenwarden.conf";
 
 /// Largest file that is read, bytes.

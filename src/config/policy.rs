@@ -29,7 +29,7 @@ const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
 /// The group that may ask unless told otherwise; it need not exist.
 pub const GROUP: &str = "xenwarden";
 
-/// What the daemons are to do.
+/// What the guard and the monitor are to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The host watchdog's device.
@@ -50,7 +50,7 @@ pub struct Policy {
     pub control_group: String,
     /// When alarms of guests clear.
     pub guests: Guests,
-    /// Where what must outlive the daemon is kept.
+    /// Where what must outlive the monitor is kept.
     pub state_directory: PathBuf,
     /// Where events can be had.
     pub events: Events,

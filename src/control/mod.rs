@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The control socket: questions and orders; and what it shares with the event socket.
 
+pub mod client_pool;
 pub mod peer;
-pub mod places;
 pub mod protocol;
 pub mod server;
 pub mod status;

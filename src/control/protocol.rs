@@ -5,7 +5,7 @@
 //! JSON and closes: what was asked for, [`Done`], or a [`Refusal`].
 
 use crate::event::Uuid;
-use crate::event::describe::harmless;
+use crate::event::describe::escape_controls;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -55,7 +55,7 @@ impl FromStr for Request {
             ("ack", Some(word)) => uuid(word).map(Self::Ack),
             ("close", Some(word)) => uuid(word).map(Self::Close),
             _ => Err(Refusal::new(
-                "unknown request: this daemon knows `status`, `guests`, `ack UUID` and `close UUID`",
+                "unknown request: this monitor knows `status`, `guests`, `ack UUID` and `close UUID`",
             )),
         }
     }
@@ -99,7 +99,7 @@ impl Refusal {
 pub fn line(value: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_string(value);
     let json = json.unwrap_or_else(|_| r#"{"error":"the answer cannot be encoded"}"#.to_owned());
-    (harmless(&json) + "\n").into_bytes()
+    (escape_controls(&json) + "\n").into_bytes()
 }
 
 /// An answer as the client sees it.

@@ -3,14 +3,14 @@
 //!
 //! In: [`Request`]s; those that change something from root only. Out: the answer, or a
 //! [`Refusal`]. Clients are untrusted: a request has a largest length and must come within 2 s,
-//! and so must the reading of the answer; at most 32 are served at once ([`super::places`]).
+//! and so must the reading of the answer; at most 32 are served at once ([`super::client_pool`]).
 //! So the memory stays bounded whatever they do. Must never wait for a client.
 
+use crate::control::client_pool::{self, ClientPool};
 use crate::control::peer::{Peer, Progress, RequestLine};
-use crate::control::places::{self, Places};
 use crate::control::protocol::{Done, MAX_REQUEST, Refusal, Request, line};
 use crate::control::status::Status;
-use crate::guests::Desk;
+use crate::guests::GuestRequests;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 /// Clients served at once.
 const MAX_CLIENTS: usize = 32;
 /// How long a client may take for its request and for reading its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-const WORDS: [&str; 2] = [
+const REFUSALS: [&str; 2] = [
     "not allowed: only root and the configured group may ask",
     "too many requests at once: try again later",
 ];
@@ -34,7 +34,7 @@ pub struct Context<'a> {
     /// Gathers the status.
     pub status: &'a dyn Fn() -> Status,
     /// Where guests are known.
-    pub desk: &'a dyn Desk,
+    pub guests: &'a dyn GuestRequests,
     /// The group that may ask, by [`gid_of`](super::peer::gid_of); none: root only.
     pub group: Option<u32>,
 }
@@ -47,7 +47,7 @@ struct Client {
     deadline: Instant,
 }
 
-impl places::Client for Client {
+impl client_pool::Client for Client {
     fn uid(&self) -> u32 {
         self.peer.uid
     }
@@ -78,17 +78,17 @@ enum State {
 /// Serves until `stop` is readable or hung up.
 pub fn run(listener: &UnixListener, context: &Context<'_>, stop: &impl AsFd) {
     let refuse = |why: &str| line(&Refusal::new(why));
-    let mut places = Places::new(MAX_CLIENTS, context.group, refuse, WORDS);
-    while !places.wait(listener, stop.as_fd(), false) {
-        places.accept(listener, |stream, peer| Client {
+    let mut pool = ClientPool::new(MAX_CLIENTS, context.group, refuse, REFUSALS);
+    while !pool.wait(listener, stop.as_fd(), false) {
+        pool.accept(listener, |stream, peer| Client {
             stream,
             peer,
             request: RequestLine::new(MAX_REQUEST),
             answer: VecDeque::new(),
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + TIMEOUT,
         });
         let now = Instant::now();
-        places.clients.retain_mut(|client| {
+        pool.clients.retain_mut(|client| {
             now < client.deadline && matches!(client.advance(context), Ok(State::Open))
         });
     }
@@ -131,14 +131,14 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
     if request.changes() && !peer.may_change() {
         return Err(Refusal::new(ROOT_ONLY));
     }
-    let desk = context.desk;
+    let guests = context.guests;
     let done = match request {
         Request::Status => return Ok(line(&(context.status)())),
-        Request::Guests => return Ok(line(&desk.report())),
-        Request::Ack(uuid) => desk
+        Request::Guests => return Ok(line(&guests.report())),
+        Request::Ack(uuid) => guests
             .acknowledge(uuid, peer.uid)
             .map(|()| Done::Acknowledged(uuid)),
-        Request::Close(uuid) => desk.close(uuid, peer.uid).map(|()| Done::Closed(uuid)),
+        Request::Close(uuid) => guests.close(uuid, peer.uid).map(|()| Done::Closed(uuid)),
     };
     done.map(|done| line(&done)).map_err(Refusal::new)
 }

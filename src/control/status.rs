@@ -6,10 +6,11 @@
 //! command line can make the guard's part by itself. Ages and times are in the unit that the
 //! field's name ends with; what is not known is null.
 
-use crate::event::Coverage;
+use crate::event::{Coverage, Uuid};
 use crate::guard::gate::Decision;
 use crate::guard::page::{Counters, Phase, View};
 use crate::guests::report::{GuestReport, GuestsReport};
+use crate::state::saver::{Health, SaveError};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +48,10 @@ pub struct MonitorStatus {
     pub guest_watchdogs: Vec<GuestWatchdog>,
     /// Why guests may lack a name.
     pub names_trouble: Option<String>,
+    /// Why the liveness table is not seen; null where it is.
+    pub no_table: Option<String>,
+    /// Why the monitor cannot save its state; null where it can.
+    pub save_error: Option<SaveError>,
     /// What was lost for want of room.
     pub dropped: Dropped,
 }
@@ -101,6 +106,8 @@ pub struct Pcpu {
 pub struct GuestWatchdog {
     /// The domain.
     pub domid: u16,
+    /// Its guest's UUID.
+    pub uuid: Option<Uuid>,
     /// Its name in xenstore.
     pub name: Option<String>,
     /// The slot, from 1.
@@ -216,11 +223,13 @@ impl Status {
 impl MonitorStatus {
     /// From what the registry reports, what was seen of the pCPUs, and what was lost.
     #[must_use]
-    pub fn new(report: &GuestsReport, pcpus: Vec<Pcpu>, dropped: Dropped) -> Self {
+    pub fn new(report: &GuestsReport, pcpus: Vec<Pcpu>, saving: Health, dropped: Dropped) -> Self {
         Self {
             pcpus,
             guest_watchdogs: report.guests.iter().flat_map(watchdogs).collect(),
             names_trouble: report.names_trouble.clone(),
+            no_table: report.no_table.clone(),
+            save_error: saving.trouble,
             dropped,
         }
     }
@@ -229,6 +238,7 @@ impl MonitorStatus {
 fn watchdogs(guest: &GuestReport) -> impl Iterator<Item = GuestWatchdog> + '_ {
     guest.slots.iter().map(|slot| GuestWatchdog {
         domid: guest.domid,
+        uuid: guest.uuid,
         name: guest.name.clone(),
         slot: slot.slot,
         timeout_s: slot.timeout_s,

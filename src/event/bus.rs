@@ -35,12 +35,12 @@ struct Inner {
     sequence: Arc<Sequence>,
     /// Events of each kind.
     counts: BTreeMap<&'static str, u64>,
-    outlets: Vec<Outlet>,
+    attached: Vec<AttachedSink>,
 }
 
 /// A sink's end of the bus.
 #[derive(Debug)]
-struct Outlet {
+struct AttachedSink {
     sink: &'static str,
     /// None once the bus is closed, and for a sink that only reports failures.
     queue: Option<Sender<Arc<Event>>>,
@@ -91,7 +91,7 @@ impl Losses {
     }
 }
 
-impl Outlet {
+impl AttachedSink {
     fn offer(&mut self, event: &Arc<Event>, now: Monotonic) {
         let Some(queue) = &self.queue else {
             return;
@@ -126,20 +126,20 @@ impl Inner {
             guest,
             what,
         });
-        for outlet in &mut self.outlets {
-            outlet.offer(&event, now);
+        for attached in &mut self.attached {
+            attached.offer(&event, now);
         }
         seq
     }
 
     /// Publishes what is due to be told of losses.
     fn report(&mut self, host: &Arc<str>, now: Monotonic) {
-        let due = self.outlets.iter_mut().filter_map(|outlet| {
-            let has_room = outlet.has_room();
-            let losses = &mut outlet.losses;
+        let due = self.attached.iter_mut().filter_map(|attached| {
+            let has_room = attached.has_room();
+            let losses = &mut attached.losses;
             losses
                 .due(now, has_room)
-                .then(|| losses.tell(outlet.sink, now))
+                .then(|| losses.tell(attached.sink, now))
         });
         let due: Vec<Kind> = due.collect();
         for what in due {
@@ -148,18 +148,18 @@ impl Inner {
     }
 
     /// Changes a sink's entry, which is made where there is none yet.
-    fn with_outlet(&mut self, sink: &'static str, change: impl FnOnce(&mut Outlet)) {
-        if let Some(outlet) = self.outlets.iter_mut().find(|o| o.sink == sink) {
-            return change(outlet);
+    fn with_sink(&mut self, sink: &'static str, change: impl FnOnce(&mut AttachedSink)) {
+        if let Some(attached) = self.attached.iter_mut().find(|o| o.sink == sink) {
+            return change(attached);
         }
-        let mut outlet = Outlet {
+        let mut attached = AttachedSink {
             sink,
             queue: None,
             wake: None,
             losses: Losses::default(),
         };
-        change(&mut outlet);
-        self.outlets.push(outlet);
+        change(&mut attached);
+        self.attached.push(attached);
     }
 }
 
@@ -178,7 +178,7 @@ impl Bus {
             inner: Mutex::new(Inner {
                 sequence,
                 counts: BTreeMap::new(),
-                outlets: Vec::new(),
+                attached: Vec::new(),
             }),
             ends: OnceLock::new(),
         }
@@ -220,9 +220,9 @@ impl Bus {
         let (send, receive) = bounded(capacity);
         let mut inner = self.lock();
         if !self.is_closed() {
-            inner.with_outlet(sink, |outlet| {
-                outlet.queue = Some(send);
-                outlet.wake = wake;
+            inner.with_sink(sink, |attached| {
+                attached.queue = Some(send);
+                attached.wake = wake;
             });
         }
         receive
@@ -242,14 +242,14 @@ impl Bus {
     pub fn count_failed(&self, sink: &'static str, count: u64) {
         let now = Monotonic::now();
         self.lock()
-            .with_outlet(sink, |outlet| outlet.losses.add(count, Some(now)));
+            .with_sink(sink, |attached| attached.losses.add(count, Some(now)));
     }
 
     /// Counts a failure that is to be told only with the next other one: where each
     /// telling would cause it again.
     pub fn count_untold(&self, sink: &'static str) {
         self.lock()
-            .with_outlet(sink, |outlet| outlet.losses.add(1, None));
+            .with_sink(sink, |attached| attached.losses.add(1, None));
     }
 
     /// Counts an event that a sink took and then lost. That a report was lost is not
@@ -276,8 +276,8 @@ impl Bus {
     #[must_use]
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         let inner = self.lock();
-        let outlets = inner.outlets.iter();
-        outlets.map(|o| (o.sink, o.losses.total)).collect()
+        let attached = inner.attached.iter();
+        attached.map(|o| (o.sink, o.losses.total)).collect()
     }
 
     /// Events of each kind since the start; kinds that never came are missing.
@@ -298,9 +298,9 @@ impl Bus {
     pub fn close(&self, deadline: Instant) {
         let mut inner = self.lock();
         self.ends.get_or_init(|| deadline);
-        for outlet in &mut inner.outlets {
-            outlet.queue = None;
-            outlet.wake = None;
+        for attached in &mut inner.attached {
+            attached.queue = None;
+            attached.wake = None;
         }
     }
 

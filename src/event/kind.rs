@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kinds of events, each with its own fields.
 
-use serde::{Deserialize, Serialize};
-
 use super::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// How much an event matters, in syslog's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +59,20 @@ pub enum Cause {
     Unknown,
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Destroyed => "destroyed",
+            Self::Poweroff => "powered off",
+            Self::Reboot => "rebooted",
+            Self::Suspend => "suspended",
+            Self::Crash => "crashed",
+            Self::Watchdog => "its watchdog expired",
+            Self::Unknown => "for an unknown reason",
+        })
+    }
+}
+
 /// What ended an alarm whose guest was not seen to work again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +91,19 @@ pub enum Closing {
     Evicted,
 }
 
+impl fmt::Display for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Destroyed => "as the guest was destroyed",
+            Self::Poweroff => "as the guest powered off",
+            Self::Operator => "by an operator",
+            Self::Moved => "as the guest did not come back to this host",
+            Self::Unidentified => "as the domain is gone and had no UUID",
+            Self::Evicted => "as too many are open",
+        })
+    }
+}
+
 /// Why feeds had paused before a guest fed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -91,24 +118,44 @@ pub enum Gap {
     Disarmed,
 }
 
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paused => "was paused",
+            Self::Suspended => "was suspended",
+            Self::Expired => "had expired",
+            Self::Disarmed => "had disarmed it",
+        })
+    }
+}
+
 /// What the evidence covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Coverage {
     /// Every guest watchdog and every physical CPU.
     Full,
-    /// That dom0 and this daemon run, and no more.
+    /// That dom0 and the guard run, and no more.
     Partial,
 }
 
-/// Makes the type of all kinds from their one list: a severity, the name as in the JSON, and
-/// the fields of each.
+/// Milliseconds, shown as seconds with one decimal.
+struct Seconds<'a>(&'a u64);
+
+impl fmt::Display for Seconds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} s", self.0 / 1_000, self.0 / 100 % 10)
+    }
+}
+
+/// Makes the type of all kinds from their one list: a severity, the name as in the JSON, the
+/// fields of each, and what it is for people.
 macro_rules! kinds {
     ($(
         $(#[$about:meta])*
         $severity:ident $name:literal $variant:ident {
             $( $(#[$field_about:meta])* $field:ident: $type:ty, )*
-        }
+        } => $text:expr
     )*) => {
         /// What happened.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,6 +183,14 @@ macro_rules! kinds {
             pub fn severity(&self) -> Severity {
                 match self { $( Self::$variant { .. } => Severity::$severity, )* }
             }
+
+            /// What happened, without to whom. Holds whatever text the event holds: print it
+            /// by [`plain`](super::describe::plain).
+            #[must_use]
+            pub fn describe(&self) -> String {
+                #[allow(unused_variables)] // no text has all fields
+                match self { $( Self::$variant { $( $field, )* } => $text, )* }
+            }
         }
     };
 }
@@ -151,7 +206,7 @@ kinds! {
         /// they were more than 20 in a minute.
         #[serde(default)]
         left_out: u32,
-    }
+    } => format!("armed watchdog {slot}, timeout {timeout_s} s")
     /// A guest fed its watchdog for the first time since it booted.
     Info "guest.first_fed" GuestFirstFed {
         /// The slot.
@@ -160,7 +215,10 @@ kinds! {
         timeout_s: u32,
         /// Since the domain was first seen; null if it was there before the monitor.
         since_seen_ms: Option<u64>,
-    }
+    } => {
+            let after = since_seen_ms.map(|ms| format!(", {} after its start", Seconds(&ms)));
+            format!("fed its watchdog for the first time{}", after.unwrap_or_default())
+        }
     /// A guest fed again after a break.
     Info "guest.fed_again" GuestFedAgain {
         /// The slot.
@@ -174,7 +232,10 @@ kinds! {
         /// As of [`Kind::GuestArmed`].
         #[serde(default)]
         left_out: u32,
-    }
+    } => {
+            let gap = gap_ms.map(|ms| format!(", after {}", Seconds(&ms)));
+            format!("feeds its watchdog again: it {after}{}", gap.unwrap_or_default())
+        }
     /// A guest fed in the last fifth of its timeout; at most one a minute and slot.
     Warning "guest.late" GuestLate {
         /// The slot.
@@ -185,7 +246,10 @@ kinds! {
         margin_ms: u64,
         /// Late feeds since the last such event, this one included.
         count: u32,
-    }
+    } => {
+            let margin = Seconds(margin_ms);
+            format!("feeds late: {margin} of {timeout_s} s were left; {count} such feeds")
+        }
     /// A guest did not feed in time, and the hypervisor ran its watchdog's handler.
     Error "guest.expired" GuestExpired {
         /// The slot.
@@ -197,7 +261,13 @@ kinds! {
         unfed_ms: u64,
         /// How often this slot of this domain was seen to have expired.
         expiries: u32,
-    }
+    } => {
+            let again = match expiries {
+                0 | 1 => String::new(),
+                n => format!(" ({n} times now)"),
+            };
+            format!("its watchdog expired, unfed for {}{again}", Seconds(unfed_ms))
+        }
     /// A guest disarmed a slot.
     Info "guest.disarmed" GuestDisarmed {
         /// The slot.
@@ -205,29 +275,34 @@ kinds! {
         /// As of [`Kind::GuestArmed`].
         #[serde(default)]
         left_out: u32,
-    }
+    } => format!("disarmed watchdog {slot}")
     /// A guest's last domain is gone, or is being destroyed.
     Info "guest.gone" GuestGone {
         /// Why.
         cause: Cause,
-    }
+    } => format!("is gone: {cause}")
     /// A guest is back as another domain.
     Info "guest.rebooted" GuestRebooted {
         /// The domain that it was.
         previous_domid: u16,
         /// Why that one is gone.
         cause: Cause,
-    }
+    } => format!("is back; it was domain {previous_domid}: {cause}")
     /// A guest that had a watchdog did not feed it in time after it was started again.
     Error "guest.boot_failed" GuestBootFailed {
         /// Since it was started again.
         waited_ms: u64,
-    }
+    } => {
+            format!("has not fed its watchdog within {} of being back", Seconds(waited_ms))
+        }
     /// A guest's alarm: its watchdog expired.
     Error "alarm.raised" AlarmRaised {
         /// Expiries since the alarm was raised; more than 1 when it expired again.
         expiries: u32,
-    }
+    } => match expiries {
+            0 | 1 => "ALARM: its watchdog expired".to_owned(),
+            n => format!("ALARM: its watchdog expired again, {n} times now"),
+        }
     /// The guest demonstrably works again.
     Info "alarm.cleared" AlarmCleared {
         /// How long the alarm was open.
@@ -238,26 +313,32 @@ kinds! {
         reboots: u32,
         /// Feeds that it took.
         feeds: u32,
-    }
+    } => format!(
+            "alarm cleared: it feeds its watchdog again; open for {}, {reboots} reboots, {feeds} feeds",
+            Seconds(open_ms)
+        )
     /// Somebody takes care of it; the alarm stays open.
     Info "alarm.acknowledged" AlarmAcknowledged {
         /// Who, as a user id.
         uid: u32,
-    }
+    } => format!("alarm acknowledged by user {uid}")
     /// The alarm ended without the guest working again: nobody expects it to.
     Info "alarm.closed" AlarmClosed {
         /// What ended it.
         cause: Closing,
         /// How long the alarm was open.
         open_ms: u64,
-    }
+    } => format!("alarm closed, {cause}; open for {}", Seconds(open_ms))
     /// The guest is not on this host any more: it cannot feed here, and may work elsewhere.
     Warning "alarm.moved" AlarmMoved {
         /// Why its last domain here is gone.
         cause: Cause,
         /// How long the alarm has been open.
         open_ms: u64,
-    }
+    } => {
+            let open = Seconds(open_ms);
+            format!("its alarm is open for {open}, but it is not on this host any more: {cause}")
+        }
     /// Kicks are withheld.
     Error "host.withhold" HostWithhold {
         /// What is not serviced, or not known.
@@ -266,14 +347,17 @@ kinds! {
         last_kick_age_ms: u64,
         /// Until the host goes down, unless it is served again.
         left_ms: u64,
-    }
+    } => format!("host: kicks are withheld, {} left: {reason}", Seconds(left_ms))
     /// Kicks go on.
     Warning "host.resumed" HostResumed {
         /// How long the host watchdog was not kicked.
         unkicked_ms: u64,
         /// How close it was: what was left of its timeout.
         left_ms: u64,
-    }
+    } => {
+            let (after, left) = (Seconds(unkicked_ms), Seconds(left_ms));
+            format!("host: kicks go on after {after}; {left} were left")
+        }
     /// The host watchdog is armed.
     Info "host.armed" HostArmed {
         /// The device.
@@ -284,41 +368,46 @@ kinds! {
         timeout_ms: u64,
         /// What the evidence covers.
         coverage: Coverage,
-    }
+    } => format!("host: armed {device} ({identity}), timeout {}", Seconds(timeout_ms))
     /// The host watchdog is disarmed.
-    Warning "host.disarmed" HostDisarmed {}
+    Warning "host.disarmed" HostDisarmed {} => "host: the host watchdog is disarmed".to_owned()
     /// The device refuses kicks: told when that begins, and once a minute while it goes on.
     Error "host.kick_refused" HostKickRefused {
         /// What the device says.
         error: String,
         /// Kicks that it has refused since it last took one.
         count: u64,
-    }
+    } => format!("host: the host watchdog refuses kicks, {count} so far: {error}")
     /// The device takes kicks again.
     Warning "host.kick_taken" HostKickTaken {
         /// Kicks that it had refused.
         refused: u64,
-    }
+    } => format!("host: the host watchdog takes kicks again; it refused {refused}")
     /// The host watchdog could not be disarmed: it will fire.
     Error "host.disarm_failed" HostDisarmFailed {
         /// What the device says.
         error: String,
-    }
+    } => {
+            format!("host: the host watchdog cannot be disarmed and will fire: {error}")
+        }
     /// The guard no longer tells what it does: it hangs, was stopped, or is gone.
     Error "host.guard_silent" HostGuardSilent {
         /// Since its last look.
         silent_ms: u64,
-    }
+    } => {
+            let silent = Seconds(silent_ms);
+            format!("host: the guard has told nothing for {silent}: it hangs or is gone")
+        }
     /// The guard tells again what it does.
     Warning "host.guard_back" HostGuardBack {
         /// How long it had told nothing.
         silent_ms: u64,
-    }
+    } => format!("host: the guard is back, after {}", Seconds(silent_ms))
     /// Work of the hypervisor is late, and that is excused: a debug key holds it up.
     Info "host.excused" HostExcused {
         /// What is late.
         what: String,
-    }
+    } => format!("host: {what} is late, which is excused: a debug key holds it up")
     /// Why the host went down while its watchdog was armed, told by the next boot.
     Error "host.reset_reason" HostResetReason {
         /// Why.
@@ -327,7 +416,14 @@ kinds! {
         last_seen: Timestamp,
         /// Whether the device says that it caused the reset; null where it cannot tell.
         watchdog_fired: Option<bool>,
-    }
+    } => {
+            let fired = match watchdog_fired {
+                Some(true) => "the host watchdog fired",
+                Some(false) => "the host watchdog did not fire",
+                None => "whether the host watchdog fired is not known",
+            };
+            format!("host: it went down, last seen {last_seen}: {reason}; {fired}")
+        }
     /// The state on disk could not be used; it was kept aside, and the monitor began anew.
     Warning "host.state_set_aside" HostStateSetAside {
         /// The file.
@@ -336,7 +432,10 @@ kinds! {
         kept_as: Option<String>,
         /// What is wrong with it.
         problem: String,
-    }
+    } => match kept_as {
+            Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
+            None => format!("state {path} is unusable and could not be kept: {problem}"),
+        }
     /// A sink was too slow, or failed.
     Warning "sink.dropped" SinkDropped {
         /// Which.
@@ -345,7 +444,7 @@ kinds! {
         count: u64,
         /// Since the monitor started.
         total: u64,
-    }
+    } => format!("sink {sink} lost {count} events, {total} since the start")
 }
 
 /// Whether `wanted` is a kind, or the beginning of one up to its dot (`guest.`).

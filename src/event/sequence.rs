@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The sequence numbers of events: they never repeat, whatever ends the daemon.
+//! The sequence numbers of events: they never repeat, whatever ends the monitor.
 //!
-//! In: the first number that no daemon before has used. Out: numbers. They are reserved on
-//! disk in blocks, ahead of use ([`crate::state::sequence`]): after a kill the next daemon
+//! In: the first number that no monitor before has used. Out: numbers. They are reserved on
+//! disk in blocks, ahead of use ([`crate::state::sequence`]): after a kill the next monitor
 //! begins behind the block, and leaves the rest of it out. Taking a number never waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};

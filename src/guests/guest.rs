@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One guest: what is known of it, and what each look at its domains means.
 //!
-//! In: the records of its domains, as they change. Out: [`Happening`]s, in the order in
-//! which they came about ([`super::telling`]). Pure; it is also what is kept over a restart.
+//! In: the records of its domains, as they change. Out: [`GuestEvent`]s, in the order in
+//! which they came about ([`super::interpret`]). Pure; it is also what is kept over a restart.
 //!
 //! # One guest, two domains
 //!
@@ -19,7 +19,7 @@
 //! - `guest.rebooted` means that the domain before had ended, or shut down other than to be
 //!   saved or migrated.
 
-use super::Happening;
+use super::GuestEvent;
 use super::alarm::{Input, Lifecycle, Moment, Nanoseconds, Rules};
 use super::report::{AlarmReport, GuestReport, SlotReport};
 use super::slot::Slot;
@@ -53,7 +53,7 @@ pub struct GuestDomain {
     pub domid: u16,
     /// Its creation number, which no other domain of the host's boot has.
     pub created: u64,
-    /// When it was first seen; `None` if it was there before the daemon.
+    /// When it was first seen; `None` if it was there before the monitor.
     pub first_seen_ns: Option<Nanoseconds>,
     /// What it is doing.
     pub state: DomainState,
@@ -146,24 +146,24 @@ impl Guest {
         self.is_unidentified() && self.current.is_none()
     }
 
-    pub(super) fn say(&self, domid: u16, what: Kind, out: &mut Vec<Happening>) {
+    pub(super) fn emit(&self, domid: u16, what: Kind, out: &mut Vec<GuestEvent>) {
         let guest = event::Guest {
             uuid: Some(self.uuid),
             domid,
             name: self.name.clone(),
         };
-        out.push(Happening { guest, what });
+        out.push(GuestEvent { guest, what });
     }
 
     /// Gives the lifecycle an input and says what comes of it.
-    pub fn step(&mut self, look: &Look<'_>, input: Input, out: &mut Vec<Happening>) {
+    pub fn step(&mut self, look: &Look<'_>, input: Input, out: &mut Vec<GuestEvent>) {
         if let Some(what) = self.lifecycle.step(look.at, input, look.rules) {
-            self.say(self.domid, what, out);
+            self.emit(self.domid, what, out);
         }
     }
 
     /// It has another domain from now on.
-    pub fn welcome(&mut self, domain: GuestDomain, look: &Look<'_>, out: &mut Vec<Happening>) {
+    pub fn add_domain(&mut self, domain: GuestDomain, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         if self.current.is_none() {
             self.enter(domain, self.lifecycle.state, look, out);
         } else {
@@ -172,7 +172,7 @@ impl Guest {
     }
 
     /// Takes the record of one of its domains, and says what has happened since the last.
-    pub fn observe(&mut self, record: &Domain, look: &Look<'_>, out: &mut Vec<Happening>) {
+    pub fn observe(&mut self, record: &Domain, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         if let Some(current) = self
             .current
             .as_mut()
@@ -183,10 +183,10 @@ impl Guest {
         } else if let Some(at) = self.place(record.created) {
             let mut other = self.others.remove(at);
             other.record = Some(*record);
-            self.glance(&mut other, record, look, out);
+            self.observe_other(&mut other, record, look, out);
             self.others.insert(at, other);
         }
-        self.settle(look, out);
+        self.update_current(look, out);
     }
 
     fn place(&self, created: u64) -> Option<usize> {
@@ -195,22 +195,22 @@ impl Guest {
 
     /// The domain with this creation number is gone, or no longer the guest's, and nobody saw
     /// how. Gives it.
-    pub fn lose(
+    pub fn domain_lost(
         &mut self,
         created: u64,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) -> Option<GuestDomain> {
         let all = self.current.iter_mut().chain(&mut self.others);
         let lost = all.into_iter().find(|d| d.created == created)?;
         let before = lost.clone();
         lost.state = lost.state.lost();
-        self.settle(look, out);
+        self.update_current(look, out);
         Some(before)
     }
 
     /// Leaves what is gone, and finds the current domain.
-    fn settle(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn update_current(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         self.others.retain(|other| !other.is_gone());
         while let Some(current) = &self.current {
             let state = current.state;
@@ -238,9 +238,9 @@ impl Guest {
         }
     }
 
-    fn gone(&mut self, state: DomainState, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn gone(&mut self, state: DomainState, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         if let (DomainState::Gone(cause), true) = (state, self.lifecycle.is_watched()) {
-            self.say(self.domid, Kind::GuestGone { cause }, out);
+            self.emit(self.domid, Kind::GuestGone { cause }, out);
         }
         if self.is_unidentified() {
             self.step(look, Input::Close(Closing::Unidentified), out);
@@ -254,16 +254,16 @@ impl Guest {
         mut domain: GuestDomain,
         left: DomainState,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         let previous_domid = std::mem::replace(&mut self.domid, domain.domid);
-        if let Some(cause) = left.broke_off() {
+        if let Some(cause) = left.ended_by() {
             if self.lifecycle.is_watched() {
                 let what = Kind::GuestRebooted {
                     previous_domid,
                     cause,
                 };
-                self.say(domain.domid, what, out);
+                self.emit(domain.domid, what, out);
             }
             self.step(look, Input::Started, out);
         } else {

@@ -3,8 +3,8 @@
 //! and the names are inputs.
 //!
 //! ```text
-//!   table ──▶ changed ──▶ registry ──▶ guest ──▶ Happenings, which become events
-//!             records     by UUID       │ slot, telling: arms, feeds, expiries since the last look
+//!   table ──▶ changed ──▶ registry ──▶ guest ──▶ GuestEvents, which become events
+//!             records     by UUID       │ slot, interpret: arms, feeds, expiries since the last look
 //!                                       │ state: what its domain is doing
 //!                                       └ alarm: the lifecycle
 //! ```
@@ -12,11 +12,11 @@
 pub mod alarm;
 pub mod changed;
 pub mod guest;
+pub mod interpret;
 pub mod registry;
 pub mod report;
 pub mod slot;
 pub mod state;
-pub mod telling;
 
 use crate::event::{Guest, Kind, Uuid};
 use report::GuestsReport;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 /// What happened to whom: it is to become an event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Happening {
+pub struct GuestEvent {
     /// The guest.
     pub guest: Guest,
     /// What happened.
@@ -44,7 +44,7 @@ pub struct DomainNames {
 
 /// Why an alarm is not acknowledged or closed, or not for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeskError {
+pub enum RequestError {
     /// No guest of this UUID is known.
     NoGuest,
     /// It has no open alarm.
@@ -53,7 +53,7 @@ pub enum DeskError {
     NotSaved,
 }
 
-impl fmt::Display for DeskError {
+impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoGuest => write!(f, "no guest of this UUID is known: see `xenwarden guests`"),
@@ -61,14 +61,14 @@ impl fmt::Display for DeskError {
             Self::NotSaved => write!(
                 f,
                 "done, but not saved: the disk did not take it in time, so that it holds only \
-                 until the daemon ends; see its log"
+                 until the monitor ends; see its log"
             ),
         }
     }
 }
 
 /// Where people's questions and orders about guests arrive.
-pub trait Desk: Send + Sync {
+pub trait GuestRequests: Send + Sync {
     /// All guests as of now. Blocks for no longer than a lock that is held for computing only.
     fn report(&self) -> GuestsReport;
 
@@ -76,13 +76,13 @@ pub trait Desk: Send + Sync {
     /// no longer than about a second.
     ///
     /// # Errors
-    /// [`DeskError`].
-    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError>;
+    /// [`RequestError`].
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError>;
 
     /// Ends a guest's alarm although the guest does not feed: nobody expects it to. Blocks
     /// likewise.
     ///
     /// # Errors
-    /// [`DeskError`].
-    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError>;
+    /// [`RequestError`].
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError>;
 }

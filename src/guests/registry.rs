@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The registry: which domain is which guest, and what happened to each.
 //!
-//! In: the table, look by look, the domains' names, the time. Out: [`Happening`]s, for each
+//! In: the table, look by look, the domains' names, the time. Out: [`GuestEvent`]s, for each
 //! guest in the order in which they came about; the report; what is to be kept. Pure: no
 //! clock, no file, no thread.
 //!
@@ -11,7 +11,7 @@
 //! was raised.
 //!
 //! Promises: an expiry is told once, also if its domain is gone before the next look, or
-//! came and went while the daemon was down: the table keeps the record until the domid
+//! came and went while the monitor was down: the table keeps the record until the domid
 //! is used again. Nothing of one domain is ever taken for another's. Memory is bounded.
 
 use super::alarm::{Input, Moment, Nanoseconds, Rules};
@@ -19,12 +19,13 @@ use super::changed::Changed;
 use super::guest::{Guest, GuestDomain, Look, identity};
 use super::report::GuestsReport;
 use super::state::DomainState;
-use super::{DeskError, DomainNames, Happening};
+use super::{DomainNames, GuestEvent, RequestError};
 use crate::event::{Cause, Closing, Kind, Timestamp, Uuid};
 use crate::sys::clock::NS_PER_MS;
 use crate::xen::table::{Domain, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const NS_PER_S: Nanoseconds = 1_000_000_000;
 /// Age of the latest look from which on it tells nothing.
@@ -39,7 +40,7 @@ pub const MOST_GONE: usize = 4096;
 /// The version of [`Saved`].
 pub const SAVED_VERSION: u32 = 2;
 
-/// What outlives the daemon, and the host.
+/// What outlives the monitor, and the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// [`SAVED_VERSION`].
@@ -78,11 +79,12 @@ pub struct Registry {
     /// The highest creation number that was looked at; none before the first look.
     created: Option<u64>,
     changed: Changed,
-    /// The latest look of this daemon.
+    /// The latest look of this monitor.
     looked: Option<Nanoseconds>,
     /// When it was last looked for what is due by time alone.
     tidied: Option<Nanoseconds>,
-    names_trouble: Option<String>,
+    /// The names as last taken over.
+    names: Arc<DomainNames>,
     changes: Changes,
 }
 
@@ -98,7 +100,7 @@ impl Registry {
             changed: Changed::default(),
             looked: None,
             tidied: None,
-            names_trouble: None,
+            names: Arc::default(),
             changes: Changes::default(),
         }
     }
@@ -140,6 +142,12 @@ impl Registry {
         }
     }
 
+    /// The names as last taken over.
+    #[must_use]
+    pub fn names(&self) -> &Arc<DomainNames> {
+        &self.names
+    }
+
     /// How often something changed.
     #[must_use]
     pub fn changes(&self) -> Changes {
@@ -153,7 +161,7 @@ impl Registry {
     }
 
     /// Takes a look at the table.
-    pub fn turn(&mut self, at: Moment, table: &Table<'_>) -> Vec<Happening> {
+    pub fn turn(&mut self, at: Moment, table: &Table<'_>) -> Vec<GuestEvent> {
         let rules = self.rules;
         let live = |then: &Nanoseconds| at.ns.saturating_sub(*then) <= STALE_NS;
         let before = self.looked.filter(live);
@@ -170,11 +178,15 @@ impl Registry {
         let created = table.created();
         let seen = self.created.unwrap_or(created);
         self.created = Some(created.max(seen));
+        let before_domains = self.changes.domains;
         let mut changed = std::mem::take(&mut self.changed);
         for record in changed.look(table) {
             self.take(record, seen, &look, &mut out);
         }
         self.changed = changed;
+        if self.changes.domains != before_domains {
+            self.rename(&Arc::clone(&self.names));
+        }
         self.looked = Some(at.ns);
         if self
             .tidied
@@ -189,14 +201,14 @@ impl Registry {
 
     /// The first look, or the first after a break: what nobody saw counts for nothing, and
     /// domains whose record is another's by now are gone.
-    fn resume(&mut self, table: &Table<'_>, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn resume(&mut self, table: &Table<'_>, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         for guest in self.guests.values_mut() {
             guest.lifecycle.skip(look.at.ns);
             let domains = guest.domains().map(|d| (d.domid, d.created));
             let domains: Vec<(u16, u64)> = domains.collect();
             for (domid, created) in domains {
                 if created == 0 || table.created_of(domid) != created {
-                    guest.lose(created, look, out);
+                    guest.domain_lost(created, look, out);
                     self.domains.retain(|_, (owned, _)| *owned != created);
                 }
             }
@@ -206,7 +218,7 @@ impl Registry {
     }
 
     /// Takes a record that changed. `seen`: domains up to this number were looked at before.
-    fn take(&mut self, record: &Domain, seen: u64, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn take(&mut self, record: &Domain, seen: u64, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         let uuid = identity(record);
         let ended = record.dying || !record.exists;
         let owner = self.domains.get(&record.domid).copied();
@@ -215,7 +227,7 @@ impl Registry {
             Some(owner) if owner == (record.created, uuid) => {}
             Some((created, before)) => {
                 let before = self.guests.get_mut(&before);
-                let lost = before.and_then(|guest| guest.lose(created, look, out));
+                let lost = before.and_then(|guest| guest.domain_lost(created, look, out));
                 domain = lost.filter(|_| created == record.created);
                 self.domains.remove(&record.domid);
             }
@@ -226,7 +238,8 @@ impl Registry {
         if owner != Some((record.created, uuid)) {
             let first_seen_ns = look.before.map(|_| look.at.ns);
             let domain = domain.unwrap_or_else(|| GuestDomain::new(record, first_seen_ns));
-            self.welcome(uuid, domain, look, out);
+            self.add_domain(uuid, domain, look, out);
+            self.name_new(uuid, record.created);
             self.domains.insert(record.domid, (record.created, uuid));
             self.changes.domains += 1;
         }
@@ -242,22 +255,30 @@ impl Registry {
         self.created = self.created.map(|created| created.max(record.created));
     }
 
-    fn welcome(
+    fn add_domain(
         &mut self,
         uuid: Uuid,
         domain: GuestDomain,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         if let Some(guest) = self.guests.get_mut(&uuid) {
-            guest.welcome(domain, look, out);
+            guest.add_domain(domain, look, out);
         } else {
             let guest = Guest::new(uuid, domain, look.at.ns);
             self.guests.insert(uuid, guest);
         }
     }
 
-    fn count(&mut self, out: &[Happening]) {
+    /// Names a guest that has no name yet after its new domain, before anything is told of it.
+    fn name_new(&mut self, uuid: Uuid, created: u64) {
+        let guest = self.guests.get_mut(&uuid);
+        if let Some(guest) = guest.filter(|guest| guest.name.is_none()) {
+            guest.name = self.names.by_domain.get(&created).cloned();
+        }
+    }
+
+    fn count(&mut self, out: &[GuestEvent]) {
         self.changes.any += out.len() as u64;
         // All but what a guest can bring about as often as it likes.
         let urgent = out.iter().filter(|h| {
@@ -271,8 +292,8 @@ impl Registry {
     }
 
     /// Takes the names as far as they are known.
-    pub fn rename(&mut self, names: &DomainNames) {
-        self.names_trouble.clone_from(&names.trouble);
+    pub fn rename(&mut self, names: &Arc<DomainNames>) {
+        self.names = Arc::clone(names);
         for guest in self.guests.values_mut() {
             let current = guest.current.as_ref();
             let name = current.and_then(|d| names.by_domain.get(&d.created));
@@ -284,7 +305,7 @@ impl Registry {
     }
 
     /// What is due by time alone; bounds what is remembered of guests that are gone.
-    fn tidy(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn tidy(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         for guest in self.guests.values_mut() {
             guest.step(look, Input::Tick, out);
         }
@@ -309,7 +330,7 @@ impl Registry {
     }
 
     /// Forgets so many of those that are gone, those with an alarm last, the oldest first.
-    fn evict(&mut self, surplus: usize, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn evict(&mut self, surplus: usize, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         let gone = self.guests.values().filter(|g| g.current.is_none());
         let mut gone: Vec<_> = gone
             .map(|g| (g.lifecycle.alarm.is_some(), g.lifecycle.since_ns, g.uuid))
@@ -325,29 +346,34 @@ impl Registry {
     /// Marks a guest's alarm as taken care of by a user; once is enough.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RequestError`].
     pub fn acknowledge(
         &mut self,
         uuid: Uuid,
         uid: u32,
         at: Moment,
-    ) -> Result<Vec<Happening>, DeskError> {
+    ) -> Result<Vec<GuestEvent>, RequestError> {
         self.order(uuid, Input::Acknowledge(uid), at)
     }
 
     /// Ends a guest's alarm.
     ///
     /// # Errors
-    /// [`DeskError`].
-    pub fn close(&mut self, uuid: Uuid, at: Moment) -> Result<Vec<Happening>, DeskError> {
+    /// [`RequestError`].
+    pub fn close(&mut self, uuid: Uuid, at: Moment) -> Result<Vec<GuestEvent>, RequestError> {
         self.order(uuid, Input::Close(Closing::Operator), at)
     }
 
-    fn order(&mut self, uuid: Uuid, input: Input, at: Moment) -> Result<Vec<Happening>, DeskError> {
+    fn order(
+        &mut self,
+        uuid: Uuid,
+        input: Input,
+        at: Moment,
+    ) -> Result<Vec<GuestEvent>, RequestError> {
         let rules = &self.rules;
-        let guest = self.guests.get_mut(&uuid).ok_or(DeskError::NoGuest)?;
+        let guest = self.guests.get_mut(&uuid).ok_or(RequestError::NoGuest)?;
         if guest.lifecycle.alarm.is_none() {
-            return Err(DeskError::NoAlarm);
+            return Err(RequestError::NoAlarm);
         }
         let look = Look {
             at,
@@ -374,7 +400,8 @@ impl Registry {
             version: 1,
             guests: shown.map(|g| g.report(now, stale)).collect(),
             evidence_age_ms: age_ns.map(|age| u64::try_from(age).unwrap_or(0) / NS_PER_MS),
-            names_trouble: self.names_trouble.clone(),
+            names_trouble: self.names.trouble.clone(),
+            no_table: None,
         }
     }
 }

@@ -16,6 +16,9 @@ pub struct GuestsReport {
     pub evidence_age_ms: Option<u64>,
     /// Why names may be missing.
     pub names_trouble: Option<String>,
+    /// Why the hypervisor's liveness table is not seen, without which nothing is known of
+    /// guests; null where it is.
+    pub no_table: Option<String>,
 }
 
 /// A guest.

@@ -65,7 +65,7 @@ impl DomainState {
     /// Why a guest is no longer in a domain that is in this state. `None`: it may go on
     /// in another (it was saved, migrated, or merely paused).
     #[must_use]
-    pub fn broke_off(self) -> Option<Cause> {
+    pub fn ended_by(self) -> Option<Cause> {
         match self {
             Self::Gone(Cause::Suspend) => None,
             Self::ShutDown(why) | Self::Gone(why) => Some(why),

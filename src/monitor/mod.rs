@@ -5,12 +5,14 @@
 //! questions and orders. Out: events, lines, answers, state on disk. It may be killed,
 //! stopped, restarted or upgraded at any moment: neither a kick nor a reset comes of it.
 
-pub mod desk;
-pub mod following;
+pub mod guest_threads;
+pub mod host_state;
 pub mod names;
 pub mod pcpus;
 pub mod privileges;
+pub mod reported;
 pub mod reporter;
 pub mod services;
-pub mod told;
+pub mod shared_registry;
+pub mod table;
 pub mod watcher;

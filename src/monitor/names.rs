@@ -16,14 +16,14 @@ use crate::xen::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Time between two looks for domains that came, unless a watch tells earlier.
 const ROUND: Duration = Duration::from_secs(1);
 /// How long one answer may take.
-const PATIENCE: Duration = Duration::from_millis(800);
+const TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a question may take until it is told as trouble.
 const HANGS: Duration = Duration::from_secs(3);
 /// Time between two attempts after xenstored did not answer.
@@ -43,11 +43,22 @@ pub type Connect = Box<dyn Fn() -> io::Result<Xenstore> + Send + Sync>;
 /// The names and how they are kept.
 pub struct Names {
     table: Mutex<Arc<DomainNames>>,
-    /// The domains that are there: domid and creation number.
-    present: Mutex<Arc<BTreeMap<u16, u64>>>,
+    present: Mutex<Present>,
+    changed: Condvar,
     /// Since when xenstored owes an answer.
     asked: Mutex<Option<Instant>>,
     connect: Connect,
+}
+
+/// The domains that are there, and how far xenstored was asked for their names.
+#[derive(Default)]
+struct Present {
+    /// Domid and creation number.
+    domains: Arc<BTreeMap<u16, u64>>,
+    /// Somebody has said which there are.
+    known: bool,
+    /// Each was asked for, or that failed.
+    asked: bool,
 }
 
 impl std::fmt::Debug for Names {
@@ -73,6 +84,7 @@ impl Names {
         Self {
             table: Mutex::default(),
             present: Mutex::default(),
+            changed: Condvar::new(),
             asked: Mutex::default(),
             connect,
         }
@@ -80,7 +92,33 @@ impl Names {
 
     /// The domains that are there from now on: domid and creation number.
     pub fn follow(&self, domains: Vec<(u16, u64)>) {
-        *locked(&self.present) = Arc::new(domains.into_iter().collect());
+        *locked(&self.present) = Present {
+            domains: Arc::new(domains.into_iter().collect()),
+            known: true,
+            asked: false,
+        };
+        self.changed.notify_all();
+    }
+
+    /// Waits until xenstored was asked for the names of all domains that are there, or that
+    /// failed, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let (present, open) = (locked(&self.present), |p: &mut Present| !p.asked);
+        drop(self.changed.wait_timeout_while(present, timeout, open));
+    }
+
+    /// The domains that are there, waiting at most [`ROUND`] until it is known which.
+    fn present(&self) -> Option<Arc<BTreeMap<u16, u64>>> {
+        let (present, open) = (locked(&self.present), |p: &mut Present| !p.known);
+        let waited = self.changed.wait_timeout_while(present, ROUND, open);
+        let present = waited.unwrap_or_else(PoisonError::into_inner).0;
+        present.known.then(|| Arc::clone(&present.domains))
+    }
+
+    fn set_asked(&self, domains: &Arc<BTreeMap<u16, u64>>) {
+        let mut present = locked(&self.present);
+        present.asked |= Arc::ptr_eq(&present.domains, domains);
+        self.changed.notify_all();
     }
 
     /// The names as of now; the same value as before while nothing changes.
@@ -95,30 +133,22 @@ impl Names {
         Arc::clone(&table)
     }
 
-    /// The names by domid, and why some may be missing.
-    #[must_use]
-    pub fn get(&self) -> (BTreeMap<u16, String>, Option<String>) {
-        let table = self.table();
-        let present = Arc::clone(&locked(&self.present));
-        let named = present.iter().filter_map(|(domid, created)| {
-            let name = table.by_domain.get(created)?;
-            Some((*domid, name.to_string()))
-        });
-        (named.collect(), table.trouble.clone())
-    }
-
     /// Keeps the names until `stop` is set; then ends within about two seconds, unless
     /// xenstored hangs.
     pub fn run(&self, stop: &AtomicBool) {
-        let mut asker = Asker {
+        let mut reader = NameReader {
             names: self,
             connection: None,
             watched: BTreeMap::new(),
             silent_since: None,
         };
         while !stop.load(Ordering::Relaxed) {
-            let outcome = asker.round();
-            if !asker.tell(outcome.err()) {
+            let Some(present) = self.present() else {
+                continue;
+            };
+            let outcome = reader.round(&present);
+            self.set_asked(&present);
+            if !reader.tell(outcome.err()) {
                 rest(stop);
             }
         }
@@ -137,8 +167,8 @@ fn path_of(domid: u16) -> String {
     format!("/local/domain/{domid}/name")
 }
 
-/// The one who asks xenstored.
-struct Asker<'a> {
+/// Reads names over a connection to xenstored.
+struct NameReader<'a> {
     names: &'a Names,
     connection: Option<Xenstore>,
     /// Domains that were asked for and whose names are watched.
@@ -146,11 +176,10 @@ struct Asker<'a> {
     silent_since: Option<Instant>,
 }
 
-impl Asker<'_> {
+impl NameReader<'_> {
     /// Asks for the names of domains that came, forgets those that went, and waits for what
     /// the watches tell.
-    fn round(&mut self) -> Result<(), XenstoreError> {
-        let present = Arc::clone(&locked(&self.names.present));
+    fn round(&mut self, present: &Arc<BTreeMap<u16, u64>>) -> Result<(), XenstoreError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
@@ -159,19 +188,20 @@ impl Asker<'_> {
             }
         };
         let lost = connection.lost_events();
-        for (domid, created) in &*present {
+        for (domid, created) in &**present {
             if self.watched.get(domid) != Some(created) {
                 self.come(*domid, *created)?;
             }
         }
+        self.names.set_asked(present);
         let gone = self.watched.keys().filter(|d| !present.contains_key(d));
         for domid in gone.copied().collect::<Vec<_>>() {
             self.unwatch(domid)?;
         }
-        self.forget(&present);
-        let mut patience = ROUND;
-        while let Some(token) = self.next_event(patience)? {
-            patience = Duration::ZERO;
+        self.forget(present);
+        let mut timeout = ROUND;
+        while let Some(token) = self.next_event(timeout)? {
+            timeout = Duration::ZERO;
             let told = token.parse().ok();
             if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
                 self.ask(*domid, *created)?;
@@ -188,22 +218,22 @@ impl Asker<'_> {
         Ok(())
     }
 
-    fn next_event(&mut self, patience: Duration) -> Result<Option<String>, XenstoreError> {
+    fn next_event(&mut self, timeout: Duration) -> Result<Option<String>, XenstoreError> {
         let Some(connection) = &mut self.connection else {
             return Ok(None);
         };
-        Ok(connection.next_event(patience)?.map(|event| event.token))
+        Ok(connection.next_event(timeout)?.map(|event| event.token))
     }
 
     /// A domain came: its name, if it has one yet, and a watch that tells of another.
     fn come(&mut self, domid: u16, created: u64) -> Result<(), XenstoreError> {
         self.ask(domid, created)?;
         if self.watched.is_empty() {
-            self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, PATIENCE))?;
+            self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, TIMEOUT))?;
         }
         if !self.watched.contains_key(&domid) {
             let path = path_of(domid);
-            self.timed(|bus| bus.watch(&path, &domid.to_string(), PATIENCE))?;
+            self.timed(|bus| bus.watch(&path, &domid.to_string(), TIMEOUT))?;
         }
         self.watched.insert(domid, created);
         Ok(())
@@ -211,7 +241,7 @@ impl Asker<'_> {
 
     fn unwatch(&mut self, domid: u16) -> Result<(), XenstoreError> {
         let path = path_of(domid);
-        self.timed(|bus| bus.unwatch(&path, &domid.to_string(), PATIENCE))?;
+        self.timed(|bus| bus.unwatch(&path, &domid.to_string(), TIMEOUT))?;
         self.watched.remove(&domid);
         Ok(())
     }
@@ -220,7 +250,7 @@ impl Asker<'_> {
         let path = path_of(domid);
         let mut name = None;
         self.timed(|bus| {
-            name = Some(bus.read(&path, PATIENCE)?);
+            name = Some(bus.read(&path, TIMEOUT)?);
             Ok(())
         })?;
         let Some(mut name) = name else {

@@ -11,20 +11,20 @@
 //! the event follows, and may wait for threads that hang.
 
 use crate::control::status::{Pcpu, SILENT_NS};
-use crate::event::describe::{plain, words};
+use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
 use crate::guard::evidence::{Evidence, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::guard::page::{Entry, EntryKind, Info, Phase, Reader, View};
 use crate::monitor::pcpus::Pcpus;
-use crate::monitor::told::{Stream, Told, key};
-use crate::sink::direct::Direct;
+use crate::monitor::reported::{Reported, Stream, key};
+use crate::sink::direct_log::DirectLog;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::Table;
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, OnceLock, TryLockError};
 
 /// What a watcher sees of the hypervisor; whoever finds it free looks.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ struct Look {
 /// What the watchers share.
 pub struct Reporter<'a> {
     page: PathBuf,
-    told: Told,
-    look: Option<Mutex<Look>>,
+    told: Reported,
+    look: OnceLock<Mutex<Look>>,
     /// Entries of the guard that were overwritten before anybody read them.
     lost: AtomicU64,
     /// Takes events; may block.
@@ -48,35 +48,32 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// Over the guard page at `page` and the table, where there is one.
+    /// Over the guard page at `page`; the table comes by [`Reporter::see`].
     #[must_use]
-    pub fn new(
-        page: &Path,
-        told: Told,
-        table: Option<Table<'static>>,
-        publish: impl Fn(Kind) + Send + Sync + 'a,
-    ) -> Self {
-        let look = table.map(|table| {
-            Mutex::new(Look {
-                table,
-                evidence: Evidence::new(&table),
-                pcpus: Pcpus::default(),
-                told: None,
-            })
-        });
+    pub fn new(page: &Path, told: Reported, publish: impl Fn(Kind) + Send + Sync + 'a) -> Self {
         Self {
             page: page.to_owned(),
             told,
-            look,
+            look: OnceLock::new(),
             lost: AtomicU64::new(0),
             publish: Box::new(publish),
         }
     }
 
+    /// From now on looks at `table` as well.
+    pub fn see(&self, table: Table<'static>) {
+        let _ = self.look.set(Mutex::new(Look {
+            table,
+            evidence: Evidence::new(&table),
+            pcpus: Pcpus::default(),
+            told: None,
+        }));
+    }
+
     /// The pCPUs as last seen.
     #[must_use]
     pub fn pcpus(&self, now: Monotonic) -> Vec<Pcpu> {
-        let Some(look) = &self.look else {
+        let Some(look) = self.look.get() else {
             return Vec::new();
         };
         let look = look
@@ -93,7 +90,7 @@ impl<'a> Reporter<'a> {
 
     /// Looks at the hypervisor, if nobody else does just now; says what is not serviced.
     fn look(&self, now: Monotonic, wanted: bool) -> Option<String> {
-        let mut look = match self.look.as_ref()?.try_lock() {
+        let mut look = match self.look.get()?.try_lock() {
             Ok(look) => look,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
@@ -127,7 +124,7 @@ impl<'a> Reporter<'a> {
 pub struct Watcher<'r, 'a> {
     reporter: &'r Reporter<'a>,
     page: Option<Reader>,
-    direct: Direct,
+    direct: DirectLog,
 }
 
 impl<'r, 'a> Watcher<'r, 'a> {
@@ -137,7 +134,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
         Self {
             reporter,
             page: Reader::open(&reporter.page).ok(),
-            direct: Direct::new(),
+            direct: DirectLog::new(),
         }
     }
 
@@ -227,7 +224,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
         let (stream, key, kind) = kind;
         let direct = &mut self.direct;
         told.once(stream, key, now, || {
-            direct.tell(kind.severity(), kind.kind(), &words(&kind));
+            direct.tell(kind.severity(), kind.kind(), &kind.describe());
             (self.reporter.publish)(kind);
         });
     }
@@ -301,7 +298,7 @@ fn line(entry: &Entry, kind: &Kind, info: &Info) -> String {
         EntryKind::Resume => format!(
             "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"
         ),
-        _ => plain(&words(kind)),
+        _ => plain(&kind.describe()),
     }
 }
 

@@ -7,33 +7,30 @@
 //! that the service manager starts another, which goes on where this one was.
 
 use crate::config::Policy;
+use crate::control::client_pool;
 use crate::control::peer::gid_of;
-use crate::control::places;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::event::bus::Bus;
 use crate::event::{Event, Kind};
-use crate::exit::{CONFIG, Failure, OSERR, SOFTWARE, UNAVAILABLE};
-use crate::guard::gate::Decision;
-use crate::guard::page::{self, Phase, Reader};
-use crate::guests::Desk;
-use crate::monitor::following::{self, Following, Part};
-use crate::monitor::privileges;
+use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
+use crate::guard::page::{self, Reader};
+use crate::guests::GuestRequests;
+use crate::monitor::guest_threads::{self, GuestThreads};
+use crate::monitor::reported::{self, Reported};
 use crate::monitor::reporter::{Reporter, Watcher, tells};
-use crate::monitor::told::{self, Told};
+use crate::monitor::{host_state, privileges, table};
 use crate::sink;
-use crate::sink::direct::Direct;
-use crate::state::reset_reason::HostState;
+use crate::sink::direct_log::DirectLog;
 use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
-use crate::sys::privcmd::Privcmd;
-use crate::xen;
 use crate::xen::table::Table;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -53,6 +50,8 @@ const END: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Between two turns of a watcher.
 const TURN: Duration = Duration::from_millis(500);
+/// Between two looks for vCPUs that came online.
+const SUPERVISE: Duration = Duration::from_secs(1);
 /// Between two attempts to say READY=1 to a service manager that is busy.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -63,7 +62,7 @@ type Queue = Receiver<Arc<Event>>;
 
 /// What the threads share.
 struct Shared {
-    following: Following,
+    guests: GuestThreads,
     bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
@@ -72,34 +71,25 @@ struct Shared {
 impl Shared {
     /// What the reporter says becomes an event, and is kept for the next boot.
     fn host(&self, what: Kind) {
-        let withheld = |reason: String| Some(HostState::Withholding { reason });
-        let state = match &what {
-            Kind::HostWithhold { reason, .. } => withheld(reason.clone()),
-            Kind::HostKickRefused { error, .. } => {
-                withheld(format!("the host watchdog refused kicks: {error}"))
-            }
-            Kind::HostDisarmFailed { error } => {
-                withheld(format!("the host watchdog could not be disarmed: {error}"))
-            }
-            Kind::HostGuardSilent { .. } => withheld("the guard hung or was gone".to_owned()),
-            Kind::HostArmed { .. }
-            | Kind::HostResumed { .. }
-            | Kind::HostKickTaken { .. }
-            | Kind::HostGuardBack { .. } => Some(HostState::Armed),
-            Kind::HostDisarmed {} => Some(HostState::Disarmed),
-            _ => None,
-        };
-        if let Some(state) = state {
-            self.following.host(state);
+        let now = guard_page().and_then(|page| page.status());
+        if let Some(state) = host_state::of_event(&what, now.as_ref()) {
+            self.guests.host(state);
         }
         self.bus.publish(None, what);
+    }
+
+    /// What the host watchdog does as this monitor starts, which is no event.
+    fn note_present(&self) {
+        if let Some(status) = guard_page().and_then(|page| page.status()) {
+            self.guests.host(host_state::of_page(&status));
+        }
     }
 
     /// All that is known; none where there never was a guard page.
     fn status(&self) -> Status {
         let now = Monotonic::now();
-        let view = Reader::open(Path::new(page::PATH)).ok();
-        let mut status = Status::of_page(view.as_ref().and_then(Reader::view).as_ref(), now);
+        let view = guard_page().and_then(|page| page.view());
+        let mut status = Status::of_page(view.as_ref(), now);
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();
         let dropped = Dropped {
@@ -116,21 +106,26 @@ impl Shared {
         let pcpus = reporter
             .map(|reporter| reporter.pcpus(now))
             .unwrap_or_default();
-        let report = self.following.desk.report();
-        status.monitor = Some(MonitorStatus::new(&report, pcpus, dropped));
+        let report = self.guests.registry.report();
+        status.monitor = Some(MonitorStatus::new(
+            &report,
+            pcpus,
+            self.guests.saving(),
+            dropped,
+        ));
         status
     }
 }
 
 /// The ends of the bus that sinks read from; attached before the first event.
-struct Inlets {
+struct SinkQueues {
     syslog: Option<Queue>,
     socket: (Queue, UnixStream),
     hooks: Option<Queue>,
     metrics: Option<(PathBuf, Queue)>,
 }
 
-impl Inlets {
+impl SinkQueues {
     fn attach(bus: &Bus, policy: &Policy) -> io::Result<Self> {
         let attach = |name| bus.attach(name, QUEUE);
         let metrics = policy.metrics_textfile.clone();
@@ -143,87 +138,64 @@ impl Inlets {
     }
 }
 
+fn guard_page() -> Option<Reader> {
+    Reader::open(Path::new(page::PATH)).ok()
+}
+
 /// Runs until told to stop. Its start may block on disks.
 ///
 /// # Errors
-/// A [`Failure`] when something cannot be had, or a thread panicked.
+/// A [`Failure`] when something cannot be had, a thread panicked, or state is not saved.
 pub fn run(policy: &Policy) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::new(OSERR, format!("cannot handle signals: {error}")))?;
-    let control = bind(
-        "control.socket",
-        &policy.control_socket,
-        &policy.control_group,
-    )?;
-    let events = bind(
-        "events.socket",
-        &policy.events.socket,
-        &policy.control_group,
-    )?;
-    let table = map_table();
-    let told = Told::open(Path::new(told::PATH))
+    let group = &policy.control_group;
+    let control = bind("control.socket", &policy.control_socket, group)?;
+    let events = bind("events.socket", &policy.events.socket, group)?;
+    let table = table::map();
+    let (shared, queues, first_events) = open(policy)?;
+    let mut threads = Threads::new();
+    threads.sinks(policy, &shared, queues, events);
+    for what in first_events {
+        shared.bus.publish(None, what);
+    }
+    shared.note_present();
+    threads.producers(&shared, control, table);
+    threads.signals(signals);
+    say_ready();
+    let panicked = threads.supervise(&shared);
+    let saved = threads.end(&shared);
+    if let Some(thread) = panicked {
+        let text = format!("thread {thread} panicked: ending, to be started again");
+        return Err(Failure::new(SOFTWARE, text));
+    }
+    saved.map_err(|why| Failure::new(IOERR, format!("the state is not saved: {why}")))
+}
+
+/// Opens what was kept, and gives up privileges. Gives what the threads share, the sinks'
+/// queues, and the events to tell first.
+fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure> {
+    let reported = Reported::open(Path::new(reported::PATH))
         .map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))?;
-    let mut opened = following::open(policy);
-    let first_told = std::mem::take(&mut opened.told);
+    let mut opened = guest_threads::open(policy);
+    let first_events = std::mem::take(&mut opened.told);
     let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
-    let inlets = Inlets::attach(&bus, policy)
+    let queues = SinkQueues::attach(&bus, policy)
         .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
-    if let Err(error) = privileges::give_up(inlets.hooks.is_some(), inlets.metrics.is_some()) {
+    if let Err(error) = privileges::give_up(queues.hooks.is_some(), queues.metrics.is_some()) {
         log::warn!("keeping privileges that are not needed: {error}");
     }
     let shared = Arc::new(Shared {
-        following: Following::new(opened, Arc::clone(&bus), table),
+        guests: GuestThreads::new(opened, Arc::clone(&bus)),
         bus,
         reporter: OnceLock::new(),
         group: gid_of(&policy.control_group),
     });
-    let told_to = Arc::clone(&shared);
-    let publish = move |what| told_to.host(what);
-    let page = Path::new(page::PATH);
-    let _ = shared
-        .reporter
-        .set(Reporter::new(page, told, table, publish));
-    let mut threads = Threads::new();
-    threads.sinks(policy, &shared, inlets, events);
-    for what in first_told {
-        shared.bus.publish(None, what);
-    }
-    shared.note_present();
-    threads.tellers(&shared, control);
-    let end = threads.ends.clone();
-    threads.spawn("signals", true, move || {
-        // To read the configuration anew takes a restart.
-        if signals.forever().any(|signal| signal != SIGHUP) {
-            let _ = end.try_send(None);
-        }
-    });
-    say_ready();
-    let why = threads.ended.recv().ok().flatten();
-    threads.end(&shared);
-    match why {
-        None => Ok(()),
-        Some(thread) => {
-            let text = format!("thread {thread} panicked: ending, to be started again");
-            Err(Failure::new(SOFTWARE, text))
-        }
-    }
-}
-
-impl Shared {
-    /// What the host watchdog does as this monitor starts, which is no event.
-    fn note_present(&self) {
-        let view = Reader::open(Path::new(page::PATH)).ok();
-        let Some(status) = view.and_then(|page| page.status()) else {
-            return;
-        };
-        self.following.host(match (status.phase, status.decision) {
-            (Phase::Starting | Phase::Disarmed, _) => HostState::Disarmed,
-            (_, Decision::Kick) => HostState::Armed,
-            (_, Decision::Withhold(reason)) => HostState::Withholding {
-                reason: reason.to_string(),
-            },
-        });
-    }
+    let publisher = Arc::clone(&shared);
+    let publish = move |what| publisher.host(what);
+    let reporter = Reporter::new(Path::new(page::PATH), reported, publish);
+    let _ = shared.reporter.set(reporter);
+    Ok((shared, queues, first_events))
 }
 
 /// The service manager must hear it: a send that would block is tried again.
@@ -234,21 +206,10 @@ fn say_ready() {
     }
 }
 
-fn map_table() -> Option<Table<'static>> {
-    let privcmd = Privcmd::open().map_err(|error| log::warn!("/dev/xen/privcmd: {error}"));
-    match xen::map_table(&privcmd.ok()?) {
-        Ok(table) => Some(table),
-        Err(why) => {
-            log::warn!("guests and pCPUs are not seen: {why}");
-            None
-        }
-    }
-}
-
 /// The threads, and how they end.
 struct Threads {
     /// Those that tell of events; they end at `stop`.
-    tellers: Vec<JoinHandle<()>>,
+    producers: Vec<JoinHandle<()>>,
     /// Those that take them; they end with the bus.
     sinks: Vec<JoinHandle<()>>,
     stop: (Sender<Infallible>, Stop),
@@ -257,18 +218,21 @@ struct Threads {
     /// Why the monitor ends: a thread's panic, or none.
     ends: Sender<Option<&'static str>>,
     ended: Receiver<Option<&'static str>>,
+    /// vCPUs that have a watcher.
+    watched: BTreeSet<usize>,
 }
 
 impl Threads {
     fn new() -> Self {
         let (ends, ended) = bounded(1);
         Self {
-            tellers: Vec::new(),
+            producers: Vec::new(),
             sinks: Vec::new(),
             stop: bounded(0),
             woken: UnixStream::pair().ok(),
             ends,
             ended,
+            watched: BTreeSet::new(),
         }
     }
 
@@ -284,7 +248,7 @@ impl Threads {
             .stack_size(STACK);
         match builder.spawn(contained) {
             Ok(_) if detached => {}
-            Ok(thread) => self.tellers.push(thread),
+            Ok(thread) => self.producers.push(thread),
             Err(error) => {
                 log::error!("cannot start thread {name}: {error}");
                 let _ = self.ends.try_send(Some(name));
@@ -296,28 +260,28 @@ impl Threads {
         &mut self,
         policy: &Policy,
         shared: &Arc<Shared>,
-        inlets: Inlets,
+        queues: SinkQueues,
         events: UnixListener,
     ) {
         let settings = sink::socket::Settings {
             keep: policy.events.keep,
             group: shared.group,
         };
-        let (queue, woken) = inlets.socket;
+        let (queue, woken) = queues.socket;
         let served = Arc::clone(shared);
         self.spawn("events-socket", false, move || {
             sink::socket::run(&events, &queue, &woken, &settings, &served.bus);
         });
-        if let Some(queue) = inlets.syslog {
+        if let Some(queue) = queues.syslog {
             let logged = Arc::clone(shared);
             self.spawn("events-syslog", false, move || {
-                let direct = Direct::new().is_journal();
+                let direct = DirectLog::new().is_journal();
                 let told = |event: &Event| direct && tells(&event.what);
-                let places = sink::syslog::Places::default();
-                sink::syslog::run(&queue, &places, &logged.bus, told);
+                let sockets = sink::syslog::Sockets::default();
+                sink::syslog::run(&queue, &sockets, &logged.bus, told);
             });
         }
-        if let Some(queue) = inlets.hooks {
+        if let Some(queue) = queues.hooks {
             let hooks = policy.hooks.clone();
             let hooked = Arc::clone(shared);
             self.spawn("hooks", false, move || {
@@ -326,26 +290,30 @@ impl Threads {
                 sink::hooks::run(&queue, &hooks.hooks, hooks.concurrency, cgroup, &hooked.bus);
             });
         }
-        if let Some((path, queue)) = inlets.metrics {
+        if let Some((path, queue)) = queues.metrics {
             let measured = Arc::clone(shared);
             self.spawn("metrics", false, move || {
-                let gather = || (measured.status(), measured.following.desk.report());
+                let gather = || (measured.status(), measured.guests.registry.report());
                 sink::metrics::run(&path, &queue, &measured.bus, gather);
             });
         }
-        self.sinks = std::mem::take(&mut self.tellers);
+        self.sinks = std::mem::take(&mut self.producers);
     }
 
-    fn tellers(&mut self, shared: &Arc<Shared>, control: UnixListener) {
-        let parts = [
-            ("guests", Part::Guests),
-            ("names", Part::Names),
-            ("state", Part::State),
-        ];
-        for (name, part) in parts {
-            let followed = Arc::clone(shared);
-            self.spawn(name, false, move || followed.following.run(part));
-        }
+    fn producers(
+        &mut self,
+        shared: &Arc<Shared>,
+        control: UnixListener,
+        table: Result<Table<'static>, String>,
+    ) {
+        let [looks, names, saves] = [(); 3].map(|()| Arc::clone(shared));
+        self.spawn("guests", false, move || {
+            let reporter = looks.reporter.get();
+            let see = |table| _ = reporter.map(|reporter| reporter.see(table));
+            looks.guests.look(table, see);
+        });
+        self.spawn("names", false, move || names.guests.read_names());
+        self.spawn("state", false, move || saves.guests.save());
         if let Some(woken) = self
             .woken
             .as_ref()
@@ -355,7 +323,7 @@ impl Threads {
             self.spawn("control", false, move || {
                 let context = Context {
                     status: &|| asked.status(),
-                    desk: &asked.following.desk,
+                    guests: &asked.guests.registry,
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
@@ -364,24 +332,44 @@ impl Threads {
         self.watchers(shared);
     }
 
-    /// One watcher on each vCPU that this process may run on.
+    fn signals(&mut self, mut signals: Signals) {
+        let end = self.ends.clone();
+        self.spawn("signals", true, move || {
+            // To read the configuration anew takes a restart.
+            if signals.forever().any(|signal| signal != SIGHUP) {
+                let _ = end.try_send(None);
+            }
+        });
+    }
+
+    /// Waits for the end, and gives the name of the thread that panicked, if one did. A vCPU
+    /// that comes online meanwhile gets a watcher.
+    fn supervise(&mut self, shared: &Arc<Shared>) -> Option<&'static str> {
+        loop {
+            match self.ended.recv_timeout(SUPERVISE) {
+                Err(RecvTimeoutError::Timeout) => self.watchers(shared),
+                ended => return ended.ok().flatten(),
+            }
+        }
+    }
+
+    /// A watcher on each vCPU that this process may run on and that has none yet. The kernel
+    /// names only those that are online (kernel/sched/syscalls.c, sched_getaffinity()).
     fn watchers(&mut self, shared: &Arc<Shared>) {
         let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-        let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
-        let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_allowed).collect();
+        let is_new =
+            |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false) && !self.watched.contains(cpu);
+        let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_new).collect();
         let all = u32::try_from(cpus.len()).unwrap_or(u32::MAX).max(1);
         for (cpu, n) in cpus.into_iter().zip(0u32..) {
+            self.watched.insert(cpu);
             let (watching, stop) = (Arc::clone(shared), self.stop.1.clone());
             self.spawn("watcher", false, move || {
-                let mut set = CpuSet::new();
-                let pinned = set
-                    .set(cpu)
-                    .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-                if let Err(errno) = pinned {
+                if let Err(errno) = pin(cpu) {
                     log::warn!("a watcher is not pinned to cpu {cpu}: {}", errno.desc());
                 }
                 if let Some(reporter) = watching.reporter.get() {
-                    watch(reporter, &watching.bus, &stop, TURN / all * n);
+                    watch(reporter, &watching.bus, &stop, cpu, TURN / all * n);
                 }
             });
         }
@@ -389,36 +377,42 @@ impl Threads {
 
     /// Ends all threads. Nothing that hangs may hold up the end: what has not ended in time
     /// is left behind, and said.
-    fn end(self, shared: &Shared) {
+    fn end(self, shared: &Shared) -> Result<(), String> {
         let deadline = Instant::now() + END;
         drop(self.stop);
         drop(self.woken);
-        let saved = shared.following.finish(deadline - END / 2);
-        wait(&self.tellers, deadline - END / 2);
+        let saved = shared.guests.finish(deadline - END / 2);
+        wait(&self.producers, deadline - END / 2);
         shared.bus.close(deadline);
         wait(&self.sinks, deadline + LOOK_EVERY);
-        let threads = self.tellers.iter().chain(&self.sinks);
+        let threads = self.producers.iter().chain(&self.sinks);
         let stuck = threads.filter(|thread| !thread.is_finished());
         let names: Vec<&str> = stuck.filter_map(|thread| thread.thread().name()).collect();
         if !names.is_empty() {
             log::warn!("ending without threads that do not: {}", names.join(", "));
         }
-        if !saved {
-            log::error!("the disk does not take the state in time; leaving without");
-        }
+        saved
     }
 }
 
 /// Turns until it is to stop, the first time after `offset`, so that the watchers of all
-/// vCPUs look one after the other.
-fn watch(reporter: &Reporter<'_>, bus: &Bus, stop: &Stop, offset: Duration) {
+/// vCPUs look one after the other. A vCPU that was offline has lost its watcher to others.
+fn watch(reporter: &Reporter<'_>, bus: &Bus, stop: &Stop, cpu: usize, offset: Duration) {
     let mut watcher = Watcher::new(reporter);
     let mut next = Instant::now() + offset;
     while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
+        let _ = pin(cpu);
         watcher.turn(Monotonic::now());
         bus.report_drops();
         next = (next + TURN).max(Instant::now());
     }
+}
+
+/// Binds this thread to a vCPU.
+fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// Waits until all of the threads have ended, at most until `deadline`.
@@ -429,7 +423,7 @@ fn wait(threads: &[JoinHandle<()>], deadline: Instant) {
 }
 
 fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
-    places::bind(path, group).map_err(|error| {
+    client_pool::bind(path, group).map_err(|error| {
         let code = match error.kind() {
             io::ErrorKind::AlreadyExists => CONFIG,
             _ => UNAVAILABLE,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The watcher: has the desk look at the table, four times a second.
+//! The watcher: has the registry look at the table, four times a second.
 //!
-//! In: the table, the domains' names. Out: events and state, by the desk; the domains that
+//! In: the table, the domains' names. Out: events and state, by the registry; the domains that
 //! are there, to those who look for names. It waits for nothing but time, and its last look
 //! is saved whatever came of it.
 
-use crate::monitor::desk::{GuestsDesk, now};
 use crate::monitor::names::Names;
+use crate::monitor::shared_registry::{SharedRegistry, now};
 use crate::xen::table::Table;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,15 +14,23 @@ use std::time::Duration;
 
 /// Time between two looks.
 pub const LOOK_EACH: Duration = Duration::from_millis(250);
+/// How long the first look waits for names.
+const FIRST_NAMES: Duration = Duration::from_secs(1);
 
 /// Watches until `stop` is set. The body of a thread of its own.
-pub fn run(table: &Table<'_>, names: &Names, desk: &GuestsDesk, stop: &AtomicBool) {
+pub fn run(table: &Table<'_>, names: &Names, registry: &SharedRegistry, stop: &AtomicBool) {
+    // What the first look finds is told by name, unless xenstored hangs.
+    let there = table
+        .domains()
+        .filter(|domain| domain.exists && domain.domid > 0);
+    names.follow(there.map(|domain| (domain.domid, domain.created)).collect());
+    names.wait(FIRST_NAMES);
     while !stop.load(Ordering::Acquire) {
-        if let Some(domains) = desk.turn(now(), table, &names.table()) {
+        if let Some(domains) = registry.turn(now(), table, &names.table()) {
             names.follow(domains);
         }
         thread::sleep(LOOK_EACH);
     }
-    desk.turn(now(), table, &names.table());
-    desk.save(now());
+    registry.turn(now(), table, &names.table());
+    registry.save(now());
 }

@@ -6,7 +6,7 @@
 //! has local time. A message that cannot be sent at once is dropped and counted; the next
 //! one that gets through says how many were lost.
 
-use super::journal::{Sent, Wire};
+use super::journal::{DatagramSender, Sent};
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl<T: Display> LogFormat<T> for Rfc3164 {
 /// A connection to /dev/log, made when needed.
 #[derive(Debug)]
 pub struct DevLog {
-    wire: Wire,
+    sender: DatagramSender,
     format: Rfc3164,
     lost: u64,
 }
@@ -47,7 +47,7 @@ impl DevLog {
     #[must_use]
     pub fn new(path: &Path, process: &'static str) -> Self {
         Self {
-            wire: Wire::new(path),
+            sender: DatagramSender::new(path),
             format: Rfc3164 { process },
             lost: 0,
         }
@@ -74,7 +74,7 @@ impl DevLog {
     pub fn offer(&mut self, severity: Severity, text: &str) -> Sent {
         let mut message = Vec::with_capacity(text.len() + 64);
         match self.format.format(&mut message, severity, text) {
-            Ok(()) => self.wire.send(&message),
+            Ok(()) => self.sender.send(&message),
             Err(_) => Sent::Failed,
         }
     }

@@ -34,12 +34,12 @@ pub enum Sent {
 /// A non-blocking connection to a datagram socket, made when needed: whoever restarts has
 /// a new socket at the old path, and one more attempt over a new connection finds it.
 #[derive(Debug)]
-pub struct Wire {
+pub struct DatagramSender {
     path: PathBuf,
     socket: Option<UnixDatagram>,
 }
 
-impl Wire {
+impl DatagramSender {
     /// To the socket at `path`; connects to nothing yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The daemon's own words: the `log` crate's records to stderr and syslog.
+//! The monitor's own log lines: the `log` crate's records to stderr and syslog.
 //!
 //! In: records of what is no event. Out: lines, of which each goes to the journal once: where
 //! stderr is the journal, /dev/log gets none. Each destination has a queue and a thread; one
@@ -21,7 +21,7 @@ use syslog::Severity;
 const QUEUE: usize = 256;
 /// Bytes of stack for each writer.
 const STACK: usize = 64 * 1024;
-/// How long the daemon's end waits for its last words to be written.
+/// How long the monitor's end waits for its last lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
 enum Item {
@@ -76,14 +76,21 @@ impl Log for Logger {
 }
 
 /// Starts logging at `level` as the program `name` to stderr and, if `syslog` and stderr is not
-/// the journal, to /dev/log. Once a process.
+/// the journal, to /dev/log. Each thread that writes calls `begin` first. Once a process.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(name: &'static str, level: LevelFilter, syslog: bool) -> std::io::Result<()> {
-    let mut queues = vec![writer("log-stderr", move |queue| to_stderr(name, queue))?];
+pub fn start(
+    name: &'static str,
+    level: LevelFilter,
+    syslog: bool,
+    begin: fn(),
+) -> std::io::Result<()> {
+    let stderr = move |queue: &_| to_stderr(name, queue);
+    let mut queues = vec![writer("log-stderr", begin, stderr)?];
     if syslog && !journal::has_stderr() {
-        queues.push(writer("log-syslog", move |queue| to_syslog(name, queue))?);
+        let syslog = move |queue: &_| to_syslog(name, queue);
+        queues.push(writer("log-syslog", begin, syslog)?);
     }
     let logger = LOGGER.get_or_init(|| Logger { queues });
     if log::set_logger(logger).is_ok() {
@@ -94,13 +101,17 @@ pub fn start(name: &'static str, level: LevelFilter, syslog: bool) -> std::io::R
 
 fn writer(
     name: &str,
+    begin: fn(),
     run: impl FnOnce(&Receiver<Item>) + Send + 'static,
 ) -> std::io::Result<Sender<Item>> {
     let (send, receive) = bounded(QUEUE);
     thread::Builder::new()
         .name(name.to_owned())
         .stack_size(STACK)
-        .spawn(move || run(&receive))?;
+        .spawn(move || {
+            begin();
+            run(&receive);
+        })?;
     Ok(send)
 }
 

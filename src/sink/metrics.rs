@@ -43,7 +43,7 @@ pub struct Counters {
 }
 
 /// Writes the file at `path` until the bus is closed, from what `gather`
-/// gives; at the end it says that the daemon is down.
+/// gives; at the end it says that the monitor is down.
 pub fn run(
     path: &Path,
     queue: &Receiver<Arc<Event>>,
@@ -126,7 +126,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-/// What is left when the daemon has ended.
+/// What is left when the monitor has ended.
 #[must_use]
 pub fn render_down() -> String {
     let mut page = Page::default();
@@ -140,15 +140,19 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     let mut page = Page::default();
     page.one(UP, 1);
     of_host(&mut page, status);
+    if let Some(monitor) = &status.monitor {
+        let saved = gauge("state_saved", "1 while the monitor can save its state.");
+        page.one(saved, u8::from(monitor.save_error.is_none()));
+    }
     let open = guests.guests.iter().filter(|g| is_open(g)).count();
     let alarms = gauge("alarms_open", "Alarms of guests that are open.");
     page.one(alarms, open);
     of_guests(&mut page, &guests.guests);
-    let events = counter("events_total", "Events since the daemon started.");
+    let events = counter("events_total", "Events since the monitor started.");
     page.many(events, "kind", &counters.events);
     let dropped = counter(
         "sink_dropped_total",
-        "Events that a sink lost since the daemon started.",
+        "Events that a sink lost since the monitor started.",
     );
     page.many(dropped, "sink", &counters.dropped);
     page.0
@@ -253,7 +257,7 @@ struct Family {
     help: &'static str,
 }
 
-const UP: Family = gauge("up", "1 while the daemon runs.");
+const UP: Family = gauge("up", "1 while the monitor runs.");
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
     let kind = "gauge";

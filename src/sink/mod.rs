@@ -7,7 +7,7 @@
 //! closed with, however much is queued; what is left is counted. [`log`] has what is no event.
 
 pub mod devlog;
-pub mod direct;
+pub mod direct_log;
 pub mod hooks;
 pub mod journal;
 pub mod log;

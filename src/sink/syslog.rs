@@ -6,7 +6,7 @@
 //! time, until it takes one again.
 
 use super::devlog::DevLog;
-use super::journal::{self, Sent, Wire, encode};
+use super::journal::{self, DatagramSender, Sent, encode};
 use crate::event::Event;
 use crate::event::bus::Bus;
 use crate::event::describe::describe;
@@ -21,20 +21,20 @@ pub const NAME: &str = "syslog";
 
 /// How long a full receiver is waited for: a burst of events outruns the few datagrams
 /// that a unix socket queues (net.unix.max_dgram_qlen, 10 by default).
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is asked in that time.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Where the daemons listen.
+/// Where journald and syslog listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct Sockets {
     /// journald's native socket.
     pub journal: PathBuf,
     /// syslog's.
     pub devlog: PathBuf,
 }
 
-impl Default for Places {
+impl Default for Sockets {
     fn default() -> Self {
         Self {
             journal: journal::SOCKET.into(),
@@ -47,14 +47,14 @@ impl Default for Places {
 /// and the rest counted. `told`: what somebody else has told the journal already.
 pub fn run(
     queue: &Receiver<Arc<Event>>,
-    places: &Places,
+    sockets: &Sockets,
     bus: &Bus,
     told: impl Fn(&Event) -> bool,
 ) {
     let mut writer = Writer {
-        journal: Wire::new(&places.journal),
-        devlog: DevLog::new(&places.devlog, journal::NAME),
-        patience: PATIENCE,
+        journal: DatagramSender::new(&sockets.journal),
+        devlog: DevLog::new(&sockets.devlog, journal::NAME),
+        timeout: TIMEOUT,
         bus,
     };
     for event in queue {
@@ -65,27 +65,27 @@ pub fn run(
 }
 
 struct Writer<'a> {
-    journal: Wire,
+    journal: DatagramSender,
     devlog: DevLog,
     /// None is left after a receiver stalled, until it takes something again.
-    patience: Duration,
+    timeout: Duration,
     bus: &'a Bus,
 }
 
 impl Writer<'_> {
     fn write(&mut self, event: &Event) -> bool {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         while !self.bus.is_over() {
             match self.offer(event) {
                 Sent::Yes => {
-                    self.patience = PATIENCE;
+                    self.timeout = TIMEOUT;
                     return true;
                 }
                 Sent::Failed => return false,
                 Sent::Stalled => {}
             }
             if Instant::now() >= deadline {
-                self.patience = Duration::ZERO;
+                self.timeout = Duration::ZERO;
                 return false;
             }
             thread::sleep(AGAIN);

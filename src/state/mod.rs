@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What outlives the daemon and the host.
+//! What outlives the monitor and the host.
 
 pub mod reset_reason;
 pub mod saver;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Last words: what the daemon wrote down last, so that the next boot can say why the host
-//! went down.
+//! The host watchdog's last known state: the monitor writes it down, so that the next boot
+//! can say why the host went down.
 //!
 //! In: what the host watchdog is doing, whenever that changes. Out: after a reset of the
 //! host, the data of `host.reset_reason`. Pure but for [`boot_id`].
@@ -26,7 +26,7 @@ pub enum HostState {
 
 /// What is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastWords {
+pub struct HostRecord {
     /// Of the form.
     pub version: u32,
     /// dom0's boot.
@@ -38,7 +38,7 @@ pub struct LastWords {
     pub state: HostState,
 }
 
-impl Stored for LastWords {
+impl Stored for HostRecord {
     const FILE: &'static str = "last.json";
     const VERSION: u32 = 1;
 }
@@ -47,7 +47,7 @@ impl Stored for LastWords {
 const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
     being withheld: power loss, a hang of dom0 or of the guard, or a kill";
 
-impl LastWords {
+impl HostRecord {
     /// Now, in this boot.
     #[must_use]
     pub fn new(boot_id: &str, time: Timestamp, state: HostState) -> Self {
@@ -106,9 +106,9 @@ mod tests {
         ];
         for (state, boot, expected) in cases {
             let time = Timestamp(1_000);
-            let words = LastWords::new(boot, time, state);
+            let words = HostRecord::new(boot, time, state);
             let json = serde_json::to_string(&words).expect("JSON");
-            let read: LastWords = serde_json::from_str(&json).expect("as written");
+            let read: HostRecord = serde_json::from_str(&json).expect("as written");
             assert_eq!(read, words);
             let told = read.reset_reason("new", Some(true));
             let expected = expected.map(|reason| Kind::HostResetReason {

@@ -10,35 +10,42 @@ use crate::event::sequence::Sequence;
 use crate::event::{Kind, Timestamp};
 use crate::guests::alarm::{Moment, Rules};
 use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
-use crate::state::reset_reason::{HostState, LastWords, boot_id};
+use crate::state::reset_reason::{HostRecord, HostState, boot_id};
 use crate::state::sequence;
 use crate::state::store::{Store, Stored};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Time between two looks at what is due by time alone.
 const POLL: Duration = Duration::from_secs(10);
 /// Time between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Age at which the last words are written anew.
+/// Age at which the state of the host watchdog is written anew.
 const REFRESH: Duration = Duration::from_secs(60);
-/// Bytes of stack of the thread.
-const STACK: usize = 128 * 1024;
 
 impl Stored for Saved {
     const FILE: &'static str = "guests.json";
     const VERSION: u32 = SAVED_VERSION;
 }
 
+/// Why state cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveError {
+    /// Why the last attempt failed.
+    pub error: String,
+    /// When the first one did.
+    pub since: Timestamp,
+}
+
 /// How the saving goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why the last attempt failed; the next one clears it.
-    pub trouble: Option<String>,
+    /// Why the last attempt failed; one that does not clears it.
+    pub trouble: Option<SaveError>,
     /// Panics of the thread, after each of which it went on.
     pub panics: u64,
 }
@@ -106,7 +113,7 @@ pub struct Opened {
 pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<bool>) -> Opened {
     let store = Store::new(directory);
     let boot_id = boot_id();
-    let (last, last_aside) = store.load::<LastWords>();
+    let (last, last_aside) = store.load::<HostRecord>();
     let (saved, guests_aside) = store.load::<Saved>();
     let (sequence, sequence_aside) = sequence::open(&store);
     let reason = last.and_then(|words| words.reset_reason(&boot_id, watchdog_fired));
@@ -178,13 +185,13 @@ impl Saver {
     }
 
     /// Waits until what got the number `given` is on disk, or an attempt to bring it there
-    /// has failed, at most `patience`. Says whether it is.
+    /// has failed, at most `timeout`. Says whether it is.
     #[must_use]
-    pub fn wait(&self, given: u64, patience: Duration) -> bool {
+    pub fn wait(&self, given: u64, timeout: Duration) -> bool {
         let open = |w: &mut Waiting| w.saved < given && w.failed < given && !w.ended;
         let waited = self
             .changed
-            .wait_timeout_while(self.waiting(), patience, open);
+            .wait_timeout_while(self.waiting(), timeout, open);
         let waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         waiting.saved >= given
     }
@@ -197,26 +204,26 @@ impl Saver {
         self.changed.notify_all();
     }
 
-    /// Starts the thread.
+    /// Has what waits written, once, and ends [`Saver::run`]; waits for it for at most
+    /// `timeout`.
     ///
     /// # Errors
-    /// The errno of the thread: alarms do not outlive the daemon then.
-    pub fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
-        let saver = Arc::clone(self);
-        let thread = thread::Builder::new().name("state".to_owned());
-        thread.stack_size(STACK).spawn(move || saver.run())
-    }
-
-    /// Has what waits written, once, and ends [`Saver::run`]; waits for it for at most
-    /// `patience`. Says whether it ended.
-    pub fn finish(&self, patience: Duration) -> bool {
+    /// Why not all that was handed over is on disk.
+    pub fn finish(&self, timeout: Duration) -> Result<(), String> {
         let mut waiting = self.waiting();
         waiting.stop = true;
         self.changed.notify_all();
         let waited = self
             .changed
-            .wait_timeout_while(waiting, patience, |w| !w.ended);
-        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+            .wait_timeout_while(waiting, timeout, |w| !w.ended);
+        let waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let saved = waiting.saved >= waiting.given && !waiting.host_changed;
+        match &waiting.health.trouble {
+            Some(SaveError { error, .. }) => Err(error.clone()),
+            None if waiting.ended && saved => Ok(()),
+            None if waiting.ended => Err("the thread that saves has ended".to_owned()),
+            None => Err("the disk does not take it in time".to_owned()),
+        }
     }
 
     /// Writes until [`Saver::finish`]. The body of a thread of its own. A panic is no end:
@@ -237,7 +244,7 @@ impl Saver {
     fn write_on(&self) {
         loop {
             let (guests, host, stop) = self.due();
-            // The last words go first: they may really be the last.
+            // What the host watchdog does goes first: the host may be about to go down.
             let written = self.write_host(host).and(self.write_guests(guests));
             let written = written.and(self.write_sequence());
             let mut waiting = self.waiting();
@@ -257,11 +264,15 @@ impl Saver {
     }
 
     fn failed(&self, waiting: &mut Waiting, trouble: String) {
-        if waiting.health.trouble.is_none() {
+        let since = waiting.health.trouble.take().map(|before| before.since);
+        if since.is_none() {
             let directory = self.store.directory().display();
             log::error!("cannot save state in {directory}: {trouble}; trying on");
         }
-        waiting.health.trouble = Some(trouble);
+        waiting.health.trouble = Some(SaveError {
+            error: trouble,
+            since: since.unwrap_or_else(Timestamp::now),
+        });
         waiting.not_before = Some(Instant::now() + AGAIN);
         waiting.failed = waiting.given;
         self.changed.notify_all();
@@ -285,8 +296,8 @@ impl Saver {
                 let host = waiting.host.clone().filter(|_| host_due);
                 return (waiting.guests.clone(), host, waiting.stop);
             }
-            let patience = rest.filter(|rest| !rest.is_zero()).unwrap_or(POLL);
-            let waited = self.changed.wait_timeout(waiting, patience);
+            let timeout = rest.filter(|rest| !rest.is_zero()).unwrap_or(POLL);
+            let waited = self.changed.wait_timeout(waiting, timeout);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -295,7 +306,7 @@ impl Saver {
         let Some(state) = host else {
             return Ok(());
         };
-        let words = LastWords::new(&self.boot_id, Timestamp::now(), state);
+        let words = HostRecord::new(&self.boot_id, Timestamp::now(), state);
         self.store.save(&words)?;
         let mut waiting = self.waiting();
         waiting.host_changed &= waiting.host.as_ref() != Some(&words.state);

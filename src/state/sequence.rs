@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The sequence numbers of events on disk: they never repeat, whatever ends the daemon.
+//! The sequence numbers of events on disk: they never repeat, whatever ends the monitor.
 //!
 //! In: the numbers that are used up. Out: blocks that are reserved ahead of use. After a
-//! kill the next daemon begins behind the block, and leaves the rest of it out.
+//! kill the next monitor begins behind the block, and leaves the rest of it out.
 
 use crate::event::sequence::{BLOCK, Sequence};
 use crate::event::{Kind, Timestamp};

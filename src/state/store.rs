@@ -4,7 +4,7 @@
 //! In: values, one a file. Out: the same values after a restart or a reset of the host.
 //!
 //! Promises: a file is replaced in one step, after its contents are on the disk. What
-//! cannot be used (torn, foreign, of a newer version, not the daemon's own, not a file at
+//! cannot be used (torn, foreign, of a newer version, not the monitor's own, not a file at
 //! all, too large) is kept aside under a name of its own, told, and never fatal.
 //! It blocks as long as the disk does; only threads that may wait call it.
 
@@ -191,7 +191,7 @@ fn parse<T: Stored>(bytes: Option<&[u8]>) -> Result<Option<T>, Problem> {
     if version != T::VERSION {
         let known = T::VERSION;
         return Err(format!(
-            "its version is {version}, this daemon's is {known}"
+            "its version is {version}, this monitor's is {known}"
         ));
     }
     serde_json::from_slice(bytes)

@@ -4,7 +4,7 @@
 #![allow(dead_code)] // each of the tests uses its part
 
 use xenwarden::event::{Kind, Timestamp, Uuid};
-use xenwarden::guests::Happening;
+use xenwarden::guests::GuestEvent;
 use xenwarden::guests::alarm::{Moment, Rules};
 use xenwarden::guests::registry::{Registry, Saved};
 use xenwarden::guests::report::{AlarmPhase, GuestReport};
@@ -23,7 +23,7 @@ pub struct World {
     pub at: Moment,
     boot: &'static str,
     /// What was told since it was last asked for.
-    told: Vec<Happening>,
+    told: Vec<GuestEvent>,
 }
 
 pub fn uuid(n: u16) -> Uuid {
@@ -35,7 +35,7 @@ impl World {
         Self::with(Rules::default())
     }
 
-    /// A host with dom0, which the daemon has looked at.
+    /// A host with dom0, which the monitor has looked at.
     pub fn with(rules: Rules) -> Self {
         let xen = Simulation::new(1);
         xen.create(0, Uuid::nil());
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    pub fn take(&mut self) -> Vec<Happening> {
+    pub fn take(&mut self) -> Vec<GuestEvent> {
         std::mem::take(&mut self.told)
     }
 
@@ -169,7 +169,7 @@ impl World {
         serde_json::from_slice(&json).expect("as written")
     }
 
-    /// The daemon is gone and comes again, with what it last saved.
+    /// The monitor is gone and comes again, with what it last saved.
     pub fn restart(&mut self) {
         let saved = self.saved();
         self.begin_with(saved);
@@ -179,7 +179,7 @@ impl World {
         self.registry = Registry::restore(self.rules, saved, self.boot, self.at);
     }
 
-    /// The host goes down for a minute and comes again; the daemon begins with what it saved.
+    /// The host goes down for a minute and comes again; the monitor begins with what it saved.
     pub fn reset_host(&mut self) {
         let saved = self.saved();
         self.boot = "second";

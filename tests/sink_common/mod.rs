@@ -93,7 +93,7 @@ pub fn close(bus: &Bus) {
     bus.close(Instant::now() + Duration::from_secs(1));
 }
 
-/// Starts a sink's thread with as little stack as the daemon gives it.
+/// Starts a sink's thread with as little stack as the monitor gives it.
 pub fn spawn(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let thread = thread::Builder::new().stack_size(128 * 1024);
     thread.spawn(body).expect("a thread")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A control group for each execution, where the daemon may make some.
+//! A control group for each execution, where the monitor may make some.
 //!
 //! In: the pid of a program that was started. Out: at its end, everything that it started is
 //! killed, whatever process group or session it is in (cgroup.kill, Linux 5.14;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Where cgroup v2 is mounted, alone or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// The daemon's own group, under which others are made.
+/// The monitor's own group, under which others are made.
 #[derive(Debug)]
 pub struct Groups {
     own: Option<PathBuf>,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// Bytes of stderr that are kept for the log.
-const MAX_WORDS: usize = 1024;
+const MAX_STDERR: usize = 1024;
 /// Bytes of stderr that are read in one round: more than a pipe holds (pipe(7)).
 const MAX_READ: usize = 128 * 1024;
 
@@ -33,7 +33,7 @@ pub struct Execution {
     cgroup: Option<PathBuf>,
     input: Option<(ChildStdin, Vec<u8>)>,
     stderr: Option<ChildStderr>,
-    words: Vec<u8>,
+    said: Vec<u8>,
     timeout: Duration,
     term_at: Instant,
     kill_at: Option<Instant>,
@@ -72,7 +72,7 @@ impl Execution {
             cgroup,
             input: stdin.map(|stdin| (stdin, input)),
             stderr,
-            words: Vec::new(),
+            said: Vec::new(),
             timeout,
             term_at: now + timeout,
             kill_at: None,
@@ -108,7 +108,7 @@ impl Execution {
         None
     }
 
-    /// Ends it now: the daemon stops.
+    /// Ends it now: the monitor stops.
     pub fn kill(mut self, groups: &mut Groups) {
         self.signal(Signal::SIGKILL);
         if let Some(cgroup) = self.cgroup.take() {
@@ -151,8 +151,8 @@ impl Execution {
                     return false;
                 }
                 Ok(n) => {
-                    let room = MAX_WORDS.saturating_sub(self.words.len());
-                    self.words.extend(bytes.iter().take(n.min(room)));
+                    let room = MAX_STDERR.saturating_sub(self.said.len());
+                    self.said.extend(bytes.iter().take(n.min(room)));
                 }
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
@@ -180,7 +180,7 @@ impl Execution {
         match self.judge(status) {
             Ok(()) if left => Err("it left processes behind; they are killed".to_owned()),
             Ok(()) => Ok(()),
-            Err(how) => Err(format!("{how}{}", self.last_words())),
+            Err(how) => Err(format!("{how}{}", self.stderr_text())),
         }
     }
 
@@ -198,8 +198,8 @@ impl Execution {
         }
     }
 
-    fn last_words(&self) -> String {
-        let words = String::from_utf8_lossy(&self.words);
+    fn stderr_text(&self) -> String {
+        let words = String::from_utf8_lossy(&self.said);
         match words.trim() {
             "" => String::new(),
             words => format!(", saying: {}", plain(words)),

@@ -15,7 +15,7 @@
 pub mod cgroup;
 mod execution;
 mod program;
-mod waiting;
+mod queues;
 
 use crate::config::sinks::Hook;
 use crate::event::Event;
@@ -24,10 +24,10 @@ use crate::sys::child;
 use cgroup::Groups;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use execution::Execution;
+use queues::HookQueues;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use waiting::Waiting;
 
 /// The name on the bus.
 pub const NAME: &str = "hooks";
@@ -61,12 +61,12 @@ pub fn run(
         hooks,
         concurrency,
         groups: Groups::new(cgroup.map(Path::to_owned)),
-        waiting: Waiting::default(),
+        queues: HookQueues::default(),
         running: Vec::new(),
         bus,
     };
     loop {
-        let event = if runner.waiting.is_idle() {
+        let event = if runner.queues.is_idle() {
             queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             queue.recv_timeout(LOOK)
@@ -91,7 +91,7 @@ struct Runner<'a> {
     hooks: &'a [Hook],
     concurrency: usize,
     groups: Groups,
-    waiting: Waiting,
+    queues: HookQueues,
     running: Vec<(Job, Execution)>,
     bus: &'a Bus,
 }
@@ -100,7 +100,7 @@ impl Runner<'_> {
     fn enqueue(&mut self, event: &Arc<Event>) {
         let wanted = self.hooks.iter().enumerate();
         let wanted = wanted.filter(|(_, hook)| hook.wants(event));
-        for lost in self.waiting.add(event, wanted.map(|(n, _)| n).collect()) {
+        for lost in self.queues.add(event, wanted.map(|(n, _)| n).collect()) {
             self.bus.count_undelivered(NAME, &lost);
         }
     }
@@ -109,22 +109,22 @@ impl Runner<'_> {
     fn turn(&mut self) {
         let now = Instant::now();
         let (groups, hooks, bus) = (&mut self.groups, self.hooks, self.bus);
-        let waiting = &mut self.waiting;
+        let queues = &mut self.queues;
         self.running.retain_mut(|(job, execution)| {
             let outcome = execution.advance(now, groups);
             if let Some(how) = &outcome {
-                ended(hooks, bus, waiting, job, how);
+                ended(hooks, bus, queues, job, how);
             }
             outcome.is_none()
         });
         self.groups.sweep();
         while self.running.len() < self.concurrency && !self.bus.is_over() {
-            let Some(job) = self.waiting.next() else {
+            let Some(job) = self.queues.next() else {
                 return;
             };
             match self.start(&job) {
                 Ok(execution) => self.running.push((job, execution)),
-                Err(how) => ended(self.hooks, self.bus, &mut self.waiting, &job, &Err(how)),
+                Err(how) => ended(self.hooks, self.bus, &mut self.queues, &job, &Err(how)),
             }
         }
     }
@@ -144,16 +144,16 @@ impl Runner<'_> {
     /// What can be done until the bus' deadline is done; the rest is killed, or lost, and
     /// counted.
     fn finish(mut self) {
-        while !self.waiting.is_idle() && !self.bus.is_over() {
+        while !self.queues.is_idle() && !self.bus.is_over() {
             self.turn();
             std::thread::sleep(LOOK);
         }
         for (job, execution) in std::mem::take(&mut self.running) {
             execution.kill(&mut self.groups);
             let how = Err("ended, as the monitor stops".to_owned());
-            ended(self.hooks, self.bus, &mut self.waiting, &job, &how);
+            ended(self.hooks, self.bus, &mut self.queues, &job, &how);
         }
-        let lost = self.waiting.give_up();
+        let lost = self.queues.give_up();
         for event in &lost {
             self.bus.count_undelivered(NAME, event);
         }
@@ -165,8 +165,8 @@ impl Runner<'_> {
 }
 
 /// Notes that an execution has ended, and complains where it did not end well.
-fn ended(hooks: &[Hook], bus: &Bus, waiting: &mut Waiting, job: &Job, how: &execution::Outcome) {
-    waiting.ended(&job.event);
+fn ended(hooks: &[Hook], bus: &Bus, queues: &mut HookQueues, job: &Job, how: &execution::Outcome) {
+    queues.ended(&job.event);
     let Err(how) = how else {
         return;
     };

@@ -2,11 +2,11 @@
 //! One client of the event socket: what it asked, what waits to be read by it.
 //!
 //! In: bytes that may be anything, events. Out: lines. Nothing here waits; what a client
-//! can make the daemon hold is its request ([`MAX_REQUEST`]) and its queue
+//! can make the monitor hold is its request ([`MAX_REQUEST`]) and its queue
 //! ([`MAX_QUEUED`]).
 
 use super::Kept;
-use crate::control::places;
+use crate::control::client_pool;
 use crate::control::protocol::line;
 use crate::event::Event;
 use crate::event::kind::is_known;
@@ -26,13 +26,13 @@ pub const MAX_QUEUED: usize = 256 * 1024;
 /// A replay adds to the queue up to here, and leaves the rest of it to new events.
 const REPLAY_QUEUED: usize = 64 * 1024;
 /// How long a client may take for its request, or to read why it is refused.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one that was too slow may take to read that it is dropped.
-const FAREWELL: Duration = Duration::from_secs(10);
+const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client whose socket is full may read nothing at all.
-const STALLED: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl places::Client for Client {
+impl client_pool::Client for Client {
     fn uid(&self) -> u32 {
         self.uid
     }
@@ -105,7 +105,7 @@ impl Client {
             queue: VecDeque::new(),
             queued: 0,
             written: 0,
-            deadline: Some(Instant::now() + PATIENCE),
+            deadline: Some(Instant::now() + TIMEOUT),
             silent: false,
         }
     }
@@ -160,7 +160,7 @@ impl Client {
 
     fn refuse(&mut self, why: String) {
         self.push_notice(&Notice::Error(why));
-        self.end(PATIENCE);
+        self.end(TIMEOUT);
     }
 
     fn begin(&mut self, wanted: Subscription, kept: &Kept) {
@@ -193,7 +193,7 @@ impl Client {
         if *from < kept.oldest() {
             let (first, lost) = (*from, kept.oldest() - *from);
             self.push_notice(&Notice::DroppedFrom(first));
-            self.end(FAREWELL);
+            self.end(DROP_TIMEOUT);
             return lost;
         }
         let mut lines = Vec::new();
@@ -253,7 +253,7 @@ impl Client {
         let count = 1 + numbers.count();
         self.queued = self.queue.iter().map(|line| line.text.len()).sum();
         self.push_notice(&Notice::DroppedFrom(first));
-        self.end(FAREWELL);
+        self.end(DROP_TIMEOUT);
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 
@@ -280,7 +280,7 @@ impl Client {
             match self.stream.write(rest) {
                 Ok(n) => self.progress(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let deadline = self.deadline.get_or_insert(now + STALLED);
+                    let deadline = self.deadline.get_or_insert(now + STALL_TIMEOUT);
                     return (now >= *deadline).then(|| self.unread());
                 }
                 // It went away by itself.

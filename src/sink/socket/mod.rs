@@ -3,20 +3,20 @@
 //!
 //! In: a [`Subscription`](crate::event::request::Subscription) from each client, events
 //! from the bus. Out: the kept events that were asked for, then, to those who follow, new
-//! ones. Root may subscribe, the daemon's own user, and whose effective or supplementary
+//! ones. Root may subscribe, the monitor's own user, and whose effective or supplementary
 //! groups have the socket's group; the socket's mode says so too, but somebody may have loosened it.
 //!
 //! Promises: one thread, which waits for no client; at most [`MAX_CLIENTS`], and a bounded
 //! queue for each. A client that reads too slowly is told which event it lost first, and
 //! dropped. One that has not asked within 2 s is closed. Who gets in and who gives way, and is
-//! told so, is as at the control socket ([`crate::control::places`]).
+//! told so, is as at the control socket ([`crate::control::client_pool`]).
 //!
 //! The thread sleeps in poll(2). The bus writes a byte to a socket pair with each event
 //! ([`Bus::attach_waking`]), and closes it at the end.
 
 mod client;
 
-use crate::control::places::Places;
+use crate::control::client_pool::ClientPool;
 use crate::control::protocol::line;
 use crate::event::Event;
 use crate::event::bus::Bus;
@@ -38,7 +38,7 @@ pub const MAX_CLIENTS: usize = 64;
 /// Events taken in one round, so that a flood cannot keep the clients waiting.
 const TAKE: usize = 256;
 
-const WORDS: [&str; 2] = [
+const REFUSALS: [&str; 2] = [
     "only root and the group of this socket may subscribe",
     "too many subscribers: close one or try again later",
 ];
@@ -85,7 +85,7 @@ impl Kept {
 }
 
 struct Server<'a> {
-    places: Places<Client>,
+    pool: ClientPool<Client>,
     kept: Kept,
     bus: &'a Bus,
 }
@@ -101,7 +101,7 @@ pub fn run(
 ) {
     let refuse = |why: &str| line(&Notice::Error(why.to_owned()));
     let mut server = Server {
-        places: Places::new(MAX_CLIENTS, settings.group, refuse, WORDS),
+        pool: ClientPool::new(MAX_CLIENTS, settings.group, refuse, REFUSALS),
         kept: Kept {
             events: VecDeque::new(),
             keep: settings.keep,
@@ -110,8 +110,8 @@ pub fn run(
         bus,
     };
     loop {
-        let more = !queue.is_empty() || server.places.clients.iter().any(Client::is_replaying);
-        server.places.wait(listener, woken.as_fd(), more);
+        let more = !queue.is_empty() || server.pool.clients.iter().any(Client::is_replaying);
+        server.pool.wait(listener, woken.as_fd(), more);
         // Before the queue: an event that comes after this wakes the next wait.
         let mut bytes = [0; 1024];
         while matches!(woken.read(&mut bytes), Ok(n) if n == bytes.len()) {}
@@ -132,7 +132,7 @@ impl Server<'_> {
                 Ok(event) => {
                     let mut text = None;
                     let mut lost = 0;
-                    for client in &mut self.places.clients {
+                    for client in &mut self.pool.clients {
                         lost += client.tell(&event, &mut text);
                     }
                     self.kept.add(event);
@@ -153,7 +153,7 @@ impl Server<'_> {
 
     fn accept(&mut self, listener: &UnixListener) {
         let kept = &self.kept;
-        let losers = self.places.accept(listener, |stream, peer| {
+        let losers = self.pool.accept(listener, |stream, peer| {
             let mut client = Client::new(stream, peer.uid);
             // What it asked already is answered before anybody can take its place.
             client.read_request(kept);
@@ -167,7 +167,7 @@ impl Server<'_> {
         let now = Instant::now();
         let mut lost = 0;
         let kept = &self.kept;
-        self.places.clients.retain_mut(|client| {
+        self.pool.clients.retain_mut(|client| {
             client.read_request(kept);
             lost += client.replay(kept);
             let done = client.write(now);

@@ -10,6 +10,7 @@ use crate::scenario::figures::Figures;
 use crate::scenario::wedged::strike;
 use crate::scenario::wedges::{Expected, Wedge};
 use std::time::Duration;
+use xenwarden::cli::text::called;
 
 /// Much longer than a guest's timeout, in the guard's looks.
 const PATIENCE: u32 = 600;
@@ -58,7 +59,7 @@ impl Story {
             known.pcpus.len()
         ))?;
         for guest in &known.guest_watchdogs {
-            let name = guest.name.as_deref().unwrap_or("?");
+            let name = called(guest.name.as_deref(), guest.uuid);
             let fed = guest.last_fed_age_ms;
             self.tell(&format!(
                 "guest {name}: watchdog of {} s, fed {fed} ms ago",

@@ -52,7 +52,7 @@ pub trait Client {
 }
 
 /// The clients of a socket, in the order of their age.
-pub struct Places<C> {
+pub struct ClientPool<C> {
     /// Those who have a place.
     pub clients: VecDeque<C>,
     most: usize,
@@ -62,7 +62,7 @@ pub struct Places<C> {
     words: [&'static str; 2],
 }
 
-impl<C: Client> Places<C> {
+impl<C: Client> ClientPool<C> {
     /// So many places, for root, this process' own user and the group. Who is refused is told
     /// the first of the `words` where it may not ask, else the second, in the form of `refuse`.
     #[must_use]
@@ -125,7 +125,7 @@ impl<C: Client> Places<C> {
                         out.extend(loser);
                         self.clients.push_back(make(stream, peer));
                     }
-                    Err(NoRoom) => self.refuse(stream, full),
+                    Err(PoolFull) => self.refuse(stream, full),
                 },
                 _ => self.refuse(stream, stranger),
             }
@@ -139,12 +139,12 @@ impl<C: Client> Places<C> {
         let _ = stream.write(&(self.refuse)(why));
     }
 
-    fn make_room(&mut self, uid: u32) -> Result<Option<C>, NoRoom> {
+    fn make_room(&mut self, uid: u32) -> Result<Option<C>, PoolFull> {
         if self.clients.len() < self.most {
             return Ok(None);
         }
         let uids: Vec<u32> = self.clients.iter().map(Client::uid).collect();
-        let oldest = gives_way(&uids, uid).ok_or(NoRoom)?;
+        let oldest = connection_to_close(&uids, uid).ok_or(PoolFull)?;
         let loser = uids.get(oldest).copied();
         let is_idle = |client: &C| Some(client.uid()) == loser && client.is_idle();
         let idle = self.clients.iter().position(is_idle);
@@ -152,14 +152,14 @@ impl<C: Client> Places<C> {
     }
 }
 
-struct NoRoom;
+struct PoolFull;
 
 /// Whose connection gives way when all places are taken and the user `newcomer` wants one:
 /// the place, among connections in the order of their age, of the oldest of the user who
 /// would have the most. Root's give way to root only; none where all are root's and the
 /// newcomer is not. Counting the newcomer among them, one user's flood, however large, takes
 /// no place from another's single connection.
-fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
+fn connection_to_close(uids: &[u32], newcomer: u32) -> Option<usize> {
     let share = |uid: u32| {
         let has = uids.iter().filter(|other| **other == uid).count();
         has + usize::from(uid == newcomer)
@@ -174,14 +174,14 @@ fn gives_way(uids: &[u32], newcomer: u32) -> Option<usize> {
 /// dead one that an earlier process left.
 ///
 /// # Errors
-/// The errno of making the directory or the socket; `AddrInUse` when a daemon answers
+/// The errno of making the directory or the socket; `AddrInUse` when another process answers
 /// there, `AlreadyExists` when something else than a socket is there.
 pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
     if is_listened_to(path) {
-        let text = "another daemon listens on this socket";
+        let text = "another process listens on this socket";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }
     match fs::symlink_metadata(path) {
@@ -232,7 +232,11 @@ mod tests {
             (&[1, 2, 3], 4, Some(0)),
         ];
         for (uids, newcomer, place) in cases {
-            assert_eq!(gives_way(uids, newcomer), place, "{uids:?} {newcomer}");
+            assert_eq!(
+                connection_to_close(uids, newcomer),
+                place,
+                "{uids:?} {newcomer}"
+            );
         }
     }
 
@@ -242,12 +246,12 @@ mod tests {
             let mut uids = vec![other];
             for _ in 0..1_000 {
                 if uids.len() >= 32 {
-                    uids.remove(gives_way(&uids, 33).expect("one gives way"));
+                    uids.remove(connection_to_close(&uids, 33).expect("one gives way"));
                 }
                 uids.push(33);
             }
             assert_eq!(uids.iter().filter(|uid| **uid == other).count(), 1);
-            assert_eq!(gives_way(&uids, 0), Some(1), "root is let in");
+            assert_eq!(connection_to_close(&uids, 0), Some(1), "root is let in");
         }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A daemon that stands in for the real one: its control socket as it is, over a host and
+//! A monitor that stands in for the real one: its control socket as it is, over a host and
 //! guests that the test makes up.
 #![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // each test program uses its part
 
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use xenwarden::control::places;
+use xenwarden::control::client_pool;
 use xenwarden::control::server::{self, Context};
 use xenwarden::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
 use xenwarden::event::{Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
-use xenwarden::guests::{Desk, DeskError};
+use xenwarden::guests::{GuestRequests, RequestError};
 use xenwarden::sys::clock::Monotonic;
 
 /// Longer than any machine takes.
@@ -32,25 +32,25 @@ pub struct Registry {
 }
 
 impl Registry {
-    fn order(&self, what: &'static str, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+    fn order(&self, what: &'static str, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         self.orders.lock().expect("whole").push((what, uuid, uid));
         let report = self.report.lock().expect("whole");
         let guest = report.guests.iter().find(|g| g.uuid == Some(uuid));
-        let alarm = &guest.ok_or(DeskError::NoGuest)?.alarm;
-        alarm.as_ref().map(|_| ()).ok_or(DeskError::NoAlarm)
+        let alarm = &guest.ok_or(RequestError::NoGuest)?.alarm;
+        alarm.as_ref().map(|_| ()).ok_or(RequestError::NoAlarm)
     }
 }
 
-impl Desk for Registry {
+impl GuestRequests for Registry {
     fn report(&self) -> GuestsReport {
         self.report.lock().expect("whole").clone()
     }
 
-    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         self.order("ack", uuid, uid)
     }
 
-    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         self.order("close", uuid, uid)
     }
 }
@@ -96,6 +96,7 @@ pub fn report(guests: Vec<GuestReport>) -> GuestsReport {
         guests,
         evidence_age_ms: Some(120),
         names_trouble: None,
+        no_table: None,
     }
 }
 
@@ -116,6 +117,7 @@ pub fn status(guests: u16) -> Status {
     };
     let watchdog = |n| GuestWatchdog {
         domid: n,
+        uuid: None,
         name: None,
         slot: 1,
         timeout_s: 10,
@@ -132,7 +134,7 @@ pub fn status(guests: u16) -> Status {
     status
 }
 
-pub struct Daemon {
+pub struct FakeMonitor {
     pub path: PathBuf,
     pub registry: Arc<Registry>,
     /// Its end ends the thread.
@@ -140,7 +142,7 @@ pub struct Daemon {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Daemon {
+impl FakeMonitor {
     /// One with so many guest watchdogs in its status.
     pub fn start(name: &str, guests: u16) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.sock"));
@@ -148,15 +150,15 @@ impl Daemon {
     }
 
     pub fn start_at(path: PathBuf, guests: u16, group: Option<u32>) -> Self {
-        let listener = places::bind(&path, "no-such-group").expect("bind");
+        let listener = client_pool::bind(&path, "no-such-group").expect("bind");
         let registry = Arc::new(Registry::default());
         *registry.report.lock().expect("whole") = report(Vec::new());
-        let desk = Arc::clone(&registry);
+        let shared = Arc::clone(&registry);
         let (stop, stopped) = UnixStream::pair().expect("a pair");
         let thread = thread::spawn(move || {
             let context = Context {
                 status: &|| status(guests),
-                desk: desk.as_ref(),
+                guests: shared.as_ref(),
                 group,
             };
             server::run(&listener, &context, &stopped);
@@ -180,10 +182,10 @@ impl Daemon {
         stream
     }
 
-    /// What the daemon answers to `request`; a close counts as an empty answer.
+    /// What the monitor answers to `request`; a close counts as an empty answer.
     pub fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // The daemon may close before it has read all of a long one.
+        // The monitor may close before it has read all of a long one.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -202,7 +204,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for FakeMonitor {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().map(JoinHandle::join);

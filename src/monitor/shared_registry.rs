@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The desk: the registry behind a lock, for the watcher and for people's questions.
+//! The registry of guests behind a lock, for the watcher and for requests.
 //!
 //! In: looks from the watcher, questions and orders from the control socket. Out: what the
 //! registry says, as events, in order; its state, to the saver.
@@ -9,7 +9,7 @@
 //! Under one lock, in this order: the registry takes what is new, the events are published,
 //! the state that follows from it is handed to the saver. So the state on disk never knows
 //! of anything whose event was not published: a kill loses no event of an alarm. And what is
-//! on disk has been told: the next daemon, which compares the table with it, tells none of it
+//! on disk has been told: the next monitor, which compares the table with it, tells none of it
 //! again. What a kill catches between the two, a few milliseconds on a sound disk, is told
 //! twice rather than never. An order of a user is answered once its outcome is on disk.
 //!
@@ -19,7 +19,7 @@ use crate::event::{Timestamp, Uuid};
 use crate::guests::alarm::{Moment, Nanoseconds};
 use crate::guests::registry::{Changes, Registry};
 use crate::guests::report::GuestsReport;
-use crate::guests::{Desk, DeskError, DomainNames, Happening};
+use crate::guests::{DomainNames, GuestEvent, GuestRequests, RequestError};
 use crate::state::saver::Saver;
 use crate::sys::clock::Monotonic;
 use crate::xen::table::Table;
@@ -29,10 +29,10 @@ use std::time::Duration;
 /// Time between two saves, unless an alarm changed.
 const SAVE_EACH_NS: Nanoseconds = 1_000_000_000;
 /// How long an order waits for the disk.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Publishes an event; must not block.
-pub type Publish = Box<dyn Fn(Happening) + Send + Sync>;
+pub type Publish = Box<dyn Fn(GuestEvent) + Send + Sync>;
 
 /// The present by both clocks.
 #[must_use]
@@ -45,27 +45,27 @@ pub fn now() -> Moment {
 
 struct Inside {
     registry: Registry,
-    /// The names as last taken over.
-    names: Arc<DomainNames>,
+    /// Why there is no table to look at.
+    no_table: Option<String>,
     /// What was handed to the saver, and when.
     saved: Changes,
     saved_ns: Option<Nanoseconds>,
 }
 
 /// The registry, shared.
-pub struct GuestsDesk {
+pub struct SharedRegistry {
     inside: Mutex<Inside>,
     saver: Arc<Saver>,
     publish: Publish,
 }
 
-impl std::fmt::Debug for GuestsDesk {
+impl std::fmt::Debug for SharedRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GuestsDesk").finish_non_exhaustive()
+        f.debug_struct("SharedRegistry").finish_non_exhaustive()
     }
 }
 
-impl GuestsDesk {
+impl SharedRegistry {
     /// Over `registry`, as it was restored.
     #[must_use]
     pub fn new(registry: Registry, saver: Arc<Saver>, publish: Publish) -> Self {
@@ -73,7 +73,7 @@ impl GuestsDesk {
             saved: registry.changes(),
             saved_ns: None,
             registry,
-            names: Arc::default(),
+            no_table: None,
         };
         Self {
             inside: Mutex::new(inside),
@@ -95,32 +95,33 @@ impl GuestsDesk {
         names: &Arc<DomainNames>,
     ) -> Option<Vec<(u16, u64)>> {
         let mut inside = self.inside();
-        if !Arc::ptr_eq(&inside.names, names) {
-            inside.names = Arc::clone(names);
+        if !Arc::ptr_eq(inside.registry.names(), names) {
             inside.registry.rename(names);
         }
         let before = inside.registry.changes().domains;
         let happened = inside.registry.turn(at, table);
         let came_or_went = inside.registry.changes().domains != before;
-        if came_or_went {
-            inside.registry.rename(names);
-        }
         happened.into_iter().for_each(&self.publish);
         let (changes, saved) = (inside.registry.changes(), inside.saved);
         let rested = |then: Nanoseconds| at.ns.saturating_sub(then) >= SAVE_EACH_NS;
         let rested = inside.saved_ns.is_none_or(rested);
         if changes.urgent != saved.urgent || changes != saved && rested {
-            self.hand_over(&mut inside, at);
+            self.enqueue_save(&mut inside, at);
         }
         came_or_went.then(|| inside.registry.domains().collect())
     }
 
-    /// Hands the state to the saver, changed or not: for the end.
-    pub fn save(&self, at: Moment) {
-        self.hand_over(&mut self.inside(), at);
+    /// Why there is no table to look at from now on; none where there is one.
+    pub fn set_no_table(&self, why: Option<String>) {
+        self.inside().no_table = why;
     }
 
-    fn hand_over(&self, inside: &mut Inside, at: Moment) -> u64 {
+    /// Hands the state to the saver, changed or not: for the end.
+    pub fn save(&self, at: Moment) {
+        self.enqueue_save(&mut self.inside(), at);
+    }
+
+    fn enqueue_save(&self, inside: &mut Inside, at: Moment) -> u64 {
         inside.saved = inside.registry.changes();
         inside.saved_ns = Some(at.ns);
         let saved = inside.registry.saved(self.saver.boot_id(), at);
@@ -129,29 +130,33 @@ impl GuestsDesk {
 
     fn order(
         &self,
-        act: impl FnOnce(&mut Registry, Moment) -> Result<Vec<Happening>, DeskError>,
-    ) -> Result<(), DeskError> {
+        act: impl FnOnce(&mut Registry, Moment) -> Result<Vec<GuestEvent>, RequestError>,
+    ) -> Result<(), RequestError> {
         let at = now();
         let mut inside = self.inside();
         let said = act(&mut inside.registry, at)?;
         said.into_iter().for_each(&self.publish);
-        let given = self.hand_over(&mut inside, at);
+        let given = self.enqueue_save(&mut inside, at);
         drop(inside);
-        let saved = self.saver.wait(given, PATIENCE);
-        saved.then_some(()).ok_or(DeskError::NotSaved)
+        let saved = self.saver.wait(given, TIMEOUT);
+        saved.then_some(()).ok_or(RequestError::NotSaved)
     }
 }
 
-impl Desk for GuestsDesk {
+impl GuestRequests for SharedRegistry {
     fn report(&self) -> GuestsReport {
-        self.inside().registry.report(now().ns)
+        let inside = self.inside();
+        GuestsReport {
+            no_table: inside.no_table.clone(),
+            ..inside.registry.report(now().ns)
+        }
     }
 
-    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         self.order(|registry, at| registry.acknowledge(uuid, uid, at))
     }
 
-    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), DeskError> {
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         log::info!("user {uid} closes the alarm of guest {uuid}");
         self.order(|registry, at| registry.close(uuid, at))
     }

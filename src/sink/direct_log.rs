@@ -5,7 +5,7 @@
 //! one datagram to it, with the kind. It takes no lock and never waits: what finds no room is
 //! lost, as the event that follows may still arrive.
 
-use super::journal::{self, NAME, Wire, encode_line};
+use super::journal::{self, DatagramSender, NAME, encode_line};
 use crate::event::Severity;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
@@ -14,17 +14,17 @@ use std::path::Path;
 
 /// A way to tell at once.
 #[derive(Debug)]
-pub struct Direct {
+pub struct DirectLog {
     /// None: stderr.
-    journal: Option<Wire>,
+    journal: Option<DatagramSender>,
 }
 
-impl Direct {
+impl DirectLog {
     /// To wherever stderr goes.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            journal: journal::has_stderr().then(|| Wire::new(Path::new(journal::SOCKET))),
+            journal: journal::has_stderr().then(|| DatagramSender::new(Path::new(journal::SOCKET))),
         }
     }
 
@@ -36,8 +36,8 @@ impl Direct {
 
     /// Tells a line.
     pub fn tell(&mut self, severity: Severity, kind: &str, line: &str) {
-        if let Some(wire) = &mut self.journal {
-            wire.send(&encode_line(severity.into(), kind, line));
+        if let Some(sender) = &mut self.journal {
+            sender.send(&encode_line(severity.into(), kind, line));
             return;
         }
         let stderr = io::stderr();
@@ -50,7 +50,7 @@ impl Direct {
     }
 }
 
-impl Default for Direct {
+impl Default for DirectLog {
     fn default() -> Self {
         Self::new()
     }

@@ -2,18 +2,19 @@
 //! The guests' half of the monitor: what was kept, and the three threads that go on from it.
 //!
 //! In: the state directory, the liveness table, names. Out: events, by the bus; state, on
-//! disk. [`Following::finish`] ends the threads in order: the last look, then the last save.
+//! disk. [`GuestThreads::finish`] ends the threads in order: the last look, then the last save.
 
-use super::desk::{self, GuestsDesk};
 use super::names::Names;
-use super::watcher;
+use super::shared_registry::{self, SharedRegistry};
+use super::{table, watcher};
 use crate::config::Policy;
 use crate::event::bus::Bus;
 use crate::guests::alarm::Rules;
 use crate::state::reset_reason::HostState;
-use crate::state::saver::{self, Opened, Saver};
+use crate::state::saver::{self, Health, Opened, Saver};
 use crate::watchdog::sysfs::Attributes;
 use crate::xen::table::Table;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,25 +24,13 @@ use std::time::{Duration, Instant};
 /// How often the end of the last look is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The threads that follow guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Looks at the table and tells what guests did.
-    Guests,
-    /// Reads names.
-    Names,
-    /// Saves.
-    State,
-}
-
-/// Those who follow guests.
+/// What the threads that follow guests share.
 #[derive(Debug)]
-pub struct Following {
+pub struct GuestThreads {
     /// Where questions and orders go.
-    pub desk: GuestsDesk,
+    pub registry: SharedRegistry,
     names: Names,
     saver: Arc<Saver>,
-    table: Option<Table<'static>>,
     stop: AtomicBool,
     /// The last look is done.
     looked: AtomicBool,
@@ -58,22 +47,26 @@ pub fn open(policy: &Policy) -> Opened {
         ..Rules::default()
     };
     let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
-    saver::open(&policy.state_directory, rules, desk::now(), fired)
+    saver::open(
+        &policy.state_directory,
+        rules,
+        shared_registry::now(),
+        fired,
+    )
 }
 
-impl Following {
+impl GuestThreads {
     /// Goes on from what was kept; events go to `bus`.
     #[must_use]
-    pub fn new(opened: Opened, bus: Arc<Bus>, table: Option<Table<'static>>) -> Self {
-        let publish = move |happening: crate::guests::Happening| {
-            bus.publish(Some(happening.guest), happening.what);
+    pub fn new(opened: Opened, bus: Arc<Bus>) -> Self {
+        let publish = move |event: crate::guests::GuestEvent| {
+            bus.publish(Some(event.guest), event.what);
         };
         let saver = Arc::clone(&opened.saver);
         Self {
-            desk: GuestsDesk::new(opened.registry, saver, Box::new(publish)),
+            registry: SharedRegistry::new(opened.registry, saver, Box::new(publish)),
             names: Names::default(),
             saver: opened.saver,
-            table,
             stop: AtomicBool::new(false),
             looked: AtomicBool::new(false),
         }
@@ -84,22 +77,45 @@ impl Following {
         self.saver.host(state);
     }
 
-    /// The body of a thread; ends by [`Following::finish`].
-    pub fn run(&self, part: Part) {
-        match part {
-            Part::Guests => {
-                if let Some(table) = &self.table {
-                    watcher::run(table, &self.names, &self.desk, &self.stop);
-                }
-                self.looked.store(true, Ordering::Release);
-            }
-            Part::Names => self.names.run(&self.stop),
-            Part::State => self.saver.run(),
+    /// Looks at the table and tells what guests did, once there is one: `first` is the first
+    /// attempt to map it, and `mapped` gets it. The body of a thread, as are the next two;
+    /// [`GuestThreads::finish`] ends them.
+    pub fn look(&self, first: Result<Table<'static>, String>, mapped: impl FnOnce(Table<'static>)) {
+        let first = Cell::new(Some(first));
+        let attempt = || first.take().unwrap_or_else(table::map);
+        let missing = |why: &str| {
+            log::warn!("guests and pCPUs are not seen: {why}; trying on");
+            self.registry.set_no_table(Some(why.to_owned()));
+        };
+        if let Some(table) = table::wait(attempt, table::AGAIN, &self.stop, missing) {
+            self.registry.set_no_table(None);
+            mapped(table);
+            watcher::run(&table, &self.names, &self.registry, &self.stop);
         }
+        self.looked.store(true, Ordering::Release);
     }
 
-    /// Has everything saved, and the threads end, until `deadline`; whether it is saved.
-    pub fn finish(&self, deadline: Instant) -> bool {
+    /// Reads names.
+    pub fn read_names(&self) {
+        self.names.run(&self.stop);
+    }
+
+    /// Saves.
+    pub fn save(&self) {
+        self.saver.run();
+    }
+
+    /// How the saving goes.
+    #[must_use]
+    pub fn saving(&self) -> Health {
+        self.saver.health()
+    }
+
+    /// Has everything saved, and the threads end, until `deadline`.
+    ///
+    /// # Errors
+    /// Why not all is saved.
+    pub fn finish(&self, deadline: Instant) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
         while !self.looked.load(Ordering::Acquire) && Instant::now() < deadline {
             thread::sleep(LOOK_EVERY);

@@ -42,7 +42,7 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// The one line on stderr, with the exit code.
-pub fn complaint(output: &Output) -> (i32, String) {
+pub fn error_line(output: &Output) -> (i32, String) {
     let text = text(&output.stderr);
     assert_eq!(text.lines().count(), 1, "one line: {text:?}");
     (output.status.code().expect("not killed"), text)
@@ -72,7 +72,7 @@ impl Running {
     }
 
     /// The next line of stderr, with its end.
-    pub fn complaint(&mut self) -> String {
+    pub fn error_line(&mut self) -> String {
         next_line(&mut self.stderr)
     }
 

@@ -21,11 +21,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where it is kept.
-pub const PATH: &str = "/run/xenwarden/told";
+pub const PATH: &str = "/run/xenwarden/reported";
 /// `XWTL` and the version of the layout.
 const MAGIC: u64 = 0x0000_0001_4c54_5758;
 /// How long a watcher may take to tell something before another does.
-const PATIENCE_MS: u32 = 300;
+const TIMEOUT_MS: u32 = 300;
 /// Bits of a key that are an entry's number; the others are the guard's start.
 const NUMBER_BITS: u32 = 24;
 
@@ -44,7 +44,7 @@ pub enum Stream {
 
 /// What was told.
 #[derive(Debug)]
-pub struct Told {
+pub struct Reported {
     mapping: Mapping,
 }
 
@@ -55,7 +55,7 @@ pub fn key(started: Monotonic, number: u64) -> u64 {
     (started.0 / NS_PER_MS) << NUMBER_BITS | number
 }
 
-impl Told {
+impl Reported {
     /// What the monitors before have told; where the file cannot be had, nothing, and what is
     /// told from now on is forgotten at the end.
     ///
@@ -69,14 +69,14 @@ impl Told {
             );
             Mapping::private(PAGE)
         })?;
-        let told = Self { mapping };
-        if told.word(0).load(Ordering::Acquire) != MAGIC {
+        let reported = Self { mapping };
+        if reported.word(0).load(Ordering::Acquire) != MAGIC {
             for n in 0..WORDS {
-                told.word(n).store(0, Ordering::Relaxed);
+                reported.word(n).store(0, Ordering::Relaxed);
             }
-            told.word(0).store(MAGIC, Ordering::Release);
+            reported.word(0).store(MAGIC, Ordering::Release);
         }
-        Ok(told)
+        Ok(reported)
     }
 
     fn word(&self, n: usize) -> &AtomicU64 {
@@ -112,7 +112,7 @@ impl Told {
         }
         let before = claim.load(Ordering::Acquire);
         let (mine, now_ms) = (low(key), low(now.0 / NS_PER_MS));
-        if high(before) == mine && now_ms.wrapping_sub(low(before)) < PATIENCE_MS {
+        if high(before) == mine && now_ms.wrapping_sub(low(before)) < TIMEOUT_MS {
             return false;
         }
         let after = u64::from(mine) << 32 | u64::from(now_ms);
@@ -157,65 +157,4 @@ fn map(path: &Path) -> io::Result<Mapping> {
     fallocate(&file, FallocateFlags::empty(), 0, len)?;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     Ok(Mapping::new(&file, PAGE, prot)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-
-    const STARTED: Monotonic = Monotonic(77_000 * NS_PER_MS);
-
-    fn at(ms: u64) -> Monotonic {
-        Monotonic((100_000 + ms) * NS_PER_MS)
-    }
-
-    fn nowhere() -> Told {
-        Told::open(Path::new("/proc/version/told")).expect("memory")
-    }
-
-    #[test]
-    fn each_entry_is_told_once_and_a_later_guard_begins_anew() {
-        let told = nowhere();
-        let count = Cell::new(0);
-        for started in [STARTED, Monotonic(STARTED.0 + NS_PER_MS)] {
-            assert_eq!(told.next_entry(Stream::Lines, started), 0);
-            for _ in 0..3 {
-                let tell = || count.set(count.get() + 1);
-                assert!(told.once(Stream::Lines, key(started, 0), at(0), tell));
-            }
-            assert_eq!(told.next_entry(Stream::Lines, started), 1);
-        }
-        assert_eq!(
-            (count.get(), told.next_entry(Stream::Events, STARTED)),
-            (2, 0)
-        );
-    }
-
-    #[test]
-    fn a_watcher_that_hangs_while_it_tells_is_replaced_after_a_moment() {
-        let told = nowhere();
-        let count = Cell::new(0);
-        let tell = |ms| {
-            let act = || count.set(count.get() + 1);
-            told.once(Stream::Lines, key(STARTED, 5), at(ms), act)
-        };
-        // One tells; others that look meanwhile do not, and one that looks late does.
-        told.once(Stream::Lines, key(STARTED, 5), at(0), || {
-            assert!(!tell(1) && !tell(299));
-            assert!(tell(301));
-        });
-        assert_eq!(count.get(), 1);
-    }
-
-    #[test]
-    fn the_next_monitor_knows_what_this_one_told() {
-        let path = std::env::temp_dir().join(format!("xenwarden-told-{}", std::process::id()));
-        let told = Told::open(&path).expect("opens");
-        assert!(told.once(Stream::Events, key(STARTED, 9), at(0), || {}));
-        drop(told);
-        let next = Told::open(&path).expect("opens again");
-        assert_eq!(next.next_entry(Stream::Events, STARTED), 10);
-        std::fs::remove_file(path).expect("there");
-    }
 }

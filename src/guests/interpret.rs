@@ -2,7 +2,7 @@
 //! What the record of a guest's domain means: arms, feeds, disarms, expiries, told in the
 //! order in which they came about, as far as it shows.
 
-use super::Happening;
+use super::GuestEvent;
 use super::alarm::{Input, Nanoseconds};
 use super::guest::{Guest, GuestDomain, Look};
 use super::slot::Change;
@@ -13,7 +13,7 @@ use crate::xen::table::Domain;
 
 impl Guest {
     /// What has happened to the current domain.
-    pub(super) fn follow(&mut self, look: &Look<'_>, out: &mut Vec<Happening>) {
+    pub(super) fn follow(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         let Some(mut domain) = self.current.take() else {
             return;
         };
@@ -31,7 +31,7 @@ impl Guest {
         domain: &mut GuestDomain,
         record: &Domain,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         let ended = record.dying || !record.exists;
         let runs = record.shutdown.is_none() && !ended;
@@ -77,12 +77,12 @@ impl Guest {
     }
 
     /// What matters of a domain that is not current: its expiries, and whether it runs.
-    pub(super) fn glance(
+    pub(super) fn observe_other(
         &mut self,
         domain: &mut GuestDomain,
         record: &Domain,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         let mut expired = false;
         for (n, shown) in (0..).zip(&record.slots) {
@@ -102,7 +102,7 @@ impl Guest {
         n: u8,
         sets: &Change,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         let slot = n + 1;
         let timeout_s = timeout(domain, n);
@@ -116,7 +116,7 @@ impl Guest {
                     timeout_s,
                     left_out,
                 };
-                self.say(domain.domid, what, out);
+                self.emit(domain.domid, what, out);
             }
             self.step(look, Input::Armed, out);
             if let Some(state) = domain.slots.get_mut(usize::from(n)) {
@@ -136,7 +136,7 @@ impl Guest {
                     margin_ms,
                     count,
                 };
-                self.say(domain.domid, what, out);
+                self.emit(domain.domid, what, out);
             }
         }
         let counted = !self.others.iter().any(GuestDomain::is_down);
@@ -144,7 +144,7 @@ impl Guest {
         self.step(look, Input::Fed(feeds), out);
     }
 
-    fn fed(&mut self, domain: &mut GuestDomain, n: u8, look: &Look<'_>, out: &mut Vec<Happening>) {
+    fn fed(&mut self, domain: &mut GuestDomain, n: u8, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         let (slot, timeout_s, now) = (n + 1, timeout(domain, n), look.at.ns);
         let Some(state) = domain.slots.get_mut(usize::from(n)) else {
             return;
@@ -157,7 +157,7 @@ impl Guest {
                 timeout_s,
                 since_seen_ms: domain.first_seen_ns.map(since),
             };
-            self.say(domain.domid, what, out);
+            self.emit(domain.domid, what, out);
         } else if let Some(after) = after {
             let left_out = match after {
                 Gap::Disarmed => state.tells(now),
@@ -174,7 +174,7 @@ impl Guest {
                 gap_ms: before.map(since),
                 left_out,
             };
-            self.say(domain.domid, what, out);
+            self.emit(domain.domid, what, out);
         }
     }
 
@@ -183,7 +183,7 @@ impl Guest {
         domain: &mut GuestDomain,
         n: u8,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         if let Some(state) = domain.slots.get_mut(usize::from(n)) {
             state.armed = false;
@@ -191,7 +191,7 @@ impl Guest {
         }
         if let Some(left_out) = tells(domain, n, look) {
             let slot = n + 1;
-            self.say(domain.domid, Kind::GuestDisarmed { slot, left_out }, out);
+            self.emit(domain.domid, Kind::GuestDisarmed { slot, left_out }, out);
         }
         if domain.slots.iter().all(|s| !s.armed) {
             self.step(look, Input::Disarmed, out);
@@ -204,7 +204,7 @@ impl Guest {
         n: u8,
         record: &Domain,
         look: &Look<'_>,
-        out: &mut Vec<Happening>,
+        out: &mut Vec<GuestEvent>,
     ) {
         let Some(shown) = record.slots.get(usize::from(n)) else {
             return;
@@ -226,9 +226,9 @@ impl Guest {
         };
         // Known from now on, also of a domain that is not current.
         state.acted = shown.acted;
-        self.say(domain.domid, what, out);
+        self.emit(domain.domid, what, out);
         if let Some(what) = self.lifecycle.step(look.at, Input::Expired, look.rules) {
-            self.say(domain.domid, what, out);
+            self.emit(domain.domid, what, out);
         }
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What waits for its turn to run: a bounded line for each guest, and one for the host.
+//! What waits for its turn to run: a bounded queue for each guest, and one for the host.
 //!
 //! In: events with the hooks that want them, and the ends of executions. Out: executions, one
-//! line after the other, each line's in the order of its events; and what was lost. Promises:
+//! queue after the other, each queue's in the order of its events; and what was lost. Promises:
 //! a guest that makes events faster than its hooks run loses its own and nobody else's; an
 //! alarm is lost only where nothing but alarms could give way to it.
 
@@ -12,19 +12,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Lines that may be there.
-const MAX_LINES: usize = 1024;
+const MAX_QUEUES: usize = 1024;
 /// Events that may wait in one.
-const MAX_OF_LINE: usize = 32;
+const MAX_QUEUED: usize = 32;
 
-/// Whose events have to wait for each other.
+/// QueueKey events have to wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum QueueKey {
     Host,
     Uuid(Uuid),
     Domid(u16),
 }
 
-impl Whose {
+impl QueueKey {
     fn of(event: &Event) -> Self {
         match event.guest.as_ref().map(|guest| (guest.uuid, guest.domid)) {
             None => Self::Host,
@@ -35,12 +35,12 @@ impl Whose {
 }
 
 /// An event, and the hooks that it is to be run for.
-struct Waits {
+struct QueuedEvent {
     event: Arc<Event>,
     hooks: VecDeque<usize>,
 }
 
-impl Waits {
+impl QueuedEvent {
     fn is_alarm(&self) -> bool {
         self.event.what.kind().starts_with("alarm.")
     }
@@ -51,16 +51,16 @@ impl Waits {
     }
 }
 
-struct Line {
-    whose: Whose,
+struct GuestQueue {
+    key: QueueKey,
     /// Executions that run, all for one event.
     running: usize,
     /// The first may have begun: its other hooks then run beside those.
-    events: VecDeque<Waits>,
+    events: VecDeque<QueuedEvent>,
     begun: bool,
 }
 
-impl Line {
+impl GuestQueue {
     fn next(&mut self) -> Option<Job> {
         if self.running > 0 && !self.begun {
             return None;
@@ -77,96 +77,97 @@ impl Line {
     }
 
     /// Adds an event, or loses one.
-    fn add(&mut self, waits: Waits) -> Vec<Arc<Event>> {
+    fn add(&mut self, queued: QueuedEvent) -> Vec<Arc<Event>> {
         let mut lost = None;
-        if self.events.len() >= MAX_OF_LINE {
+        if self.events.len() >= MAX_QUEUED {
             let newest = self.events.iter().rposition(|other| !other.is_alarm());
-            match newest.filter(|n| waits.is_alarm() && !(*n == 0 && self.begun)) {
+            match newest.filter(|n| queued.is_alarm() && !(*n == 0 && self.begun)) {
                 Some(newest) => lost = self.events.remove(newest),
-                None => return waits.lose().collect(),
+                None => return queued.lose().collect(),
             }
         }
-        self.events.push_back(waits);
-        lost.into_iter().flat_map(Waits::lose).collect()
+        self.events.push_back(queued);
+        lost.into_iter().flat_map(QueuedEvent::lose).collect()
     }
 }
 
-/// Executions that are to be, in the order in which their lines have their turns.
+/// Executions that are to be, in the order in which their queues have their turns.
 #[derive(Default)]
-pub(super) struct Waiting {
-    lines: VecDeque<Line>,
+pub(super) struct HookQueues {
+    queues: VecDeque<GuestQueue>,
 }
 
-impl Waiting {
-    /// Adds an execution of each of the `hooks` for the event. Gives the events whose
+impl HookQueues {
+    /// Adds an execution of each of the `hooks` for the event. Gives the events key
     /// executions are lost for it, once for each.
     pub(super) fn add(&mut self, event: &Arc<Event>, hooks: VecDeque<usize>) -> Vec<Arc<Event>> {
         if hooks.is_empty() {
             return Vec::new();
         }
-        let waits = Waits {
+        let queued = QueuedEvent {
             event: Arc::clone(event),
             hooks,
         };
-        let whose = Whose::of(event);
-        if let Some(line) = self.lines.iter_mut().find(|line| line.whose == whose) {
-            return line.add(waits);
+        let key = QueueKey::of(event);
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.key == key) {
+            return queue.add(queued);
         }
         let mut lost = Vec::new();
-        if self.lines.len() >= MAX_LINES {
-            let may_go =
-                |line: &Line| line.running == 0 && !line.events.iter().any(Waits::is_alarm);
-            let gives_way = self.lines.iter().rposition(may_go);
-            match gives_way.filter(|_| waits.is_alarm()) {
-                Some(at) => lost.extend(self.lines.remove(at)),
-                None => return waits.lose().collect(),
+        if self.queues.len() >= MAX_QUEUES {
+            let may_go = |queue: &GuestQueue| {
+                queue.running == 0 && !queue.events.iter().any(QueuedEvent::is_alarm)
+            };
+            let gives_way = self.queues.iter().rposition(may_go);
+            match gives_way.filter(|_| queued.is_alarm()) {
+                Some(at) => lost.extend(self.queues.remove(at)),
+                None => return queued.lose().collect(),
             }
         }
-        self.lines.push_back(Line {
-            whose,
+        self.queues.push_back(GuestQueue {
+            key,
             running: 0,
-            events: VecDeque::from([waits]),
+            events: VecDeque::from([queued]),
             begun: false,
         });
-        let lost = lost.into_iter().flat_map(|line| line.events);
-        lost.flat_map(Waits::lose).collect()
+        let lost = lost.into_iter().flat_map(|queue| queue.events);
+        lost.flat_map(QueuedEvent::lose).collect()
     }
 
-    /// The next execution: of the first line that may go on, which then is the last.
+    /// The next execution: of the first queue that may go on, which then is the last.
     pub(super) fn next(&mut self) -> Option<Job> {
-        let lines = self.lines.iter_mut().enumerate();
-        let (at, job) = lines
+        let queues = self.queues.iter_mut().enumerate();
+        let (at, job) = queues
             .into_iter()
-            .find_map(|(at, line)| Some((at, line.next()?)))?;
-        if let Some(line) = self.lines.remove(at) {
-            self.lines.push_back(line);
+            .find_map(|(at, queue)| Some((at, queue.next()?)))?;
+        if let Some(queue) = self.queues.remove(at) {
+            self.queues.push_back(queue);
         }
         Some(job)
     }
 
     /// An execution for this event has ended.
     pub(super) fn ended(&mut self, event: &Event) {
-        let whose = Whose::of(event);
-        let Some(at) = self.lines.iter().position(|line| line.whose == whose) else {
+        let key = QueueKey::of(event);
+        let Some(at) = self.queues.iter().position(|queue| queue.key == key) else {
             return;
         };
-        let Some(line) = self.lines.get_mut(at) else {
+        let Some(queue) = self.queues.get_mut(at) else {
             return;
         };
-        line.running = line.running.saturating_sub(1);
-        if line.running == 0 && line.events.is_empty() {
-            self.lines.remove(at);
+        queue.running = queue.running.saturating_sub(1);
+        if queue.running == 0 && queue.events.is_empty() {
+            self.queues.remove(at);
         }
     }
 
-    /// Whether no line has anything to run or running.
+    /// Whether no queue has anything to run or running.
     pub(super) fn is_idle(&self) -> bool {
-        self.lines.is_empty()
+        self.queues.is_empty()
     }
 
-    /// Gives up all that waits: the events, once for each execution.
+    /// Gives up all that queued: the events, once for each execution.
     pub(super) fn give_up(self) -> Vec<Arc<Event>> {
-        let events = self.lines.into_iter().flat_map(|line| line.events);
-        events.flat_map(Waits::lose).collect()
+        let events = self.queues.into_iter().flat_map(|queue| queue.events);
+        events.flat_map(QueuedEvent::lose).collect()
     }
 }
