@@ -106,10 +106,12 @@ fn header_of(series: &Path) -> String {
 fn compile(directory: &Path, program: &str) -> PathBuf {
     let (source, binary) = (directory.join("main.c"), directory.join("main"));
     fs::write(&source, program).expect("write");
-    // The public headers' own base is not needed: fixed-width types are C's.
-    fs::write(directory.join("xen.h"), "").expect("write");
+    // Of the public headers' own base one type is needed: the others are C's.
+    let base = "#define uint64_aligned_t uint64_t\n";
+    fs::write(directory.join("xen.h"), base).expect("write");
     let status = Command::new("cc")
-        .args(["-Wall", "-Werror", "-Wno-unused-parameter", "-o"])
+        .args(["-D__XEN_TOOLS__", "-Wall", "-Werror"])
+        .args(["-Wno-unused-parameter", "-o"])
         .arg(&binary)
         .arg(&source)
         .status();
