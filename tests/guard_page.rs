@@ -258,7 +258,7 @@ fn what_a_guard_withheld_for_is_heeded_for_twice_the_timeout_unless_it_disarmed(
         assert_eq!(last_told(&path, at(19)), None, "long ago");
     }
     // A start that fails after it has made its page hides nothing from the next.
-    drop(Writer::create(&path, None).expect("a page"));
+    let _ = Writer::create(&path, None).expect("a page");
     assert_eq!(last_told(&path, at(9)), Some(withhold));
     let writer = Writer::create(&path, None).expect("a page");
     for phase in [Phase::Disarmed, Phase::StillArmed, Phase::Starting] {

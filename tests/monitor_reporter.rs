@@ -203,7 +203,6 @@ fn what_a_guard_did_before_another_took_its_place_is_told_by_a_monitor_that_come
     assert_eq!(first.told(), ["host.armed"]);
     drop(first);
     guard.does(200, EntryKind::Withhold(LAGGING));
-    drop(guard);
     let _next = Guard::start(&scratch, 5_000);
     let late = Monitor::start(&scratch);
     late.turn(5_100);
