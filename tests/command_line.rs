@@ -94,6 +94,15 @@ fn check_config_tells_all_that_is_wrong_in_one_run() {
     for key in ["host-watchdog.device", "state.directory", "hook 1: program"] {
         assert!(text.contains(&format!("{path}: {key}")), "{key}: {text}");
     }
+    for line in text.lines() {
+        let rest = line.strip_prefix(&format!("xenwardend: {path}: "));
+        let named = rest
+            .and_then(|rest| rest.split_once(": "))
+            .is_some_and(|(key, _)| {
+                key.contains('.') && !key.contains('/') || key.starts_with("hook ")
+            });
+        assert!(named, "each line names the file and the key: {line}");
+    }
 }
 
 #[test]

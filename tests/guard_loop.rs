@@ -6,16 +6,18 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use xenwarden::guard::evidence::Work;
+use xenwarden::event::Coverage;
+use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::gate::{Decision, Reason};
-use xenwarden::guard::page::{Entry, EntryKind, Phase, Reader, Writer};
-use xenwarden::guard::run::{World, run};
-use xenwarden::guard::sight::Patched;
+use xenwarden::guard::page::{Entry, EntryKind, Phase, Reader, Status, Writer};
+use xenwarden::guard::run::{World, next_tick, run};
+use xenwarden::guard::sight::{Patched, Sight};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::watchdog::HostWatchdog;
 use xenwarden::xen::simulation::Simulation;
 
 const PERIOD_NS: u64 = 250 * NS_PER_MS;
+const START_NS: u64 = 1_000_000 * NS_PER_MS;
 const EIO: i32 = 5;
 
 /// What the device sees, and how it answers.
@@ -24,12 +26,17 @@ struct Device {
     kicks: Cell<u64>,
     disarmed: Cell<bool>,
     refuses: Cell<bool>,
+    now: Cell<u64>,
+    /// How long each reading of the clock, and each kick, takes from now on, ns.
+    reading_takes: Cell<u64>,
+    kick_takes: Cell<u64>,
 }
 
 struct Handle(Rc<Device>);
 
 impl HostWatchdog for Handle {
     fn kick(&mut self) -> io::Result<()> {
+        self.0.now.set(self.0.now.get() + self.0.kick_takes.get());
         if self.0.refuses.get() {
             return Err(io::Error::from_raw_os_error(EIO));
         }
@@ -50,7 +57,6 @@ impl HostWatchdog for Handle {
 struct Stage<'a> {
     xen: &'a Simulation,
     device: Rc<Device>,
-    now: Cell<Monotonic>,
     turn: u64,
     stop: bool,
     looked: u64,
@@ -63,6 +69,8 @@ enum Turn {
     Served,
     /// No pCPU runs a timer.
     Wedged,
+    /// Timers run, and no scheduler decides.
+    Undecided,
     /// Everything is served, and somebody asks the guard to stop.
     Stop,
     /// Nothing is, likewise.
@@ -71,16 +79,25 @@ enum Turn {
 
 impl World for Stage<'_> {
     fn now(&self) -> Monotonic {
-        self.now.get()
+        let Device {
+            now, reading_takes, ..
+        } = &*self.device;
+        Monotonic(now.replace(now.get() + reading_takes.get()))
     }
 
     fn sleep_until(&mut self, when: Monotonic) {
-        self.now.set(when);
+        self.device.now.set(when.0);
         self.turn += 1;
         assert!(self.turn < 100_000, "the guard never ends");
         let turn = (self.script)(self.turn, self.xen, &self.device);
         if matches!(turn, Turn::Served | Turn::Stop) {
             self.xen.tick_all();
+        }
+        if turn == Turn::Undecided {
+            for cpu in 0..2 {
+                self.xen.canary(cpu);
+                self.xen.request(cpu);
+            }
         }
         self.stop |= matches!(turn, Turn::Stop | Turn::StopWedged);
     }
@@ -98,6 +115,8 @@ struct Outcome {
     device: Rc<Device>,
     page: Reader,
     entries: Vec<Entry>,
+    /// After each look but the last.
+    statuses: Vec<Status>,
     ended: io::Result<()>,
 }
 
@@ -108,6 +127,7 @@ fn play(mut script: impl FnMut(u64, &Simulation, &Device) -> Turn) -> Outcome {
     let mut page = Writer::private().expect("a page");
     let reader = page.reader();
     let collected = RefCell::new((Vec::new(), 0));
+    let mut statuses = Vec::new();
     let collect = |reader: &Reader| {
         let (entries, next) = &mut *collected.borrow_mut();
         let new = reader.entries(*next);
@@ -117,12 +137,13 @@ fn play(mut script: impl FnMut(u64, &Simulation, &Device) -> Turn) -> Outcome {
     };
     let mut collecting = |turn, xen: &Simulation, device: &Device| {
         collect(&reader);
+        statuses.push(reader.status().expect("a status"));
         script(turn, xen, device)
     };
+    device.now.set(START_NS);
     let mut stage = Stage {
         xen: &xen,
         device: Rc::clone(&device),
-        now: Cell::new(Monotonic(1_000_000 * NS_PER_MS)),
         turn: 0,
         stop: false,
         looked: 0,
@@ -148,6 +169,7 @@ fn play(mut script: impl FnMut(u64, &Simulation, &Device) -> Turn) -> Outcome {
         device,
         page: reader,
         entries,
+        statuses,
         ended,
     }
 }
@@ -197,6 +219,17 @@ fn a_wedge_stops_the_kicks_and_its_end_resumes_them() {
         status.counters.withholds, 2,
         "the first looks, and the wedge"
     );
+    assert_eq!(status.counters.looks, 141);
+    let gap_ns = status.counters.max_gap_ns;
+    assert!((13..=20).contains(&(gap_ns / PERIOD_NS)), "{gap_ns}");
+    let [.., withhold, resume, _] = outcome.entries[..] else {
+        panic!("entries");
+    };
+    assert_eq!(
+        outcome.statuses[119].since, withhold.at,
+        "through the wedge"
+    );
+    assert_eq!(status.since, resume.at, "and from its end on");
 }
 
 #[test]
@@ -232,6 +265,9 @@ fn a_stop_does_not_disarm_a_host_that_is_withheld() {
             _ => Turn::Served,
         }
     });
+    let phases: Vec<Phase> = outcome.statuses.iter().map(|s| s.phase).collect();
+    assert!(phases[..60].iter().all(|phase| *phase == Phase::Armed));
+    assert!(phases[60..].iter().all(|phase| *phase == Phase::Stopping));
     assert!(disarmed.iter().all(|disarmed| !disarmed), "while withheld");
     assert!(outcome.device.disarmed.get(), "once served");
 }
@@ -253,7 +289,13 @@ fn refused_kicks_are_told_when_they_begin_each_minute_and_when_they_end() {
     assert_eq!(outcome.kinds(), expected);
     let status = outcome.page.status().expect("a status");
     assert_eq!(status.counters.refused, 500);
-    assert!(status.counters.max_gap_ns >= 500 * PERIOD_NS);
+    assert_eq!(status.counters.max_gap_ns, 501 * PERIOD_NS);
+    assert_eq!(status.counters.kicks, outcome.device.kicks.get());
+    let last_kick = |turn: usize| outcome.statuses[turn].last_kick;
+    assert_eq!(last_kick(98).0, START_NS + 98 * PERIOD_NS);
+    assert_eq!(last_kick(599), last_kick(99), "none was taken since");
+    let taken = outcome.entries.iter().rev().nth(1).expect("an entry");
+    assert_eq!(taken.last_kick, last_kick(99));
 }
 
 #[test]
@@ -272,9 +314,169 @@ fn a_device_that_cannot_be_disarmed_is_told_and_is_an_error() {
 
 #[test]
 fn a_guard_held_up_between_looking_and_kicking_does_not_kick() {
-    use xenwarden::guard::evidence::Verdict;
     use xenwarden::guard::gate::decide;
     let served = Verdict::Served { excused: None };
     assert_eq!(decide(served, PERIOD_NS, PERIOD_NS), Decision::Kick);
     assert_ne!(decide(served, PERIOD_NS + 1, PERIOD_NS), Decision::Kick);
+}
+
+#[test]
+fn ticks_that_were_missed_are_not_made_up_for() {
+    let next = |now| next_tick(Monotonic(1_000), Monotonic(now), 250).0;
+    assert_eq!([1_000, 1_100, 1_250].map(next), [1_250; 3]);
+    assert_eq!([1_251, 9_000].map(next), [1_251, 9_000]);
+    // A kick that took ten periods is followed by one look, not by ten.
+    let outcome = play(|turn, _, device| {
+        device
+            .kick_takes
+            .set(if turn == 30 { 10 * PERIOD_NS } else { 0 });
+        if turn > 40 { Turn::Stop } else { Turn::Served }
+    });
+    let looked: Vec<u64> = outcome.statuses.iter().map(|s| s.looked.0).collect();
+    assert_eq!(looked[31] - looked[30], 10 * PERIOD_NS);
+    assert_eq!(looked[32] - looked[31], PERIOD_NS);
+    let status = outcome.page.status().expect("a status");
+    assert_eq!(status.counters.max_kick_ns, 10 * PERIOD_NS);
+}
+
+#[test]
+fn the_longest_look_and_kick_are_kept() {
+    const MS: u64 = NS_PER_MS;
+    let outcome = play(|turn, _, device| {
+        device
+            .reading_takes
+            .set(if turn == 20 { 3 * MS } else { 0 });
+        device.kick_takes.set(if turn == 30 { 7 * MS } else { MS });
+        if turn > 40 { Turn::Stop } else { Turn::Served }
+    });
+    let counters = outcome.page.status().expect("a status").counters;
+    // The clock is read three times from the beginning of a look to the decision.
+    assert_eq!(counters.max_look_ns, 6 * MS);
+    assert_eq!(counters.max_kick_ns, 7 * MS);
+}
+
+#[test]
+fn a_scheduler_that_is_excused_is_told_once_and_shown_for_as_long_as_it_is() {
+    let outcome = play(|turn, xen, _| {
+        xen.excuse(u32::from(matches!(turn, 20..30 | 50..60)));
+        match turn {
+            20..30 | 50..60 => Turn::Undecided,
+            80.. => Turn::Stop,
+            _ => Turn::Served,
+        }
+    });
+    let excused = EntryKind::Excused(Work::PcpuScheduler(0));
+    assert_eq!(outcome.kinds(), [excused, excused, EntryKind::Disarmed]);
+    let shown = |turn: usize| outcome.statuses[turn].excused;
+    assert_eq!(shown(22), None, "within the slack");
+    assert_eq!([23, 29].map(shown), [Some(Work::PcpuScheduler(0)); 2]);
+    assert_eq!(shown(30), None);
+    let kicks = outcome.page.status().expect("a status").counters.kicks;
+    assert_eq!(kicks, outcome.device.kicks.get());
+}
+
+#[test]
+fn another_cause_is_told_and_the_same_is_not() {
+    let outcome = play(|turn, xen, _| match turn {
+        106 => {
+            xen.request(0);
+            Turn::Wedged
+        }
+        // Timers run again, and the scheduler owes an answer still.
+        115..120 => {
+            (0..2).for_each(|cpu| xen.canary(cpu));
+            Turn::Wedged
+        }
+        100..115 => Turn::Wedged,
+        150.. => Turn::Stop,
+        _ => Turn::Served,
+    });
+    let told = outcome.kinds().into_iter().map_while(|kind| match kind {
+        EntryKind::Withhold(Reason::Lagging { work, .. }) => Some(work),
+        _ => None,
+    });
+    let expected = [Work::PcpuTimers(0), Work::PcpuScheduler(0)];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    let withholds = outcome.page.status().expect("a status").counters.withholds;
+    assert_eq!(withholds, 2, "the first looks, and this one");
+    let stale = |age_ns| Reason::Unknown(Unknown::Stale { age_ns });
+    assert!(stale(1).same_cause(&stale(2)), "whatever its age");
+    assert!(!stale(1).same_cause(&Reason::Unknown(Unknown::NoPcpu)));
+    let lagging = |work, overdue_ns| Reason::Lagging { work, overdue_ns };
+    let timers = Work::PcpuTimers;
+    assert!(lagging(timers(1), 1).same_cause(&lagging(timers(1), 2)));
+    assert!(!lagging(timers(1), 1).same_cause(&lagging(timers(2), 1)));
+}
+
+/// Evidence that stays away for as long as the test says, as a hypercall does that the
+/// hypervisor holds on to.
+struct Holds<'a> {
+    looks: u64,
+    hold: &'a dyn Fn(u64),
+}
+
+impl Sight for Holds<'_> {
+    fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
+        let began = clock();
+        self.looks += 1;
+        (self.hold)(self.looks);
+        (Verdict::Served { excused: None }, began)
+    }
+
+    fn coverage(&self) -> Coverage {
+        Coverage::Partial
+    }
+}
+
+#[test]
+fn a_hypercall_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does_is_too_old() {
+    let xen = Simulation::new(1);
+    let device = Rc::new(Device::default());
+    device.now.set(START_NS);
+    let mut page = Writer::private().expect("a page");
+    let reader = page.reader();
+    let held = Cell::new(0);
+    let hold = |look| {
+        if look == 10 {
+            // Nothing else in the process kicks meanwhile, and the page shows the look before.
+            held.set(device.kicks.get());
+            let status = reader.status().expect("a status");
+            assert_eq!((status.counters.looks, status.phase), (9, Phase::Armed));
+            device.now.set(device.now.get() + 60_000 * NS_PER_MS);
+        }
+    };
+    let mut kicks = Vec::new();
+    let mut script = |turn, _: &Simulation, device: &Device| {
+        kicks.push(device.kicks.get());
+        if turn < 20 { Turn::Served } else { Turn::Stop }
+    };
+    let mut stage = Stage {
+        xen: &xen,
+        device: Rc::clone(&device),
+        turn: 0,
+        stop: false,
+        looked: 0,
+        script: &mut script,
+    };
+    let mut sight = Holds {
+        looks: 0,
+        hold: &hold,
+    };
+    let armed = Monotonic(START_NS);
+    let watchdog = Handle(Rc::clone(&device));
+    let ended = run(
+        watchdog, &mut sight, &mut stage, &mut page, armed, PERIOD_NS,
+    );
+    assert!(ended.is_ok());
+    assert_eq!(held.get(), 9, "one kick a look until then");
+    assert_eq!(kicks[9..11], [9, 10], "none for what is a minute old");
+    let entries: Vec<_> = reader.entries(0).entries.iter().map(|e| e.kind).collect();
+    let stale = |kind: &EntryKind| {
+        matches!(
+            kind,
+            EntryKind::Withhold(Reason::Unknown(Unknown::Stale { .. }))
+        )
+    };
+    assert!(stale(&entries[1]), "{entries:?}");
+    assert_eq!(entries[2..], [EntryKind::Resume, EntryKind::Disarmed]);
 }

@@ -6,6 +6,7 @@
 use loom::sync::Arc;
 use loom::thread;
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use xenwarden::event::Coverage;
@@ -13,7 +14,7 @@ use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
-use xenwarden::guard::start::last_told;
+use xenwarden::guard::start::{hold, last_told};
 use xenwarden::sys::clock::Monotonic;
 
 fn info() -> Info {
@@ -219,11 +220,30 @@ fn any_bytes_are_read_without_harm() {
 #[test]
 fn a_second_guard_does_not_take_the_place_of_one_that_guards() {
     let folder = Folder::new("second");
+    let path = folder.0.join("run/guard");
+    let held = hold(&path).expect("nobody guards").expect("a lock");
+    let refused = hold(&path).expect_err("it guards");
+    let own = format!("another xenwardend (pid {}) ", std::process::id());
+    assert!(refused.message.starts_with(&own), "{}", refused.message);
+    drop(held);
+    let next = hold(&path).expect("nobody guards any more");
+    assert!(next.is_some());
+}
+
+#[test]
+fn without_room_for_a_lock_there_is_a_guard_all_the_same() {
+    let held = hold(PathBuf::from("/proc/version/guard").as_path());
+    assert!(held.expect("no failure").is_none());
+}
+
+#[test]
+fn what_a_guard_withheld_for_is_heeded_for_twice_the_timeout_unless_it_disarmed() {
+    let folder = Folder::new("heeded");
     let path = folder.0.join("guard");
     let at = |s: u64| Monotonic(s * 1_000_000_000);
-    assert_eq!(last_told(&path, at(9)).expect("nobody guards"), None);
+    assert_eq!(last_told(&path, at(9)), None, "nobody guarded");
     let writer = Writer::create(&path, None).expect("a page");
-    assert_eq!(last_told(&path, at(9)).expect("not armed yet"), None);
+    assert_eq!(last_told(&path, at(9)), None, "not armed yet");
     let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
     let says = |phase| Status {
         phase,
@@ -231,14 +251,86 @@ fn a_second_guard_does_not_take_the_place_of_one_that_guards() {
         ..status(withhold)
     };
     writer.info(&info());
-    writer.status(&says(Phase::Armed));
-    let refused = last_told(&path, at(9)).expect_err("it guards");
-    assert!(refused.message.contains("pid 77"), "{}", refused.message);
-    let left = last_told(&path, at(11)).expect("it looks no more");
-    assert_eq!(left, Some(withhold));
-    assert_eq!(last_told(&path, at(20)).expect("long ago"), None);
-    writer.status(&says(Phase::Disarmed));
-    assert_eq!(last_told(&path, at(11)).expect("it ended"), None);
+    for phase in [Phase::Armed, Phase::Stopping] {
+        writer.status(&says(phase));
+        assert_eq!(last_told(&path, at(9)), Some(withhold));
+        assert_eq!(last_told(&path, Monotonic(at(19).0 - 1)), Some(withhold));
+        assert_eq!(last_told(&path, at(19)), None, "long ago");
+    }
+    // A start that fails after it has made its page hides nothing from the next.
+    let _ = Writer::create(&path, None).expect("a page");
+    assert_eq!(last_told(&path, at(9)), Some(withhold));
+    let writer = Writer::create(&path, None).expect("a page");
+    for phase in [Phase::Disarmed, Phase::StillArmed, Phase::Starting] {
+        writer.status(&says(phase));
+        assert_eq!(last_told(&path, at(9)), None, "it ended");
+    }
+}
+
+#[test]
+fn a_new_guard_goes_on_with_what_the_last_one_told() {
+    let folder = Folder::new("goes-on");
+    let path = folder.0.join("guard");
+    let mut old = Writer::create(&path, None).expect("a page");
+    old.info(&info());
+    for n in 0..3 {
+        old.entry(Monotonic(n), Monotonic(n), EntryKind::Resume);
+    }
+    old.status(&status(Decision::Kick));
+    let mut new = Writer::create(&path, None).expect("a page");
+    let reader = Reader::open(&path).expect("a page");
+    assert_eq!(reader.entries(0).entries.len(), 3, "before it arms");
+    new.info(&Info {
+        pid: 78,
+        started: Monotonic(99),
+        ..info()
+    });
+    new.entry(Monotonic(9), Monotonic(9), EntryKind::Armed);
+    new.status(&status(Decision::Kick));
+    let read = reader.entries(0);
+    let numbers: Vec<u64> = read.entries.iter().map(|entry| entry.number).collect();
+    assert_eq!((numbers, read.lost), (vec![0, 1, 2, 3], 0));
+    assert_eq!(read.entries[3].kind, EntryKind::Armed);
+    let told = reader.info().expect("there");
+    assert_eq!((told.pid, told.started), (78, info().started));
+}
+
+#[test]
+fn a_page_has_its_memory_from_the_beginning_and_is_for_one_group() {
+    let folder = Folder::new("memory");
+    let path = folder.0.join("guard");
+    let group = match nix::unistd::geteuid().is_root() {
+        true => 4_242,
+        false => nix::unistd::getegid().as_raw(),
+    };
+    let _writer = Writer::create(&path, Some(group)).expect("a page");
+    let file = fs::metadata(&path).expect("there");
+    assert_eq!((file.len(), file.gid()), (8_192, group));
+    // A hole would be filled at the first write to it, or end the guard where there is no room.
+    assert!(file.blocks() * 512 >= file.len(), "{}", file.blocks());
+    assert_eq!(file.mode() & 0o777, 0o640);
+    assert!(Writer::create(&folder.0.join("guard/page"), None).is_err());
+    fs::create_dir(folder.0.join("guard.new")).expect("in the way");
+    assert!(Writer::create(&path, None).is_err());
+}
+
+#[test]
+fn an_entry_that_is_another_than_the_one_asked_for_is_lost() {
+    let folder = Folder::new("another");
+    let path = folder.0.join("guard");
+    let mut writer = Writer::create(&path, None).expect("a page");
+    for n in 0..3 {
+        writer.entry(Monotonic(n), Monotonic(n), EntryKind::Resume);
+    }
+    writer.status(&status(Decision::Kick));
+    // The place of the second holds the one that comes a whole ring later.
+    let file = fs::File::options().write(true).open(&path).expect("there");
+    let number = 8 * (128 + 8 + 1);
+    let later = (ENTRIES + 1).to_le_bytes();
+    file.write_all_at(&later, number).expect("written");
+    let read = Reader::open(&path).expect("a page").entries(0);
+    let numbers: Vec<u64> = read.entries.iter().map(|entry| entry.number).collect();
+    assert_eq!((numbers, read.lost, read.next), (vec![0, 2], 1, 3));
 }
 
 struct LoomWord(loom::sync::atomic::AtomicU64);

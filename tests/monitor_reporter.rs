@@ -195,6 +195,22 @@ fn a_guard_that_is_started_anew_is_followed_after_all_that_the_last_one_did() {
 }
 
 #[test]
+fn what_a_guard_did_before_another_took_its_place_is_told_by_a_monitor_that_comes_later() {
+    let scratch = Scratch::new("replaced");
+    let mut guard = Guard::start(&scratch, 0);
+    let first = Monitor::start(&scratch);
+    first.turn(100);
+    assert_eq!(first.told(), ["host.armed"]);
+    drop(first);
+    guard.does(200, EntryKind::Withhold(LAGGING));
+    let _next = Guard::start(&scratch, 5_000);
+    let late = Monitor::start(&scratch);
+    late.turn(5_100);
+    assert_eq!(late.told(), ["host.withhold", "host.armed"]);
+    assert_eq!(late.reporter.lost(), 0);
+}
+
+#[test]
 fn refused_kicks_and_a_failed_disarm_are_events() {
     let scratch = Scratch::new("refused");
     let mut guard = Guard::start(&scratch, 0);

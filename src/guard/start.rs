@@ -17,12 +17,14 @@ use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
-use crate::watchdog::device::{ArmError, Hardware, inspect};
+use crate::watchdog::device::{ArmError, Driver, Hardware, inspect};
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +49,9 @@ const PATIENCE_NS: u64 = 10 * NS_PER_S;
 pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
-    let last = last_told(Path::new(page::PATH), Monotonic::now())?;
+    let path = Path::new(page::PATH);
+    let _held = hold(path)?;
+    let last = last_told(path, Monotonic::now());
     let mut sight = open_hypervisor(policy)?;
     inspect_watchdog(policy)?;
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -61,21 +65,13 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
         sight.overdue(work, Monotonic::now());
     }
-    if !await_served(sight.as_mut(), policy.sample_ns, &stop)? {
+    let armed = arm(policy, sight.as_mut(), &stop, || open_page(group))?;
+    let Some((armed, watchdog, mut page)) = armed else {
         return Ok(());
-    }
-    // Only now: what the last guard told is what the next start must know, if this one fails.
-    let mut page = open_page(group)?;
-    announce(policy, sight.coverage());
-    let armed = Monotonic::now();
-    let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    };
     let info = describe(policy, sight.coverage(), &watchdog, armed);
     page.info(&info);
-    let mut world = Host {
-        stop,
-        notifier: Notifier::from_environment(),
-        told: Told::Nothing,
-    };
+    let mut world = Host::new(stop);
     let period_ns = policy.sample_ns;
     run(
         watchdog,
@@ -97,6 +93,27 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Arms the host watchdog once everything is served, and says when; none where somebody asked
+/// to stop first. The device is opened last of all, as that kicks it.
+///
+/// # Errors
+/// A [`Failure`] with nothing armed.
+pub fn arm<D: Driver>(
+    policy: &Policy,
+    sight: &mut dyn Sight,
+    stop: &AtomicBool,
+    open_page: impl FnOnce() -> Result<Writer, Failure>,
+) -> Result<Option<(Monotonic, Hardware<D>, Writer)>, Failure> {
+    if !await_served(sight, policy.sample_ns, stop)? {
+        return Ok(None);
+    }
+    let page = open_page()?;
+    announce(policy, sight.coverage());
+    let armed = Monotonic::now();
+    let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    Ok(Some((armed, watchdog, page)))
+}
+
 fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(stop))?;
@@ -115,10 +132,22 @@ enum Told {
 }
 
 /// The operating system, as the kick path meets it.
-struct Host {
+pub struct Host {
     stop: Arc<AtomicBool>,
     notifier: Notifier,
     told: Told,
+}
+
+impl Host {
+    /// `stop` is set by whoever wants the guard to end.
+    #[must_use]
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self {
+            stop,
+            notifier: Notifier::from_environment(),
+            told: Told::Nothing,
+        }
+    }
 }
 
 impl World for Host {
@@ -189,24 +218,55 @@ fn no_xen(error: io::Error) -> Failure {
     }
 }
 
-/// What the guard before this one decided last, if it ended with the host watchdog armed: what
-/// it withheld for is not served because another guard has not seen it yet.
+/// Holds the lock beside the page at `path` for as long as the value lives: there is one guard.
 ///
 /// # Errors
-/// That guard is at work still: to take its page's place would hide it.
-pub fn last_told(path: &Path, now: Monotonic) -> Result<Option<Decision>, Failure> {
-    let last = Reader::open(path).ok().and_then(|page| page.view());
-    let armed = |view: &View| matches!(view.status.phase, Phase::Armed | Phase::Stopping);
-    let Some(View { info, status }) = last.filter(armed) else {
-        return Ok(None);
+/// Another holds it.
+pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
+    let path = path.with_extension("lock");
+    let open = || -> io::Result<File> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut options = File::options();
+        options.read(true).write(true).create(true).mode(0o640);
+        options.custom_flags(libc::O_NOFOLLOW).open(&path)
     };
-    let age_ns = now.since_ns(status.looked);
-    if age_ns < NS_PER_S {
-        let text = format!("another xenwardend (pid {}) guards this host", info.pid);
-        return Err(Failure::new(UNAVAILABLE, text));
+    let locked = open().and_then(|file| {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    });
+    match locked {
+        Ok(held) => {
+            // Whose it is, for the next; that it is held does not hang on it.
+            let pid = std::process::id().to_string();
+            let _ = held
+                .set_len(0)
+                .and_then(|()| (&*held).write_all(pid.as_bytes()));
+            Ok(Some(held))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            let text = format!("another xenwardend (pid {pid}) guards this host");
+            Err(Failure::new(UNAVAILABLE, text))
+        }
+        // The device has one user at most, with or without a lock.
+        Err(error) => {
+            say!("xenwardend: {}: {error}: not locked", path.display());
+            Ok(None)
+        }
     }
+}
+
+/// What the guard before this one decided last, if it ended with the host watchdog armed: what
+/// it withheld for is not served because another guard has not seen it yet.
+#[must_use]
+pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
+    let View { info, status } = Reader::open(path).ok()?.view()?;
+    let age_ns = now.since_ns(status.looked);
     // A host that lives on after twice the timeout was not brought down by that withhold.
-    Ok((age_ns < info.timeout_ns.saturating_mul(2)).then_some(status.decision))
+    let heeded = matches!(status.phase, Phase::Armed | Phase::Stopping)
+        && age_ns < info.timeout_ns.saturating_mul(2);
+    heeded.then_some(status.decision)
 }
 
 /// Looks at the host watchdog without opening it.
@@ -311,7 +371,11 @@ fn announce(policy: &Policy, coverage: Coverage) {
 pub fn check_device(policy: &Policy) -> Result<String, Failure> {
     match inspect(&policy.device, policy.timeout_s) {
         Err(ArmError::Open { .. }) => Ok(format!("{}: not here", policy.device.display())),
-        Err(error) => Err(Failure::new(CONFIG, error)),
+        Err(error @ ArmError::Timeout { .. }) => Err(Failure::new(CONFIG, error)),
+        Err(error) => Err(Failure::new(
+            CONFIG,
+            format!("host-watchdog.device: {error}"),
+        )),
         Ok(found) => Ok(format!(
             "{}: {}{}",
             policy.device.display(),
@@ -327,28 +391,6 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::evidence::Verdict;
-
-    /// A host on which everything is served, and whose guard is told to stop at a look.
-    struct Stopped<'a>(&'a AtomicBool);
-
-    impl Sight for Stopped<'_> {
-        fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
-            self.0.store(true, Ordering::Relaxed);
-            (Verdict::Served { excused: None }, clock())
-        }
-
-        fn coverage(&self) -> Coverage {
-            Coverage::Full
-        }
-    }
-
-    #[test]
-    fn a_stop_before_the_arming_arms_nothing() {
-        let stop = AtomicBool::new(false);
-        let served = await_served(&mut Stopped(&stop), 250 * NS_PER_MS, &stop);
-        assert!(!served.expect("no failure"));
-    }
 
     #[test]
     fn a_group_is_found_by_its_whole_name() {

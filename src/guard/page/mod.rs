@@ -7,7 +7,8 @@
 //! Whatever is read is checked: it may be torn, of another version, or anybody's bytes.
 //!
 //! The guard makes a new file at each start and puts it in the old one's place, so a
-//! reader whose page has gone silent opens the path again. Without room for a file the
+//! reader whose page has gone silent opens the path again. What the guard before it told is
+//! still in it, and the numbers go on: nobody has to have read it in between. Without room for a file the
 //! guard guards all the same, on memory that nobody sees.
 
 mod layout;
@@ -48,7 +49,7 @@ pub const ENTRIES: u64 = 64;
 pub struct Info {
     /// The guard's process.
     pub pid: u32,
-    /// When it started: with `pid`, what tells one guard from the next.
+    /// When the first guard started of those whose entries are numbered in one row.
     pub started: Monotonic,
     /// The host watchdog's device.
     pub device: PathBuf,
@@ -193,6 +194,8 @@ pub struct Entries {
 pub struct Writer {
     words: &'static [AtomicU64],
     entries: u64,
+    /// What [`Info::started`] is, where a guard before this one began the row of entries.
+    started: Option<Monotonic>,
 }
 
 impl Writer {
@@ -222,7 +225,8 @@ impl Writer {
             nix::unistd::fchown(&file, None, Some(group.into()))?;
         }
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let writer = Self::over(Mapping::new(&file, LEN, prot)?);
+        let old = Reader::open(path).ok();
+        let writer = Self::over(Mapping::new(&file, LEN, prot)?, old.as_ref());
         fs::rename(&new, path)?;
         Ok(writer)
     }
@@ -232,28 +236,38 @@ impl Writer {
     /// # Errors
     /// ENOMEM.
     pub fn private() -> io::Result<Self> {
-        Ok(Self::over(Mapping::private(LEN)?))
+        Ok(Self::over(Mapping::private(LEN)?, None))
     }
 
-    fn over(mapping: Mapping) -> Self {
+    /// Over fresh memory, which begins with what an older page tells, if it tells anything.
+    fn over(mapping: Mapping, old: Option<&Reader>) -> Self {
         let words = mapping.leak();
-        for word in words {
-            word.store(0, Ordering::Relaxed);
+        let old = old.and_then(|page| Some((page.words(), page.view()?)));
+        let (told, view) = old.unzip();
+        for (word, told) in words.iter().zip(told.unwrap_or_default()) {
+            word.store(told.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        let writer = Self { words, entries: 0 };
         if let Some(first) = words.first() {
             first.store(MAGIC, Ordering::Release);
         }
-        writer
+        Self {
+            words,
+            entries: view.as_ref().map_or(0, |view| view.status.entries),
+            started: view.map(|view| view.info.started),
+        }
     }
 
     fn cell(&self, start: usize, len: usize) -> &'static [AtomicU64] {
         self.words.get(start..start + len).unwrap_or_default()
     }
 
-    /// Says what does not change.
+    /// Says what does not change. `started` is that of an older page, where there is one.
     pub fn info(&self, info: &Info) {
-        seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(info));
+        let info = Info {
+            started: self.started.unwrap_or(info.started),
+            ..info.clone()
+        };
+        seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(&info));
     }
 
     /// Says how things are. Allocates nothing, never waits. `entries` is filled in.
