@@ -35,7 +35,10 @@ pub fn of_event(what: &Kind, now: Option<HostState>) -> Option<HostState> {
         Kind::HostDisarmFailed { error } => {
             withheld(format!("the host watchdog could not be disarmed: {error}"))
         }
-        Kind::HostGuardSilent { .. } => withheld("the guard hung or was gone".to_owned()),
+        // A guard that withheld before it fell silent has said why.
+        Kind::HostGuardSilent { .. } => {
+            now.or_else(|| withheld("the guard hung or was gone".to_owned()))
+        }
         Kind::HostArmed { .. } | Kind::HostResumed { .. } | Kind::HostKickTaken { .. } => {
             Some(HostState::Armed)
         }
@@ -98,7 +101,10 @@ mod tests {
         assert_eq!(of_event(&back, None), None);
         // Nor does it matter that the guard which withheld has been silent since.
         let later = view(Phase::Armed, Decision::Withhold(reason));
-        assert_eq!(of_page(&later, LOOKED.plus_ns(9 * NS_PER_S)), withholds);
+        let now = of_page(&later, LOOKED.plus_ns(9 * NS_PER_S));
+        assert_eq!(now, withholds);
+        let silent = Kind::HostGuardSilent { silent_ms: 9_000 };
+        assert_eq!(of_event(&silent, Some(now)), Some(withholds));
     }
 
     #[test]
