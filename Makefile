@@ -109,13 +109,13 @@ install: programs
 	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
 	install -D -m 755 target/release/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(addprefix $(DESTDIR)$(DATADIR)/,$(COMPLETIONS))
-	target/release/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
-	target/release/xenwarden completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_xenwarden
-	target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+	umask 022; target/release/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	umask 022; target/release/xenwarden completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_xenwarden
+	umask 022; target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	install -d $(DESTDIR)$(UNITDIR)
-	for unit in xenwardend xenwarden-monitor; do \
+	umask 022; for unit in xenwardend xenwarden-monitor; do \
 	    sed -e 's|/usr/sbin/|$(SBINDIR)/|' -e 's|/etc/xenwarden/|$(SYSCONFDIR)/xenwarden/|' \
 	        init/systemd/$$unit.service > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	for page in xenwardend xenwarden-monitor; do \

@@ -249,7 +249,8 @@ fn watchdogs(guest: &GuestReport) -> impl Iterator<Item = GuestWatchdog> + '_ {
 }
 
 /// Kicks go on only where the guard says so, is seen to be alive, and its kicks arrive.
-fn decision(view: &View, now: Monotonic) -> DecisionStatus {
+#[must_use]
+pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
     let View { info, status } = view;
     let withheld = |reason: String, since: Monotonic| DecisionStatus {
         kick: false,
