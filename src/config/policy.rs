@@ -8,7 +8,7 @@ use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
 use std::path::{Path, PathBuf};
 
-/// The host watchdog's timeout, seconds: DESIGN's fence bound builds on it.
+/// The host watchdog's timeout, seconds: the bounds of SPECIFICATION.md build on it.
 const DEFAULT_TIMEOUT_S: u32 = 5;
 /// Longest timeout that still deserves the name; the fence bound grows with it.
 const MAX_TIMEOUT_S: u32 = 300;
