@@ -181,6 +181,27 @@ fn a_new_guard_takes_the_old_ones_place_and_the_old_page_stays_readable() {
 }
 
 #[test]
+fn without_room_for_a_new_page_the_old_one_serves_on() {
+    let folder = Folder::new("room");
+    let path = folder.0.join("guard");
+    let mut old = Writer::create(&path, None).expect("a page");
+    old.info(&info());
+    old.entry(Monotonic(9), Monotonic(8), EntryKind::Disarmed);
+    old.status(&status(Decision::Kick));
+    // Nothing can be made in the place where a new page begins.
+    std::fs::create_dir(path.with_extension("new")).expect("a folder");
+    let reader = Reader::open(&path).expect("a page");
+    let mut again = Writer::create(&path, None).expect("the old page");
+    again.info(&Info { pid: 78, ..info() });
+    again.entry(Monotonic(19), Monotonic(18), EntryKind::Armed);
+    assert_eq!(reader.info().expect("there").pid, 78);
+    again.status(&status(Decision::Kick));
+    let entries = reader.entries(0).entries;
+    let kinds: Vec<_> = entries.iter().map(|entry| entry.kind).collect();
+    assert_eq!(kinds, [EntryKind::Disarmed, EntryKind::Armed]);
+}
+
+#[test]
 fn what_is_no_guard_page_is_refused_at_once() {
     let folder = Folder::new("strange");
     let path = folder.0.join("guard");
@@ -310,8 +331,9 @@ fn a_page_has_its_memory_from_the_beginning_and_is_for_one_group() {
     assert!(file.blocks() * 512 >= file.len(), "{}", file.blocks());
     assert_eq!(file.mode() & 0o777, 0o640);
     assert!(Writer::create(&folder.0.join("guard/page"), None).is_err());
-    fs::create_dir(folder.0.join("guard.new")).expect("in the way");
-    assert!(Writer::create(&path, None).is_err());
+    let other = folder.0.join("other");
+    fs::create_dir(other.with_extension("new")).expect("in the way");
+    assert!(Writer::create(&other, None).is_err());
 }
 
 #[test]

@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -230,7 +230,13 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
         }
         let mut options = File::options();
         options.read(true).write(true).create(true).mode(0o640);
-        options.custom_flags(libc::O_NOFOLLOW).open(&path)
+        // Whatever lies there, this and the reading of whose it is must not wait.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = options.custom_flags(flags).open(&path)?;
+        let is_file = file.metadata()?.is_file();
+        is_file
+            .then_some(file)
+            .ok_or(ErrorKind::InvalidInput.into())
     };
     let locked = open().and_then(|file| {
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
@@ -244,8 +250,9 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
                 .and_then(|()| (&*held).write_all(pid.as_bytes()));
             Ok(Some(held))
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
+            let pid = if pid.is_empty() { "unknown" } else { &pid };
             let text = format!("another xenwardend (pid {pid}) guards this host");
             Err(Failure::new(UNAVAILABLE, text))
         }
@@ -310,7 +317,7 @@ fn arm_code(error: &ArmError) -> u8 {
         // Never one after which the service manager starts another: the device runs, and an
         // open would feed it.
         ArmError::StillArmed { .. } => OSERR,
-        ArmError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => NOPERM,
+        ArmError::Open { error, .. } if error.kind() == ErrorKind::PermissionDenied => NOPERM,
         _ => UNAVAILABLE,
     }
 }

@@ -21,7 +21,7 @@ use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -199,11 +199,25 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes a page at `path`, in the place of an older one, readable for `group`.
+    /// Makes a page at `path`, in the place of an older one, readable for `group`. Without
+    /// room for a new one the older one serves on, as it has its memory already.
     ///
     /// # Errors
     /// The errno of making it; [`Writer::private`] is then left.
     pub fn create(path: &Path, group: Option<u32>) -> io::Result<Self> {
+        let old = Reader::open(path).ok();
+        Self::create_new(path, group, old.as_ref()).or_else(|error| {
+            let mut options = OpenOptions::new();
+            options
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW);
+            let again = |old| Self::over_file(&options.open(path)?, Some(old));
+            old.as_ref().map(again).unwrap_or(Err(error))
+        })
+    }
+
+    fn create_new(path: &Path, group: Option<u32>, old: Option<&Reader>) -> io::Result<Self> {
         let new = path.with_extension("new");
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -218,17 +232,20 @@ impl Writer {
             .create_new(true)
             .mode(0o640)
             .open(&new)?;
-        let len = i64::try_from(LEN).map_err(io::Error::other)?;
-        // A page that has no memory yet would fault on the kick path, or end the guard.
-        fallocate(&file, FallocateFlags::empty(), 0, len)?;
         if let Some(group) = group {
             nix::unistd::fchown(&file, None, Some(group.into()))?;
         }
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let old = Reader::open(path).ok();
-        let writer = Self::over(Mapping::new(&file, LEN, prot)?, old.as_ref());
+        let writer = Self::over_file(&file, old)?;
         fs::rename(&new, path)?;
         Ok(writer)
+    }
+
+    fn over_file(file: &File, old: Option<&Reader>) -> io::Result<Self> {
+        let len = i64::try_from(LEN).map_err(io::Error::other)?;
+        // A page that has no memory yet would fault on the kick path, or end the guard.
+        fallocate(file, FallocateFlags::empty(), 0, len)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        Ok(Self::over(Mapping::new(file, LEN, prot)?, old))
     }
 
     /// A page that nobody sees.
