@@ -146,12 +146,11 @@ impl Simulation {
     pub fn create(&self, domid: u16, uuid: Uuid) -> u64 {
         let at = self.domain(domid);
         let created = self.load(6) + 1;
-        self.store(at + STATE, 0);
-        self.store(at + CREATED, created);
-        for n in [0, 1, 2, 3, DISARMS] {
+        for n in [CREATED, STATE, 0, 1, 2, 3, DISARMS] {
             self.store(at + n, 0);
         }
         self.rename(domid, uuid);
+        self.store(at + CREATED, created);
         self.store(6, created);
         let used = u64::from(domid) + 1;
         self.change(7, |word| word.max(used));
