@@ -44,7 +44,7 @@ impl Stored for HostRecord {
 }
 
 /// What a host went down of that was armed and kicked.
-const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
+pub const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
     being withheld: power loss, a hang of dom0 or of the guard, or a kill";
 
 impl HostRecord {
@@ -85,38 +85,4 @@ impl HostRecord {
 pub fn boot_id() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.unwrap_or_default().trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reset_is_explained_unless_the_watchdog_was_disarmed_or_the_boot_is_the_same() {
-        let withheld = HostState::Withholding {
-            reason: "pCPU 3 is not serviced".to_owned(),
-        };
-        let cases = [
-            (HostState::Armed, "old", Some(UNANNOUNCED)),
-            (withheld.clone(), "old", Some("pCPU 3 is not serviced")),
-            (HostState::Disarmed, "old", None),
-            (HostState::Armed, "new", None),
-            (withheld, "new", None),
-            (HostState::Armed, "", None),
-        ];
-        for (state, boot, expected) in cases {
-            let time = Timestamp(1_000);
-            let words = HostRecord::new(boot, time, state);
-            let json = serde_json::to_string(&words).expect("JSON");
-            let read: HostRecord = serde_json::from_str(&json).expect("as written");
-            assert_eq!(read, words);
-            let told = read.reset_reason("new", Some(true));
-            let expected = expected.map(|reason| Kind::HostResetReason {
-                reason: reason.to_owned(),
-                last_seen: time,
-                watchdog_fired: Some(true),
-            });
-            assert_eq!(told, expected, "{words:?}");
-        }
-    }
 }
