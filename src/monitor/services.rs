@@ -27,7 +27,7 @@ use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
 use crate::xen::table::Table;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -52,7 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Between two turns of a watcher.
 const TURN: Duration = Duration::from_millis(500);
 /// Between two looks for vCPUs that came online.
-const SUPERVISE: Duration = Duration::from_secs(1);
+const SUPERVISE: Duration = Duration::from_secs(5);
 /// Between two attempts to say READY=1 to a service manager that is busy.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -407,7 +407,9 @@ fn watch(reporter: &Reporter<'_>, bus: &Bus, stop: &Stop, cpu: usize, offset: Du
     let mut watcher = Watcher::new(reporter);
     let mut next = Instant::now() + offset;
     while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
-        let _ = pin(cpu);
+        if sched_getcpu() != Ok(cpu) {
+            let _ = pin(cpu);
+        }
         watcher.turn(Monotonic::now());
         bus.report_drops();
         next = (next + TURN).max(Instant::now());
