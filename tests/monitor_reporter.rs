@@ -9,7 +9,7 @@ use std::thread;
 use xenwarden::event::{Coverage, Kind};
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
-use xenwarden::guard::page::{Counters, EntryKind, Info, Phase, Status, Writer};
+use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Status, Writer};
 use xenwarden::monitor::reported::Reported;
 use xenwarden::monitor::reporter::{Reporter, Watcher};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
@@ -234,4 +234,19 @@ fn refused_kicks_and_a_failed_disarm_are_events() {
         "host.disarm_failed",
     ];
     assert_eq!(monitor.told(), expected);
+}
+
+#[test]
+fn entries_that_nobody_read_in_time_are_counted_once_each() {
+    let scratch = Scratch::new("lost");
+    let mut guard = Guard::start(&scratch, 0);
+    let monitor = Monitor::start(&scratch);
+    for n in 1..=ENTRIES + 9 {
+        guard.does(n, EntryKind::Resume);
+    }
+    monitor.turn(200);
+    assert_eq!(monitor.told().len() as u64, ENTRIES);
+    assert_eq!(monitor.reporter.lost(), 10);
+    monitor.turn(300);
+    assert_eq!(monitor.reporter.lost(), 10);
 }

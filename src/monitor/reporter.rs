@@ -172,9 +172,11 @@ impl<'r, 'a> Watcher<'r, 'a> {
             if next >= view.status.entries {
                 continue;
             }
-            let found = page.entries(next);
-            for entry in &found.entries {
+            let mut expected = next;
+            for entry in &page.entries(next).entries {
                 let kind = event(entry, &view.info);
+                let lost = entry.number.saturating_sub(expected);
+                expected = entry.number.saturating_add(1);
                 let direct = &mut self.direct;
                 let told =
                     reporter
@@ -188,10 +190,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
                                         &line(entry, &kind, &view.info),
                                     );
                                     // Whoever was first counts what nobody saw.
-                                    reporter.lost.fetch_add(
-                                        if entry.number > next { found.lost } else { 0 },
-                                        Ordering::Relaxed,
-                                    );
+                                    reporter.lost.fetch_add(lost, Ordering::Relaxed);
                                 }
                                 _ => (reporter.publish)(kind),
                             }
