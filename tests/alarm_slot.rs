@@ -189,3 +189,32 @@ fn a_slot_of_a_domain_that_is_gone_was_armed_although_its_flag_is_lost() {
     assert!(change.is_armed);
     assert_eq!((change.arms, change.feeds), (0, 1));
 }
+
+#[test]
+fn counters_that_wrap_leave_zero_out() {
+    let last = |armed| Slot {
+        sets: u32::MAX,
+        armed,
+        ..fed()
+    };
+    // Fed once; armed once; disarmed and armed again: no feed.
+    for (before, disarms, expected) in [
+        (last(true), 3, (0, 1)),
+        (last(false), 3, (1, 0)),
+        (last(true), 4, (1, 0)),
+    ] {
+        let change = before.change(&shown(1, disarms, true), None, false);
+        assert_eq!((change.arms, change.feeds), expected, "{before:?}");
+    }
+    // Expired for the last set before it wrapped, then fed once.
+    let shows = table::Slot {
+        acted: u32::MAX,
+        ..shown(1, 3, true)
+    };
+    let before = Slot {
+        sets: u32::MAX - 1,
+        ..fed()
+    };
+    let change = before.change(&shows, None, false);
+    assert_eq!((change.feeds, change.sets_after), (2, 1));
+}

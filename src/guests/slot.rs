@@ -108,12 +108,17 @@ impl Change {
     }
 }
 
+/// The count of sets leaves 0 out when it wraps.
+fn sets_between(then: u32, now: u32) -> u32 {
+    now.wrapping_sub(then) - u32::from(now < then)
+}
+
 impl Slot {
     /// What has happened until `now`. `before`: the time of the look before, if it was a
     /// short while ago; `ended`: the domain is gone, its slots disarmed by that.
     #[must_use]
     pub fn change(&self, now: &table::Slot, before: Option<Nanoseconds>, ended: bool) -> Change {
-        let sets = now.sets.wrapping_sub(self.sets);
+        let sets = sets_between(self.sets, now.sets);
         let is_armed = if ended {
             self.armed || sets > 0
         } else {
@@ -133,7 +138,7 @@ impl Slot {
             feeds: sets - arms,
             expired,
             sets_after: if expired {
-                now.sets.wrapping_sub(now.acted).min(sets)
+                sets_between(now.acted, now.sets).min(sets)
             } else {
                 0
             },
@@ -202,7 +207,7 @@ impl Slot {
 
     /// Takes over what the table shows at `at`.
     pub fn update(&mut self, now: &table::Slot, change: &Change, at: Nanoseconds) {
-        let sets = now.sets.wrapping_sub(self.sets);
+        let sets = sets_between(self.sets, now.sets);
         if sets > 0 {
             self.set_ns = at;
         }
