@@ -396,3 +396,37 @@ fn a_reader_never_takes_parts_of_two_values_for_one() {
         assert_eq!(values, [2, 2]);
     });
 }
+#[test]
+fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
+    for entries in [u64::MAX, u64::MAX - 1, 1 << 60] {
+        let folder = Folder::new("numbers");
+        let path = folder.0.join("guard");
+        let old = Writer::create(&path, None).expect("a page");
+        old.info(&info());
+        old.status(&status(Decision::Kick));
+        let file = fs::File::options().write(true).open(&path).expect("there");
+        let number = 8 * (80 + 1 + 9);
+        file.write_all_at(&entries.to_le_bytes(), number)
+            .expect("written");
+        assert_eq!(
+            Reader::open(&path)
+                .expect("a page")
+                .status()
+                .map(|s| s.entries),
+            Some(entries)
+        );
+        let mut new = Writer::create(&path, None).expect("a page");
+        new.info(&Info {
+            started: Monotonic(99),
+            ..info()
+        });
+        for _ in 0..3 {
+            new.entry(Monotonic(9), Monotonic(9), EntryKind::Armed);
+        }
+        new.status(&status(Decision::Kick));
+        let reader = Reader::open(&path).expect("a page");
+        assert_eq!(reader.status().expect("there").entries, 3);
+        assert_eq!(reader.entries(0).entries.len(), 3);
+        assert_eq!(reader.info().expect("there").started, Monotonic(99));
+    }
+}

@@ -43,6 +43,8 @@ const RING: usize = 128;
 const ENTRY: usize = 8;
 /// Entries that the ring holds.
 pub const ENTRIES: u64 = 64;
+/// A guard that finds more entries numbered begins another row: readers keep 24 bits.
+const MOST_NUMBERED: u64 = 1 << 23;
 
 /// What does not change while the guard guards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,6 +262,7 @@ impl Writer {
     fn over(mapping: Mapping, old: Option<&Reader>) -> Self {
         let words = mapping.leak();
         let old = old.and_then(|page| Some((page.words(), page.view()?)));
+        let old = old.filter(|(_, view)| view.status.entries < MOST_NUMBERED);
         let (told, view) = old.unzip();
         for (word, told) in words.iter().zip(told.unwrap_or_default()) {
             word.store(told.load(Ordering::Relaxed), Ordering::Relaxed);
