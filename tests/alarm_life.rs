@@ -400,3 +400,25 @@ fn the_report_tells_ages_by_our_clock_and_what_is_unknown_when_nobody_looked() {
     w.sample();
     assert_eq!(w.registry.report(w.at.ns).guests.len(), 1);
 }
+
+#[test]
+fn an_order_before_a_look_takes_the_time_that_nobody_looked_for_none_of_the_guests() {
+    let mut w = World::with_an_alarm();
+    w.destroy(1);
+    w.start(2, 1);
+    w.take();
+    w.restart();
+    w.pass(600_000);
+    w.registry.acknowledge(uuid(1), 7, w.at).expect("open");
+    w.samples(2);
+    assert_eq!(w.kinds(), NOTHING, "that time does not count");
+    // Nor while this monitor, which has looked, does not for long.
+    w.pass(600_000);
+    w.registry.acknowledge(uuid(1), 7, w.at).expect("open");
+    w.samples(2);
+    assert_eq!(w.kinds(), NOTHING);
+    w.samples(295);
+    assert_eq!(w.kinds(), NOTHING);
+    w.samples(3);
+    assert_eq!(w.kinds(), ["guest.boot_failed"]);
+}

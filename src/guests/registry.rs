@@ -375,6 +375,10 @@ impl Registry {
         if guest.lifecycle.alarm.is_none() {
             return Err(RequestError::NoAlarm);
         }
+        let live = |then| at.ns.saturating_sub(then) <= STALE_NS;
+        if !self.looked.is_some_and(live) {
+            guest.lifecycle.skip(at.ns);
+        }
         let look = Look {
             at,
             before: None,
