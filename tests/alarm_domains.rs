@@ -432,3 +432,25 @@ fn a_name_is_that_of_the_domain_with_its_creation_number() {
     w.expire(1);
     assert_eq!(w.take()[0].guest.name.as_deref(), Some("web"));
 }
+
+#[test]
+fn a_migration_that_fails_after_its_target_ran_goes_on_in_the_source() {
+    let mut w = World::with_a_fed_guest();
+    w.create_paused(2, 1);
+    w.xen.shut_down(1, Shutdown::Suspend);
+    w.xen.pause(2, false);
+    w.sample();
+    assert_eq!(w.guest(1).domid, 2);
+    // Destroyed before it fed; the source, whose watchdog stayed armed, is resumed.
+    w.xen.destroy(2);
+    w.xen.resume(1);
+    w.sample();
+    assert_eq!(w.guest(1).domid, 1);
+    for _ in 0..310 {
+        w.feed(1);
+        w.pass(750);
+    }
+    let told = w.kinds();
+    assert!(!told.contains(&"guest.boot_failed"), "{told:?}");
+    assert!(told.iter().any(|k| k.contains("fed")), "{told:?}");
+}

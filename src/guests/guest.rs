@@ -271,9 +271,10 @@ impl Guest {
                 slot.after.get_or_insert(Gap::Suspended);
             }
             self.step(look, Input::Returned, out);
-            if domain.slots.iter().any(|s| s.armed) {
-                self.step(look, Input::Armed, out);
-            }
+        }
+        // It may have been current before, and have armed then.
+        if !domain.is_down() && domain.slots.iter().any(|s| s.armed) {
+            self.step(look, Input::Armed, out);
         }
         self.current = Some(domain);
     }
