@@ -454,3 +454,42 @@ fn a_migration_that_fails_after_its_target_ran_goes_on_in_the_source() {
     assert!(!told.contains(&"guest.boot_failed"), "{told:?}");
     assert!(told.iter().any(|k| k.contains("fed")), "{told:?}");
 }
+
+#[test]
+fn what_a_twin_fed_before_it_expired_clears_nothing_once_it_is_the_guest() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 1);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    for _ in 0..3 {
+        w.feed(2);
+    }
+    w.expire(2);
+    assert_eq!(w.kinds(), ["guest.expired", "alarm.raised"]);
+    w.xen.resume(2);
+    w.sample();
+    w.destroy(1);
+    assert_eq!(w.guest(1).domid, 2);
+    let told = w.kinds();
+    assert!(!told.contains(&"alarm.cleared"), "{told:?}");
+    w.feed(2);
+    assert!(w.kinds().contains(&"alarm.cleared"));
+}
+
+#[test]
+fn what_a_twin_fed_before_the_other_expired_clears_nothing() {
+    let mut w = World::with_a_fed_guest();
+    w.start(2, 1);
+    w.xen.arm(2, 0, TIMEOUT_S);
+    for _ in 0..3 {
+        w.feed(2);
+    }
+    w.take();
+    w.samples(5);
+    w.xen.expire(1, 0);
+    w.destroy(1);
+    let told = w.kinds();
+    assert!(told.contains(&"alarm.raised"), "{told:?}");
+    assert!(!told.contains(&"alarm.cleared"), "{told:?}");
+    w.feed(2);
+    assert!(w.kinds().contains(&"alarm.cleared"));
+}

@@ -94,6 +94,8 @@ pub struct Look<'a> {
     pub at: Moment,
     /// The time of the look before; `None` where that is too long ago to tell anything.
     pub before: Option<Nanoseconds>,
+    /// What was fed since the record before may clear an alarm.
+    pub clears: bool,
     /// How long and how often.
     pub rules: &'a Rules,
 }
@@ -227,7 +229,9 @@ impl Guest {
                     self.others.extend(left);
                     self.others.sort_by_key(|d| d.created);
                     self.enter(next, state, look, out);
-                    self.follow(look, out);
+                    // It may have fed before the alarm was raised.
+                    let clears = false;
+                    self.follow(&Look { clears, ..*look }, out);
                 }
                 None if current.is_gone() => {
                     self.current = None;

@@ -139,7 +139,7 @@ impl Guest {
                 self.emit(domain.domid, what, out);
             }
         }
-        let counted = !self.others.iter().any(GuestDomain::is_down);
+        let counted = look.clears && !self.others.iter().any(GuestDomain::is_down);
         let feeds = if counted { sets.feeds } else { 0 };
         self.step(look, Input::Fed(feeds), out);
     }

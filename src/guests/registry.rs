@@ -168,6 +168,7 @@ impl Registry {
         let look = Look {
             at,
             before,
+            clears: true,
             rules: &rules,
         };
         let mut out = Vec::new();
@@ -382,6 +383,7 @@ impl Registry {
         let look = Look {
             at,
             before: None,
+            clears: true,
             rules,
         };
         let mut out = Vec::new();
