@@ -62,7 +62,7 @@ pub struct Pcpu {
     pub requested: u32,
     /// The value of `requested` at the scheduler's last decision.
     pub decided: u32,
-    /// It runs the idle vCPU.
+    /// It ran the idle vCPU when vCPUs were last looked at for `starved`.
     pub idle: bool,
     /// The runnable vCPU placed on it that has waited longest.
     pub starved: Option<Starved>,

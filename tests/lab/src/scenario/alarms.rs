@@ -4,14 +4,15 @@
 //! A row restores a host, has a subscriber write down all events from the beginning, does something to a guest, and compares the
 //! guest's whole story with what it must be: nothing lost, nothing twice, in order.
 
-use super::Row;
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::wedges::Wedge;
+use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::guest::{Guest, TinyGuest};
 use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
+use crate::machine::Shape;
 use std::time::Duration;
 use xenwarden::event::{Cause, Event, Kind};
 use xenwarden::guests::report::{AlarmPhase, GuestReport, GuestsReport};
@@ -49,9 +50,7 @@ fn told(
     phase: Duration,
     act: fn(&mut Host) -> Result<Vec<String>>,
 ) -> Result<Figures> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     host.follow_events()?;
     let outcome = act(&mut host).and_then(|mut notes| {
         host.lives_on(WATCHED)?;
@@ -312,9 +311,7 @@ fn moved(host: &mut Host) -> Result<Vec<String>> {
 /// An alarm is raised, a wedge brings the host down, the next boot says why and still has the alarm, and the guest clears it.
 fn host_reset(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     let wedge = Wedge::named("guest-handler-lost").context(|| "no such wedge")?;
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     host.follow_events()?;
     let guest = Guest {
         on_watchdog: "destroy",

@@ -5,12 +5,13 @@
 //! kick when the device is closed without having been disarmed (Linux: `watchdog_release()` in drivers/watchdog/watchdog_dev.c).
 //! So counting from the end of the action is fair to the guard by no more than the action itself takes.
 
-use super::Row;
 use super::figures::Figures;
 use super::wedged::DEVICE_INTERVAL;
+use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::Laboratory;
+use crate::machine::Shape;
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
 use std::sync::Arc;
@@ -29,20 +30,18 @@ const ATTEMPTS: u32 = 200;
 /// All ways to lose the guard.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    Row { name: "guard-killed", what: "the guard is killed", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -9 xenwardend"), SILENCE) },
-    Row { name: "guard-stopped", what: "the guard is stopped", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -STOP xenwardend"), SILENCE) },
-    Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0, "") },
+    Row { name: "guard-killed", what: "the guard is killed", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -9 xenwardend"), Some(SILENCE)) },
+    Row { name: "guard-stopped", what: "the guard is stopped", run: |lab, phase| go_down(lab, phase, |host| command(host, "killall -STOP xenwardend"), Some(SILENCE)) },
+    Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0, None) },
 ];
 
 fn go_down(
     laboratory: &Laboratory,
     phase: Duration,
     act: fn(&mut Host) -> Result<()>,
-    says: &str,
+    says: Option<&str>,
 ) -> Result<Figures> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let said = host.machine.log.length();
     act(&mut host)?;
     let acted = host.machine.clock()?;
@@ -52,10 +51,9 @@ fn go_down(
     let failure = match fired {
         None => Some("the host watchdog has not fired".to_owned()),
         Some(at) if at > acted + BOUND => Some(format!("fired only after {:.3} s", after(at))),
-        Some(_) if !said.iter().any(|line| line.contains(says)) && !says.is_empty() => {
-            Some(format!("nobody said: {says}"))
-        }
-        Some(_) => None,
+        Some(_) => says
+            .filter(|says| !said.iter().any(|line| line.contains(says)))
+            .map(|says| format!("nobody said: {says}")),
     };
     Ok(Figures {
         last_kick_s: fired.map(|at| after(at) - DEVICE_INTERVAL.as_secs_f64()),

@@ -4,13 +4,14 @@
 //! Each scenario acts on a restored host, three times or for a while, and then watches it for four timeouts of its watchdog:
 //! the watchdog must not fire, kicks must go on, and the kick path must not have faulted a single page.
 
-use super::Row;
 use super::figures::Figures;
 use super::wedges::Wedge;
+use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::guest::{Guest, TinyGuest};
 use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{GUESTS, Laboratory};
+use crate::machine::Shape;
 use crate::machine::agent::Outcome;
 use std::time::Duration;
 use xenwarden::control::status::GuestWatchdog;
@@ -56,9 +57,7 @@ fn survive(
     phase: Duration,
     act: fn(&mut Host) -> Result<()>,
 ) -> Result<Figures> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let outcome = act(&mut host).and_then(|()| host.lives_on(WATCHED));
     Ok(Figures::of(
         outcome.map(|()| Vec::new()),
@@ -221,9 +220,7 @@ fn crowd(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const RESIDENT_KIB: u64 = 4 * 1024;
     const MEASURED: Duration = Duration::from_secs(60);
     const SECOND_NS: u64 = 1_000_000_000;
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let few = host.used_while(MEASURED, |host| host.pass(MEASURED))?;
     for n in GUESTS.len()..GUESTS_IN_ALL {
         // The emulated Xen's time and the machine's begin together, to a second.
@@ -318,15 +315,12 @@ fn stall_syslog(host: &mut Host) -> Result<()> {
     host.dom0_ok("xenwarden status", PROMPT).map(drop)
 }
 
-/// Without the monitor the guard guards, and its page tells.
 /// The guard is stopped, a pCPU without dom0 wedges, and the guard is started again.
 fn start_on_a_wedge(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     /// sysexits(3): a service is unavailable.
     const UNAVAILABLE: i32 = 69;
     let wedge = Wedge::named("timer-lost-3").context(|| "no such wedge")?;
-    let mut host = laboratory.host_of(wedge.shape)?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, wedge.shape, phase)?;
     host.end_program(GUARD, "-TERM")?;
     host.inject(wedge.fault)?;
     let Outcome { code, output } = host.dom0(&format!("{GUARD} 2>&1"), PROMPT)?;
@@ -339,6 +333,7 @@ fn start_on_a_wedge(laboratory: &Laboratory, phase: Duration) -> Result<Figures>
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
+/// Without the monitor the guard guards, and its page tells.
 fn lose_monitor(host: &mut Host) -> Result<()> {
     host.dom0_ok(&format!("killall -STOP {MONITOR}"), PROMPT)?;
     host.pass(WATCHED)?;
@@ -373,6 +368,7 @@ fn press_keys(host: &mut Host) -> Result<()> {
         ))),
     }
 }
+
 fn fill_var(host: &mut Host) -> Result<()> {
     host.dom0_ok(
         "dd if=/dev/zero of=/var/fill bs=64k 2> /dev/null; ! echo x > /var/one-more",

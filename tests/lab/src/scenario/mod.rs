@@ -17,10 +17,20 @@ pub mod wedged;
 pub mod wedges;
 
 use crate::error::Result;
+use crate::host::Host;
 use crate::laboratory::Laboratory;
+use crate::machine::Shape;
 use figures::Figures;
 use std::time::Duration;
 use wedges::{Expected, WEDGES, Wedge};
+
+/// A restored host of this shape that kicks, at `phase` of the timers.
+fn ready(laboratory: &Laboratory, shape: Shape, phase: Duration) -> Result<Host> {
+    let mut host = laboratory.host_of(shape)?;
+    host.wait_kicking()?;
+    host.pass(phase)?;
+    Ok(host)
+}
 
 /// A scenario that is a short function, not a row of the table of wedges.
 #[derive(Debug)]

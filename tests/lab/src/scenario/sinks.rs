@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Sinks that stall, hang or are full: kicks must go on, and losses must be counted and shown.
 
-use super::Row;
 use super::figures::Figures;
 use super::lives::WATCHED;
+use super::{Row, ready};
 use crate::error::{Error, Result};
 use crate::guest::{Guest, TinyGuest};
 use crate::host::{Host, MONITOR, PROMPT};
 use crate::laboratory::Laboratory;
+use crate::machine::Shape;
 use std::time::Duration;
 
 /// All rows.
@@ -47,9 +48,7 @@ fn disturbed(
     disturb: &str,
     loser: Option<&str>,
 ) -> Result<Figures> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let outcome = storm(&mut host, disturb, loser);
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
@@ -95,9 +94,7 @@ fn storm(host: &mut Host, disturb: &str, loser: Option<&str>) -> Result<Vec<Stri
 
 /// An alarm is raised while nothing can be saved; once there is room it is.
 fn disk_full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     host.follow_events()?;
     let outcome = fill_disk(&mut host);
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))

@@ -3,12 +3,13 @@
 //!
 //! As in [`super::lives`] the host must live. The layout is that of xen-patches/README.md.
 
-use super::Row;
 use super::figures::Figures;
 use super::lives::WATCHED;
+use super::{Row, ready};
 use crate::error::Result;
 use crate::host::{Host, MONITOR};
 use crate::laboratory::Laboratory;
+use crate::machine::Shape;
 use std::time::Duration;
 
 /// All rows.
@@ -36,6 +37,14 @@ struct Record {
 impl Record {
     const SIZE: usize = 64;
 
+    fn armed(created: u64, timeout_s: u32, sets: u32) -> Self {
+        Self {
+            created,
+            timeout_s,
+            sets,
+        }
+    }
+
     fn bytes(self) -> [u8; Self::SIZE] {
         let set = u64::from(self.timeout_s + 1) << 32 | u64::from(self.sets);
         let mut record = [0_u8; Self::SIZE];
@@ -49,8 +58,8 @@ impl Record {
 }
 
 impl Host {
-    /// Writes the records of so many domains, and a handle for each.
-    fn write_records(&mut self, domains: u16, record: impl Fn(u16) -> Record) -> Result<()> {
+    /// Writes the records of so many domains, each with the creation number after the one before it, and a handle for each.
+    fn write_records(&mut self, domains: u16, first: Record) -> Result<()> {
         const HANDLE: u64 = 16;
         let symbols = ["table", "domains", "handles"].map(|name| self.symbols.get(name));
         let [table, records, handles] = symbols;
@@ -61,7 +70,11 @@ impl Host {
                 let (records, handles) = (gdb.read_u64(records)?, gdb.read_u64(handles)?);
                 for n in 0..domains {
                     let domid = u64::from(FIRST + n);
-                    gdb.write(records + domid * Record::SIZE as u64, &record(n).bytes())?;
+                    let record = Record {
+                        created: first.created + u64::from(n),
+                        ..first
+                    };
+                    gdb.write(records + domid * Record::SIZE as u64, &record.bytes())?;
                     let handle = u128::from(domid).to_be_bytes();
                     gdb.write(handles + domid * HANDLE, &handle)?;
                 }
@@ -71,25 +84,13 @@ impl Host {
     }
 }
 
-/// A host that kicks.
-fn ready(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
-    let mut host = laboratory.host()?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
-    Ok(host)
-}
-
 fn full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const DOMAINS: u16 = 5_000;
-    let mut host = ready(laboratory, phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     // It would take each of them for a guest; this is about the guard.
     host.end_program(MONITOR, "-TERM")?;
     let few = host.status()?.kick_path.max_look_us;
-    host.write_records(DOMAINS, |n| Record {
-        created: CREATED + u64::from(n),
-        timeout_s: 3_600,
-        sets: 1,
-    })?;
+    host.write_records(DOMAINS, Record::armed(CREATED, 3_600, 1))?;
     let outcome = host.lives_on(WATCHED).and_then(|()| {
         let many = host.status()?.kick_path.max_look_us;
         Ok(vec![format!(
@@ -104,21 +105,13 @@ fn full(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
 /// feed for 18 s.
 fn domid_reused(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const LIFE: Duration = Duration::from_secs(9);
-    let mut host = ready(laboratory, phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let mut lives = || {
         for created in [CREATED, CREATED + 1] {
-            host.write_records(1, |_| Record {
-                created,
-                timeout_s: 10,
-                sets: 1,
-            })?;
+            host.write_records(1, Record::armed(created, 10, 1))?;
             host.pass(LIFE)?;
         }
-        host.write_records(1, |_| Record {
-            created: CREATED + 2,
-            timeout_s: 3_600,
-            sets: 1,
-        })?;
+        host.write_records(1, Record::armed(CREATED + 2, 3_600, 1))?;
         host.lives_on(WATCHED)
     };
     let outcome = lives().map(|()| Vec::new());
@@ -128,15 +121,11 @@ fn domid_reused(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
 fn thousand(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const DOMAINS: u16 = 1_000;
     const SECONDS: u32 = 60;
-    let mut host = ready(laboratory, phase)?;
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let mut sets = 1;
     let mut feed = |host: &mut Host| {
         sets += 1;
-        host.write_records(DOMAINS, |n| Record {
-            created: CREATED + u64::from(n),
-            timeout_s: 30,
-            sets,
-        })?;
+        host.write_records(DOMAINS, Record::armed(CREATED, 30, sets))?;
         host.pass(Duration::from_secs(1))
     };
     // The first look at each, and what is told of it, is not what is measured.
@@ -146,11 +135,7 @@ fn thousand(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     })?;
     // What it would tell of so many guests passes through the laboratory's channel far too slowly.
     host.end_program(MONITOR, "-TERM")?;
-    let outcome = host.write_records(DOMAINS, |n| Record {
-        created: CREATED + u64::from(n),
-        timeout_s: 3_600,
-        sets: 1,
-    });
+    let outcome = host.write_records(DOMAINS, Record::armed(CREATED, 3_600, 1));
     let outcome = outcome.and_then(|()| host.lives_on(WATCHED));
     let outcome = outcome.map(|()| vec![format!("{DOMAINS} guests: {used}")]);
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))

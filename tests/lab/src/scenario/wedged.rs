@@ -3,6 +3,7 @@
 
 use super::figures::Figures;
 use super::lives::WATCHED;
+use super::ready;
 use super::wedges::{Expected, FROM_DEADLINE, FROM_INJECTION, Wedge};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
@@ -19,9 +20,7 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Restores a host, injects the wedge at `phase`, and returns what was measured and whether the row holds.
 pub fn run(laboratory: &Laboratory, wedge: &Wedge, phase: Duration) -> Result<Figures> {
-    let mut host = laboratory.host_of(wedge.shape)?;
-    host.wait_kicking()?;
-    host.pass(phase)?;
+    let mut host = ready(laboratory, wedge.shape, phase)?;
     strike(&mut host, wedge, GUESTS[0])
 }
 
