@@ -22,7 +22,7 @@ help:
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
-	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (hours)'
+	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make lint               format, clippy, licences'
@@ -71,11 +71,11 @@ cost: build
 bench: prerequisites
 	$(CARGO) bench -p xenwarden --bench look
 
-# What is mutated, and which tests have to notice: .cargo/mutants.toml.
+# What is mutated: .cargo/mutants.toml.
 mutants: prerequisites
 	@command -v cargo-mutants >/dev/null || { \
 	    echo 'installing cargo-mutants (cargo install)'; $(CARGO) install --quiet --locked cargo-mutants; }
-	$(CARGO) mutants --output target
+	tests/mutants/run
 
 fuzz: prerequisites
 	@command -v c++ >/dev/null || { \

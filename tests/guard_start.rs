@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The order of the guard's start: it asks whether everything is served, and opens the host
 //! watchdog, which kicks it, only then.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic)] // how tests fail
 
 use nix::errno::Errno;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use xenwarden::config::{self, Policy};
 use xenwarden::event::Coverage;
-use xenwarden::exit::UNAVAILABLE;
+use xenwarden::exit::{Failure, UNAVAILABLE};
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::page::Writer;
+use xenwarden::guard::run::World;
 use xenwarden::guard::sight::Sight;
 use xenwarden::guard::start::arm;
-use xenwarden::sys::clock::Monotonic;
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::device::{Driver, Hardware};
 use xenwarden::watchdog::sysfs::Attributes;
@@ -72,19 +72,14 @@ impl Driver for Noted {
 /// A host that is as the verdicts say, look by look, and stays as the last.
 struct Looks<'a> {
     verdicts: &'a [Verdict],
-    looked: usize,
-    /// Set at this look.
-    stop: Option<(usize, &'a AtomicBool)>,
+    looked: &'a Cell<usize>,
 }
 
 impl Sight for Looks<'_> {
     fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
         note("look");
-        let at = self.looked.min(self.verdicts.len() - 1);
-        self.looked += 1;
-        if let Some((_, stop)) = self.stop.filter(|(look, _)| *look == self.looked) {
-            stop.store(true, Ordering::Relaxed);
-        }
+        let at = self.looked.get().min(self.verdicts.len() - 1);
+        self.looked.set(self.looked.get() + 1);
         (*self.verdicts.get(at).expect("a verdict"), clock())
     }
 
@@ -93,21 +88,61 @@ impl Sight for Looks<'_> {
     }
 }
 
+/// Virtual time; somebody asks to stop at this look.
+struct Time<'a> {
+    now: Monotonic,
+    looked: &'a Cell<usize>,
+    stop_at: usize,
+}
+
+impl World for Time<'_> {
+    fn now(&self) -> Monotonic {
+        self.now
+    }
+
+    fn sleep_until(&mut self, when: Monotonic) {
+        assert!(when > self.now, "a start that turns on the spot");
+        self.now = when;
+    }
+
+    fn stops(&self) -> bool {
+        self.looked.get() >= self.stop_at
+    }
+
+    fn looked(&mut self) {
+        panic!("the service manager is told nothing before the arming");
+    }
+}
+
 fn policy() -> Policy {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guard-start.conf");
     std::fs::write(&path, b"[host-watchdog]\ndevice = \"/dev/watchdog7\"\n").expect("written");
-    let mut policy = config::load(&path).expect("a policy");
-    policy.sample_ns = 20_000_000;
-    policy
+    config::load(&path).expect("a policy")
 }
+
+const START: Monotonic = Monotonic(77 * NS_PER_S);
+const NEVER: usize = usize::MAX;
 
 type Armed = Option<(Monotonic, Hardware<Noted>, Writer)>;
 
-fn start(sight: &mut Looks<'_>, stop: &AtomicBool) -> Result<Armed, xenwarden::exit::Failure> {
-    arm(&policy(), sight, stop, || {
-        note("page");
-        Ok(Writer::private().expect("memory"))
-    })
+/// How the start of a guard ends, on a host with these verdicts, and how long it took, ns.
+fn start(verdicts: &[Verdict], stop_at: usize) -> (Result<Armed, Failure>, u64) {
+    let looked = &Cell::new(0);
+    let mut time = Time {
+        now: START,
+        looked,
+        stop_at,
+    };
+    let armed = arm(
+        &policy(),
+        &mut Looks { verdicts, looked },
+        &mut time,
+        || {
+            note("page");
+            Ok(Writer::private().expect("memory"))
+        },
+    );
+    (armed, time.now.since_ns(START))
 }
 
 const SERVED: Verdict = Verdict::Served { excused: None };
@@ -119,62 +154,38 @@ const LAGGING: Verdict = Verdict::Lagging {
 
 #[test]
 fn the_device_is_opened_after_the_look_that_finds_everything_served() {
-    let mut sight = Looks {
-        verdicts: &[UNPROVEN, LAGGING, UNPROVEN, SERVED],
-        looked: 0,
-        stop: None,
-    };
-    let armed = start(&mut sight, &AtomicBool::new(false)).expect("no failure");
-    assert!(armed.is_some());
+    let (armed, took_ns) = start(&[UNPROVEN, LAGGING, UNPROVEN, SERVED], NEVER);
+    let (at, ..) = armed.expect("no failure").expect("armed");
+    assert_eq!(at.since_ns(START), 750 * NS_PER_MS, "a look each period");
+    assert_eq!(took_ns, 750 * NS_PER_MS);
     let expected = ["look", "look", "look", "look", "page", "open", "kick"];
     assert_eq!(story(), expected);
 }
 
 #[test]
 fn a_host_that_is_not_served_is_given_ten_seconds_and_never_opened() {
-    let mut sight = Looks {
-        verdicts: &[LAGGING],
-        looked: 0,
-        stop: None,
-    };
-    let refused = start(&mut sight, &AtomicBool::new(false)).err();
-    let refused = refused.expect("not armed");
+    let (refused, took_ns) = start(&[LAGGING], NEVER);
+    let refused = refused.err().expect("not armed");
     assert_eq!(refused.code, UNAVAILABLE);
     assert!(
         refused.message.contains("timers of pcpu 0"),
         "{}",
         refused.message
     );
-    let story = story();
-    assert!(
-        story.len() > 10 && story.iter().all(|what| *what == "look"),
-        "{story:?}"
-    );
+    assert_eq!(took_ns, 10 * NS_PER_S);
+    assert_eq!(story(), ["look"; 41]);
 }
 
 #[test]
 fn a_stop_before_the_arming_arms_nothing() {
-    // While it waits, and in the very look that finds everything served.
-    for verdicts in [&[UNPROVEN][..], &[UNPROVEN, SERVED]] {
-        let stop = AtomicBool::new(false);
-        let mut sight = Looks {
-            verdicts,
-            looked: 0,
-            stop: Some((2, &stop)),
-        };
-        let armed = start(&mut sight, &stop).expect("no failure");
-        assert!(armed.is_none());
-        assert_eq!(story(), ["look", "look"]);
+    // While it waits, in the very look that finds everything served, and at once.
+    for (verdicts, stop_at, looks) in [
+        (&[UNPROVEN][..], 2, 2),
+        (&[UNPROVEN, SERVED], 2, 2),
+        (&[SERVED], 0, 0),
+    ] {
+        let (armed, _) = start(verdicts, stop_at);
+        assert!(armed.expect("no failure").is_none());
+        assert_eq!(story(), vec!["look"; looks]);
     }
-    let mut sight = Looks {
-        verdicts: &[SERVED],
-        looked: 0,
-        stop: None,
-    };
-    assert!(
-        start(&mut sight, &AtomicBool::new(true))
-            .expect("no failure")
-            .is_none()
-    );
-    assert_eq!(story(), <[&str; 0]>::default(), "asked to stop at once");
 }

@@ -98,12 +98,15 @@ fn a_header_is_taken_up_to_its_bounds_and_refused_beyond_them() {
     assert_eq!(parsed(&[], SMALL_LEN), Ok(()));
     assert_eq!(parsed(&[], SMALL_LEN - 1), Err(Malformed::Truncated));
     let long = 4 * 1024 * 1024 / 8;
-    let fine: [&[(usize, u64)]; 7] = [
+    let fine: [&[(usize, u64)]; 10] = [
         // A longer header and longer records: fields were appended.
         &[(0, 0x0080_0001_4e4c_5658)],
         &[(1, 72 << 32 | 64)],
         &[(3, 1 << 32 | 72)],
         &[(4, 24 << 32 | 192)],
+        &[(1, 256 << 32 | 64)],
+        &[(3, 1 << 32 | 256)],
+        &[(4, 64 << 32 | 192)],
         &[(2, 128 << 32 | 4_095)],
         &[(3, 0x7ff0 << 32 | 64)],
         // Parts in another order, one over another.
@@ -112,7 +115,7 @@ fn a_header_is_taken_up_to_its_bounds_and_refused_beyond_them() {
     for changed in fine {
         assert_eq!(parsed(changed, long), Ok(()), "{changed:x?}");
     }
-    let wrong: [&[(usize, u64)]; 17] = [
+    let wrong: [&[(usize, u64)]; 22] = [
         // A header that is too short.
         &[(0, 0x003f_0001_4e4c_5658)],
         // Records that begin in the header, or not at a word.
@@ -129,6 +132,12 @@ fn a_header_is_taken_up_to_its_bounds_and_refused_beyond_them() {
         &[(3, 1 << 32 | 68)],
         &[(4, 8 << 32 | 192)],
         &[(4, 20 << 32 | 192)],
+        // Ones that are out of all proportion, or too far away.
+        &[(1, 264 << 32 | 64)],
+        &[(3, 1 << 32 | 264)],
+        &[(4, 72 << 32 | 192)],
+        &[(1, 64 << 32 | 0x0100_0008)],
+        &[(2, 0xffff_fff8 << 32 | 1)],
         // None, or too many.
         &[(2, 128 << 32)],
         &[(2, 128 << 32 | 4_096)],
@@ -148,6 +157,9 @@ fn a_header_is_taken_up_to_its_bounds_and_refused_beyond_them() {
         parsed(&[(0, 0x0040_0001_4e4c_5659)], long),
         Err(Malformed::Magic)
     );
+    let mut far = SMALL.map(AtomicU64::new);
+    far[1] = AtomicU64::new(64 << 32 | 0x0100_0000);
+    assert_eq!(length(&far), Ok(0x0100_0000 + 64));
     // Each part reaches as far as the table has to.
     let reach: [&[(usize, u64)]; 3] = [
         &[(1, 64 << 32 | 8_000)],

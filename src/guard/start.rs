@@ -65,13 +65,13 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
         sight.overdue(work, Monotonic::now());
     }
-    let armed = arm(policy, sight.as_mut(), &stop, || open_page(group))?;
+    let mut world = Host::new(stop);
+    let armed = arm(policy, sight.as_mut(), &mut world, || open_page(group))?;
     let Some((armed, watchdog, mut page)) = armed else {
         return Ok(());
     };
     let info = describe(policy, sight.coverage(), &watchdog, armed);
     page.info(&info);
-    let mut world = Host::new(stop);
     let period_ns = policy.sample_ns;
     run(
         watchdog,
@@ -101,15 +101,15 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
 pub fn arm<D: Driver>(
     policy: &Policy,
     sight: &mut dyn Sight,
-    stop: &AtomicBool,
+    world: &mut dyn World,
     open_page: impl FnOnce() -> Result<Writer, Failure>,
 ) -> Result<Option<(Monotonic, Hardware<D>, Writer)>, Failure> {
-    if !await_served(sight, policy.sample_ns, stop)? {
+    if !await_served(sight, policy.sample_ns, world)? {
         return Ok(None);
     }
     let page = open_page()?;
     announce(policy, sight.coverage());
-    let armed = Monotonic::now();
+    let armed = world.now();
     let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
     Ok(Some((armed, watchdog, page)))
 }
@@ -324,21 +324,25 @@ fn arm_code(error: &ArmError) -> u8 {
 
 /// Looks until everything has been seen to make progress and is served, for a while; false:
 /// somebody asked to stop meanwhile, and nothing is to be armed any more.
-fn await_served(sight: &mut dyn Sight, sample_ns: u64, stop: &AtomicBool) -> Result<bool, Failure> {
-    let deadline = Monotonic::now().plus_ns(PATIENCE_NS);
+fn await_served(
+    sight: &mut dyn Sight,
+    sample_ns: u64,
+    world: &mut dyn World,
+) -> Result<bool, Failure> {
+    let deadline = world.now().plus_ns(PATIENCE_NS);
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if world.stops() {
             return Ok(false);
         }
-        let (verdict, looked) = sight.look(&Monotonic::now);
-        let now = Monotonic::now();
+        let (verdict, looked) = sight.look(&|| world.now());
+        let now = world.now();
         match decide(verdict, now.since_ns(looked), sample_ns) {
-            Decision::Kick => return Ok(!stop.load(Ordering::Relaxed)),
+            Decision::Kick => return Ok(!world.stops()),
             Decision::Withhold(reason) if now >= deadline => {
                 let text = format!("not arming, as this host is not served: {reason}");
                 return Err(Failure::new(UNAVAILABLE, text));
             }
-            Decision::Withhold(_) => sleep_until(now.plus_ns(sample_ns)),
+            Decision::Withhold(_) => world.sleep_until(now.plus_ns(sample_ns)),
         }
     }
 }

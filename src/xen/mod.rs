@@ -11,7 +11,7 @@ use crate::sys::mapping::PAGE;
 use crate::sys::privcmd::Privcmd;
 use nix::errno::Errno;
 use std::fmt;
-use table::{HANDLE_LEN, HEADER_LEN, MAX_DOMAINS, MAX_PCPUS, Malformed, RECORD_LEN, Table};
+use table::{Malformed, Table};
 
 /// Why there is no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,6 @@ impl fmt::Display for NoTable {
     }
 }
 
-/// Most bytes that a table can have, so that a header out of its mind maps no gigabytes.
-const MOST: usize =
-    HEADER_LEN + 4 * (MAX_PCPUS * RECORD_LEN + MAX_DOMAINS * RECORD_LEN + MAX_DOMAINS * HANDLE_LEN);
-
 /// Maps the hypervisor's table for as long as the process lives. Asks the hypervisor twice:
 /// for the header alone, then for all of it.
 ///
@@ -48,9 +44,6 @@ const MOST: usize =
 pub fn map_table(privcmd: &Privcmd) -> Result<Table<'static>, NoTable> {
     let header = privcmd.map_liveness(1).map_err(NoTable::Errno)?;
     let bytes = table::length(header.words()).map_err(NoTable::Malformed)?;
-    if bytes > MOST {
-        return Err(NoTable::Malformed(Malformed::Layout));
-    }
     // A second ioctl on one mapping crashes PVH dom0's kernel: a fresh one each time.
     let whole = privcmd
         .map_liveness(bytes.div_ceil(PAGE))

@@ -40,6 +40,11 @@ pub const SLOTS: usize = 2;
 /// Words of a domid's record and its UUID.
 pub const DOMAIN_WORDS: usize = (RECORD_LEN + HANDLE_LEN) / 8;
 
+/// A record may have grown so many times in length.
+const MOST_TIMES: usize = 4;
+/// Where an array begins at most, bytes: the most and longest records end at 9 MiB.
+const MOST_OFFSET: usize = 16 << 20;
+
 /// Attempts to read a record whose domain is being replaced by another.
 const ATTEMPTS: u32 = 16;
 
@@ -90,10 +95,14 @@ struct Array {
 }
 
 impl Array {
-    /// From the header's offset and length in bytes; each record has at least `least` bytes.
+    /// From the header's offset and length in bytes. Each record has at least `least` bytes,
+    /// and not many times as much, so that a header out of its mind maps no gigabytes.
     fn new(offset: u32, len: u32, count: u32, least: usize) -> Option<Self> {
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
-        let fits = offset % 8 == 0 && len % 8 == 0 && len >= least && offset >= HEADER_LEN;
+        let aligned = offset % 8 == 0 && len % 8 == 0;
+        let fits = aligned
+            && (least..=MOST_TIMES * least).contains(&len)
+            && (HEADER_LEN..=MOST_OFFSET).contains(&offset);
         fits.then_some(Self {
             start: offset / 8,
             step: len / 8,
