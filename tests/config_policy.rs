@@ -7,6 +7,7 @@ use xenwarden::config::Policy;
 use xenwarden::config::file::parse;
 use xenwarden::event::Coverage;
 use xenwarden::sys::clock::NS_PER_MS;
+use xenwarden::watchdog::candidates::Selector;
 
 fn policy(text: &str) -> Result<Policy, String> {
     let file = parse(Path::new("x.conf"), text.as_bytes()).map_err(|e| e.to_string())?;
@@ -19,7 +20,7 @@ fn an_empty_file_is_the_default_policy() {
     assert_eq!(policy.timeout_s, 5);
     assert_eq!(policy.sample_ns, 250 * NS_PER_MS);
     assert_eq!(policy.coverage, Coverage::Full);
-    assert_eq!(policy.device, Path::new("/dev/watchdog0"));
+    assert_eq!(policy.devices, [Selector::Auto]);
 }
 
 #[test]

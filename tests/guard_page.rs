@@ -24,6 +24,7 @@ fn info() -> Info {
         device: "/dev/watchdog0".into(),
         identity: "i6300ESB timer".to_owned(),
         timeout_ns: 5_000_000_000,
+        latest_ns: 5_000_000_000,
         period_ns: 250_000_000,
         coverage: Coverage::Full,
         weakness: "it does 6 s".to_owned(),

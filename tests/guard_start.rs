@@ -6,7 +6,7 @@
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xenwarden::config::{self, Policy};
 use xenwarden::event::Coverage;
 use xenwarden::exit::{Failure, UNAVAILABLE};
@@ -17,7 +17,9 @@ use xenwarden::guard::sight::Sight;
 use xenwarden::guard::start::arm;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::watchdog::WatchdogInfo;
-use xenwarden::watchdog::device::{Driver, Hardware};
+use xenwarden::watchdog::device::{Asked, Driver};
+use xenwarden::watchdog::quirks::Quirk;
+use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::sysfs::Attributes;
 
 thread_local! {
@@ -66,6 +68,14 @@ impl Driver for Noted {
 
     fn attributes(_: &Path) -> Attributes {
         Attributes::default()
+    }
+
+    fn ask_hardware(_: &Quirk) -> Asked {
+        Asked::NoWay
+    }
+
+    fn nowayout(_: &Quirk) -> Option<bool> {
+        None
     }
 }
 
@@ -123,7 +133,7 @@ fn policy() -> Policy {
 const START: Monotonic = Monotonic(77 * NS_PER_S);
 const NEVER: usize = usize::MAX;
 
-type Armed = Option<(Monotonic, Hardware<Noted>, Writer)>;
+type Armed = Option<(Monotonic, Set<Noted>, Writer)>;
 
 /// How the start of a guard ends, on a host with these verdicts, and how long it took, ns.
 fn start(verdicts: &[Verdict], stop_at: usize) -> (Result<Armed, Failure>, u64) {
@@ -135,6 +145,7 @@ fn start(verdicts: &[Verdict], stop_at: usize) -> (Result<Armed, Failure>, u64) 
     };
     let armed = arm(
         &policy(),
+        &[PathBuf::from("/dev/watchdog7")],
         &mut Looks { verdicts, looked },
         &mut time,
         || {

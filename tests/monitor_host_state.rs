@@ -20,6 +20,7 @@ fn view(phase: Phase, decision: Decision) -> View {
             device: "/dev/watchdog0".into(),
             identity: String::new(),
             timeout_ns: 5 * NS_PER_S,
+            latest_ns: 5 * NS_PER_S,
             period_ns: NS_PER_S / 4,
             coverage: Coverage::Full,
             weakness: String::new(),

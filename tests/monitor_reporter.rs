@@ -50,6 +50,7 @@ impl Guard {
             device: "/dev/watchdog0".into(),
             identity: "test".to_owned(),
             timeout_ns: 5_000 * MS,
+            latest_ns: 5_000 * MS,
             period_ns: 250 * MS,
             coverage: Coverage::Full,
             weakness: String::new(),

@@ -6,10 +6,12 @@
 use nix::errno::Errno;
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::HostWatchdog;
-use xenwarden::watchdog::device::{ArmError, Driver, Hardware};
+use xenwarden::watchdog::device::{ArmError, Asked, Driver, Hardware};
+use xenwarden::watchdog::quirks::Quirk;
+use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::sysfs::Attributes;
 
 const SETTIMEOUT: u32 = 0x80;
@@ -27,6 +29,11 @@ struct Ways {
     /// The kernel's nowayout, and whether sysfs tells of it.
     nowayout: bool,
     no_sysfs: bool,
+    /// It takes no timeout below this.
+    least_s: u32,
+    /// Its module's nowayout, and what its hardware says.
+    module_nowayout: Option<bool>,
+    hardware: Option<Asked>,
     /// What it answers when it is asked what it is.
     no_info: Option<Errno>,
     timeout_s: u32,
@@ -36,6 +43,9 @@ struct Ways {
     /// It is open now.
     open: bool,
 }
+
+/// No device is there.
+const MISSING: &str = "/dev/watchdog9";
 
 thread_local! {
     static DEVICE: RefCell<Ways> = RefCell::default();
@@ -48,7 +58,10 @@ fn with<T>(change: impl FnOnce(&mut Ways) -> T) -> T {
 struct Fake;
 
 impl Driver for Fake {
-    fn open(_: &Path) -> io::Result<Self> {
+    fn open(path: &Path) -> io::Result<Self> {
+        if path == Path::new(MISSING) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         with(|d| {
             d.opened += 1;
             d.open = true;
@@ -77,8 +90,14 @@ impl Driver for Fake {
     }
 
     fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno> {
-        with(|d| d.timeout_s = d.rounds_to.unwrap_or(timeout_s));
-        Ok(())
+        assert_ne!(timeout_s, 0, "some drivers reset at once");
+        with(|d| {
+            if timeout_s < d.least_s {
+                return Err(Errno::EINVAL);
+            }
+            d.timeout_s = d.rounds_to.unwrap_or(timeout_s);
+            Ok(())
+        })
     }
 
     fn timeout_s(&self) -> Result<u32, Errno> {
@@ -114,6 +133,18 @@ impl Driver for Fake {
             }
         })
     }
+
+    fn ask_hardware(_: &Quirk) -> Asked {
+        with(|d| d.hardware.clone().unwrap_or(Asked::NoWay))
+    }
+
+    fn nowayout(_: &Quirk) -> Option<bool> {
+        with(|d| d.module_nowayout)
+    }
+}
+
+fn refused(ways: Ways) -> String {
+    arm(ways).err().expect("refused").to_string()
 }
 
 fn arm(ways: Ways) -> Result<Hardware<Fake>, ArmError> {
@@ -221,4 +252,89 @@ fn a_watchdog_that_does_not_say_what_it_is_is_disarmed_again() {
     };
     assert!(matches!(arm(ways), Err(ArmError::Unsuitable { .. })));
     assert!(!with(|d| d.running), "opening had armed it");
+}
+
+#[test]
+fn a_timeout_that_the_device_counts_down_twice_is_halved() {
+    let itco = Ways {
+        identity: "iTCO_wdt",
+        least_s: 3,
+        ..i6300esb()
+    };
+    let armed = arm(itco).expect("armed");
+    assert_eq!((armed.timeout_s, armed.latest_s), (3, 6));
+    let weakness = armed.weakness.expect("said");
+    assert!(weakness.contains("6 s instead of 5 s"), "{weakness}");
+    let ib700 = Ways {
+        identity: "IB700 WDT",
+        no_sysfs: true,
+        ..i6300esb()
+    };
+    let armed = arm(ib700).expect("armed");
+    assert_eq!((armed.timeout_s, armed.latest_s), (4, 4));
+    assert_eq!(armed.weakness, None);
+}
+
+#[test]
+fn what_takes_kicks_and_never_resets_is_refused_and_disarmed() {
+    let why = "the BMC's action is 0, which is no reset";
+    let toothless = Ways {
+        hardware: Some(Asked::DoesNot(why.to_owned())),
+        ..ipmi()
+    };
+    let error = refused(toothless);
+    assert!(error.contains(why), "{error}");
+    assert!(!with(|d| d.running));
+    let silent = Ways {
+        hardware: Some(Asked::Silent("/dev/ipmi0: no such file".to_owned())),
+        ..ipmi()
+    };
+    let weakness = arm(silent).expect("armed").weakness.expect("said");
+    assert!(weakness.contains("/dev/ipmi0"), "{weakness}");
+    let sound = Ways {
+        hardware: Some(Asked::Runs),
+        ..ipmi()
+    };
+    assert_eq!(arm(sound).expect("armed").weakness, None);
+}
+
+#[test]
+fn a_driver_without_sysfs_that_must_not_be_disarmed_is_not_said_to_be() {
+    let ways = Ways {
+        module_nowayout: Some(true),
+        nowayout: true,
+        ..ipmi()
+    };
+    let armed = arm(ways).expect("armed");
+    assert!(armed.disarm().is_err(), "it runs on");
+}
+
+/// Two devices of one kind: the second is refused, as it is not there.
+#[test]
+fn of_several_watchdogs_all_are_armed_or_none() {
+    let both = [
+        PathBuf::from("/dev/watchdog7"),
+        PathBuf::from("/dev/watchdog8"),
+    ];
+    with(|d| *d = i6300esb());
+    let mut set = Set::<Fake>::arm(&both, 5).expect("both");
+    assert_eq!(with(|d| d.kicks), 2);
+    set.kick().expect("kicked");
+    assert_eq!(with(|d| d.kicks), 4, "each of them");
+    assert_eq!(set.devices(), "/dev/watchdog7, /dev/watchdog8");
+    let missing = [PathBuf::from("/dev/watchdog7"), PathBuf::from(MISSING)];
+    with(|d| *d = i6300esb());
+    assert!(Set::<Fake>::arm(&missing, 5).is_err());
+    assert!(!with(|d| d.running), "the first is disarmed again");
+    let nowayout = Ways {
+        nowayout: true,
+        ..i6300esb()
+    };
+    with(|d| *d = nowayout);
+    let mut set = Set::<Fake>::arm(&missing, 5).expect("the first runs, so it is kicked");
+    let weakness = set.weakness().expect("said");
+    assert!(weakness.contains(MISSING), "{weakness}");
+    let before = with(|d| d.kicks);
+    set.kick().expect("kicked");
+    assert_eq!(with(|d| d.kicks), before + 1);
 }

@@ -46,9 +46,13 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
     if watchdog.device.as_os_str().is_empty() {
         return Ok(());
     }
+    let latest = match watchdog.resets_within_ms > watchdog.timeout_ms {
+        true => format!(" (resets within {})", span(watchdog.resets_within_ms)),
+        false => String::new(),
+    };
     writeln!(
         to,
-        "host watchdog  {} ({}), timeout {}, {} left",
+        "host watchdog  {} ({}), timeout {}{latest}, {} left",
         watchdog.device.display(),
         plain(&watchdog.identity),
         span(watchdog.timeout_ms),

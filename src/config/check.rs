@@ -6,6 +6,7 @@
 
 use super::Policy;
 use super::policy::GROUP;
+use crate::watchdog::candidates::Selector;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,11 +20,13 @@ pub fn check(policy: &Policy) -> Vec<String> {
             wrong.push(format!("{key}: {}: {why}", path.display()));
         }
     };
-    note(
-        "host-watchdog.device",
-        &policy.device,
-        watchdog(&policy.device, Path::new("/sys/dev/char")),
-    );
+    for selector in &policy.devices {
+        // Any other way to name one finds nothing but watchdogs.
+        if let Selector::Path(path) = selector {
+            let found = watchdog(path, Path::new("/sys/dev/char"));
+            note("host-watchdog.device", path, found);
+        }
+    }
     for (key, path) in [
         ("control.socket", &policy.control_socket),
         ("events.socket", &policy.events.socket),

@@ -38,10 +38,20 @@ pub struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostWatchdog {
-    /// The device.
-    pub device: Option<PathBuf>,
+    /// The device, or several.
+    pub device: Option<OneOrMore>,
     /// Its timeout, seconds.
     pub timeout_s: Option<u32>,
+}
+
+/// A text, or a list of them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a text, or a list of texts")]
+pub enum OneOrMore {
+    /// One.
+    One(String),
+    /// Several.
+    More(Vec<String>),
 }
 
 /// `[evidence]`

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The policy: the configuration with its defaults, validated as a whole.
 
-use super::file::{File, Level};
+use super::file::{File, Level, OneOrMore};
 use super::problems::Problems;
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use crate::watchdog::candidates::Selector;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: the bounds of SPECIFICATION.md build on it.
@@ -20,7 +21,7 @@ const MIN_SAMPLE_MS: u32 = 100;
 /// Longest: half of the slack of 500 ms; the bounds of SPECIFICATION.md count on it.
 const MAX_SAMPLE_MS: u32 = 250;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
-const SAMPLES_PER_DEADLINE: u64 = 20;
+pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -32,8 +33,8 @@ pub const GROUP: &str = "xenwarden";
 /// What the guard and the monitor are to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The host watchdog's device.
-    pub device: PathBuf,
+    /// The host watchdogs: all of these, each the first that fits.
+    pub devices: Vec<Selector>,
     /// Its timeout, seconds.
     pub timeout_s: u32,
     /// What the evidence must cover.
@@ -83,11 +84,7 @@ impl Policy {
              than the slack",
         );
         let policy = Self {
-            device: wrong.absolute(
-                "host-watchdog.device",
-                file.host_watchdog.device,
-                "/dev/watchdog0",
-            ),
+            devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
@@ -158,6 +155,28 @@ impl Policy {
     pub fn timeout_ns(&self) -> u64 {
         u64::from(self.timeout_s) * NS_PER_S
     }
+}
+
+fn devices(given: Option<OneOrMore>, wrong: &mut Problems) -> Vec<Selector> {
+    let texts = match given {
+        None => return vec![Selector::Auto],
+        Some(OneOrMore::One(text)) => vec![text],
+        Some(OneOrMore::More(texts)) => texts,
+    };
+    if texts.is_empty() {
+        wrong.add("host-watchdog.device = []: name one, or leave the key out".to_owned());
+    }
+    let mut devices = Vec::new();
+    for text in texts {
+        match Selector::parse(&text) {
+            Ok(selector) if devices.contains(&selector) => {
+                wrong.add(format!("host-watchdog.device: {text:?} is there twice"));
+            }
+            Ok(selector) => devices.push(selector),
+            Err(why) => wrong.add(format!("host-watchdog.device = {text:?}: {why}")),
+        }
+    }
+    devices
 }
 
 fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {

@@ -65,6 +65,8 @@ pub struct HostWatchdog {
     pub identity: String,
     /// Its timeout.
     pub timeout_ms: u64,
+    /// A silent host is reset within this, by what is known of the device, milliseconds.
+    pub resets_within_ms: u64,
     /// Until it fires unless kicked, by our clock.
     pub time_left_ms: u64,
     /// Since the last kick.
@@ -176,6 +178,7 @@ impl Status {
                 device: PathBuf::new(),
                 identity: String::new(),
                 timeout_ms: 0,
+                resets_within_ms: 0,
                 time_left_ms: 0,
                 last_kick_age_ms: 0,
                 kicks: 0,
@@ -205,6 +208,7 @@ impl Status {
                 device: info.device.clone(),
                 identity: info.identity.clone(),
                 timeout_ms: info.timeout_ns / NS_PER_MS,
+                resets_within_ms: info.latest_ns / NS_PER_MS,
                 time_left_ms: info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
                 last_kick_age_ms: age_ns / NS_PER_MS,
                 kicks: status.counters.kicks,

@@ -10,14 +10,16 @@ use super::gate::{Decision, Reason, decide};
 use super::page::{self, Info, Phase, Reader, View, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
-use crate::config::Policy;
+use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
-use crate::watchdog::device::{ArmError, Driver, Hardware, inspect};
+use crate::watchdog::candidates::{Selector, candidates, choose};
+use crate::watchdog::device::{ArmError, Driver, inspect};
+use crate::watchdog::set::Set;
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -25,7 +27,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -53,7 +55,7 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let _held = hold(path)?;
     let last = last_told(path, Monotonic::now());
     let mut sight = open_hypervisor(policy)?;
-    inspect_watchdog(policy)?;
+    let devices = choose_watchdogs(policy)?;
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
@@ -66,30 +68,31 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
         sight.overdue(work, Monotonic::now());
     }
     let mut world = Host::new(stop);
-    let armed = arm(policy, sight.as_mut(), &mut world, || open_page(group))?;
+    let armed = arm(policy, &devices, sight.as_mut(), &mut world, || {
+        open_page(group)
+    })?;
     let Some((armed, watchdog, mut page)) = armed else {
         return Ok(());
     };
     let info = describe(policy, sight.coverage(), &watchdog, armed);
     page.info(&info);
-    let period_ns = policy.sample_ns;
     run(
         watchdog,
         sight.as_mut(),
         &mut world,
         &mut page,
         armed,
-        period_ns,
+        info.period_ns,
     )
     .map_err(|error| {
-        let (device, timeout_s) = (policy.device.display(), info.timeout_ns / NS_PER_S);
-        let end = format!("the host goes down in {timeout_s} s");
+        let (device, latest_s) = (info.device.display(), info.latest_ns / NS_PER_S);
+        let end = format!("the host goes down within {latest_s} s");
         Failure::new(
             OSERR,
             format!("{device} cannot be disarmed ({error}): {end}"),
         )
     })?;
-    say!("xenwardend: disarmed {}", policy.device.display());
+    say!("xenwardend: disarmed {}", info.device.display());
     Ok(())
 }
 
@@ -100,17 +103,18 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
 /// A [`Failure`] with nothing armed.
 pub fn arm<D: Driver>(
     policy: &Policy,
+    devices: &[PathBuf],
     sight: &mut dyn Sight,
     world: &mut dyn World,
     open_page: impl FnOnce() -> Result<Writer, Failure>,
-) -> Result<Option<(Monotonic, Hardware<D>, Writer)>, Failure> {
+) -> Result<Option<(Monotonic, Set<D>, Writer)>, Failure> {
     if !await_served(sight, policy.sample_ns, world)? {
         return Ok(None);
     }
     let page = open_page()?;
-    announce(policy, sight.coverage());
+    announce(policy, devices, sight.coverage());
     let armed = world.now();
-    let watchdog = Hardware::arm(&policy.device, policy.timeout_s).map_err(arm_failure)?;
+    let watchdog = Set::arm(devices, policy.timeout_s).map_err(arm_failure)?;
     Ok(Some((armed, watchdog, page)))
 }
 
@@ -276,14 +280,45 @@ pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
     heeded.then_some(status.decision)
 }
 
-/// Looks at the host watchdog without opening it.
-fn inspect_watchdog(policy: &Policy) -> Result<(), Failure> {
-    let attributes = inspect(&policy.device, policy.timeout_s).map_err(arm_failure)?;
-    if attributes.nowayout == Some(true) {
-        let device = policy.device.display();
-        say!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
+/// The devices that the policy means, each the first that can do what is asked. None of them is
+/// opened.
+fn choose_watchdogs(policy: &Policy) -> Result<Vec<PathBuf>, Failure> {
+    let found = candidates(Path::new("/sys"), Path::new("/dev"));
+    let fitting =
+        choose(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
+    let mut chosen = Vec::new();
+    for devices in fitting {
+        chosen.push(first_that_can(devices, policy.timeout_s).map_err(arm_failure)?);
     }
-    Ok(())
+    Ok(chosen)
+}
+
+fn first_that_can(devices: Vec<PathBuf>, timeout_s: u32) -> Result<PathBuf, ArmError> {
+    let mut refused = None;
+    for device in devices {
+        match inspect(&device, timeout_s) {
+            Ok(attributes) => {
+                if attributes.nowayout == Some(true) {
+                    let device = device.display();
+                    say!(
+                        "xenwardend: {device}: nowayout is set: stopping the guard will not disarm it"
+                    );
+                }
+                return Ok(device);
+            }
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or(ArmError::Open {
+        device: PathBuf::new(),
+        error: ErrorKind::NotFound.into(),
+        holder: None,
+    }))
+}
+
+fn paths(devices: &[PathBuf]) -> String {
+    let all: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
+    all.join(", ")
 }
 
 /// The guard page; where there is no room for one, one that nobody sees.
@@ -347,54 +382,79 @@ fn await_served(
     }
 }
 
-fn describe(policy: &Policy, coverage: Coverage, watchdog: &Hardware, armed: Monotonic) -> Info {
+fn describe(policy: &Policy, coverage: Coverage, watchdog: &Set, armed: Monotonic) -> Info {
+    let timeout_ns = u64::from(watchdog.timeout_s()) * NS_PER_S;
     Info {
         pid: std::process::id(),
         started: armed,
-        device: policy.device.clone(),
-        identity: watchdog.identity.clone(),
-        timeout_ns: u64::from(watchdog.timeout_s) * NS_PER_S,
-        period_ns: policy.sample_ns,
+        device: watchdog.devices().into(),
+        identity: watchdog.identities(),
+        timeout_ns,
+        latest_ns: u64::from(watchdog.latest_s()) * NS_PER_S,
+        // A device that may reset earlier than it was asked to is looked for more often.
+        period_ns: policy.sample_ns.min(timeout_ns / SAMPLES_PER_DEADLINE),
         coverage,
-        weakness: watchdog.weakness.clone().unwrap_or_default(),
+        weakness: watchdog.weakness().unwrap_or_default(),
     }
 }
 
 /// Said before the arming: from then on nothing that may block, as stderr may, is touched.
-fn announce(policy: &Policy, coverage: Coverage) {
+fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
     let coverage = match coverage {
         Coverage::Full => "full (every guest watchdog and pcpu)",
         Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
     };
     say!(
         "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}",
-        policy.device.display(),
+        paths(devices),
         policy.timeout_s,
         policy.sample_ns / NS_PER_MS,
     );
 }
-/// For `--check-config`: whether the device, if this machine has it, can do what the
-/// configuration asks, and what it is. A device that is missing is no fault of the
-/// configuration.
+/// For `--check-config`: what the watchdogs that the configuration means are, a line for each,
+/// where they can do what it asks. A device that is missing is no fault of the configuration.
 ///
 /// # Errors
 /// [`CONFIG`].
 pub fn check_device(policy: &Policy) -> Result<String, Failure> {
-    match inspect(&policy.device, policy.timeout_s) {
-        Err(ArmError::Open { .. }) => Ok(format!("{}: not here", policy.device.display())),
-        Err(error @ ArmError::Timeout { .. }) => Err(Failure::new(CONFIG, error)),
-        Err(error) => Err(Failure::new(
+    let found = candidates(Path::new("/sys"), Path::new("/dev"));
+    let mut lines = Vec::new();
+    for selector in &policy.devices {
+        let line = match choose(std::slice::from_ref(selector), &found) {
+            Ok(fitting) => check_first(selector, fitting.into_iter().flatten(), policy.timeout_s)?,
+            Err(none) => none,
+        };
+        lines.push(line);
+    }
+    Ok(lines.join("\n"))
+}
+
+fn check_first(
+    selector: &Selector,
+    devices: impl Iterator<Item = PathBuf>,
+    timeout_s: u32,
+) -> Result<String, Failure> {
+    let mut refused = None;
+    for device in devices {
+        match inspect(&device, timeout_s) {
+            Err(ArmError::Open { .. }) => return Ok(format!("{}: not here", device.display())),
+            Err(error) => refused = refused.or(Some(error)),
+            Ok(found) => {
+                let identity = found.identity.as_deref().unwrap_or("identity unknown");
+                let nowayout = match found.nowayout {
+                    Some(true) => ", nowayout: cannot be disarmed",
+                    _ => "",
+                };
+                return Ok(format!("{}: {identity}{nowayout}", device.display()));
+            }
+        }
+    }
+    match refused {
+        None => Ok(format!("{selector}: not here")),
+        Some(error @ ArmError::Timeout { .. }) => Err(Failure::new(CONFIG, error)),
+        Some(error) => Err(Failure::new(
             CONFIG,
             format!("host-watchdog.device: {error}"),
-        )),
-        Ok(found) => Ok(format!(
-            "{}: {}{}",
-            policy.device.display(),
-            found.identity.as_deref().unwrap_or("identity unknown"),
-            match found.nowayout {
-                Some(true) => ", nowayout: cannot be disarmed",
-                _ => "",
-            }
         )),
     }
 }

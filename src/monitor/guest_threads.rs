@@ -12,7 +12,7 @@ use crate::event::bus::Bus;
 use crate::guests::alarm::Rules;
 use crate::state::reset_reason::HostState;
 use crate::state::saver::{self, Health, Opened, Saver};
-use crate::watchdog::sysfs::Attributes;
+use crate::watchdog::candidates;
 use crate::xen::table::Table;
 use std::cell::Cell;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub fn open(policy: &Policy) -> Opened {
         boot_deadline_ns: ns(policy.guests.boot_deadline),
         ..Rules::default()
     };
-    let fired = Attributes::read(Path::new("/sys"), &policy.device).card_reset;
+    let fired = candidates::fired(&policy.devices, Path::new("/sys"), Path::new("/dev"));
     saver::open(
         &policy.state_directory,
         rules,

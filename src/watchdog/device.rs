@@ -7,10 +7,12 @@
 //! ends, and that a device which runs is never left unkicked for a mere error.
 
 use super::HostWatchdog;
+use crate::sys::ipmi;
 use crate::sys::watchdog::{
     WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice, WatchdogInfo,
 };
-use crate::watchdog::sysfs::{Attributes, not_hardware};
+use crate::watchdog::quirks::Quirk;
+use crate::watchdog::sysfs::Attributes;
 use nix::errno::Errno;
 use std::fmt;
 use std::fs;
@@ -148,6 +150,37 @@ pub trait Driver: Sized {
     fn disarm(self) -> io::Result<()>;
     /// What the kernel tells of `path` without opening it.
     fn attributes(path: &Path) -> Attributes;
+    /// What the hardware of an armed device says, asked past its driver.
+    fn ask_hardware(quirk: &Quirk) -> Asked;
+    /// Whether the driver's module was told that it must not be disarmed; none where it has no
+    /// such parameter.
+    fn nowayout(quirk: &Quirk) -> Option<bool>;
+}
+
+/// What hardware says that can be asked past its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// There is no such way.
+    NoWay,
+    /// It runs and will reset the host.
+    Runs,
+    /// It takes kicks and will not.
+    DoesNot(String),
+    /// It could not be asked.
+    Silent(String),
+}
+
+/// A BMC's own word on its watchdog: the driver tells nobody when the BMC refuses an action.
+fn ask_bmc() -> Asked {
+    match ipmi::watchdog_timer() {
+        Ok(timer) if timer.running && timer.resets() => Asked::Runs,
+        Ok(timer) if timer.running => {
+            let action = timer.action;
+            Asked::DoesNot(format!("the BMC's action is {action}, which is no reset"))
+        }
+        Ok(_) => Asked::DoesNot("the BMC says that it does not run".to_owned()),
+        Err(error) => Asked::Silent(error.to_string()),
+    }
 }
 
 impl Driver for WatchdogDevice {
@@ -178,7 +211,21 @@ impl Driver for WatchdogDevice {
     fn attributes(path: &Path) -> Attributes {
         Attributes::read(Path::new("/sys"), path)
     }
+
+    fn ask_hardware(quirk: &Quirk) -> Asked {
+        match quirk.identity {
+            IPMI => ask_bmc(),
+            _ => Asked::NoWay,
+        }
+    }
+
+    fn nowayout(quirk: &Quirk) -> Option<bool> {
+        quirk.nowayout(Path::new("/sys"))
+    }
 }
+
+/// What ipmi_watchdog calls itself.
+const IPMI: &str = "IPMI";
 
 /// The armed host watchdog.
 #[derive(Debug)]
@@ -187,10 +234,19 @@ pub struct Hardware<D = WatchdogDevice> {
     path: PathBuf,
     /// The driver's name for it.
     pub identity: String,
-    /// The timeout that runs, seconds.
+    /// The timeout that runs, seconds: it resets no earlier than that after a kick.
     pub timeout_s: u32,
-    /// Why it is not what was asked for; it runs and cannot be disarmed, so it is kicked.
+    /// And no later than that, seconds.
+    pub latest_s: u32,
+    /// What is not as it was asked for.
     pub weakness: Option<String>,
+}
+
+/// What [`prepare`] found out.
+struct Prepared {
+    identity: String,
+    timeout_s: u32,
+    weakness: Option<String>,
 }
 
 impl<D: Driver> Hardware<D> {
@@ -203,23 +259,19 @@ impl<D: Driver> Hardware<D> {
     /// [`ArmError`], with nothing armed but for [`ArmError::StillArmed`].
     pub fn arm(path: &Path, timeout_s: u32) -> Result<Self, ArmError> {
         let device = open::<D>(path)?;
-        let (identity, wrong) = match prepare(path, &device, timeout_s) {
-            Ok(identity) => (identity, None),
+        let error = match prepare(path, &device, timeout_s) {
+            Ok(prepared) => return Ok(Self::running(device, path, prepared)),
             // What is no watchdog has not been armed, and the magic character would be
             // written into it.
             Err(error @ ArmError::NotAWatchdog { .. }) => return Err(error),
-            Err(error) => {
-                let identity = device.info().map(|info| info.identity());
-                (identity.unwrap_or_default(), Some(error))
-            }
+            Err(error) => error,
         };
-        let Some(error) = wrong else {
-            return Ok(Self::running(device, path, identity, timeout_s, None));
-        };
-        let device = if nowayout::<D>(path, &identity) {
+        let identity = device.info().map(|info| info.identity());
+        let identity = identity.unwrap_or_default();
+        let device = if nowayout::<D>(path, Quirk::of(&identity)) {
             device
         } else {
-            let Err(still) = disarm(device, path) else {
+            let Err(still) = disarm(device, path, Quirk::of(&identity)) else {
                 return Err(error);
             };
             match open::<D>(path) {
@@ -231,24 +283,40 @@ impl<D: Driver> Hardware<D> {
             }
         };
         let runs_s = device.timeout_s().unwrap_or(timeout_s);
-        let weakness = Some(format!("{error}; it cannot be disarmed, so it is kicked"));
-        Ok(Self::running(device, path, identity, runs_s, weakness))
+        let prepared = Prepared {
+            identity,
+            timeout_s: runs_s,
+            weakness: Some(format!("{error}; it cannot be disarmed, so it is kicked")),
+        };
+        Ok(Self::running(device, path, prepared))
     }
 
-    fn running(
-        device: D,
-        path: &Path,
-        identity: String,
-        timeout_s: u32,
-        weakness: Option<String>,
-    ) -> Self {
+    fn running(device: D, path: &Path, prepared: Prepared) -> Self {
+        let Prepared {
+            identity,
+            timeout_s,
+            weakness,
+        } = prepared;
         Self {
             device,
             path: path.to_owned(),
+            latest_s: Quirk::of(&identity).latest_s(timeout_s),
             identity,
             timeout_s,
             weakness,
         }
+    }
+
+    /// Whether it cannot be disarmed, as far as anybody tells.
+    #[must_use]
+    pub fn nowayout(&self) -> bool {
+        nowayout::<D>(&self.path, Quirk::of(&self.identity))
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -268,32 +336,28 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     }
 
     fn disarm(self) -> io::Result<()> {
-        disarm(self.device, &self.path)
+        disarm(self.device, &self.path, Quirk::of(&self.identity))
     }
 }
 
-/// Whether the device can not be disarmed, as far as anybody tells. ipmi_watchdog has no
-/// entry in the watchdogs' class, only its module's parameter (Linux
-/// `drivers/char/ipmi/ipmi_watchdog.c`).
-fn nowayout<D: Driver>(path: &Path, identity: &str) -> bool {
-    let of_module = || {
-        let parameter = "/sys/module/ipmi_watchdog/parameters/nowayout";
-        (identity == IPMI).then(|| fs::read_to_string(parameter).ok())?
-    };
-    let told = D::attributes(path).nowayout;
-    told.unwrap_or_else(|| of_module().is_some_and(|text| matches!(text.trim(), "Y" | "1")))
+/// Whether the device can not be disarmed, as far as anybody tells: a driver without an entry
+/// in the watchdogs' class has its module's parameter alone.
+fn nowayout<D: Driver>(path: &Path, quirk: &Quirk) -> bool {
+    let told = D::attributes(path).nowayout.or_else(|| D::nowayout(quirk));
+    told.unwrap_or(false)
 }
-
-/// What ipmi_watchdog calls itself.
-const IPMI: &str = "IPMI";
 
 /// Disarms and makes sure: a kernel with nowayout takes the magic character and keeps the
 /// device running all the same.
-fn disarm<D: Driver>(device: D, path: &Path) -> io::Result<()> {
+fn disarm<D: Driver>(device: D, path: &Path, quirk: &Quirk) -> io::Result<()> {
     device.disarm()?;
-    match D::attributes(path).state.as_deref() {
-        Some("active") => Err(io::Error::from_raw_os_error(libc::EBUSY)),
-        _ => Ok(()),
+    let still = match D::attributes(path).state.as_deref() {
+        Some(state) => state == "active",
+        None => nowayout::<D>(path, quirk),
+    };
+    match still {
+        true => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        false => Ok(()),
     }
 }
 
@@ -313,11 +377,25 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
             errno: Errno::ENOTTY,
         });
     }
-    let attributes = Attributes::read(Path::new("/sys"), device);
+    let sysfs = Path::new("/sys");
+    let mut attributes = Attributes::read(sysfs, device);
+    if attributes.identity.is_none() && is_legacy(sysfs, &metadata) {
+        let legacy = Quirk::of_legacy(sysfs);
+        attributes.identity = legacy.map(|quirk| quirk.identity.to_owned());
+        attributes.nowayout = legacy.and_then(|quirk| quirk.nowayout(sysfs));
+    }
+    let quirk = attributes.identity.as_deref().map(Quirk::of);
     if let Some(identity) = &attributes.identity {
         refuse_what_is_not_hardware(device, identity)?;
     }
-    if !attributes.allows_timeout(timeout_s) {
+    if let Some(quirk) = quirk {
+        refuse_what_never_resets(sysfs, device, quirk)?;
+    }
+    let tries = quirk.map_or(vec![timeout_s], |quirk| quirk.tries(timeout_s).collect());
+    if !tries
+        .iter()
+        .any(|timeout_s| attributes.allows_timeout(*timeout_s))
+    {
         let limit = |s: Option<u32>| s.map_or_else(|| "?".to_owned(), |s| s.to_string());
         return Err(ArmError::Timeout {
             device: device.to_owned(),
@@ -332,8 +410,15 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
     Ok(attributes)
 }
 
+/// Whether this is /dev/watchdog (the misc device 130, Linux `include/linux/miscdevice.h`) and
+/// not another name of the class's first.
+fn is_legacy(sysfs: &Path, device: &fs::Metadata) -> bool {
+    let number = (libc::major(device.rdev()), libc::minor(device.rdev()));
+    number == (10, 130) && !sysfs.join("class/watchdog/watchdog0").exists()
+}
+
 fn refuse_what_is_not_hardware(device: &Path, identity: &str) -> Result<(), ArmError> {
-    match not_hardware(identity) {
+    match Quirk::of(identity).not_hardware {
         None => Ok(()),
         Some(what) => Err(ArmError::Unsuitable {
             device: device.to_owned(),
@@ -345,11 +430,29 @@ fn refuse_what_is_not_hardware(device: &Path, identity: &str) -> Result<(), ArmE
     }
 }
 
-/// Checks the open device and sets its timeout; gives its identity.
+fn refuse_what_never_resets(sysfs: &Path, device: &Path, quirk: &Quirk) -> Result<(), ArmError> {
+    let Some((name, toothless)) = quirk.toothless else {
+        return Ok(());
+    };
+    if quirk.parameter(sysfs, name).as_deref() != Some(toothless) {
+        return Ok(());
+    }
+    let module = quirk.module;
+    Err(ArmError::Unsuitable {
+        device: device.to_owned(),
+        identity: quirk.identity.to_owned(),
+        why: format!(
+            "it takes kicks and never resets, as {module}'s parameter {name} is {toothless}: \
+             write reset into /sys/module/{module}/parameters/{name}"
+        ),
+    })
+}
+
+/// Checks the open device, sets its timeout and kicks it once.
 ///
 /// A driver that announces options can do those alone. One that announces none at all
 /// (ipmi_watchdog) may do each of them: they are tried.
-fn prepare<D: Driver>(path: &Path, device: &D, timeout_s: u32) -> Result<String, ArmError> {
+fn prepare<D: Driver>(path: &Path, device: &D, promised_s: u32) -> Result<Prepared, ArmError> {
     let device_path = path.to_owned();
     let info = device.info().map_err(|errno| match errno {
         // Any other error may come from a watchdog, which the opening has armed.
@@ -379,26 +482,58 @@ fn prepare<D: Driver>(path: &Path, device: &D, timeout_s: u32) -> Result<String,
             "its driver disarms at any close, so a killed daemon would leave the host unguarded",
         ));
     }
-    let timeout = |instead: String| ArmError::Timeout {
-        device: path.to_owned(),
-        asked_s: timeout_s,
-        instead,
+    let quirk = Quirk::of(&identity);
+    let set = if can(WDIOF_SETTIMEOUT) {
+        set_timeout(device, quirk, promised_s)
+    } else {
+        read_timeout(device, promised_s)
     };
-    if can(WDIOF_SETTIMEOUT) {
-        device
-            .set_timeout_s(timeout_s)
-            .map_err(|errno| timeout(format!("setting it fails: {}", errno.desc())))?;
-    }
-    let actual_s = device
-        .timeout_s()
-        .map_err(|errno| timeout(format!("reading it back fails: {}", errno.desc())))?;
-    if actual_s != timeout_s {
-        return Err(timeout(format!("it does {actual_s} s")));
-    }
+    let timeout_s = set.map_err(|instead| ArmError::Timeout {
+        device: path.to_owned(),
+        asked_s: promised_s,
+        instead,
+    })?;
     device
         .keepalive()
         .map_err(|errno| unsuitable(&format!("the first kick failed: {}", errno.desc())))?;
-    Ok(identity)
+    let mut weak = Vec::new();
+    match D::ask_hardware(quirk) {
+        Asked::NoWay | Asked::Runs => {}
+        Asked::DoesNot(why) => return Err(unsuitable(&format!("it takes kicks, but {why}"))),
+        Asked::Silent(why) => weak.push(format!("nobody can say whether it would reset: {why}")),
+    }
+    let latest_s = quirk.latest_s(timeout_s);
+    if latest_s > promised_s {
+        weak.push(format!(
+            "its reset may take {latest_s} s instead of {promised_s} s"
+        ));
+    }
+    Ok(Prepared {
+        identity,
+        timeout_s,
+        weakness: (!weak.is_empty()).then(|| weak.join("; ")),
+    })
+}
+
+/// Sets the first timeout that the device takes of those that keep what is promised, and gives
+/// it. Says what the device does instead, where it takes none.
+fn set_timeout<D: Driver>(device: &D, quirk: &Quirk, promised_s: u32) -> Result<u32, String> {
+    let mut refused = String::new();
+    for timeout_s in quirk.tries(promised_s) {
+        match device.set_timeout_s(timeout_s) {
+            Ok(()) => return read_timeout(device, timeout_s),
+            Err(errno) => refused = format!("setting it fails: {}", errno.desc()),
+        }
+    }
+    Err(refused)
+}
+
+fn read_timeout<D: Driver>(device: &D, expected_s: u32) -> Result<u32, String> {
+    match device.timeout_s() {
+        Ok(actual_s) if actual_s == expected_s => Ok(actual_s),
+        Ok(actual_s) => Err(format!("it does {actual_s} s")),
+        Err(errno) => Err(format!("reading it back fails: {}", errno.desc())),
+    }
 }
 
 /// The process that has a watchdog device open, by its name and pid, if /proc shows one.

@@ -4,7 +4,10 @@
 //! In: kicks. Out: a host that is reset when they stop. The guard holds the armed device
 //! and nobody else touches it.
 
+pub mod candidates;
 pub mod device;
+pub mod quirks;
+pub mod set;
 pub mod sysfs;
 
 use std::io;

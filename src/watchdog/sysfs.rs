@@ -28,18 +28,6 @@ pub struct Attributes {
 /// `WDIOF_CARDRESET` (uapi/linux/watchdog.h).
 const WDIOF_CARDRESET: u32 = 0x20;
 
-/// Drivers that are no hardware: what they watch with dies with what they watch.
-const NOT_HARDWARE: [(&str, &str); 2] = [
-    (
-        "xen_wdt",
-        "Xen's own timer, run by the hypervisor that is to be watched",
-    ),
-    (
-        "Software Watchdog",
-        "a kernel timer of dom0 (softdog), run by the hypervisor that is to be watched",
-    ),
-];
-
 /// A device that says nothing of a reset says that it was not its doing only if it can tell
 /// at all, which its options show (in hexadecimal, with 0x; kernels before 5.20 do not).
 fn card_reset(bootstatus: Option<u32>, options: Option<&str>) -> Option<bool> {
@@ -51,13 +39,6 @@ fn card_reset(bootstatus: Option<u32>, options: Option<&str>) -> Option<bool> {
     }
 }
 
-/// Why an identity is not hardware; `None` when nothing is known against it.
-#[must_use]
-pub fn not_hardware(identity: &str) -> Option<&'static str> {
-    let known = NOT_HARDWARE.iter().find(|(name, _)| *name == identity);
-    known.map(|(_, why)| *why)
-}
-
 impl Attributes {
     /// Reads the attributes of `device` below `sysfs` (normally /sys). Never opens the
     /// device itself; what cannot be read is absent.
@@ -66,7 +47,9 @@ impl Attributes {
         directory(sysfs, device).map_or_else(Self::default, |dir| Self::read_directory(&dir))
     }
 
-    fn read_directory(dir: &Path) -> Self {
+    /// Reads those of a directory of the watchdogs' class.
+    #[must_use]
+    pub fn read_directory(dir: &Path) -> Self {
         let text = |name: &str| {
             let text = fs::read_to_string(dir.join(name)).ok()?;
             Some(text.trim().to_owned())
@@ -144,11 +127,5 @@ mod tests {
         for (bootstatus, options, expected) in cases {
             assert_eq!(card_reset(bootstatus, options), expected);
         }
-    }
-
-    #[test]
-    fn a_watchdog_that_the_hypervisor_itself_runs_is_not_hardware() {
-        assert!(not_hardware("xen_wdt").is_some());
-        assert!(not_hardware("i6300ESB timer").is_none());
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn encode_info(info: &Info) -> [u64; INFO_WORDS] {
         u64::from(info.pid),
         info.started.0,
         info.timeout_ns,
+        info.latest_ns,
         info.period_ns,
         u64::from(info.coverage == Coverage::Full),
     ];
@@ -54,8 +55,8 @@ pub(super) fn encode_info(info: &Info) -> [u64; INFO_WORDS] {
 }
 
 pub(super) fn decode_info(words: &[u64; INFO_WORDS]) -> Option<Info> {
-    let (numbers, texts) = words.split_at_checked(5)?;
-    let &[pid, started, timeout_ns, period_ns, full] = numbers else {
+    let (numbers, texts) = words.split_at_checked(6)?;
+    let &[pid, started, timeout_ns, latest_ns, period_ns, full] = numbers else {
         return None;
     };
     let (device, texts) = texts.split_at_checked(DEVICE / 8)?;
@@ -67,6 +68,7 @@ pub(super) fn decode_info(words: &[u64; INFO_WORDS]) -> Option<Info> {
         device: text(device).into(),
         identity: text(identity),
         timeout_ns,
+        latest_ns,
         period_ns,
         coverage: if full == 1 {
             Coverage::Full

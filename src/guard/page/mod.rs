@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Where the guard puts it.
 pub const PATH: &str = "/run/xenwarden/guard";
 /// `XWGP` and the version of the layout.
-const MAGIC: u64 = 0x0000_0001_5047_5758;
+const MAGIC: u64 = 0x0000_0002_5047_5758;
 /// Bytes of the page.
 const LEN: usize = 2 * PAGE;
 /// Attempts to read a cell that is being written.
@@ -57,8 +57,10 @@ pub struct Info {
     pub device: PathBuf,
     /// The driver's name for it.
     pub identity: String,
-    /// Its timeout, ns.
+    /// Its timeout, ns: it resets no earlier than that after a kick.
     pub timeout_ns: u64,
+    /// And no later than that, ns, by what is known of its driver.
+    pub latest_ns: u64,
     /// The time between two looks, ns.
     pub period_ns: u64,
     /// What the evidence covers.

@@ -16,7 +16,9 @@ mkdir -p /run/lock /run/xen /var/lib/xen /var/lib/xenstored /var/log/xen/console
 ln -s /run /var/run
 ln -s /run/lock /var/lock
 
-for module in /modules/*.ko; do
+# Which host watchdog this machine has.
+watchdog=$(sed -n 's/.*lab\.watchdog=\([^ ]*\).*/\1/p' /proc/cmdline)
+for module in /modules/*.ko /watchdog/"$watchdog"/*.ko; do
     insmod "$module" || echo "dom0-init: cannot load $module"
 done
 mount -t xenfs xenfs /proc/xen

@@ -4,7 +4,7 @@
 //! The saved state is a host as it should be: two guests that feed their watchdogs, and the guard armed and kicking.
 
 use crate::command::say;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::guest::Guest;
 use crate::host::{GUARD, Host, MONITOR};
 use crate::image::Images;
@@ -22,11 +22,11 @@ pub const GUESTS: [&str; 2] = ["web", "db"];
 /// How long the emulated host may take to come up.
 const BOOT: Duration = Duration::from_secs(180);
 /// How many states of other versions are kept besides the one in use; each takes some 300 MB.
-const OTHER_STATES: usize = 4;
+const OTHER_STATES: usize = 7;
 /// Files of one state.
 const FILES: usize = 2;
 /// A change of how the saved state comes about; it makes old ones invalid.
-const STATE_RECIPE: &str = "5";
+const STATE_RECIPE: &str = "6";
 
 /// Everything that hosts are made of.
 pub struct Laboratory {
@@ -34,7 +34,7 @@ pub struct Laboratory {
     packages: Packages,
     symbols: Arc<Symbols>,
     /// A host of each shape: what it is made of, and its saved state.
-    hosts: [(Parts, SavedState); 2],
+    hosts: Vec<(Parts, SavedState)>,
     /// Machines so far: each has a folder of its own, as several may run at once.
     machines: AtomicU32,
 }
@@ -43,7 +43,9 @@ impl Laboratory {
     /// Provides all parts and the saved states; what is there already is used again.
     pub fn provide() -> Result<Self> {
         let laboratory = Self::provide_parts()?;
-        for (parts, state) in &laboratory.hosts {
+        // Those with other watchdogs are made when they are asked for.
+        for shape in [Shape::Everywhere, Shape::Apart] {
+            let (parts, state) = laboratory.made_of(shape)?;
             laboratory.provide_state(parts, state)?;
         }
         Ok(laboratory)
@@ -83,7 +85,7 @@ impl Laboratory {
             };
             (parts, state)
         };
-        let hosts = [Shape::Everywhere, Shape::Apart].map(host);
+        let hosts = Shape::ALL.into_iter().map(host).collect();
         Ok(Laboratory {
             layout,
             packages,
@@ -100,7 +102,7 @@ impl Laboratory {
 
     /// A host of this shape, likewise.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
-        let (parts, state) = self.made_of(shape);
+        let (parts, state) = self.made_of(shape)?;
         self.provide_state(parts, state)?;
         let machine = Machine::restore(parts, &self.run_folder(), state)?;
         let mut host = self.host_on(machine);
@@ -110,7 +112,7 @@ impl Laboratory {
 
     /// A host with dom0 on two of four pCPUs that has just booted, without guests, guard and monitor.
     pub fn bare_host(&self) -> Result<Host> {
-        let (parts, _) = self.made_of(Shape::Apart);
+        let (parts, _) = self.made_of(Shape::Apart)?;
         self.boot_bare(parts, &self.symbols)
     }
 
@@ -120,7 +122,7 @@ impl Laboratory {
             let _lock = CacheLock::take(&self.layout)?;
             Hypervisor::provide_without_liveness(&self.layout, &self.packages)?
         };
-        let (parts, _) = self.made_of(Shape::Apart);
+        let (parts, _) = self.made_of(Shape::Apart)?;
         let parts = Parts {
             hypervisor: hypervisor.image,
             ..parts.clone()
@@ -138,17 +140,16 @@ impl Laboratory {
         })
     }
 
-    fn made_of(&self, shape: Shape) -> &(Parts, SavedState) {
-        let [everywhere, apart] = &self.hosts;
-        match shape {
-            Shape::Everywhere => everywhere,
-            Shape::Apart => apart,
-        }
+    fn made_of(&self, shape: Shape) -> Result<&(Parts, SavedState)> {
+        let mut hosts = self.hosts.iter();
+        hosts
+            .find(|(parts, _)| parts.shape == shape)
+            .context(|| "no such host")
     }
 
     /// The host that was brought down, switched on again with its disk, its guard running.
     pub fn host_again(&self, host: Host) -> Result<Host> {
-        let (parts, _) = self.made_of(host.machine.shape());
+        let (parts, _) = self.made_of(host.machine.shape())?;
         let machine = host.machine.boot_again(parts)?;
         let mut host = self.host_on(machine);
         host.machine.agent.wait_ready(BOOT)?;

@@ -43,11 +43,12 @@ const DOM0_MODULES: &[&str] = &[
     "drivers/xen/xen-gntalloc",
     "drivers/xen/xenfs/xenfs",
     "drivers/watchdog/watchdog",
-    "drivers/watchdog/i6300esb",
     "drivers/scsi/scsi_common",
     "drivers/scsi/scsi_mod",
     "drivers/ata/libata",
     "drivers/ata/ata_piix",
+    "drivers/ata/libahci",
+    "drivers/ata/ahci",
     "lib/crc64",
     "lib/crc64-rocksoft",
     "crypto/crct10dif_common",
@@ -59,6 +60,33 @@ const DOM0_MODULES: &[&str] = &[
     "fs/mbcache",
     "fs/jbd2/jbd2",
     "fs/ext4/ext4",
+];
+/// The modules of each host watchdog, in order, and of those that are not hardware.
+const WATCHDOG_MODULES: &[(&str, &[&str])] = &[
+    ("i6300esb", &["drivers/watchdog/i6300esb"]),
+    ("ib700", &["drivers/watchdog/ib700wdt"]),
+    (
+        "itco",
+        &[
+            "drivers/i2c/i2c-smbus",
+            "drivers/i2c/busses/i2c-i801",
+            "drivers/mfd/lpc_ich",
+            "drivers/watchdog/iTCO_vendor_support",
+            "drivers/mfd/intel_pmc_bxt",
+            "drivers/watchdog/iTCO_wdt",
+        ],
+    ),
+    (
+        "ipmi",
+        &[
+            "drivers/char/ipmi/ipmi_msghandler",
+            "drivers/char/ipmi/ipmi_si",
+            "drivers/char/ipmi/ipmi_devintf",
+            "drivers/char/ipmi/ipmi_watchdog",
+        ],
+    ),
+    ("softdog", &["drivers/watchdog/softdog"]),
+    ("xen", &["drivers/watchdog/xen_wdt"]),
 ];
 const GUEST_MODULES: &[&str] = &[
     "drivers/xen/xen-privcmd",
@@ -149,6 +177,9 @@ impl Parts<'_> {
             .map(|path| ((*path).to_owned(), PathBuf::from(path)));
         let programs: Vec<_> = guard.chain(xen).chain(host).collect();
         let mut tree = self.base(DOM0_INIT, DOM0_MODULES, &programs)?;
+        for (watchdog, modules) in WATCHDOG_MODULES {
+            self.modules(&mut tree, &format!("/watchdog/{watchdog}"), modules)?;
+        }
         tree.file("/etc/xenwarden/xenwarden.conf", GUARD_CONFIG);
         tree.file("/etc/xen/xl.conf", "");
         tree.file("/guest/initramfs", self.guest()?.into_cpio());
@@ -187,6 +218,12 @@ impl Parts<'_> {
             libraries.add(source)?;
         }
         libraries.install(&mut tree)?;
+        self.modules(&mut tree, "/modules", modules)?;
+        Ok(tree)
+    }
+
+    /// Kernel modules, in a folder whose names have their order.
+    fn modules(&self, tree: &mut Tree, folder: &str, modules: &[&str]) -> Result<()> {
         for (order, module) in modules.iter().enumerate() {
             let name = module.rsplit('/').next().unwrap_or(module);
             let file = format!(
@@ -194,11 +231,11 @@ impl Parts<'_> {
                 self.packages.kernel_release
             );
             tree.copy(
-                &format!("/modules/{order:02}-{name}.ko"),
+                &format!("{folder}/{order:02}-{name}.ko"),
                 &self.packages.file(&file),
             )?;
         }
-        Ok(tree)
+        Ok(())
     }
 
     fn built(&self, name: &str) -> PathBuf {

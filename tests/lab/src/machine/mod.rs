@@ -11,4 +11,4 @@ mod qemu;
 mod qmp;
 pub mod symbols;
 
-pub use qemu::{Machine, Parts, SavedState, Shape, definition};
+pub use qemu::{Machine, Parts, SavedState, Shape, Watchdog, definition};

@@ -69,24 +69,91 @@ pub enum Shape {
     Everywhere,
     /// On two of four pCPUs, as users pin it: what stops one of the others leaves dom0 alone.
     Apart,
+    /// The same with an ib700 as host watchdog.
+    Ib700,
+    /// The same with the chipset's own (iTCO).
+    Itco,
+    /// The same with a BMC's (IPMI).
+    Ipmi,
 }
 
 impl Shape {
-    /// Its name on disk.
+    /// All of them.
+    pub const ALL: [Shape; 5] = [
+        Shape::Everywhere,
+        Shape::Apart,
+        Shape::Ib700,
+        Shape::Itco,
+        Shape::Ipmi,
+    ];
+
+    /// What it is, for people.
     pub fn name(self) -> &'static str {
         match self {
-            Shape::Everywhere => "everywhere",
-            Shape::Apart => "apart",
+            Shape::Everywhere => "on every pCPU",
+            Shape::Apart => "on two of four pCPUs",
+            Shape::Ib700 => "on two of four pCPUs, with an ib700",
+            Shape::Itco => "on two of four pCPUs, with an iTCO",
+            Shape::Ipmi => "on two of four pCPUs, with a BMC",
         }
     }
 
     /// Processors, and what the hypervisor is told of them.
-    fn definition(self) -> (&'static str, &'static str) {
+    fn processors(self) -> (&'static str, &'static str) {
         match self {
             Shape::Everywhere => ("2", ""),
-            Shape::Apart => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
+            _ => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
         }
     }
+
+    /// Its host watchdog.
+    pub fn board_name(self) -> &'static str {
+        self.board().1
+    }
+
+    /// The board with its host watchdog, and the name of the latter's modules.
+    fn board(self) -> (&'static str, &'static str) {
+        match self {
+            Shape::Everywhere | Shape::Apart => ("-machine pc -device i6300esb", "i6300esb"),
+            Shape::Ib700 => ("-machine pc -device ib700", "ib700"),
+            Shape::Itco => ("-machine q35 -global ICH9-LPC.noreboot=false", "itco"),
+            Shape::Ipmi => (
+                "-machine pc -device ipmi-bmc-sim,id=bmc -device isa-ipmi-kcs,bmc=bmc",
+                "ipmi",
+            ),
+        }
+    }
+
+    /// What its host watchdog does where 5 s are asked for.
+    pub fn watchdog(self) -> Watchdog {
+        // i6300esb: Linux's driver splits the timeout over two stages of `5 << 9` counts, QEMU's device counts `count << 15`
+        // periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c); its granularity is 1 s. ib700: set to 4 s.
+        // iTCO: 3 s are 5 ticks of 0.6 s, counted down twice, each a tick late at most.
+        let (fires_after_ms, at_most_ms) = match self {
+            Shape::Everywhere | Shape::Apart => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
+            Shape::Ib700 => (4_000, 5_000),
+            Shape::Itco => (6_000, 7_200),
+            Shape::Ipmi => (5_000, 6_000),
+        };
+        Watchdog {
+            fires_after: Duration::from_millis(fires_after_ms),
+            at_most: Duration::from_millis(at_most_ms),
+        }
+    }
+
+    /// Whether QEMU says that it was the watchdog that reset the machine: a BMC resets it without a word.
+    fn says_that_it_fired(self) -> bool {
+        self != Shape::Ipmi
+    }
+}
+
+/// How a host watchdog keeps the time.
+#[derive(Debug, Clone, Copy)]
+pub struct Watchdog {
+    /// From a kick to the reset, as the emulated device does it.
+    pub fires_after: Duration,
+    /// From a kick to the reset, as it is promised.
+    pub at_most: Duration,
 }
 
 /// A machine's state on disk.
@@ -107,21 +174,23 @@ impl SavedState {
 
 /// The arguments that define the machine, apart from its files.
 pub fn definition(shape: Shape) -> Vec<String> {
-    let words = "-nodefaults -no-user-config -display none -machine pc -m 1536 \
+    let words = "-nodefaults -no-user-config -display none -m 1536 \
                  -drive file=state.img,format=raw,if=ide,cache=unsafe \
-                 -device i6300esb -action watchdog=reset,reboot=shutdown,shutdown=pause \
+                 -action watchdog=reset,reboot=shutdown,shutdown=pause \
                  -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
                  -chardev file,id=pulses,path=pulses -device isa-debugcon,iobase=0x402,chardev=pulses \
                  -chardev file,id=console,path=console.log -serial chardev:console \
                  -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
                  -chardev socket,id=qmp,path=qmp,server=on,wait=off -mon chardev=qmp,mode=control \
                  -chardev socket,id=gdb,path=gdb,server=on,wait=off -gdb chardev:gdb";
-    let (processors, arguments) = shape.definition();
+    let (processors, arguments) = shape.processors();
+    let (board, _) = shape.board();
     let arguments = format!("{XEN_ARGUMENTS}{arguments}");
     let own = ["-smp", processors, "-cpu", PROCESSOR, "-append", &arguments];
     let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
     words
         .split_whitespace()
+        .chain(board.split_whitespace())
         .chain(time.split_whitespace())
         .chain(own)
         .map(str::to_owned)
@@ -188,8 +257,9 @@ impl Machine {
             .arg(&parts.hypervisor)
             .arg("-initrd")
             .arg(format!(
-                "{} {DOM0_ARGUMENTS},{}",
+                "{} {DOM0_ARGUMENTS} lab.watchdog={},{}",
                 parts.kernel.display(),
+                parts.shape.board().1,
                 parts.initramfs.display()
             ));
         if let Some(state) = state {
@@ -240,11 +310,14 @@ impl Machine {
     pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
         let deadline = Instant::now() + FIRING;
         loop {
-            if self.qmp.wait_event("WATCHDOG", POLL).is_some() {
-                let reset = self
-                    .qmp
-                    .wait_event("SHUTDOWN", PROMPT)
-                    .context(|| "the watchdog resets nothing")?;
+            let said = self.shape.says_that_it_fired();
+            let first = if said { "WATCHDOG" } else { "SHUTDOWN" };
+            if let Some(event) = self.qmp.wait_event(first, POLL) {
+                let reset = match said {
+                    true => self.qmp.wait_event("SHUTDOWN", PROMPT),
+                    false => Some(event),
+                };
+                let reset = reset.context(|| "the watchdog resets nothing")?;
                 return match reset.data.get("reason").and_then(|reason| reason.as_str()) {
                     Some("guest-reset") => self.clock().map(Some),
                     _ => Err(Error::new(format!(

@@ -6,19 +6,16 @@
 //! So counting from the end of the action is fair to the guard by no more than the action itself takes.
 
 use super::figures::Figures;
-use super::wedged::DEVICE_INTERVAL;
 use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::Laboratory;
-use crate::machine::Shape;
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
+use crate::machine::{Shape, Watchdog};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The host watchdog's timeout and its granularity.
-const BOUND: Duration = Duration::from_secs(6);
 /// How long after the bound a reset is still waited for, so that a late one can be told from none.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -42,23 +39,27 @@ fn go_down(
     says: Option<&str>,
 ) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    let Watchdog {
+        fires_after,
+        at_most,
+    } = host.machine.shape().watchdog();
     let said = host.machine.log.length();
     act(&mut host)?;
     let acted = host.machine.clock()?;
-    let fired = host.machine.wait_fired(acted + BOUND + GRACE)?;
+    let fired = host.machine.wait_fired(acted + at_most + GRACE)?;
     let said = host.machine.log.lines_from(said);
     let after = |at: Duration| at.as_secs_f64() - acted.as_secs_f64();
     let failure = match fired {
         None => Some("the host watchdog has not fired".to_owned()),
-        Some(at) if at > acted + BOUND => Some(format!("fired only after {:.3} s", after(at))),
+        Some(at) if at > acted + at_most => Some(format!("fired only after {:.3} s", after(at))),
         Some(_) => says
             .filter(|says| !said.iter().any(|line| line.contains(says)))
             .map(|says| format!("nobody said: {says}")),
     };
     Ok(Figures {
-        last_kick_s: fired.map(|at| after(at) - DEVICE_INTERVAL.as_secs_f64()),
+        last_kick_s: fired.map(|at| after(at) - fires_after.as_secs_f64()),
         fired_s: fired.map(after),
-        bound_s: Some(BOUND.as_secs_f64()),
+        bound_s: Some(at_most.as_secs_f64()),
         failure,
         said,
         ..Figures::default()

@@ -45,7 +45,8 @@ pub struct Row {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Wedge(&'static Wedge),
+    /// On the host of this shape.
+    Wedge(&'static Wedge, Shape),
     Row(&'static Row),
 }
 
@@ -73,10 +74,20 @@ impl Scenario {
             };
             Scenario {
                 group,
-                kind: Kind::Wedge(wedge),
+                kind: Kind::Wedge(wedge, wedge.shape),
             }
         });
+        // What ends by evidence, on the other host watchdogs.
+        let devices = [Shape::Ib700, Shape::Itco, Shape::Ipmi];
+        let on_devices = devices.into_iter().flat_map(|shape| {
+            let ends_by_evidence = WEDGES.iter().filter(|wedge| wedge.leaves_dom0);
+            ends_by_evidence.map(move |wedge| Scenario {
+                group: "wedge",
+                kind: Kind::Wedge(wedge, shape),
+            })
+        });
         wedges
+            .chain(on_devices)
             .chain(of("down", dies::ROWS))
             .chain(of("survive", lives::ROWS))
             .chain(of("survive", table::ROWS))
@@ -87,17 +98,19 @@ impl Scenario {
 
     /// Its full name, such as `wedge/timer-lost-0`.
     pub fn name(&self) -> String {
-        let name = match self.kind {
-            Kind::Wedge(wedge) => wedge.name,
-            Kind::Row(row) => row.name,
-        };
-        format!("{}/{name}", self.group)
+        match self.kind {
+            Kind::Wedge(wedge, shape) if shape != wedge.shape => {
+                format!("{}/{}-{}", self.group, wedge.name, shape.board_name())
+            }
+            Kind::Wedge(wedge, _) => format!("{}/{}", self.group, wedge.name),
+            Kind::Row(row) => format!("{}/{}", self.group, row.name),
+        }
     }
 
     /// What it is about, for people.
     pub fn what(&self) -> &'static str {
         match self.kind {
-            Kind::Wedge(wedge) => wedge.what,
+            Kind::Wedge(wedge, _) => wedge.what,
             Kind::Row(row) => row.what,
         }
     }
@@ -115,6 +128,14 @@ impl Scenario {
         }
     }
 
+    /// Whether it is worth the time of each run: of the wedges on other host watchdogs one for each is.
+    pub fn always(&self) -> bool {
+        match self.kind {
+            Kind::Wedge(wedge, shape) => shape == wedge.shape || wedge.name == "timer-lost-2",
+            Kind::Row(_) => true,
+        }
+    }
+
     /// Whether it is short and ends with a reset, if all is well.
     pub fn ends_with_reset(&self) -> bool {
         ["wedge", "down"].contains(&self.group)
@@ -123,7 +144,7 @@ impl Scenario {
     /// Runs it on a host of its own. A scenario that could not be run to its end has failed, too.
     pub fn run(&self, laboratory: &Laboratory, phase: Duration) -> Figures {
         let outcome = match self.kind {
-            Kind::Wedge(wedge) => wedged::run(laboratory, wedge, phase),
+            Kind::Wedge(wedge, shape) => wedged::run(laboratory, wedge, shape, phase),
             Kind::Row(row) => (row.run)(laboratory, phase),
         };
         let figures = outcome.unwrap_or_else(|error| Figures {

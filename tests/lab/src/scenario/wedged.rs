@@ -8,19 +8,22 @@ use super::wedges::{Expected, FROM_DEADLINE, FROM_INJECTION, Wedge};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::laboratory::{GUESTS, Laboratory};
+use crate::machine::Shape;
 use std::time::Duration;
 
-/// From a kick to the firing of the emulated device at a timeout of 5 s. Linux's driver splits the timeout over two stages of
-/// `5 << 9` counts, QEMU's device counts `count << 15` periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c).
-pub const DEVICE_INTERVAL: Duration = Duration::from_nanos(2 * ((5 << 9) << 15) * 30);
 /// A guard that runs says so at the next sample that it withholds; a thread of no priority has to run for it.
 const SAYS_WITHIN_S: f64 = 1.5;
 /// How long after a bound a reset is still waited for, so that a late one can be told from none.
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Restores a host, injects the wedge at `phase`, and returns what was measured and whether the row holds.
-pub fn run(laboratory: &Laboratory, wedge: &Wedge, phase: Duration) -> Result<Figures> {
-    let mut host = ready(laboratory, wedge.shape, phase)?;
+pub fn run(
+    laboratory: &Laboratory,
+    wedge: &Wedge,
+    shape: Shape,
+    phase: Duration,
+) -> Result<Figures> {
+    let mut host = ready(laboratory, shape, phase)?;
     strike(&mut host, wedge, GUESTS[0])
 }
 
@@ -54,8 +57,10 @@ fn down(
     figures: &mut Figures,
     wedge: &Wedge,
     from: Duration,
-    bound: Duration,
+    software: Duration,
 ) -> Result<()> {
+    let watchdog = host.machine.shape().watchdog();
+    let bound = software + watchdog.at_most;
     figures.bound_s = Some(bound.as_secs_f64());
     let said = host.machine.log.length();
     let ran_before = host.machine.dom0_ran();
@@ -63,7 +68,7 @@ fn down(
     let fired =
         fired.context(|| format!("the host watchdog has not fired within {:?}", bound + GRACE))?;
     let fired_s = (fired - from).as_secs_f64();
-    let last_kick_s = fired_s - DEVICE_INTERVAL.as_secs_f64();
+    let last_kick_s = fired_s - watchdog.fires_after.as_secs_f64();
     figures.fired_s = Some(fired_s);
     figures.last_kick_s = Some(last_kick_s);
     let ran = host.machine.dom0_ran();

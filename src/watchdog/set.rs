@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host watchdogs that are armed, as one: all are kicked, and any may fire.
+//!
+//! In: devices. Out: an armed [`Set`], or an error with nothing armed.
+
+use super::HostWatchdog;
+use super::device::{ArmError, Driver, Hardware};
+use crate::sys::watchdog::WatchdogDevice;
+use std::io;
+use std::path::PathBuf;
+
+/// Armed host watchdogs: one at least.
+#[derive(Debug)]
+pub struct Set<D = WatchdogDevice> {
+    armed: Vec<Hardware<D>>,
+    /// A device that could not be armed when another was already and could not be disarmed.
+    missing: Option<String>,
+}
+
+impl<D: Driver> Set<D> {
+    /// Arms each of `devices`. Where one fails the others are disarmed again; those that
+    /// cannot be (nowayout) are kept, so that they go on being kicked, with the failure as
+    /// their weakness.
+    ///
+    /// # Errors
+    /// [`ArmError`], with nothing armed but for [`ArmError::StillArmed`].
+    pub fn arm(devices: &[PathBuf], timeout_s: u32) -> Result<Self, ArmError> {
+        let mut armed: Vec<Hardware<D>> = Vec::new();
+        for device in devices {
+            match Hardware::arm(device, timeout_s) {
+                Ok(hardware) => armed.push(hardware),
+                Err(error) => return Self::without(armed, error),
+            }
+        }
+        Ok(Self {
+            armed,
+            missing: None,
+        })
+    }
+
+    fn without(armed: Vec<Hardware<D>>, error: ArmError) -> Result<Self, ArmError> {
+        let (kept, free): (Vec<_>, Vec<_>) = armed.into_iter().partition(Hardware::nowayout);
+        let mut still = None;
+        for hardware in free {
+            still = hardware.disarm().err().or(still);
+        }
+        match still {
+            _ if !kept.is_empty() => Ok(Self {
+                armed: kept,
+                missing: Some(error.to_string()),
+            }),
+            Some(still) => Err(ArmError::StillArmed {
+                first: Box::new(error),
+                still,
+            }),
+            None => Err(error),
+        }
+    }
+
+    /// Their devices, for people.
+    #[must_use]
+    pub fn devices(&self) -> String {
+        join(
+            self.armed
+                .iter()
+                .map(|one| one.path().display().to_string()),
+        )
+    }
+
+    /// What their drivers call them.
+    #[must_use]
+    pub fn identities(&self) -> String {
+        join(self.armed.iter().map(|one| one.identity.clone()))
+    }
+
+    /// The first of them resets no earlier than so many seconds after a kick.
+    #[must_use]
+    pub fn timeout_s(&self) -> u32 {
+        let all = self.armed.iter().map(|one| one.timeout_s);
+        all.min().unwrap_or(0)
+    }
+
+    /// And no later than so many.
+    #[must_use]
+    pub fn latest_s(&self) -> u32 {
+        let all = self.armed.iter().map(|one| one.latest_s);
+        all.min().unwrap_or(0)
+    }
+
+    /// What is not as it was asked for.
+    #[must_use]
+    pub fn weakness(&self) -> Option<String> {
+        let weak = self.armed.iter().filter_map(|one| {
+            let why = one.weakness.as_ref()?;
+            Some(format!("{}: {why}", one.path().display()))
+        });
+        let all: Vec<String> = self.missing.iter().cloned().chain(weak).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+fn join(all: impl Iterator<Item = String>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
+
+impl<D: Driver> HostWatchdog for Set<D> {
+    /// Kicks all, whatever becomes of the first; gives the last error.
+    fn kick(&mut self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for one in &mut self.armed {
+            outcome = match one.kick() {
+                Err(error) => Err(error),
+                Ok(()) => outcome,
+            };
+        }
+        outcome
+    }
+
+    fn disarm(self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for one in self.armed {
+            outcome = match one.disarm() {
+                Err(error) => Err(error),
+                Ok(()) => outcome,
+            };
+        }
+        outcome
+    }
+}
