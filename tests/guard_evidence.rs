@@ -3,11 +3,14 @@
 //! looked at every 250 ms, and the verdicts compared.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
+use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use uuid::Uuid;
 use xenwarden::guard::evidence::{Evidence, Unknown, Verdict, Work};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
+use xenwarden::xen::NoTable;
 use xenwarden::xen::simulation::Simulation;
+use xenwarden::xen::table::Malformed;
 
 const PERIOD_MS: u64 = 250;
 const GUEST: u16 = 5;
@@ -332,6 +335,7 @@ fn a_guard_that_is_started_anew_does_not_forget_whose_deadline_had_passed() {
     let mut anew = Evidence::new(&host.xen.table());
     anew.overdue(&host.xen.table(), work, now);
     host.evidence = RefCell::new(anew);
+    assert!(matches!(host.look(), Verdict::Lagging { .. }), "at once");
     for _ in 0..100 {
         assert_ne!(host.pass(PERIOD_MS), SERVED);
     }
@@ -343,4 +347,56 @@ fn a_guard_that_is_started_anew_does_not_forget_whose_deadline_had_passed() {
     let table = host.xen.table();
     host.evidence.borrow_mut().overdue(&table, work, now);
     assert_eq!(host.pass(PERIOD_MS), SERVED);
+}
+
+#[test]
+fn each_cause_is_said_in_words() {
+    let said = [
+        (Work::PcpuTimers(3).to_string(), "timers of pcpu 3"),
+        (Work::PcpuScheduler(4).to_string(), "scheduler of pcpu 4"),
+        (SLOT.to_string(), "guest watchdog of domain 5, slot 1"),
+        (
+            Unknown::Unproven { cpu: 2 }.to_string(),
+            "pcpu 2 has not been seen to make progress",
+        ),
+        (Unknown::NoPcpu.to_string(), "no pcpu online"),
+        (Unknown::NoCanaries.to_string(), "canaries are switched off"),
+        (
+            Unknown::Hypercall { errno: 38 }.to_string(),
+            "not implemented",
+        ),
+        (
+            Unknown::Stale {
+                age_ns: 251 * NS_PER_MS,
+            }
+            .to_string(),
+            "evidence stale: 251 ms old",
+        ),
+        (
+            NoTable::Errno(Errno::ESRCH).to_string(),
+            "keeps no liveness table",
+        ),
+        (NoTable::Errno(Errno::EINVAL).to_string(), "liveness=0"),
+        (NoTable::Errno(Errno::ENOMEM).to_string(), "memory"),
+        (
+            NoTable::Malformed(Malformed::Truncated).to_string(),
+            "shorter",
+        ),
+        (NoTable::Malformed(Malformed::Magic).to_string(), "magic"),
+        (
+            NoTable::Malformed(Malformed::Abi(9)).to_string(),
+            "its ABI is 9",
+        ),
+        (
+            NoTable::Malformed(Malformed::Layout).to_string(),
+            "contradicts",
+        ),
+    ];
+    for (text, part) in said {
+        let text = text.to_lowercase();
+        assert!(
+            text.contains(&part.to_lowercase()),
+            "{text:?} has no {part:?}"
+        );
+    }
 }

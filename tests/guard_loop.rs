@@ -219,6 +219,8 @@ fn a_wedge_stops_the_kicks_and_its_end_resumes_them() {
         status.counters.withholds, 2,
         "the first looks, and the wedge"
     );
+    let counted = [99, 115, 125].map(|turn: usize| outcome.statuses[turn].counters.withholds);
+    assert_eq!(counted, [1, 2, 2], "when it begins, not when it ends");
     assert_eq!(status.counters.looks, 141);
     let gap_ns = status.counters.max_gap_ns;
     assert!((13..=20).contains(&(gap_ns / PERIOD_NS)), "{gap_ns}");
