@@ -482,3 +482,31 @@ fn a_hypercall_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does
     assert!(stale(&entries[1]), "{entries:?}");
     assert_eq!(entries[2..], [EntryKind::Resume, EntryKind::Disarmed]);
 }
+
+#[test]
+fn what_was_served_last_is_told_whether_or_not_the_device_takes_kicks() {
+    let outcome = play(|turn, _, device| {
+        device.refuses.set((50..60).contains(&turn));
+        match turn {
+            100..120 => Turn::Wedged,
+            140.. => Turn::Stop,
+            _ => Turn::Served,
+        }
+    });
+    let Status {
+        served, last_kick, ..
+    } = outcome.statuses[55];
+    assert_eq!(
+        served.since_ns(last_kick),
+        6 * PERIOD_NS,
+        "the gate said kick"
+    );
+    let [begun, wedged] = [103, 119].map(|turn: usize| outcome.statuses[turn].served);
+    let served_ns = wedged.since_ns(begun);
+    assert!(
+        served_ns < 6 * PERIOD_NS,
+        "not while it is withheld: {served_ns}"
+    );
+    let resumed = outcome.statuses[130];
+    assert_eq!(resumed.served, resumed.last_kick);
+}

@@ -38,6 +38,7 @@ fn status(decision: Decision) -> Status {
         decision,
         since: Monotonic(30),
         last_kick: Monotonic(20),
+        served: Monotonic(20),
         excused: Some(Work::PcpuScheduler(1)),
         entries: 0,
         counters: Counters {
@@ -406,7 +407,7 @@ fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
         old.info(&info());
         old.status(&status(Decision::Kick));
         let file = fs::File::options().write(true).open(&path).expect("there");
-        let number = 8 * (80 + 1 + 9);
+        let number = 8 * (80 + 1 + 10);
         file.write_all_at(&entries.to_le_bytes(), number)
             .expect("written");
         assert_eq!(

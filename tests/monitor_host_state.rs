@@ -31,6 +31,7 @@ fn view(phase: Phase, decision: Decision) -> View {
             decision,
             since: LOOKED,
             last_kick: LOOKED,
+            served: Monotonic(0),
             excused: None,
             entries: 2,
             counters: Counters::default(),

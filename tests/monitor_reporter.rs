@@ -75,6 +75,7 @@ impl Guard {
             decision: Decision::Kick,
             since: at,
             last_kick: at,
+            served: Monotonic(0),
             excused: None,
             entries: 0,
             counters: Counters::default(),

@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 pub struct File {
     /// `[host-watchdog]`
     pub host_watchdog: HostWatchdog,
+    /// `[fence]`
+    pub fence: Fence,
+    /// `[realtime]`
+    pub realtime: Realtime,
     /// `[evidence]`
     pub evidence: Evidence,
     /// `[log]`
@@ -42,6 +46,24 @@ pub struct HostWatchdog {
     pub device: Option<OneOrMore>,
     /// Its timeout, seconds.
     pub timeout_s: Option<u32>,
+}
+
+/// `[fence]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fence {
+    /// Whether one of Xen's two watchdog slots of dom0 resets the host after the hardware should have.
+    pub xen_slot: Option<bool>,
+    /// Whether sysrq does, after both.
+    pub sysrq: Option<bool>,
+}
+
+/// `[realtime]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Realtime {
+    /// The guard's priority.
+    pub priority: Option<u32>,
 }
 
 /// A text, or a list of them.

@@ -30,6 +30,19 @@ const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
 /// The group that may ask unless told otherwise; it need not exist.
 pub const GROUP: &str = "xenwarden";
 
+/// The highest SCHED_FIFO priority (sched(7)), and the default: corosync, sbd and multipathd have
+/// SCHED_RR 99.
+const MAX_PRIORITY: u32 = 99;
+
+/// The fence levels behind the hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// One of Xen's two watchdog slots of dom0. Off unless asked for: xhad wants both.
+    pub xen_slot: bool,
+    /// sysrq.
+    pub sysrq: bool,
+}
+
 /// What the guard and the monitor are to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -37,6 +50,10 @@ pub struct Policy {
     pub devices: Vec<Selector>,
     /// Its timeout, seconds.
     pub timeout_s: u32,
+    /// What resets the host where the hardware does not.
+    pub fence: Fence,
+    /// The guard's priority, SCHED_FIFO.
+    pub priority: u8,
     /// What the evidence must cover.
     pub coverage: Coverage,
     /// The time between two looks, ns.
@@ -83,9 +100,22 @@ impl Policy {
             " milliseconds: evidence must outlast the time slice of a scheduler, and be younger \
              than the slack",
         );
+        let priority = wrong.within(
+            "realtime.priority",
+            file.realtime.priority,
+            1..=MAX_PRIORITY,
+            MAX_PRIORITY,
+            " (SCHED_FIFO)",
+        );
+        let priority = u8::try_from(priority).unwrap_or(u8::MAX);
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
+            fence: Fence {
+                xen_slot: file.fence.xen_slot.unwrap_or(false),
+                sysrq: file.fence.sysrq.unwrap_or(true),
+            },
+            priority,
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
             syslog: file.log.syslog.unwrap_or(true),

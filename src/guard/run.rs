@@ -117,6 +117,7 @@ impl History {
                 decision: Decision::Kick,
                 since: armed,
                 last_kick: armed,
+                served: armed,
                 excused: None,
                 entries: 0,
                 counters: Counters::default(),
@@ -176,8 +177,11 @@ impl History {
         if let Some(kind) = told {
             page.entry(now, status.last_kick, kind);
         }
-        if decision == Decision::Kick && self.refused == 0 {
-            status.last_kick = now;
+        if decision == Decision::Kick {
+            status.served = now;
+            if self.refused == 0 {
+                status.last_kick = now;
+            }
         }
         status.decision = decision;
     }

@@ -6,19 +6,20 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
+use super::devices::{arm_failure, choose_watchdogs, paths};
 use super::gate::{Decision, Reason, decide};
 use super::page::{self, Info, Phase, Reader, View, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
-use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
+use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
-use crate::watchdog::candidates::{Selector, candidates, choose};
-use crate::watchdog::device::{ArmError, Driver, inspect};
+use crate::watchdog::device::Driver;
+use crate::watchdog::fence;
 use crate::watchdog::set::Set;
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
@@ -30,6 +31,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 /// Says a line on stderr; whoever closed that does not want to know.
 macro_rules! say {
@@ -38,8 +40,6 @@ macro_rules! say {
     };
 }
 
-/// SCHED_FIFO priority: above ordinary real-time work, below the kernel's own threads (50).
-const PRIORITY: u8 = 42;
 /// How long the start waits until everything is served, ns: dom0 may be busy with booting.
 const PATIENCE_NS: u64 = 10 * NS_PER_S;
 
@@ -63,18 +63,24 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
     lock_memory().map_err(os("lock memory"))?;
-    become_realtime(PRIORITY).map_err(os("become real-time"))?;
+    become_realtime(policy.priority).map_err(os("become real-time"))?;
     if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
         sight.overdue(work, Monotonic::now());
     }
     let mut world = Host::new(stop);
+    let mut fence = Fence::default();
     let armed = arm(policy, &devices, sight.as_mut(), &mut world, || {
-        open_page(group)
+        let page = open_page(group)?;
+        fence = raise_fence(policy, &page);
+        Ok(page)
     })?;
     let Some((armed, watchdog, mut page)) = armed else {
         return Ok(());
     };
-    let info = describe(policy, sight.coverage(), &watchdog, armed);
+    let mut info = describe(policy, sight.coverage(), &watchdog, armed);
+    let known = std::mem::take(&mut info.weakness);
+    fence.weak.extend((!known.is_empty()).then_some(known));
+    info.weakness = fence.weak.join("; ");
     page.info(&info);
     run(
         watchdog,
@@ -92,6 +98,10 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
             format!("{device} cannot be disarmed ({error}): {end}"),
         )
     })?;
+    // Xen's slot is not to outlive the guard that has disarmed the hardware.
+    for level in fence.levels {
+        let _ = level.join();
+    }
     say!("xenwardend: disarmed {}", info.device.display());
     Ok(())
 }
@@ -280,45 +290,36 @@ pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
     heeded.then_some(status.decision)
 }
 
-/// The devices that the policy means, each the first that can do what is asked. None of them is
-/// opened.
-fn choose_watchdogs(policy: &Policy) -> Result<Vec<PathBuf>, Failure> {
-    let found = candidates(Path::new("/sys"), Path::new("/dev"));
-    let fitting =
-        choose(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
-    let mut chosen = Vec::new();
-    for devices in fitting {
-        chosen.push(first_that_can(devices, policy.timeout_s).map_err(arm_failure)?);
-    }
-    Ok(chosen)
+/// The fence levels behind the hardware, and what is wrong with them, for people.
+#[derive(Default)]
+struct Fence {
+    levels: Vec<JoinHandle<()>>,
+    weak: Vec<String>,
 }
 
-fn first_that_can(devices: Vec<PathBuf>, timeout_s: u32) -> Result<PathBuf, ArmError> {
-    let mut refused = None;
-    for device in devices {
-        match inspect(&device, timeout_s) {
-            Ok(attributes) => {
-                if attributes.nowayout == Some(true) {
-                    let device = device.display();
-                    say!(
-                        "xenwardend: {device}: nowayout is set: stopping the guard will not disarm it"
-                    );
-                }
-                return Ok(device);
-            }
-            Err(error) => refused = refused.or(Some(error)),
-        }
-    }
-    Err(refused.unwrap_or(ArmError::Open {
-        device: PathBuf::new(),
-        error: ErrorKind::NotFound.into(),
-        holder: None,
-    }))
-}
-
-fn paths(devices: &[PathBuf]) -> String {
-    let all: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
-    all.join(", ")
+/// Starts the fence levels behind the hardware.
+fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
+    let priority = policy.priority;
+    let sysrq = || {
+        let file = fence::open_sysrq(Path::new(fence::SYSRQ))?;
+        fence::last_resort(file, page.reader(), priority)
+    };
+    let slot = || {
+        let slot = fence::Slot::new(Privcmd::open()?);
+        fence::keep_slot(slot, page.reader(), priority)
+    };
+    let mut fence = Fence::default();
+    let mut raise =
+        |wanted: bool, what: &str, level: &dyn Fn() -> io::Result<JoinHandle<()>>| match wanted
+            .then(level)
+        {
+            None => {}
+            Some(Ok(thread)) => fence.levels.push(thread),
+            Some(Err(error)) => fence.weak.push(format!("no fence by {what}: {error}")),
+        };
+    raise(policy.fence.sysrq, "sysrq", &sysrq);
+    raise(policy.fence.xen_slot, "dom0's watchdog in Xen", &slot);
+    fence
 }
 
 /// The guard page; where there is no room for one, one that nobody sees.
@@ -338,23 +339,6 @@ fn group_of(groups: &str, name: &str) -> Option<u32> {
     let mut lines = groups.lines().map(|line| line.split(':'));
     let mut found = lines.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
     found.nth(1)?.parse().ok()
-}
-
-/// The failure for an arming error.
-#[must_use]
-pub fn arm_failure(error: ArmError) -> Failure {
-    Failure::new(arm_code(&error), error)
-}
-
-fn arm_code(error: &ArmError) -> u8 {
-    match error {
-        ArmError::Timeout { .. } | ArmError::NotAWatchdog { .. } => CONFIG,
-        // Never one after which the service manager starts another: the device runs, and an
-        // open would feed it.
-        ArmError::StillArmed { .. } => OSERR,
-        ArmError::Open { error, .. } if error.kind() == ErrorKind::PermissionDenied => NOPERM,
-        _ => UNAVAILABLE,
-    }
 }
 
 /// Looks until everything has been seen to make progress and is served, for a while; false:
@@ -411,54 +395,6 @@ fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
         policy.sample_ns / NS_PER_MS,
     );
 }
-/// For `--check-config`: what the watchdogs that the configuration means are, a line for each,
-/// where they can do what it asks. A device that is missing is no fault of the configuration.
-///
-/// # Errors
-/// [`CONFIG`].
-pub fn check_device(policy: &Policy) -> Result<String, Failure> {
-    let found = candidates(Path::new("/sys"), Path::new("/dev"));
-    let mut lines = Vec::new();
-    for selector in &policy.devices {
-        let line = match choose(std::slice::from_ref(selector), &found) {
-            Ok(fitting) => check_first(selector, fitting.into_iter().flatten(), policy.timeout_s)?,
-            Err(none) => none,
-        };
-        lines.push(line);
-    }
-    Ok(lines.join("\n"))
-}
-
-fn check_first(
-    selector: &Selector,
-    devices: impl Iterator<Item = PathBuf>,
-    timeout_s: u32,
-) -> Result<String, Failure> {
-    let mut refused = None;
-    for device in devices {
-        match inspect(&device, timeout_s) {
-            Err(ArmError::Open { .. }) => return Ok(format!("{}: not here", device.display())),
-            Err(error) => refused = refused.or(Some(error)),
-            Ok(found) => {
-                let identity = found.identity.as_deref().unwrap_or("identity unknown");
-                let nowayout = match found.nowayout {
-                    Some(true) => ", nowayout: cannot be disarmed",
-                    _ => "",
-                };
-                return Ok(format!("{}: {identity}{nowayout}", device.display()));
-            }
-        }
-    }
-    match refused {
-        None => Ok(format!("{selector}: not here")),
-        Some(error @ ArmError::Timeout { .. }) => Err(Failure::new(CONFIG, error)),
-        Some(error) => Err(Failure::new(
-            CONFIG,
-            format!("host-watchdog.device: {error}"),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 //!
 //! Sources: Linux `include/uapi/xen/privcmd.h` (IOCTL_PRIVCMD_HYPERCALL,
 //! IOCTL_PRIVCMD_MMAP_RESOURCE) and `drivers/xen/privcmd.c`; Xen's
-//! `xen/include/public/{xen,version,memory,liveness}.h` for numbers and layouts.
+//! `xen/include/public/{xen,version,sched,memory,liveness}.h` for numbers and layouts.
 //!
 //! A hypercall blocks for as long as the hypervisor holds on to it, for ever if the
 //! hypervisor is stuck; whoever calls must be a thread that may be lost. Looking at the
@@ -25,6 +25,9 @@ const IOCTL_PRIVCMD_MMAP_RESOURCE: libc::c_ulong = 0x0020_5007;
 const HYPERVISOR_XEN_VERSION: u64 = 17;
 /// `XENVER_version` (public/version.h): major << 16 | minor.
 const XENVER_VERSION: u64 = 0;
+/// `__HYPERVISOR_sched_op` (public/xen.h), `SCHEDOP_watchdog` (public/sched.h).
+const HYPERVISOR_SCHED_OP: u64 = 29;
+const SCHEDOP_WATCHDOG: u64 = 6;
 /// `DOMID_XEN` (public/xen.h): the owner of what the hypervisor shares.
 const DOMID_XEN: u16 = 0x7ff2;
 /// `XENMEM_resource_liveness` (public/memory.h of the patched hypervisor).
@@ -35,6 +38,13 @@ const XENMEM_RESOURCE_LIVENESS: u32 = 3;
 struct PrivcmdHypercall {
     op: u64,
     arg: [u64; 5],
+}
+
+/// `struct sched_watchdog` (public/sched.h).
+#[repr(C)]
+struct SchedWatchdog {
+    id: u32,
+    timeout_s: u32,
 }
 
 /// `struct privcmd_mmap_resource` (uapi/xen/privcmd.h).
@@ -86,6 +96,33 @@ impl Privcmd {
         };
         let version = u32::try_from(answer).map_err(|_| Errno::last())?;
         Ok((version >> 16, version & 0xffff))
+    }
+
+    /// Sets a slot of this domain's own watchdog: `id` 0 takes a free one, `timeout_s` 0 gives
+    /// one back. Gives the slot's number.
+    ///
+    /// # Errors
+    /// ENOSPC where none is free, EINVAL for one that is not in use (Xen
+    /// `xen/common/sched/core.c`).
+    pub fn domain_watchdog(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
+        let mut watchdog = SchedWatchdog { id, timeout_s };
+        let arg = [SCHEDOP_WATCHDOG, (&raw mut watchdog).addr() as u64, 0, 0, 0];
+        let mut request = PrivcmdHypercall {
+            op: HYPERVISOR_SCHED_OP,
+            arg,
+        };
+        // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
+        // and its argument points to a live `struct sched_watchdog`, which the hypervisor
+        // reads.
+        let answer = unsafe {
+            libc::ioctl(
+                self.device.as_raw_fd(),
+                IOCTL_PRIVCMD_HYPERCALL,
+                &raw mut request,
+            )
+        };
+        let taken = u32::try_from(answer).map_err(|_| Errno::last())?;
+        Ok(if id == 0 { taken } else { id })
     }
 
     /// Maps the first `pages` pages of the hypervisor's liveness table, read-only.

@@ -11,110 +11,15 @@ use crate::sys::ipmi;
 use crate::sys::watchdog::{
     WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice, WatchdogInfo,
 };
+use crate::watchdog::error::ArmError;
+use crate::watchdog::holder::holder_of;
 use crate::watchdog::quirks::Quirk;
 use crate::watchdog::sysfs::Attributes;
 use nix::errno::Errno;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-/// Why the host watchdog is not armed.
-#[derive(Debug)]
-pub enum ArmError {
-    /// The device cannot be opened.
-    Open {
-        /// The device.
-        device: PathBuf,
-        /// open(2)'s error.
-        error: io::Error,
-        /// Who holds it, when it is busy and that can be seen.
-        holder: Option<String>,
-    },
-    /// The file is no watchdog.
-    NotAWatchdog {
-        /// The device.
-        device: PathBuf,
-        /// What the kernel said.
-        errno: Errno,
-    },
-    /// The watchdog lacks what the promises need.
-    Unsuitable {
-        /// The device.
-        device: PathBuf,
-        /// The driver's name for it.
-        identity: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// An error, and the device that was opened before it could not be disarmed again.
-    StillArmed {
-        /// Why the device is not to be used.
-        first: Box<ArmError>,
-        /// Why it is armed still.
-        still: io::Error,
-    },
-    /// The device cannot do the configured timeout.
-    Timeout {
-        /// The device.
-        device: PathBuf,
-        /// What was asked for, seconds.
-        asked_s: u32,
-        /// What the device does instead.
-        instead: String,
-    },
-}
-
-impl fmt::Display for ArmError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open {
-                device,
-                error,
-                holder,
-            } => {
-                write!(
-                    f,
-                    "{}: cannot open the host watchdog: {error}",
-                    device.display()
-                )?;
-                match holder {
-                    Some(who) => write!(f, "; it is held by {who}: stop that first"),
-                    None => Ok(()),
-                }
-            }
-            Self::NotAWatchdog { device, errno } => {
-                write!(
-                    f,
-                    "{}: not a watchdog device: {}",
-                    device.display(),
-                    errno.desc()
-                )
-            }
-            Self::Unsuitable {
-                device,
-                identity,
-                why,
-            } => write!(f, "{} ({identity}): {why}", device.display()),
-            Self::StillArmed { first, still } => {
-                write!(
-                    f,
-                    "{first}; it CANNOT be disarmed ({still}): the host will go down"
-                )
-            }
-            Self::Timeout {
-                device,
-                asked_s,
-                instead,
-            } => write!(
-                f,
-                "host-watchdog.timeout_s = {asked_s}: {} cannot do it: {instead}",
-                device.display()
-            ),
-        }
-    }
-}
 
 /// What is done to an open device: by the kernel's, and in tests by one that is made up.
 pub trait Driver: Sized {
@@ -534,34 +439,4 @@ fn read_timeout<D: Driver>(device: &D, expected_s: u32) -> Result<u32, String> {
         Ok(actual_s) => Err(format!("it does {actual_s} s")),
         Err(errno) => Err(format!("reading it back fails: {}", errno.desc())),
     }
-}
-
-/// The process that has a watchdog device open, by its name and pid, if /proc shows one.
-fn holder_of(device: &Path) -> Option<String> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes
-        .map(|entry| entry.path())
-        .find(|process| has_open(process, device))
-        .map(|process| {
-            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-            let pid = process.file_name().unwrap_or_default().to_string_lossy();
-            format!("{} (pid {pid})", name.trim())
-        })
-}
-
-/// By the device's number, whatever the node is called; /dev/watchdog is another name of
-/// the first watchdog.
-fn has_open(process: &Path, device: &Path) -> bool {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-        return false;
-    };
-    let number = |path: &Path| fs::metadata(path).map(|m| m.rdev()).ok();
-    let wanted = number(device);
-    let legacy = (device == Path::new("/dev/watchdog0"))
-        .then(|| number(Path::new("/dev/watchdog")))
-        .flatten();
-    descriptors.flatten().any(|fd| {
-        let found = number(&fd.path()).filter(|n| *n != 0);
-        found.is_some() && (found == wanted || found == legacy)
-    })
 }

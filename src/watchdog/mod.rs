@@ -6,6 +6,9 @@
 
 pub mod candidates;
 pub mod device;
+pub mod error;
+pub mod fence;
+pub mod holder;
 pub mod quirks;
 pub mod set;
 pub mod sysfs;

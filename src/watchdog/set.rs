@@ -4,7 +4,8 @@
 //! In: devices. Out: an armed [`Set`], or an error with nothing armed.
 
 use super::HostWatchdog;
-use super::device::{ArmError, Driver, Hardware};
+use super::device::{Driver, Hardware};
+use super::error::ArmError;
 use crate::sys::watchdog::WatchdogDevice;
 use std::io;
 use std::path::PathBuf;

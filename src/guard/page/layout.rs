@@ -91,6 +91,7 @@ pub(super) fn encode_status(status: &Status) -> [u64; STATUS_WORDS] {
         b,
         status.since.0,
         status.last_kick.0,
+        status.served.0,
         excused,
         who,
         status.entries,
@@ -121,6 +122,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         b,
         since,
         last_kick,
+        served,
         excused,
         who,
         entries,
@@ -151,6 +153,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         decision: decode_decision([decision, a, b])?,
         since: Monotonic(since),
         last_kick: Monotonic(last_kick),
+        served: Monotonic(served),
         excused: decode_work(excused, who),
         entries,
         counters: Counters {

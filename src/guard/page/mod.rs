@@ -120,6 +120,8 @@ pub struct Status {
     pub since: Monotonic,
     /// The last kick that the device took; the arming counts as the first.
     pub last_kick: Monotonic,
+    /// When the gate last said kick, whether or not the device took it.
+    pub served: Monotonic,
     /// The scheduler that debug keys hold up, while it is excused.
     pub excused: Option<Work>,
     /// Entries written into the ring so far.

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The fence levels behind the hardware: Xen's watchdog of dom0, and sysrq. Each has a deadline
+//! of its own and a thread of its own, as each may hang.
+//!
+//! In: the guard page, where the kick path says when everything was last served. Out: a slot of
+//! dom0's watchdog that is fed while that is fresh, and a reset by the kernel when the host
+//! should be down and is not. The kick path knows nothing of it.
+//!
+//! ```text
+//!   T + 0    the gate last said kick
+//!   T + L    the hardware resets (L: within what time, by what is known of the device)
+//!   T + L+2  Xen's slot expires: the hypervisor reboots the host
+//!   T + L+4  sysrq b: dom0's kernel does
+//! ```
+
+use crate::guard::page::{Phase, Reader, View};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
+use crate::sys::privcmd::Privcmd;
+use crate::sys::realtime::become_realtime;
+use nix::errno::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+/// How often each level looks, ns.
+const EACH_NS: u64 = 500 * NS_PER_MS;
+/// What was served within this is fresh, ns: some looks of the guard may be late.
+const FRESH_NS: u64 = NS_PER_S;
+/// Xen's slot fires so long after the hardware should have, seconds.
+const SLOT_AFTER_S: u32 = 2;
+/// And sysrq so long after it, ns.
+const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
+/// Their stacks, bytes: locked, so small.
+const STACK: usize = 64 * 1024;
+/// Where the kernel takes commands, whatever kernel.sysrq says (Linux
+/// `Documentation/admin-guide/sysrq.rst`).
+pub const SYSRQ: &str = "/proc/sysrq-trigger";
+
+/// What a level makes of the guard page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// The guard has told nothing since this level began.
+    NotYet,
+    /// Everything was served just now.
+    Fresh,
+    /// It was not, and the hardware has its time still.
+    Silent,
+    /// The host should be down.
+    Overdue,
+    /// The guard has disarmed the host watchdog.
+    Ended,
+}
+
+/// What `view`, of the guard `pid`, says to a level that began at `began`.
+#[must_use]
+pub fn judge(view: Option<&View>, pid: u32, began: Monotonic, now: Monotonic) -> Judged {
+    // A page begins with what the guard before this one told.
+    let Some(View { info, status }) = view.filter(|view| view.info.pid == pid) else {
+        return Judged::NotYet;
+    };
+    let served_ns = now.since_ns(status.served);
+    match status.phase {
+        _ if status.looked < began => Judged::NotYet,
+        Phase::Starting => Judged::NotYet,
+        Phase::Disarmed => Judged::Ended,
+        _ if served_ns <= FRESH_NS => Judged::Fresh,
+        _ if served_ns > info.latest_ns.saturating_add(SYSRQ_AFTER_NS) => Judged::Overdue,
+        _ => Judged::Silent,
+    }
+}
+
+/// A domain's own watchdog: `SCHEDOP_watchdog`.
+pub trait DomainWatchdog: Send {
+    /// See [`Privcmd::domain_watchdog`].
+    ///
+    /// # Errors
+    /// As there.
+    fn set(&self, id: u32, timeout_s: u32) -> Result<u32, Errno>;
+}
+
+impl DomainWatchdog for Privcmd {
+    fn set(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
+        self.domain_watchdog(id, timeout_s)
+    }
+}
+
+/// One of dom0's two slots. xenwatchdogd takes one, XenServer's xhad both; whoever clears them
+/// clears ours, so that it is taken anew when it is lost.
+pub struct Slot<W: DomainWatchdog> {
+    watchdog: W,
+    id: Option<u32>,
+}
+
+impl<W: DomainWatchdog> Slot<W> {
+    /// None is taken yet.
+    pub fn new(watchdog: W) -> Self {
+        Self { watchdog, id: None }
+    }
+
+    /// Feeds it; takes one where there is none, or it was lost.
+    ///
+    /// # Errors
+    /// ENOSPC where both are taken; it is tried again at the next call.
+    pub fn feed(&mut self, timeout_s: u32) -> Result<(), Errno> {
+        if let Some(id) = self.id.take()
+            && self.watchdog.set(id, timeout_s).is_ok()
+        {
+            self.id = Some(id);
+            return Ok(());
+        }
+        self.id = Some(self.watchdog.set(0, timeout_s)?);
+        Ok(())
+    }
+
+    /// Disarms it.
+    pub fn release(&mut self) {
+        if let Some(id) = self.id.take() {
+            // Lost already, if it fails.
+            let _ = self.watchdog.set(id, 0);
+        }
+    }
+}
+
+/// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds.
+#[must_use]
+pub fn slot_timeout_s(latest_ns: u64) -> u32 {
+    let latest_s = u32::try_from(latest_ns.div_ceil(NS_PER_S)).unwrap_or(u32::MAX);
+    latest_s.saturating_add(SLOT_AFTER_S)
+}
+
+/// Where sysrq is to be triggered; opened early, as a host that is going down may open nothing.
+///
+/// # Errors
+/// The errno of open(2).
+pub fn open_sysrq(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+/// Feeds `slot` while the guard page is fresh, by a thread of `priority`, which ends when the
+/// guard has disarmed the host watchdog: then it is disarmed as well.
+///
+/// # Errors
+/// The errno of making the thread.
+pub fn keep_slot<W>(mut slot: Slot<W>, page: Reader, priority: u8) -> io::Result<JoinHandle<()>>
+where
+    W: DomainWatchdog + 'static,
+{
+    let mut told = false;
+    level(
+        "fence-slot",
+        page,
+        priority,
+        move |judged, latest_ns| match judged {
+            Judged::Fresh => {
+                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns)) {
+                    // Whoever has it may give it back. This thread may hang in saying so.
+                    if !std::mem::replace(&mut told, true) {
+                        let why = errno.desc();
+                        let _ =
+                            writeln!(io::stderr(), "xenwardend: no watchdog slot of dom0: {why}");
+                    }
+                }
+            }
+            Judged::Ended => slot.release(),
+            Judged::NotYet | Judged::Silent | Judged::Overdue => {}
+        },
+    )
+}
+
+/// Resets the host through `sysrq` when it should be down and is not, by a thread of `priority`.
+///
+/// # Errors
+/// The errno of making the thread.
+pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<JoinHandle<()>> {
+    level("fence-sysrq", page, priority, move |judged, _| {
+        if judged == Judged::Overdue {
+            // It does not return. Should it fail, it is tried again.
+            let _ = sysrq.write_all(b"b");
+        }
+    })
+}
+
+/// Calls `act` with what the page says, again and again, until the guard has ended.
+fn level(
+    name: &str,
+    page: Reader,
+    priority: u8,
+    mut act: impl FnMut(Judged, u64) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let pid = std::process::id();
+    let began = Monotonic::now();
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK);
+    thread.spawn(move || {
+        // Without it this level is late on a busy host; the ones before it are not.
+        let _ = become_realtime(priority);
+        let mut next = began;
+        loop {
+            next = next.plus_ns(EACH_NS).max(Monotonic::now());
+            sleep_until(next);
+            let view = page.view();
+            let judged = judge(view.as_ref(), pid, began, Monotonic::now());
+            act(judged, view.map_or(0, |view| view.info.latest_ns));
+            if judged == Judged::Ended {
+                return;
+            }
+        }
+    })
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The fence levels behind the hardware: what each makes of the guard page, and that Xen's slot
+//! of dom0 is fed only while everything is served, taken anew when lost, and given back.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+use nix::errno::Errno;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use xenwarden::event::Coverage;
+use xenwarden::guard::gate::Decision;
+use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Writer};
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+use xenwarden::watchdog::fence::{
+    DomainWatchdog, Judged, Slot, judge, keep_slot, last_resort, open_sysrq, slot_timeout_s,
+};
+
+/// Nothing here takes so long.
+const LONG: Duration = Duration::from_secs(30);
+
+fn view(phase: Phase, looked: Monotonic, served: Monotonic) -> View {
+    View {
+        info: Info {
+            pid: std::process::id(),
+            started: Monotonic(1),
+            device: "/dev/watchdog0".into(),
+            identity: String::new(),
+            timeout_ns: 3 * NS_PER_S,
+            latest_ns: 6 * NS_PER_S,
+            period_ns: 250 * NS_PER_MS,
+            coverage: Coverage::Full,
+            weakness: String::new(),
+        },
+        status: Status {
+            phase,
+            looked,
+            decision: Decision::Kick,
+            since: looked,
+            last_kick: served,
+            served,
+            excused: None,
+            entries: 0,
+            counters: Counters::default(),
+        },
+    }
+}
+
+#[test]
+fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
+    let pid = std::process::id();
+    let began = Monotonic(100 * NS_PER_S);
+    let served = began.plus_ns(NS_PER_S);
+    let armed = view(Phase::Armed, served, served);
+    let judged = |after_ms| {
+        judge(
+            Some(&armed),
+            pid,
+            began,
+            served.plus_ns(after_ms * NS_PER_MS),
+        )
+    };
+    let expected = [
+        (0, Judged::Fresh),
+        (1_000, Judged::Fresh),
+        (1_001, Judged::Silent),
+        (10_000, Judged::Silent),
+        (10_001, Judged::Overdue),
+    ];
+    for (after_ms, expected) in expected {
+        assert_eq!(judged(after_ms), expected, "{after_ms} ms after");
+    }
+    let late = served.plus_ns(60 * NS_PER_S);
+    for (phase, expected) in [
+        (Phase::Starting, Judged::NotYet),
+        (Phase::Stopping, Judged::Overdue),
+        (Phase::StillArmed, Judged::Overdue),
+        (Phase::Disarmed, Judged::Ended),
+    ] {
+        let view = view(phase, served, served);
+        assert_eq!(judge(Some(&view), pid, began, late), expected, "{phase:?}");
+    }
+}
+
+#[test]
+fn what_an_earlier_guard_told_resets_nothing() {
+    let pid = std::process::id();
+    let began = Monotonic(100 * NS_PER_S);
+    let before = Monotonic(50 * NS_PER_S);
+    let old = view(Phase::Armed, before, before);
+    let now = began.plus_ns(NS_PER_S);
+    assert_eq!(judge(Some(&old), pid, began, now), Judged::NotYet);
+    let another = view(Phase::Armed, began, began);
+    assert_eq!(judge(Some(&another), pid + 1, began, now), Judged::NotYet);
+    assert_eq!(judge(None, pid, began, now), Judged::NotYet);
+}
+
+#[test]
+fn xens_slot_fires_two_seconds_after_the_hardware_should_have() {
+    let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS));
+    assert_eq!(timeouts, [7, 8, 9]);
+}
+
+/// Dom0's two slots, as the hypervisor keeps them.
+#[derive(Clone, Default)]
+struct Xen(Arc<Mutex<Slots>>);
+
+#[derive(Default)]
+struct Slots {
+    armed: [Option<u32>; 2],
+    feeds: u32,
+}
+
+impl Xen {
+    fn with<T>(&self, act: impl FnOnce(&mut Slots) -> T) -> T {
+        act(&mut self.0.lock().expect("not poisoned"))
+    }
+}
+
+impl DomainWatchdog for Xen {
+    fn set(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
+        self.with(|slots| {
+            let free = slots.armed.iter().position(Option::is_none);
+            let n = match id {
+                0 => free.ok_or(Errno::ENOSPC)?,
+                id => usize::try_from(id - 1).expect("small"),
+            };
+            let slot = slots.armed.get_mut(n).ok_or(Errno::EINVAL)?;
+            if id != 0 && slot.is_none() {
+                return Err(Errno::EINVAL);
+            }
+            *slot = (timeout_s != 0).then_some(timeout_s);
+            slots.feeds += 1;
+            Ok(u32::try_from(n + 1).expect("small"))
+        })
+    }
+}
+
+#[test]
+fn a_slot_that_another_cleared_is_taken_anew() {
+    let xen = Xen::default();
+    let mut slot = Slot::new(xen.clone());
+    slot.feed(7).expect("the first");
+    slot.feed(7).expect("fed");
+    assert_eq!(xen.with(|slots| slots.armed), [Some(7), None], "one alone");
+    // xhad clears both and takes both.
+    xen.with(|slots| slots.armed = [None, None]);
+    slot.feed(7).expect("taken anew");
+    xen.with(|slots| slots.armed = [None, Some(9)]);
+    slot.feed(7).expect("taken anew");
+    assert_eq!(xen.with(|slots| slots.armed), [Some(7), Some(9)]);
+    slot.release();
+    assert_eq!(
+        xen.with(|slots| slots.armed),
+        [None, Some(9)],
+        "another's stays"
+    );
+    xen.with(|slots| slots.armed = [Some(9), Some(9)]);
+    assert_eq!(slot.feed(7), Err(Errno::ENOSPC));
+    xen.with(|slots| slots.armed = [Some(9), None]);
+    slot.feed(7).expect("tried again");
+}
+
+/// Says how things are now, as the kick path does.
+fn tell(page: &Writer, phase: Phase, served: Monotonic) {
+    page.status(&view(phase, Monotonic::now(), served).status);
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn xens_slot_is_fed_while_everything_is_served_and_given_back_at_the_end() {
+    let page = Writer::private().expect("a page");
+    page.info(&view(Phase::Armed, Monotonic(0), Monotonic(0)).info);
+    let xen = Xen::default();
+    let level = keep_slot(Slot::new(xen.clone()), page.reader(), 1).expect("a thread");
+    eventually("armed", || {
+        tell(&page, Phase::Armed, Monotonic::now());
+        xen.with(|slots| slots.armed[0]) == Some(8)
+    });
+    eventually("fed", || {
+        tell(&page, Phase::Armed, Monotonic::now());
+        xen.with(|slots| slots.feeds) > 2
+    });
+    // Withheld: looks go on, and nothing was served for two seconds.
+    let served = Monotonic(Monotonic::now().0.saturating_sub(2 * NS_PER_S));
+    tell(&page, Phase::Armed, served);
+    thread::sleep(Duration::from_millis(600)); // a look that had begun is over
+    let fed = xen.with(|slots| slots.feeds);
+    thread::sleep(Duration::from_millis(1_200)); // two looks more
+    assert_eq!(xen.with(|slots| slots.feeds), fed, "fed while withheld");
+    tell(&page, Phase::Disarmed, served);
+    level.join().expect("ends");
+    assert_eq!(xen.with(|slots| slots.armed), [None, None]);
+}
+
+#[test]
+fn sysrq_is_triggered_once_the_host_should_be_down() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fence-sysrq");
+    fs::write(&path, b"").expect("written");
+    let page = Writer::private().expect("a page");
+    page.info(&view(Phase::Armed, Monotonic(0), Monotonic(0)).info);
+    let sysrq = open_sysrq(&path).expect("opens");
+    let level = last_resort(sysrq, page.reader(), 1).expect("a thread");
+    let ago = |s: u64| Monotonic(Monotonic::now().0.saturating_sub(s * NS_PER_S));
+    tell(&page, Phase::Armed, ago(5));
+    thread::sleep(Duration::from_millis(1_200)); // two looks
+    assert_eq!(
+        fs::read(&path).expect("read"),
+        b"",
+        "the hardware has its time still"
+    );
+    eventually("triggered", || {
+        tell(&page, Phase::Armed, ago(11));
+        fs::read(&path).expect("read").starts_with(b"b")
+    });
+    tell(&page, Phase::Disarmed, ago(0));
+    level.join().expect("ends");
+}
