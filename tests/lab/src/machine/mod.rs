@@ -9,6 +9,8 @@ mod mailbox;
 pub mod pause;
 mod qemu;
 mod qmp;
+mod shape;
 pub mod symbols;
 
-pub use qemu::{Machine, Parts, SavedState, Shape, Watchdog, definition};
+pub use qemu::{Machine, Parts, SavedState, definition};
+pub use shape::{Shape, Watchdog};

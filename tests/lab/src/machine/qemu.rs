@@ -9,6 +9,7 @@ use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
 use super::qmp::Qmp;
+use super::shape::Shape;
 use crate::error::{Context, Error, Result};
 use crate::layout::{fresh_dir, read_text};
 use serde_json::json;
@@ -60,100 +61,6 @@ pub struct Parts {
     pub initramfs: PathBuf,
     /// Where dom0 runs.
     pub shape: Shape,
-}
-
-/// Where dom0 runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// On each of two pCPUs: whatever stops one of them stops part of dom0.
-    Everywhere,
-    /// On two of four pCPUs, as users pin it: what stops one of the others leaves dom0 alone.
-    Apart,
-    /// The same with an ib700 as host watchdog.
-    Ib700,
-    /// The same with the chipset's own (iTCO).
-    Itco,
-    /// The same with a BMC's (IPMI).
-    Ipmi,
-}
-
-impl Shape {
-    /// All of them.
-    pub const ALL: [Shape; 5] = [
-        Shape::Everywhere,
-        Shape::Apart,
-        Shape::Ib700,
-        Shape::Itco,
-        Shape::Ipmi,
-    ];
-
-    /// What it is, for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Shape::Everywhere => "on every pCPU",
-            Shape::Apart => "on two of four pCPUs",
-            Shape::Ib700 => "on two of four pCPUs, with an ib700",
-            Shape::Itco => "on two of four pCPUs, with an iTCO",
-            Shape::Ipmi => "on two of four pCPUs, with a BMC",
-        }
-    }
-
-    /// Processors, and what the hypervisor is told of them.
-    fn processors(self) -> (&'static str, &'static str) {
-        match self {
-            Shape::Everywhere => ("2", ""),
-            _ => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
-        }
-    }
-
-    /// Its host watchdog.
-    pub fn board_name(self) -> &'static str {
-        self.board().1
-    }
-
-    /// The board with its host watchdog, and the name of the latter's modules.
-    fn board(self) -> (&'static str, &'static str) {
-        match self {
-            Shape::Everywhere | Shape::Apart => ("-machine pc -device i6300esb", "i6300esb"),
-            Shape::Ib700 => ("-machine pc -device ib700", "ib700"),
-            Shape::Itco => ("-machine q35 -global ICH9-LPC.noreboot=false", "itco"),
-            Shape::Ipmi => (
-                "-machine pc -device ipmi-bmc-sim,id=bmc -device isa-ipmi-kcs,bmc=bmc",
-                "ipmi",
-            ),
-        }
-    }
-
-    /// What its host watchdog does where 5 s are asked for.
-    pub fn watchdog(self) -> Watchdog {
-        // i6300esb: Linux's driver splits the timeout over two stages of `5 << 9` counts, QEMU's device counts `count << 15`
-        // periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c); its granularity is 1 s. ib700: set to 4 s.
-        // iTCO: 3 s are 5 ticks of 0.6 s, counted down twice, each a tick late at most.
-        let (fires_after_ms, at_most_ms) = match self {
-            Shape::Everywhere | Shape::Apart => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
-            Shape::Ib700 => (4_000, 5_000),
-            Shape::Itco => (6_000, 7_200),
-            Shape::Ipmi => (5_000, 6_000),
-        };
-        Watchdog {
-            fires_after: Duration::from_millis(fires_after_ms),
-            at_most: Duration::from_millis(at_most_ms),
-        }
-    }
-
-    /// Whether QEMU says that it was the watchdog that reset the machine: a BMC resets it without a word.
-    fn says_that_it_fired(self) -> bool {
-        self != Shape::Ipmi
-    }
-}
-
-/// How a host watchdog keeps the time.
-#[derive(Debug, Clone, Copy)]
-pub struct Watchdog {
-    /// From a kick to the reset, as the emulated device does it.
-    pub fires_after: Duration,
-    /// From a kick to the reset, as it is promised.
-    pub at_most: Duration,
 }
 
 /// A machine's state on disk.
@@ -308,9 +215,19 @@ impl Machine {
     /// Waits until the hardware watchdog fires, at most until the machine's own time is `until`. Returns the moment; `None`
     /// if it did not fire. The reset that it asks for stops the machine instead, so that the moment can be read.
     pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
+        let said = self.shape.says_that_it_fired();
+        self.wait_down(until, said)
+    }
+
+    /// The same for a reset that comes from within, by the hypervisor or dom0's kernel.
+    pub fn wait_reset(&mut self, until: Duration) -> Result<Option<Duration>> {
+        self.wait_down(until, false)
+    }
+
+    /// `said`: QEMU says first that it was the watchdog.
+    fn wait_down(&mut self, until: Duration, said: bool) -> Result<Option<Duration>> {
         let deadline = Instant::now() + FIRING;
         loop {
-            let said = self.shape.says_that_it_fired();
             let first = if said { "WATCHDOG" } else { "SHUTDOWN" };
             if let Some(event) = self.qmp.wait_event(first, POLL) {
                 let reset = match said {

@@ -6,6 +6,7 @@
 
 pub mod alarms;
 pub mod dies;
+pub mod fence;
 pub mod figures;
 pub mod lives;
 pub mod phase;
@@ -89,6 +90,8 @@ impl Scenario {
         wedges
             .chain(on_devices)
             .chain(of("down", dies::ROWS))
+            .chain(of("down", fence::DOWN))
+            .chain(of("survive", fence::LIVES))
             .chain(of("survive", lives::ROWS))
             .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))

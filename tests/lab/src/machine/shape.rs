@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The hosts that the laboratory has: where dom0 runs, and which host watchdog there is.
+
+use std::time::Duration;
+
+/// Where dom0 runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// On each of two pCPUs: whatever stops one of them stops part of dom0.
+    Everywhere,
+    /// On two of four pCPUs, as users pin it: what stops one of the others leaves dom0 alone.
+    Apart,
+    /// The same with an ib700 as host watchdog.
+    Ib700,
+    /// The same with the chipset's own (iTCO).
+    Itco,
+    /// The same with a BMC's (IPMI).
+    Ipmi,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Shape; 5] = [
+        Shape::Everywhere,
+        Shape::Apart,
+        Shape::Ib700,
+        Shape::Itco,
+        Shape::Ipmi,
+    ];
+
+    /// What it is, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Everywhere => "on every pCPU",
+            Shape::Apart => "on two of four pCPUs",
+            Shape::Ib700 => "on two of four pCPUs, with an ib700",
+            Shape::Itco => "on two of four pCPUs, with an iTCO",
+            Shape::Ipmi => "on two of four pCPUs, with a BMC",
+        }
+    }
+
+    /// Processors, and what the hypervisor is told of them.
+    pub(super) fn processors(self) -> (&'static str, &'static str) {
+        match self {
+            Shape::Everywhere => ("2", ""),
+            _ => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
+        }
+    }
+
+    /// Its host watchdog.
+    pub fn board_name(self) -> &'static str {
+        self.board().1
+    }
+
+    /// The board with its host watchdog, and the name of the latter's modules.
+    pub(super) fn board(self) -> (&'static str, &'static str) {
+        match self {
+            Shape::Everywhere | Shape::Apart => ("-machine pc -device i6300esb", "i6300esb"),
+            Shape::Ib700 => ("-machine pc -device ib700", "ib700"),
+            Shape::Itco => ("-machine q35 -global ICH9-LPC.noreboot=false", "itco"),
+            Shape::Ipmi => (
+                "-machine pc -device ipmi-bmc-sim,id=bmc -device isa-ipmi-kcs,bmc=bmc",
+                "ipmi",
+            ),
+        }
+    }
+
+    /// What its host watchdog does where 5 s are asked for.
+    pub fn watchdog(self) -> Watchdog {
+        // i6300esb: Linux's driver splits the timeout over two stages of `5 << 9` counts, QEMU's device counts `count << 15`
+        // periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c); its granularity is 1 s. ib700: set to 4 s.
+        // iTCO: 3 s are 5 ticks of 0.6 s, counted down twice, each a tick late at most.
+        let (fires_after_ms, at_most_ms) = match self {
+            Shape::Everywhere | Shape::Apart => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
+            Shape::Ib700 => (4_000, 5_000),
+            Shape::Itco => (6_000, 7_200),
+            Shape::Ipmi => (5_000, 6_000),
+        };
+        Watchdog {
+            fires_after: Duration::from_millis(fires_after_ms),
+            at_most: Duration::from_millis(at_most_ms),
+        }
+    }
+
+    /// Whether QEMU says that it was the watchdog that reset the machine: a BMC resets it without a word.
+    pub(super) fn says_that_it_fired(self) -> bool {
+        self != Shape::Ipmi
+    }
+}
+
+/// How a host watchdog keeps the time.
+#[derive(Debug, Clone, Copy)]
+pub struct Watchdog {
+    /// From a kick to the reset, as the emulated device does it.
+    pub fires_after: Duration,
+    /// From a kick to the reset, as it is promised.
+    pub at_most: Duration,
+}

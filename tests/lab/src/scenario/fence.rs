@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The fence levels behind the hardware, each by making the earlier ones fail; and devices that are not to be trusted.
+
+use super::figures::Figures;
+use super::lives::WATCHED;
+use super::wedges::{FROM_INJECTION, Wedge};
+use super::{Row, ready};
+use crate::error::{Context, Error, Result};
+use crate::host::{GUARD, Host, PROMPT};
+use crate::laboratory::Laboratory;
+use crate::machine::Shape;
+use serde_json::json;
+use std::time::Duration;
+
+/// What the hardware should have done within 5 s and does not, the next levels do: so long after the last time that all was served.
+const SLOT: Duration = Duration::from_secs(7);
+const SYSRQ: Duration = Duration::from_secs(9);
+/// How often a level looks, and what the hypervisor takes to reboot.
+const LATE: Duration = Duration::from_millis(2_000);
+
+/// Rows in which the host goes down.
+#[rustfmt::skip]
+pub const DOWN: &[Row] = &[
+    Row { name: "fence-slot", what: "the hardware does nothing: Xen's slot of dom0 resets the host", run: |lab, phase| falls(lab, phase, "xen_slot = true\nsysrq = false", SLOT) },
+    Row { name: "fence-sysrq", what: "neither the hardware nor Xen's slot does anything: sysrq resets the host", run: |lab, phase| falls(lab, phase, "xen_slot = false", SYSRQ) },
+];
+
+/// Rows in which it lives.
+#[rustfmt::skip]
+pub const LIVES: &[Row] = &[
+    Row { name: "fence-released", what: "a guard that is stopped gives Xen's slot back; one that was cleared is taken anew", run: released },
+    Row { name: "not-hardware", what: "softdog and xen_wdt are refused, and left as they were", run: not_hardware },
+    Row { name: "bmc-toothless", what: "a BMC that takes kicks and would never reset is refused", run: toothless },
+];
+
+impl Host {
+    /// Adds to the guard's configuration and starts it anew.
+    fn reconfigure(&mut self, lines: &str) -> Result<()> {
+        self.end_program(GUARD, "-TERM")?;
+        let add = format!("printf '%s\\n' '{lines}' >> /etc/xenwarden/xenwarden.conf");
+        self.dom0_ok(&add, PROMPT)?;
+        self.start_program(GUARD)
+    }
+
+    /// A guard with this device, which must refuse it and say why.
+    fn refuses(&mut self, device: &str, why: &str) -> Result<()> {
+        let config =
+            format!("printf '[host-watchdog]\\ndevice = \"{device}\"\\n' > /run/refused.conf");
+        self.dom0_ok(&config, PROMPT)?;
+        let outcome = self.dom0("xenwardend --config /run/refused.conf 2>&1", PROMPT)?;
+        match outcome.code != 0 && outcome.output.contains(why) {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "{device}: exit code {}, no {why:?} in: {}",
+                outcome.code, outcome.output
+            ))),
+        }
+    }
+}
+
+/// A wedge that leaves dom0 alone, on a host whose hardware does nothing.
+fn falls(
+    laboratory: &Laboratory,
+    phase: Duration,
+    fence: &str,
+    after: Duration,
+) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Apart, phase)?;
+    host.reconfigure(&format!("[fence]\n{fence}"))?;
+    host.lives_on(WATCHED)?;
+    let idle = json!({ "watchdog": "none" });
+    host.machine.qmp.execute("set-action", idle)?;
+    let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
+    let said = host.machine.log.length();
+    let injected = host.inject(wedge.fault)?;
+    let bound = FROM_INJECTION + after + LATE;
+    let reset = host.machine.wait_reset(injected + bound)?;
+    let reset_s = reset.map(|at| (at - injected).as_secs_f64());
+    // Not before its time: the levels before it are given theirs.
+    let failure = match reset {
+        None => Some(format!("no reset within {bound:?}")),
+        Some(at) if at < injected + after => Some(format!("reset too early, at {reset_s:?} s")),
+        Some(_) => None,
+    };
+    Ok(Figures {
+        fired_s: reset_s,
+        bound_s: Some(bound.as_secs_f64()),
+        failure,
+        said: host.machine.log.lines_from(said),
+        ..Figures::default()
+    })
+}
+
+fn released(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    let mut lives = || {
+        host.reconfigure("[fence]\nxen_slot = true")?;
+        host.lives_on(WATCHED)?;
+        host.end_program(GUARD, "-TERM")?;
+        // Nobody feeds it any more.
+        host.pass(WATCHED)?;
+        host.start_program(GUARD)?;
+        host.lives_on(WATCHED)
+    };
+    let outcome = lives().map(|()| Vec::new());
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn not_hardware(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    let mut refused = || {
+        host.end_program(GUARD, "-TERM")?;
+        host.dom0_ok(
+            "insmod /watchdog/softdog/*.ko && insmod /watchdog/xen/*.ko",
+            PROMPT,
+        )?;
+        for number in [1, 2] {
+            host.refuses(&format!("/dev/watchdog{number}"), "not hardware")?;
+        }
+        host.refuses("identity:Software Watchdog", "not hardware")?;
+        let inactive = "grep -q inactive /sys/class/watchdog/watchdog1/state && grep -q inactive /sys/class/watchdog/watchdog2/state";
+        host.dom0_ok(inactive, PROMPT)?;
+        host.start_program(GUARD)?;
+        host.lives_on(WATCHED)
+    };
+    let outcome = refused().map(|()| Vec::new());
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn toothless(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let action =
+        |action: &str| format!("echo {action} > /sys/module/ipmi_watchdog/parameters/action");
+    let mut host = ready(laboratory, Shape::Ipmi, phase)?;
+    let mut refused = || {
+        host.end_program(GUARD, "-TERM")?;
+        host.dom0_ok(&action("none"), PROMPT)?;
+        host.refuses("auto", "takes kicks and never resets")?;
+        host.dom0_ok(&action("reset"), PROMPT)?;
+        host.start_program(GUARD)?;
+        host.lives_on(WATCHED)
+    };
+    let outcome = refused().map(|()| Vec::new());
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
