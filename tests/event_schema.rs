@@ -182,9 +182,10 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 6] = [
+const NULLABLE: [&str; 7] = [
     "since_seen_ms",
     "gap_ms",
+    "unguarded_ms",
     "watchdog_fired",
     "kept_as",
     "uuid",

@@ -432,3 +432,23 @@ fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
         assert_eq!(reader.info().expect("there").started, Monotonic(99));
     }
 }
+
+#[test]
+fn a_guard_after_one_that_disarmed_knows_since_when_the_host_is_unguarded() {
+    let folder = Folder::new("unguarded");
+    let path = folder.0.join("guard");
+    for (phase, expected) in [
+        (Phase::Disarmed, Some(Monotonic(40))),
+        (Phase::Armed, None),
+        (Phase::StillArmed, None),
+    ] {
+        let old = Writer::create(&path, None).expect("a page");
+        old.info(&info());
+        old.status(&Status {
+            phase,
+            ..status(Decision::Kick)
+        });
+        let new = Writer::create(&path, None).expect("a page");
+        assert_eq!(new.disarmed(), expected, "{phase:?}");
+    }
+}

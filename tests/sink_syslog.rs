@@ -370,8 +370,9 @@ fn samples() -> Vec<(Kind, &'static str)> {
                 identity: text("iTCO"),
                 timeout_ms: 5_000,
                 coverage: Coverage::Full,
+                unguarded_ms: Some(1_200),
             },
-            "armed /dev/watchdog0 (iTCO), timeout 5.0 s",
+            "armed /dev/watchdog0 (iTCO), timeout 5.0 s; it was unguarded for 1.2 s",
         ),
         (Kind::HostDisarmed {}, "is disarmed"),
         (

@@ -368,7 +368,15 @@ kinds! {
         timeout_ms: u64,
         /// What the evidence covers.
         coverage: Coverage,
-    } => format!("host: armed {device} ({identity}), timeout {}", Seconds(timeout_ms))
+        /// How long nothing had guarded the host since an earlier guard disarmed it, in this boot.
+        unguarded_ms: Option<u64>,
+    } => {
+            let armed = format!("host: armed {device} ({identity}), timeout {}", Seconds(timeout_ms));
+            match unguarded_ms {
+                Some(ms) => format!("{armed}; it was unguarded for {}", Seconds(ms)),
+                None => armed,
+            }
+        }
     /// The host watchdog is disarmed.
     Warning "host.disarmed" HostDisarmed {} => "host: the host watchdog is disarmed".to_owned()
     /// The device refuses kicks: told when that begins, and once a minute while it goes on.

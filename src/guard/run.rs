@@ -50,7 +50,8 @@ pub fn run<W: HostWatchdog>(
 ) -> io::Result<()> {
     let mut history = History::new(armed);
     let mut next = world.now();
-    page.entry(armed, armed, EntryKind::Armed);
+    let unguarded_since = page.disarmed().unwrap_or(armed);
+    page.entry(armed, unguarded_since, EntryKind::Armed);
     loop {
         let (verdict, looked) = sight.look(&|| world.now());
         let now = world.now();

@@ -257,6 +257,7 @@ fn event(entry: &Entry, info: &Info) -> Kind {
             identity: info.identity.clone(),
             timeout_ms: info.timeout_ns / NS_PER_MS,
             coverage: info.coverage,
+            unguarded_ms: (age_ms != 0).then_some(age_ms),
         },
         EntryKind::Withhold(reason) => Kind::HostWithhold {
             reason: reason.to_string(),

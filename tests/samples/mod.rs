@@ -106,12 +106,13 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
             unkicked_ms: 1_000,
             left_ms: 4_000,
         }],
-        "host.armed" => [Coverage::Full, Coverage::Partial]
-            .map(|coverage| Kind::HostArmed {
+        "host.armed" => [(Coverage::Full, None), (Coverage::Partial, Some(900))]
+            .map(|(coverage, unguarded_ms)| Kind::HostArmed {
                 device: "/dev/watchdog0".to_owned(),
                 identity: "i6300ESB timer".to_owned(),
                 timeout_ms: 5_000,
                 coverage,
+                unguarded_ms,
             })
             .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],

@@ -142,7 +142,8 @@ pub struct View {
 /// Something that the guard did and people want to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// It armed the host watchdog.
+    /// It armed the host watchdog. The last kick is that of a guard before it which had disarmed
+    /// it, if there was one.
     Armed,
     /// It withholds from now on, or for another cause than before.
     Withhold(Reason),
@@ -202,6 +203,8 @@ pub struct Writer {
     entries: u64,
     /// What [`Info::started`] is, where a guard before this one began the row of entries.
     started: Option<Monotonic>,
+    /// When that guard disarmed the host watchdog, if that was the last it did.
+    disarmed: Option<Monotonic>,
 }
 
 impl Writer {
@@ -274,9 +277,12 @@ impl Writer {
         if let Some(first) = words.first() {
             first.store(MAGIC, Ordering::Release);
         }
+        let status = view.as_ref().map(|view| &view.status);
+        let ended = status.filter(|status| status.phase == Phase::Disarmed);
         Self {
             words,
-            entries: view.as_ref().map_or(0, |view| view.status.entries),
+            entries: status.map_or(0, |status| status.entries),
+            disarmed: ended.map(|status| status.looked),
             started: view.map(|view| view.info.started),
         }
     }
@@ -304,6 +310,12 @@ impl Writer {
             self.cell(STATUS.0, STATUS.1),
             &layout::encode_status(&status),
         );
+    }
+
+    /// When a guard before this one disarmed the host watchdog, if that was the last it did.
+    #[must_use]
+    pub fn disarmed(&self) -> Option<Monotonic> {
+        self.disarmed
     }
 
     /// Adds an entry to the ring; the next status makes it known. Allocates nothing, never
