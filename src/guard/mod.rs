@@ -17,3 +17,4 @@ pub mod run;
 pub mod seqlock;
 pub mod sight;
 pub mod start;
+pub mod starving;
