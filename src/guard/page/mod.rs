@@ -118,7 +118,7 @@ pub struct Status {
     pub since: Monotonic,
     /// The last kick that the device took; the arming counts as the first.
     pub last_kick: Monotonic,
-    /// The scheduler that debug keys hold up, while it is excused.
+    /// What debug keys hold up, while it is excused.
     pub excused: Option<Work>,
     /// Entries written into the ring so far.
     pub entries: u64,
@@ -144,7 +144,7 @@ pub enum EntryKind {
     Withhold(Reason),
     /// It kicks again.
     Resume,
-    /// It excuses a scheduler that debug keys hold up.
+    /// It excuses work that debug keys hold up.
     Excused(Work),
     /// The device refuses kicks: the first refusal, and once a minute while it goes on.
     Refused {
