@@ -6,7 +6,7 @@ use std::path::Path;
 use xenwarden::config::Policy;
 use xenwarden::config::file::parse;
 use xenwarden::event::Coverage;
-use xenwarden::sys::clock::NS_PER_MS;
+use xenwarden::sys::clock::{NS_PER_MS, NS_PER_S};
 use xenwarden::watchdog::candidates::Selector;
 
 fn policy(text: &str) -> Result<Policy, String> {
@@ -21,6 +21,7 @@ fn an_empty_file_is_the_default_policy() {
     assert_eq!(policy.sample_ns, 250 * NS_PER_MS);
     assert_eq!(policy.coverage, Coverage::Full);
     assert_eq!(policy.devices, [Selector::Auto]);
+    assert_eq!(policy.starved_ns, None, "no wait withholds a kick");
 }
 
 #[test]
@@ -74,6 +75,22 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             &["evidence.sample_ms = 251", "100 to 250"],
         ),
         (
+            "[evidence]\nstarved_s = 2",
+            &[
+                "evidence.starved_s = 2",
+                "3 to 3600 seconds",
+                "once a second",
+            ],
+        ),
+        (
+            "[evidence]\nstarved_s = 3601",
+            &["evidence.starved_s = 3601", "without the key"],
+        ),
+        (
+            "[evidence]\nstarved_s = \"10\"",
+            &["x.conf:2", "starved_s = \"10\"", "u32"],
+        ),
+        (
             "[control]\nsocket = \"a\\nb\"",
             &["control.socket", "absolute"],
         ),
@@ -84,6 +101,14 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             assert!(error.contains(part), "{text:?}: {error:?} lacks {part:?}");
         }
         assert!(!error.contains('\n'), "{error:?} is more than a line");
+    }
+}
+
+#[test]
+fn a_wait_that_counts_is_what_the_file_says() {
+    for seconds in [3, 10, 3_600] {
+        let policy = policy(&format!("[evidence]\nstarved_s = {seconds}")).expect("a policy");
+        assert_eq!(policy.starved_ns, Some(seconds * NS_PER_S));
     }
 }
 

@@ -24,6 +24,7 @@ use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::sys::watchdog::WatchdogDevice;
 use xenwarden::watchdog::HostWatchdog;
 use xenwarden::xen::simulation::Simulation;
+use xenwarden::xen::table::Starved;
 
 const LOOKS: u64 = 60;
 /// The first look, which is not counted, tells the service manager.
@@ -73,6 +74,15 @@ impl World for Marked<'_> {
         if !(20..40).contains(&self.looks) {
             self.xen.tick_all();
         }
+        // Before that a vCPU starves.
+        let ms = u32::try_from(self.looks * 100).expect("small");
+        let starved = Starved {
+            ms,
+            domid: 7,
+            vcpu: 0,
+        };
+        let starves = (10..18).contains(&self.looks);
+        self.xen.scan(1, true, starves.then_some(starved));
     }
 
     fn stops(&self) -> bool {
@@ -94,7 +104,7 @@ impl World for Marked<'_> {
 fn guard() {
     let xen = Simulation::new(4);
     let device = WatchdogDevice::open(Path::new("/dev/null")).expect("opens");
-    let mut sight = Patched::new(xen.table());
+    let mut sight = Patched::new(xen.table()).starved_after(Some(2 * PERIOD_NS));
     let mut page = Writer::private().expect("a page");
     let stop = Arc::new(AtomicBool::new(false));
     let mut world = Marked {

@@ -297,6 +297,14 @@ fn each_verdict_has_its_words() {
         (SLOT, "guest watchdog of domain 5, slot 1"),
         (Work::PcpuTimers(2), "timers of pcpu 2"),
         (Work::PcpuScheduler(2), "scheduler of pcpu 2"),
+        (
+            Work::PcpuStarving {
+                cpu: 2,
+                domid: 7,
+                vcpu: 1,
+            },
+            "runnable vcpu 1 of domain 7 on idle pcpu 2",
+        ),
     ];
     for (work, words) in works {
         assert_eq!(work.to_string(), words);

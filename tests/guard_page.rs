@@ -63,6 +63,16 @@ fn reasons() -> Vec<Reason> {
         },
         Work::PcpuTimers(4094),
         Work::PcpuScheduler(0),
+        Work::PcpuStarving {
+            cpu: 4094,
+            domid: 0x7fef,
+            vcpu: 0xfffe,
+        },
+        Work::PcpuStarving {
+            cpu: 0,
+            domid: 0,
+            vcpu: 0,
+        },
     ];
     let lagging = works.map(|work| Reason::Lagging {
         work,
@@ -129,6 +139,11 @@ fn each_kind_of_entry_is_read_as_it_was_written() {
         EntryKind::Armed,
         EntryKind::Resume,
         EntryKind::Excused(Work::PcpuScheduler(3)),
+        EntryKind::Excused(Work::PcpuStarving {
+            cpu: 3,
+            domid: 7,
+            vcpu: 1,
+        }),
         EntryKind::Refused {
             errno: 19,
             count: 7,

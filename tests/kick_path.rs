@@ -17,6 +17,7 @@ use xenwarden::sys::clock::{Monotonic, NS_PER_MS, sleep_until};
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
 use xenwarden::watchdog::HostWatchdog;
 use xenwarden::xen::simulation::Simulation;
+use xenwarden::xen::table::Starved;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -58,6 +59,17 @@ impl World for Metered<'_> {
         if !(LOOKS / 2..LOOKS / 2 + 40).contains(&self.looks) {
             self.xen.tick_all();
         }
+        // And before that vCPUs starve.
+        for cpu in 0..self.xen.table().nr_pcpus() {
+            let ms = u32::try_from(self.looks * 100).unwrap_or(u32::MAX);
+            let starved = Starved {
+                ms,
+                domid: 7,
+                vcpu: 0,
+            };
+            let starves = (20..30).contains(&self.looks);
+            self.xen.scan(cpu, true, starves.then_some(starved));
+        }
     }
 
     fn stops(&self) -> bool {
@@ -83,7 +95,8 @@ fn the_kick_path_allocates_nothing_and_faults_no_page() {
         xen.arm(domid, 0, 3_600);
         xen.arm(domid, 1, 3_600);
     }
-    let mut sight = Patched::new(xen.table());
+    // All evidence that can be asked for.
+    let mut sight = Patched::new(xen.table()).starved_after(Some(PERIOD_NS));
     let mut page = Writer::private().expect("a page");
     let kicks = Rc::new(Cell::new(0));
     let mut world = Metered {

@@ -8,7 +8,7 @@ use sink_common::{Scratch, bus, close, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
-use xenwarden::control::status::Status;
+use xenwarden::control::status::{MonitorStatus, Pcpu, Starved, Status};
 use xenwarden::event::{Coverage, Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
@@ -105,6 +105,29 @@ fn status() -> Status {
     status.host_watchdog.kicks = u64::MAX;
     status.kick_path.withholds = 3;
     status.kick_path.max_kick_gap_ms = 1_234;
+    let pcpu = |cpu, online, starved| Pcpu {
+        cpu,
+        online,
+        canary_age_ms: 1,
+        canary_overdue_ms: 0,
+        sched_overdue_ms: 0,
+        canary_runs: 1,
+        idle: cpu == 1,
+        starved,
+    };
+    let starved = Starved {
+        waited_ms: 3_004,
+        domid: 7,
+        vcpu: 0,
+    };
+    status.monitor = Some(MonitorStatus {
+        pcpus: vec![
+            pcpu(0, true, None),
+            pcpu(1, true, Some(starved.clone())),
+            pcpu(2, false, Some(starved)),
+        ],
+        ..MonitorStatus::default()
+    });
     status
 }
 
@@ -172,6 +195,10 @@ fn the_file_has_every_series_in_a_form_that_a_strict_parser_takes() {
         (series("kick_gap_max_seconds", &[]), 1.234),
         (series("withholding", &[]), 1.0),
         (series("coverage_full", &[]), 1.0),
+        (series("pcpu_idle", &[("cpu", "0")]), 0.0),
+        (series("pcpu_idle", &[("cpu", "1")]), 1.0),
+        (series("pcpu_waiting_seconds", &[("cpu", "0")]), 0.0),
+        (series("pcpu_waiting_seconds", &[("cpu", "1")]), 3.004),
         (series("alarms_open", &[]), 1.0),
         (series("guests_left_out", &[]), 0.0),
         (series("guest_alarm", &web), 1.0),
@@ -188,6 +215,8 @@ fn the_file_has_every_series_in_a_form_that_a_strict_parser_takes() {
     let unknown = [
         series("guest_margin_seconds", &fifth),
         series("evidence_age_seconds", &[]),
+        series("pcpu_idle", &[("cpu", "2")]),
+        series("pcpu_waiting_seconds", &[("cpu", "2")]),
     ];
     for series in unknown {
         assert_eq!(samples.get(&series), None, "{series:?} is not known");

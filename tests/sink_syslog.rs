@@ -402,6 +402,22 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "scheduler of pcpu 1 is late, which is excused",
         ),
         (
+            Kind::HostStarving {
+                cpu: 2,
+                domid: 7,
+                vcpu: 1,
+                waited_ms: 2_004,
+            },
+            "pcpu 2 idles while vcpu 1 of domain 7, which could run, waits, for 2.0 s now",
+        ),
+        (
+            Kind::HostStarvingEnded {
+                cpu: 2,
+                starved_ms: 9_500,
+            },
+            "pcpu 2 no longer idles while a vcpu of its own waits; it did so for 9.5 s",
+        ),
+        (
             Kind::HostResetReason {
                 reason: text("wedge"),
                 last_seen: Timestamp(0),

@@ -41,7 +41,7 @@ fn looks(words: &[AtomicU64], changes: &[u8]) {
         return;
     };
     assert!(length(words).is_ok_and(|bytes| bytes <= words.len() * 8));
-    let mut evidence = Evidence::new(&table);
+    let mut evidence = Evidence::new(&table).starved_after(Some(NS_PER_MS));
     let now = Cell::new(1_000_000);
     for change in changes.chunks_exact(4) {
         let at = usize::from(change[0]) << 8 | usize::from(change[1]);

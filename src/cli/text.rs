@@ -4,7 +4,7 @@
 //! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
 //! words and columns that the other commands share.
 
-use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
+use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Starved, Status};
 pub use crate::event::describe::plain;
 use crate::event::{Coverage, Uuid};
 use crate::state::saver::SaveError;
@@ -25,9 +25,8 @@ pub fn render(status: &Status, to: &mut impl Write) -> fmt::Result {
     notes(monitor, to)?;
     if !monitor.pcpus.is_empty() {
         writeln!(to)?;
-        table(to, &["PCPU", "STATE", "CANARY", "TIMERS", "SCHEDULER"], {
-            monitor.pcpus.iter().map(pcpu_row).collect()
-        })?;
+        let heads = ["PCPU", "STATE", "CANARY", "TIMERS", "SCHEDULER", "WAITING"];
+        table(to, &heads, monitor.pcpus.iter().map(pcpu_row).collect())?;
     }
     if status.coverage == Coverage::Full {
         writeln!(to)?;
@@ -118,9 +117,21 @@ fn guests(all: &[GuestWatchdog], to: &mut impl Write) -> fmt::Result {
 fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
     let number = pcpu.cpu.to_string();
     if !pcpu.online {
-        let unknown = || "-".to_owned();
-        return vec![number, "offline".into(), unknown(), unknown(), unknown()];
+        let unknown = std::iter::repeat_n("-".to_owned(), 4);
+        return [number, "offline".into()]
+            .into_iter()
+            .chain(unknown)
+            .collect();
     }
+    let waiting = pcpu.starved.as_ref().map(|starved| {
+        let Starved {
+            waited_ms,
+            domid,
+            vcpu,
+        } = starved;
+        let idle = if pcpu.idle { ", pcpu IDLE" } else { "" };
+        format!("{waited_ms} ms, {domid}/{vcpu}{idle}")
+    });
     let owed = |ms: u64| match ms {
         0 => "served".to_owned(),
         ms => format!("due since {}", span(ms)),
@@ -131,6 +142,7 @@ fn pcpu_row(pcpu: &Pcpu) -> Vec<String> {
         format!("{} ago", span(pcpu.canary_age_ms)),
         owed(pcpu.canary_overdue_ms),
         owed(pcpu.sched_overdue_ms),
+        waiting.unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
@@ -210,6 +222,49 @@ mod tests {
         ];
         for (ms, text) in cases {
             assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_pcpu_is_shown_and_whether_it_idled() {
+        let waiting = |online, idle, starved| {
+            let pcpu = Pcpu {
+                cpu: 3,
+                online,
+                canary_age_ms: 200,
+                canary_overdue_ms: 0,
+                sched_overdue_ms: 0,
+                canary_runs: 1,
+                idle,
+                starved,
+            };
+            pcpu_row(&pcpu).join(" ")
+        };
+        let starved = || {
+            Some(Starved {
+                waited_ms: 3012,
+                domid: 7,
+                vcpu: 1,
+            })
+        };
+        let cases = [
+            (true, true, None, "3 online 0.2 s ago served served -"),
+            (
+                true,
+                false,
+                starved(),
+                "3 online 0.2 s ago served served 3012 ms, 7/1",
+            ),
+            (
+                true,
+                true,
+                starved(),
+                "3 online 0.2 s ago served served 3012 ms, 7/1, pcpu IDLE",
+            ),
+            (false, true, starved(), "3 offline - - - -"),
+        ];
+        for (online, idle, starved, row) in cases {
+            assert_eq!(waiting(online, idle, starved), row);
         }
     }
 

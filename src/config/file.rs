@@ -84,6 +84,8 @@ pub struct Evidence {
     pub coverage: Option<Coverage>,
     /// The time between two looks, milliseconds.
     pub sample_ms: Option<u32>,
+    /// How long a runnable vCPU may wait on a pCPU that idles, seconds.
+    pub starved_s: Option<u32>,
 }
 
 /// `[log]`

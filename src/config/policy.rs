@@ -20,6 +20,11 @@ const DEFAULT_SAMPLE_MS: u32 = 250;
 const MIN_SAMPLE_MS: u32 = 100;
 /// Longest: half of the slack of 500 ms; the bounds of SPECIFICATION.md count on it.
 const MAX_SAMPLE_MS: u32 = 250;
+/// Shortest wait of a runnable vCPU that may count: the hypervisor looks once a second, and the
+/// monitor is to tell before the guard withholds.
+const MIN_STARVED_S: u32 = 3;
+/// Longest that still makes sense.
+const MAX_STARVED_S: u32 = 3_600;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
@@ -58,6 +63,8 @@ pub struct Policy {
     pub coverage: Coverage,
     /// The time between two looks, ns.
     pub sample_ns: u64,
+    /// How long a runnable vCPU may wait on a pCPU that idles, ns; None: for ever.
+    pub starved_ns: Option<u64>,
     /// Log to /dev/log as well.
     pub syslog: bool,
     /// The least severe level to log.
@@ -108,6 +115,16 @@ impl Policy {
             " (SCHED_FIFO)",
         );
         let priority = u8::try_from(priority).unwrap_or(u8::MAX);
+        let starved_s = file.evidence.starved_s.map(|given| {
+            wrong.within(
+                "evidence.starved_s",
+                Some(given),
+                MIN_STARVED_S..=MAX_STARVED_S,
+                MIN_STARVED_S,
+                " seconds: the hypervisor looks for waiting vCPUs once a second, and must find \
+                 the same several times; without the key no wait withholds a kick",
+            )
+        });
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
@@ -118,6 +135,7 @@ impl Policy {
             priority,
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
+            starved_ns: starved_s.map(|s| u64::from(s) * NS_PER_S),
             syslog: file.log.syslog.unwrap_or(true),
             level: level(file.log.level.unwrap_or(Level::Info)),
             control_socket: wrong.absolute("control.socket", file.control.socket, CONTROL_SOCKET),

@@ -101,6 +101,24 @@ pub struct Pcpu {
     pub sched_overdue_ms: u64,
     /// How often the canary has run; wraps.
     pub canary_runs: u32,
+    /// It idled when the hypervisor last looked for vCPUs that wait: each second, up to 1,024
+    /// vCPUs.
+    #[serde(default)]
+    pub idle: bool,
+    /// The runnable vCPU placed on it that has not run for longest; null where none waits.
+    #[serde(default)]
+    pub starved: Option<Starved>,
+}
+
+/// A vCPU that could run and does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Starved {
+    /// For how long, by the hypervisor's count.
+    pub waited_ms: u32,
+    /// Its domain.
+    pub domid: u32,
+    /// Its number in that domain.
+    pub vcpu: u32,
 }
 
 /// A guest watchdog that is armed.

@@ -416,6 +416,30 @@ kinds! {
         /// What is late.
         what: String,
     } => format!("host: {what} is late, which is excused: a debug key holds it up")
+    /// A pCPU idles while a runnable vCPU that is placed on it waits.
+    Warning "host.starving" HostStarving {
+        /// The pCPU.
+        cpu: u32,
+        /// The domain of the vCPU that waits longest.
+        domid: u32,
+        /// Its number in that domain.
+        vcpu: u32,
+        /// How long it has waited, by the hypervisor's count.
+        waited_ms: u64,
+    } => {
+            let waited = Seconds(waited_ms);
+            format!("host: pcpu {cpu} idles while vcpu {vcpu} of domain {domid}, which could run, waits, for {waited} now")
+        }
+    /// It does so no more.
+    Info "host.starving_ended" HostStarvingEnded {
+        /// The pCPU.
+        cpu: u32,
+        /// Since that vCPU began to wait.
+        starved_ms: u64,
+    } => {
+            let starved = Seconds(starved_ms);
+            format!("host: pcpu {cpu} no longer idles while a vcpu of its own waits; it did so for {starved}")
+        }
     /// Why the host went down while its watchdog was armed, told by the next boot.
     Error "host.reset_reason" HostResetReason {
         /// Why.

@@ -13,11 +13,13 @@
 //! | timers of a pCPU | its canary counter has stayed the same for its period and the slack |
 //! | scheduler of a pCPU | a request has been outstanding, and its last decision the same, for the slack |
 //! | guest watchdog | it is armed, nothing was set for its timeout and the slack, and its handler has not come to its end |
+//! | a vCPU's turn | only where asked for: it is runnable, the pCPU that it is placed on idles, and that is proved for as long as was granted ([`super::starving`]) |
 //!
 //! A value counts from the end of the look that saw it first: a reader who is held up in
 //! the middle of a look, or between two, never takes his own absence for the hypervisor's.
 //! Until each pCPU that is online has been seen to make progress, all is unknown.
 
+use super::starving::{Starving, Waiting};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::xen::table::{MAX_DOMAINS, Pcpu, SLOTS, Slot, Table};
 use std::fmt;
@@ -46,6 +48,26 @@ pub enum Work {
     PcpuTimers(u32),
     /// The scheduler of a pCPU.
     PcpuScheduler(u32),
+    /// A turn for a runnable vCPU, on a pCPU that idles.
+    PcpuStarving {
+        /// The pCPU.
+        cpu: u32,
+        /// The vCPU's domain.
+        domid: u16,
+        /// Its number in that domain.
+        vcpu: u16,
+    },
+}
+
+impl Work {
+    fn starving(cpu: u32, waiting: &Waiting) -> Self {
+        let short = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        Self::PcpuStarving {
+            cpu,
+            domid: short(waiting.starved.domid),
+            vcpu: short(waiting.starved.vcpu),
+        }
+    }
 }
 
 impl fmt::Display for Work {
@@ -56,6 +78,12 @@ impl fmt::Display for Work {
             }
             Self::PcpuTimers(cpu) => write!(f, "timers of pcpu {cpu}"),
             Self::PcpuScheduler(cpu) => write!(f, "scheduler of pcpu {cpu}"),
+            Self::PcpuStarving { cpu, domid, vcpu } => {
+                write!(
+                    f,
+                    "runnable vcpu {vcpu} of domain {domid} on idle pcpu {cpu}"
+                )
+            }
         }
     }
 }
@@ -105,9 +133,9 @@ impl fmt::Display for Unknown {
 /// What a look proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything is served, but for a scheduler that debug keys hold up on purpose.
+    /// Everything is served, but for what debug keys hold up on purpose, by a scheduler.
     Served {
-        /// That scheduler.
+        /// That work.
         excused: Option<Work>,
     },
     /// Something is not.
@@ -133,6 +161,7 @@ struct PcpuProgress {
     decided: u32,
     /// Since when a request is outstanding and the last decision is `decided`.
     undecided_at: Option<Monotonic>,
+    starving: Starving,
 }
 
 /// Moments of slots, in units of 2^24 ns (17 ms), which wrap after two years: what is seen
@@ -189,11 +218,13 @@ pub struct Evidence {
     proven: bool,
     /// The last look that saw debug keys at work.
     excused_at: Option<Monotonic>,
+    /// How long a runnable vCPU may wait on a pCPU that idles, ns; none: for ever.
+    starved_ns: Option<u64>,
 }
 
 impl Evidence {
     /// Nothing seen yet; allocates all it will ever need for tables of this size: 640 KiB
-    /// and 64 bytes for each pCPU.
+    /// and 104 bytes for each pCPU.
     #[must_use]
     pub fn new(table: &Table<'_>) -> Self {
         let start = Monotonic(0);
@@ -205,21 +236,49 @@ impl Evidence {
             canary_at: start,
             decided: 0,
             undecided_at: None,
+            starving: Starving::default(),
         };
         Self {
             pcpus: vec![unseen; table.nr_pcpus()].into(),
             domains: vec![SlotProgress::default(); MAX_DOMAINS].into(),
             proven: false,
             excused_at: None,
+            starved_ns: None,
         }
     }
 
+    /// A runnable vCPU that waits for longer than this on a pCPU that idles is not served.
+    #[must_use]
+    pub fn starved_after(self, starved_ns: Option<u64>) -> Self {
+        Self { starved_ns, ..self }
+    }
+
     /// Another, whose evidence is lost, has seen this work to be overdue: a guest's deadline
-    /// counts as passed until it is served or set anew. A pCPU has to prove itself anyhow.
+    /// counts as passed until it is served or set anew, a vCPU's wait as long enough while it
+    /// goes on. A pCPU's timers and scheduler have to prove themselves anyhow.
     pub fn overdue(&mut self, table: &Table<'_>, work: Work, now: Monotonic) {
-        let Work::GuestWatchdog { domid, slot } = work else {
+        match work {
+            Work::GuestWatchdog { domid, slot } => self.overdue_slot(table, domid, slot, now),
+            Work::PcpuStarving { cpu, .. } => self.overdue_vcpu(table, work, cpu, now),
+            Work::PcpuTimers(_) | Work::PcpuScheduler(_) => {}
+        }
+    }
+
+    fn overdue_vcpu(&mut self, table: &Table<'_>, work: Work, cpu: u32, now: Monotonic) {
+        let n = usize::try_from(cpu).unwrap_or(usize::MAX);
+        let (Some(granted_ns), Some(record), Some(progress)) =
+            (self.starved_ns, table.pcpu(n), self.pcpus.get_mut(n))
+        else {
             return;
         };
+        progress.see(&record, now);
+        let waiting = progress.starving.see(&record, now);
+        if waiting.is_some_and(|waiting| Work::starving(cpu, &waiting) == work) {
+            progress.starving.overdue(&record, granted_ns, now);
+        }
+    }
+
+    fn overdue_slot(&mut self, table: &Table<'_>, domid: u16, slot: u8, now: Monotonic) {
         let (Some((created, slots)), Some(progress)) =
             (table.armed(domid), self.domains.get_mut(usize::from(domid)))
         else {
@@ -296,6 +355,10 @@ impl Evidence {
             if unmoved > period_ns + SLACK_NS {
                 lagging.add(Work::PcpuTimers(cpu), unmoved - period_ns);
             }
+            let waiting = progress.starving.see(&record, now);
+            if let (Some(waiting), Some(granted_ns)) = (waiting, self.starved_ns) {
+                judge_waiting(cpu, &waiting, granted_ns, self.excused_at, lagging, excused);
+            }
             let Some(undecided) = progress.undecided_at.map(|at| now.since_ns(at)) else {
                 continue;
             };
@@ -360,11 +423,32 @@ impl Evidence {
                 .as_mut()
                 .map(later)
                 .unwrap_or_default();
+            progress.starving.count_from(began, ended);
         }
         let (seen, end) = (Tick::up(began), Tick::up(ended));
         let all = self.domains.iter_mut().flat_map(|d| d.since.iter_mut());
         all.filter(|since| since.0 == seen.0)
             .for_each(|since| *since = end);
+    }
+}
+
+/// A debug key that keeps a scheduler off keeps its vCPUs waiting: what is granted is granted
+/// anew after it, as long as the key is excused at all.
+fn judge_waiting(
+    cpu: u32,
+    waiting: &Waiting,
+    granted_ns: u64,
+    excused_at: Option<Monotonic>,
+    lagging: &mut Longest,
+    excused: &mut Longest,
+) {
+    let (work, proved_ns) = (Work::starving(cpu, waiting), waiting.proved_ns);
+    let after_excuse = excused_at.map_or(u64::MAX, |at| waiting.until.since_ns(at));
+    if proved_ns.min(after_excuse) > granted_ns || proved_ns > granted_ns.saturating_add(EXCUSED_NS)
+    {
+        lagging.add(work, proved_ns);
+    } else if proved_ns > granted_ns {
+        excused.add(work, proved_ns);
     }
 }
 
@@ -394,6 +478,7 @@ impl PcpuProgress {
                 canary_at: now,
                 decided: record.decided,
                 undecided_at: None,
+                starving: Starving::default(),
             };
         }
         if record.canary != self.canary {

@@ -18,3 +18,4 @@ pub mod run;
 pub mod seqlock;
 pub mod sight;
 pub mod start;
+pub mod starving;

@@ -40,6 +40,15 @@ impl<'a> Patched<'a> {
             evidence: Evidence::new(&table),
         }
     }
+
+    /// See [`Evidence::starved_after`].
+    #[must_use]
+    pub fn starved_after(self, starved_ns: Option<u64>) -> Self {
+        Self {
+            evidence: self.evidence.starved_after(starved_ns),
+            ..self
+        }
+    }
 }
 
 impl Sight for Patched<'_> {

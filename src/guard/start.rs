@@ -197,7 +197,10 @@ fn open_hypervisor(policy: &Policy) -> Result<Box<dyn Sight>, Failure> {
         Failure::new(UNAVAILABLE, text)
     })?;
     match (xen::map_table(&privcmd), policy.coverage) {
-        (Ok(table), _) => Ok(Box::new(Patched::new(table))),
+        (Ok(table), _) => {
+            let sight = Patched::new(table).starved_after(policy.starved_ns);
+            Ok(Box::new(sight))
+        }
         (Err(NoTable::Errno(Errno::EPERM)), _) => Err(Failure::new(
             NOPERM,
             "the hypervisor refuses its liveness table: this is not the control domain (dom0)",
@@ -388,8 +391,11 @@ fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
         Coverage::Full => "full (every guest watchdog and pcpu)",
         Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
     };
+    let starved = policy.starved_ns.map(|ns| ns / NS_PER_S);
+    let starved = starved.map(|s| format!(", a starved vcpu withholds after {s} s"));
+    let starved = starved.unwrap_or_default();
     say!(
-        "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}",
+        "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
         paths(devices),
         policy.timeout_s,
         policy.sample_ns / NS_PER_MS,

@@ -14,5 +14,6 @@ pub mod reported;
 pub mod reporter;
 pub mod services;
 pub mod shared_registry;
+pub mod starving;
 pub mod table;
 pub mod watcher;

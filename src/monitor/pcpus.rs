@@ -4,7 +4,7 @@
 //! In: looks at the liveness table. Out: each pCPU's [`Pcpu`] status. A value counts from the
 //! look that saw it first, so that an age is never told too great.
 
-use crate::control::status::Pcpu;
+use crate::control::status::{Pcpu, Starved};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::{self, Table};
 
@@ -74,6 +74,16 @@ impl Seen {
                 _ => 0,
             },
             canary_runs: self.record.canary,
+            idle: online && self.record.idle,
+            starved: self
+                .record
+                .starved
+                .filter(|_| online)
+                .map(|starved| Starved {
+                    waited_ms: starved.ms,
+                    domid: starved.domid,
+                    vcpu: starved.vcpu,
+                }),
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum Stream {
     Silent,
     /// That it is back.
     Back,
+    /// That pCPUs starve, and no longer do.
+    Starving,
 }
 
 /// What was told.
@@ -126,7 +128,7 @@ impl Reported {
     }
 }
 
-const WORDS: usize = 9;
+const WORDS: usize = 11;
 
 fn low(word: u64) -> u32 {
     let [a, b, c, d, ..] = word.to_le_bytes();

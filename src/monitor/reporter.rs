@@ -2,8 +2,8 @@
 //! The reporter: tells people what the guard did, as the guard itself must not.
 //!
 //! In: the guard page; the liveness table. Out: a line and an event for each thing that the
-//! guard did; that it fell silent; and, while it does not say what is wrong, what is not
-//! serviced. Nothing here decides anything.
+//! guard did; that it fell silent; that a pCPU starves; and, while the guard does not say what
+//! is wrong, what is not serviced. Nothing here decides anything.
 //!
 //! A wedge may stop any one vCPU of dom0, and whatever runs or waits there. So there is a
 //! watcher pinned to each of them, and any one that still runs tells all there is
@@ -18,6 +18,7 @@ use crate::guard::gate::{Decision, Reason};
 use crate::guard::page::{Entry, EntryKind, Info, Phase, Reader, View};
 use crate::monitor::pcpus::Pcpus;
 use crate::monitor::reported::{Reported, Stream, key};
+use crate::monitor::starving::StarvingPcpus;
 use crate::sink::direct_log::DirectLog;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::Table;
@@ -32,8 +33,17 @@ struct Look {
     table: Table<'static>,
     evidence: Evidence,
     pcpus: Pcpus,
+    starving: StarvingPcpus,
     /// What was told of the present withhold.
     told: Option<Work>,
+}
+
+/// What a look found to tell.
+struct Found {
+    /// Of what is not serviced.
+    line: Option<String>,
+    /// Of pCPUs that starve, by number.
+    news: Vec<(u64, Kind)>,
 }
 
 /// What the watchers share.
@@ -66,6 +76,7 @@ impl<'a> Reporter<'a> {
             table,
             evidence: Evidence::new(&table),
             pcpus: Pcpus::default(),
+            starving: StarvingPcpus::new(self.told.last(Stream::Starving)),
             told: None,
         }));
     }
@@ -88,29 +99,39 @@ impl<'a> Reporter<'a> {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Looks at the hypervisor, if nobody else does just now; says what is not serviced.
-    fn look(&self, now: Monotonic, wanted: bool) -> Option<String> {
+    /// Looks at the hypervisor, if nobody else does just now; says what is not serviced, and
+    /// what is to be told of pCPUs that starve.
+    fn look(&self, now: Monotonic, wanted: bool) -> Option<Found> {
         let mut look = match self.look.get()?.try_lock() {
             Ok(look) => look,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
+        let line = look.judge(wanted);
         let Look {
             table,
-            evidence,
             pcpus,
-            told,
+            starving,
+            ..
         } = &mut *look;
-        let (verdict, _) = evidence.look(table, Monotonic::now);
         pcpus.look(table, now);
+        starving.look(table, now);
+        let news = starving.news(self.told.last(Stream::Starving));
+        Some(Found { line, news })
+    }
+}
+
+impl Look {
+    fn judge(&mut self, wanted: bool) -> Option<String> {
+        let (verdict, _) = self.evidence.look(&self.table, Monotonic::now);
         if !wanted {
-            *told = None;
+            self.told = None;
             return None;
         }
         let Verdict::Lagging { work, overdue_ns } = verdict else {
             return None;
         };
-        if told.replace(work) == Some(work) {
+        if self.told.replace(work) == Some(work) {
             return None;
         }
         let ms = overdue_ns / NS_PER_MS;
@@ -156,9 +177,27 @@ impl<'r, 'a> Watcher<'r, 'a> {
             self.silence(view, now);
         }
         let wanted = view.is_some_and(|view| wants_evidence(&view, now));
-        if let Some(line) = self.reporter.look(now, wanted) {
+        let Some(Found { line, news }) = self.reporter.look(now, wanted) else {
+            return;
+        };
+        if let Some(line) = line {
             self.direct.tell(Severity::Error, "host.withhold", &line);
         }
+        // In their order: what another watcher is at comes before what follows it.
+        for (number, kind) in news {
+            if !self.tell(Stream::Starving, number, kind, now) {
+                break;
+            }
+        }
+    }
+
+    /// Tells what has this key, once: a line that waits for nobody, then the event.
+    fn tell(&mut self, stream: Stream, key: u64, kind: Kind, now: Monotonic) -> bool {
+        let direct = &mut self.direct;
+        self.reporter.told.once(stream, key, now, || {
+            direct.tell(kind.severity(), kind.kind(), &plain(&kind.describe()));
+            (self.reporter.publish)(kind);
+        })
     }
 
     /// Tells the guard's entries: first all lines, which wait for nobody.
@@ -221,11 +260,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
             return;
         };
         let (stream, key, kind) = kind;
-        let direct = &mut self.direct;
-        told.once(stream, key, now, || {
-            direct.tell(kind.severity(), kind.kind(), &kind.describe());
-            (self.reporter.publish)(kind);
-        });
+        self.tell(stream, key, kind, now);
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! What is not known has no series.
 
-use crate::control::status::Status;
+use crate::control::status::{Pcpu, Status};
 use crate::event::bus::Bus;
 use crate::event::{Coverage, Event};
 use crate::guests::report::{AlarmReport, GuestReport, GuestsReport};
@@ -143,6 +143,7 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     if let Some(monitor) = &status.monitor {
         let saved = gauge("state_saved", "1 while the monitor can save its state.");
         page.one(saved, u8::from(monitor.save_error.is_none()));
+        of_pcpus(&mut page, &monitor.pcpus);
     }
     let open = guests.guests.iter().filter(|g| is_open(g)).count();
     let alarms = gauge("alarms_open", "Alarms of guests that are open.");
@@ -183,6 +184,29 @@ fn of_host(page: &mut Page, status: &Status) {
         );
         page.one(age, Seconds(status.look_age_ms));
     }
+}
+
+/// Those that are online: of others nothing is known.
+fn of_pcpus(page: &mut Page, pcpus: &[Pcpu]) {
+    let mut series = |family: Family, value: &dyn Fn(&Pcpu) -> String| {
+        page.head(family);
+        for pcpu in pcpus.iter().filter(|pcpu| pcpu.online) {
+            page.sample(family, &format!("{{cpu=\"{}\"}}", pcpu.cpu), value(pcpu));
+        }
+    };
+    let idle = gauge(
+        "pcpu_idle",
+        "1 if the physical CPU idled when the hypervisor last looked for vCPUs that wait.",
+    );
+    series(idle, &|pcpu| u8::from(pcpu.idle).to_string());
+    let waiting = gauge(
+        "pcpu_waiting_seconds",
+        "How long the runnable vCPU has waited then that waits longest for this physical CPU.",
+    );
+    series(waiting, &|pcpu| {
+        let waited_ms = pcpu.starved.as_ref().map_or(0, |starved| starved.waited_ms);
+        Seconds(waited_ms.into()).to_string()
+    });
 }
 
 fn of_guests(page: &mut Page, guests: &[GuestReport]) {

@@ -4,7 +4,9 @@
 //! In: what happens to domains and pCPUs. Out: words that [`super::table`] reads. It is
 //! shared by reference, as the real table is: those who read it see it change.
 
-use super::table::{ABI, HANDLE_LEN, HEADER_LEN, MAGIC, MAX_DOMAINS, RECORD_LEN, Shutdown, Table};
+use super::table::{
+    ABI, HANDLE_LEN, HEADER_LEN, MAGIC, MAX_DOMAINS, RECORD_LEN, Shutdown, Starved, Table,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
@@ -135,6 +137,16 @@ impl Simulation {
     /// A pCPU's scheduler decides.
     pub fn decide(&self, cpu: usize) {
         self.change(Self::pcpu(cpu) + 1, |word| pair(low(word), low(word)));
+    }
+
+    /// The hypervisor has looked for vCPUs that wait: this pCPU idles or not, and this one
+    /// (domain, number) has waited longest on it, if any waits.
+    pub fn scan(&self, cpu: usize, idle: bool, starved: Option<Starved>) {
+        let at = Self::pcpu(cpu);
+        let who = starved.map_or(0, |starved| pair(starved.domid, starved.vcpu));
+        self.store(at + 3, who);
+        let ms = starved.map_or(0, |starved| starved.ms);
+        self.store(at + 2, pair(idle.into(), ms));
     }
 
     /// So many debug-key handlers run.

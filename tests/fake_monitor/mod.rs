@@ -114,6 +114,8 @@ pub fn status(guests: u16) -> Status {
         canary_overdue_ms: 0,
         sched_overdue_ms: 0,
         canary_runs: 100,
+        idle: true,
+        starved: None,
     };
     let watchdog = |n| GuestWatchdog {
         domid: n,

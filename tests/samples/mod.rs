@@ -129,6 +129,16 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
         "host.excused" => vec![Kind::HostExcused {
             what: "scheduler of pcpu 1".to_owned(),
         }],
+        "host.starving" => vec![Kind::HostStarving {
+            cpu: 2,
+            domid: 7,
+            vcpu: 1,
+            waited_ms: 2_004,
+        }],
+        "host.starving_ended" => vec![Kind::HostStarvingEnded {
+            cpu: 2,
+            starved_ms: 61_250,
+        }],
         "host.reset_reason" => [Some(true), Some(false), None]
             .map(|watchdog_fired| Kind::HostResetReason {
                 reason: "timers of pcpu 1 not serviced".to_owned(),

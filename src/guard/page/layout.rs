@@ -175,6 +175,10 @@ fn encode_work(work: Work) -> [u64; 2] {
         Work::GuestWatchdog { domid, slot } => [1, u64::from(domid) << 8 | u64::from(slot)],
         Work::PcpuTimers(cpu) => [2, u64::from(cpu)],
         Work::PcpuScheduler(cpu) => [3, u64::from(cpu)],
+        Work::PcpuStarving { cpu, domid, vcpu } => {
+            let who = u64::from(domid) << 32 | u64::from(vcpu) << 48;
+            [4, u64::from(cpu) | who]
+        }
     }
 }
 
@@ -188,6 +192,14 @@ fn decode_work(kind: u64, who: u64) -> Option<Work> {
         }
         2 => Work::PcpuTimers(cpu()?),
         3 => Work::PcpuScheduler(cpu()?),
+        4 => {
+            let [a, b, c, d, e, f, g, h] = who.to_le_bytes();
+            Work::PcpuStarving {
+                cpu: u32::from_le_bytes([a, b, c, d]),
+                domid: u16::from_le_bytes([e, f]),
+                vcpu: u16::from_le_bytes([g, h]),
+            }
+        }
         _ => return None,
     })
 }

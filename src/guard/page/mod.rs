@@ -122,7 +122,7 @@ pub struct Status {
     pub last_kick: Monotonic,
     /// When the gate last said kick, whether or not the device took it.
     pub served: Monotonic,
-    /// The scheduler that debug keys hold up, while it is excused.
+    /// What debug keys hold up, while it is excused.
     pub excused: Option<Work>,
     /// Entries written into the ring so far.
     pub entries: u64,
@@ -149,7 +149,7 @@ pub enum EntryKind {
     Withhold(Reason),
     /// It kicks again.
     Resume,
-    /// It excuses a scheduler that debug keys hold up.
+    /// It excuses work that debug keys hold up.
     Excused(Work),
     /// The device refuses kicks: the first refusal, and once a minute while it goes on.
     Refused {

@@ -60,6 +60,11 @@ const VARIANTS: &[Variant] = &[
         scenario: "wedge/guest-handler-lost", fails: "has not fired",
     },
     Variant {
+        name: "starved-ignored", what: "starved vCPUs are no evidence, though they were asked for",
+        file: "src/guard/evidence.rs", text: "        lagging.add(work, proved_ns);\n", instead: "",
+        scenario: "wedge/idle-only-2", fails: "has not fired",
+    },
+    Variant {
         name: "unknown-kicks", what: "what is unknown counts as served",
         file: "src/guard/gate.rs", text: "        Verdict::Unknown(why) => Reason::Unknown(why),\n", instead: "        Verdict::Unknown(_) => return Decision::Kick,\n",
         scenario: "survive/start-on-a-wedge", fails: "",

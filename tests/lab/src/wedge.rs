@@ -82,6 +82,8 @@ pub enum Fault {
     GuestHandler(Instead),
     /// Functions that return at once, whoever calls them.
     Lost(&'static [&'static str]),
+    /// The scheduler decides as ever, and always for idle, on one processor.
+    PicksIdle(u8),
     /// A processor's clock stands still: its scale becomes 0, and nobody calibrates it any more.
     ClockFrozen(u8),
     /// The lock of the hypervisor's file system is held for writing for ever: nothing that the guard needs.
@@ -108,6 +110,13 @@ const ONE_TICKET: u32 = 0x1_0000;
 const WRITE_HELD: u32 = 0x3fff;
 /// Where the factor of the scale is in `struct cpu_time`: three times of 8 bytes, then the shift (Xen: arch/x86/time.c).
 const TIME_SCALE_FACTOR: u64 = 28;
+/// How far from its beginning `struct scheduler` is searched for the function that decides; all its operations are within that.
+const SCHEDULER_MAX: u64 = 0x200;
+/// The scheduler's function that decides (Xen: `xen/common/sched/credit2.c`). Its fourth argument says that the processor has other
+/// work, in the idle vCPU: then it picks idle.
+const DECIDES: &str = "csched2_schedule";
+/// mov $1, %ecx: the fourth argument.
+const OTHER_WORK: [u8; 5] = [0xb9, 1, 0, 0, 0];
 /// Where `schedule_lock` is in `struct sched_resource`.
 const SCHEDULE_LOCK: u64 = 16;
 
@@ -155,6 +164,7 @@ impl Fault {
             Fault::Lost(functions) => functions
                 .iter()
                 .try_for_each(|function| xen.overwrite(function, Instead::Returns.code())),
+            Fault::PicksIdle(cpu) => xen.pick_idle(cpu),
             Fault::ClockFrozen(cpu) => {
                 xen.overwrite("local_time_calibration", Instead::Returns.code())?;
                 let time = xen.per_cpu("per_cpu__cpu_time", cpu)?;
@@ -203,6 +213,35 @@ impl Xen<'_> {
                 )?
             }
         };
+        self.write_function(SPARE_FUNCTION, spare, &code)?;
+        self.gdb.write(slot, &spare.address.to_le_bytes())
+    }
+
+    /// The scheduler calls its function by a pointer, which is found by its value: exactly one is to be there.
+    fn pick_idle(&mut self, cpu: u8) -> Result<()> {
+        let (decides, spare) = (
+            self.symbols.get(DECIDES)?,
+            self.symbols.get(SPARE_FUNCTION)?,
+        );
+        let resource = self.per_cpu("per_cpu__sched_res", cpu)?;
+        let resource = self.gdb.read_u64(resource)?;
+        // The first member of `struct sched_resource`.
+        let scheduler = self.gdb.read_u64(resource)?;
+        let mut slots = Vec::new();
+        for slot in (scheduler..scheduler + SCHEDULER_MAX).step_by(8) {
+            if self.gdb.read_u64(slot)? == decides.address {
+                slots.push(slot);
+            }
+        }
+        let [slot] = slots[..] else {
+            return Err(Error::new(format!(
+                "the scheduler at {scheduler:#x} has {DECIDES} {} times",
+                slots.len()
+            )));
+        };
+        let displacement = self.processor_id_displacement()?;
+        let (here, original) = (spare.address, decides.address);
+        let code = on_one_cpu(cpu, displacement, &OTHER_WORK, here, original)?;
         self.write_function(SPARE_FUNCTION, spare, &code)?;
         self.gdb.write(slot, &spare.address.to_le_bytes())
     }

@@ -12,6 +12,7 @@ pub mod lives;
 pub mod phase;
 mod schema;
 pub mod sinks;
+mod starving;
 pub mod table;
 pub mod used;
 pub mod wedged;
@@ -23,7 +24,7 @@ use crate::laboratory::Laboratory;
 use crate::machine::Shape;
 use figures::Figures;
 use std::time::Duration;
-use wedges::{Expected, WEDGES, Wedge};
+use wedges::{WEDGES, Wedge};
 
 /// A restored host of this shape that kicks, at `phase` of the timers.
 fn ready(laboratory: &Laboratory, shape: Shape, phase: Duration) -> Result<Host> {
@@ -68,10 +69,10 @@ impl Scenario {
             })
         };
         let wedges = WEDGES.iter().map(|wedge| {
-            let group = if wedge.expected == Expected::Lives {
-                "survive"
-            } else {
+            let group = if wedge.expected.is_down() {
                 "wedge"
+            } else {
+                "survive"
             };
             Scenario {
                 group,

@@ -4,7 +4,7 @@
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::ready;
-use super::wedges::{Expected, FROM_DEADLINE, FROM_INJECTION, Wedge};
+use super::wedges::{Expected, FROM_DEADLINE, FROM_INJECTION, FROM_STARVING, Wedge};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::laboratory::{GUESTS, Laboratory};
@@ -44,6 +44,27 @@ pub fn strike(host: &mut Host, wedge: &Wedge, guest: &str) -> Result<Figures> {
         Expected::Lives => {
             host.inject(wedge.fault)?;
             host.lives_on(WATCHED)
+        }
+        Expected::DownFromStarving(cpu) => {
+            host.judge_starved()?;
+            host.keep_busy(guest)?;
+            host.bind_guest(guest, cpu)?;
+            let injected = host.inject(wedge.fault)?;
+            down(host, &mut figures, wedge, injected, FROM_STARVING)
+        }
+        Expected::LivesStarving(cpu) => {
+            host.follow_events()?;
+            host.keep_busy(guest)?;
+            host.bind_guest(guest, cpu)?;
+            host.inject(wedge.fault)?;
+            host.lives_starving(Some(cpu))
+        }
+        Expected::LivesElsewhere => {
+            host.judge_starved()?;
+            host.follow_events()?;
+            host.keep_busy(guest)?;
+            host.inject(wedge.fault)?;
+            host.lives_starving(None)
         }
     };
     figures.said = host.machine.log.lines_from(said);

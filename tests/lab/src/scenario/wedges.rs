@@ -4,8 +4,8 @@
 use crate::machine::Shape;
 use crate::wedge::Cpus::{All, One};
 use crate::wedge::Fault::{
-    self, ClockFrozen, GuestHandler, Handler, HypfsLock, Lost, ReprogramFails, RunqueueLock,
-    SysctlLock, TimerLock,
+    self, ClockFrozen, GuestHandler, Handler, HypfsLock, Lost, PicksIdle, ReprogramFails,
+    RunqueueLock, SysctlLock, TimerLock,
 };
 use crate::wedge::Instead::{Returns, Spins, SpinsDeaf};
 use crate::wedge::Softirq::{Schedule, Timer};
@@ -20,12 +20,30 @@ pub enum Expected {
     DownFromDeadline,
     /// The host lives: neither timers nor the scheduler are touched.
     Lives,
+    /// A guest is bound to the pCPU, and starved vCPUs are evidence: the host goes down within [`FROM_STARVING`] of the injection.
+    DownFromStarving(u8),
+    /// A guest is bound to the pCPU, and nobody asked for that evidence: the host lives, and that the pCPU starves is told.
+    LivesStarving(u8),
+    /// Nobody is bound to the pCPU: the host lives, also with that evidence, and there is nothing to tell.
+    LivesElsewhere,
+}
+
+impl Expected {
+    /// Whether the host goes down.
+    pub fn is_down(self) -> bool {
+        matches!(
+            self,
+            DownFromInjection | DownFromDeadline | DownFromStarving(_)
+        )
+    }
 }
 
 /// What is added to the host watchdog's own bound: slack 0.5 s and one sample 0.25 s.
 pub const FROM_DEADLINE: Duration = Duration::from_millis(750);
 /// One period of the canary more.
 pub const FROM_INJECTION: Duration = Duration::from_millis(1750);
+/// The hypervisor's first look 1 s, the guard's 0.25 s, what is granted 3 s, the hypervisor's next look 1 s, all before the host watchdog's own bound.
+pub const FROM_STARVING: Duration = Duration::from_millis(5_250);
 
 /// A row of the table.
 #[derive(Debug)]
@@ -58,6 +76,9 @@ const CPU0: &[&str] = &["of pcpu 0", "guest watchdog of"];
 const CPU1: &[&str] = &["of pcpu 1", "guest watchdog of"];
 const CPU2: &[&str] = &["of pcpu 2"];
 const CPU3: &[&str] = &["of pcpu 3"];
+const STARVED0: &[&str] = &["on idle pcpu 0"];
+const STARVED1: &[&str] = &["on idle pcpu 1"];
+const STARVED2: &[&str] = &["on idle pcpu 2"];
 const ANY_CPU: &[&str] = &["of pcpu", "guest watchdog of", "evidence stale"];
 const HANDLER: &[&str] = &["guest watchdog of", "of pcpu 0"];
 
@@ -107,7 +128,28 @@ const fn spreads(
     }
 }
 
-use Expected::{DownFromDeadline, DownFromInjection, Lives};
+/// A scheduler that always picks idle on one pCPU, which leaves dom0 alone: it moves to the others.
+const fn idles(
+    name: &'static str,
+    what: &'static str,
+    cpu: u8,
+    expected: Expected,
+    reasons: &'static [&'static str],
+) -> Wedge {
+    Wedge {
+        shape: if cpu < 2 {
+            Shape::Everywhere
+        } else {
+            Shape::Apart
+        },
+        leaves_dom0: true,
+        ..row(name, what, PicksIdle(cpu), expected, reasons)
+    }
+}
+
+use Expected::{
+    DownFromDeadline, DownFromInjection, DownFromStarving, Lives, LivesElsewhere, LivesStarving,
+};
 
 /// All wedges.
 #[rustfmt::skip]
@@ -148,6 +190,12 @@ pub const WEDGES: &[Wedge] = &[
     spreads("timer-spin-irqoff-3", "pCPU 3, without dom0, spins, interrupts off", Handler(Timer, One(3), SpinsDeaf), CPU3),
     spreads("timer-lock-2", "the timer lock of pCPU 2, without dom0, is stuck", TimerLock(2), ANY_CPU),
     spreads("timer-lock-3", "the timer lock of pCPU 3, without dom0, is stuck", TimerLock(3), ANY_CPU),
+    idles("idle-only-0", "pCPU 0 only ever idles; a guest bound to it starves, which was asked to be evidence", 0, DownFromStarving(0), STARVED0),
+    idles("idle-only-1", "pCPU 1 only ever idles; a guest bound to it starves, which was asked to be evidence", 1, DownFromStarving(1), STARVED1),
+    idles("idle-only-2", "pCPU 2, without dom0, only ever idles; a guest bound to it starves, which was asked to be evidence", 2, DownFromStarving(2), STARVED2),
+    idles("idle-only-1-told", "pCPU 1 only ever idles; a guest bound to it starves, which is told and no more", 1, LivesStarving(1), &[]),
+    idles("idle-only-2-told", "pCPU 2, without dom0, only ever idles; a guest bound to it starves, which is told and no more", 2, LivesStarving(2), &[]),
+    idles("idle-only-1-unbound", "pCPU 1 only ever idles; nobody is bound to it, so all run on pCPU 0, and nobody notices", 1, LivesElsewhere, &[]),
     row("hypfs-lock", "the lock of the hypervisor's file system is stuck", HypfsLock, Lives, &[]),
     row("sysctl-lock", "the toolstack's control calls are stuck", SysctlLock, Lives, &[]),
 ];
