@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
 use uuid::Uuid;
 use xenwarden::guard::evidence::{Evidence, Unknown, Verdict, Work};
+use xenwarden::guard::sight::{Patched, Sight};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::xen::NoTable;
 use xenwarden::xen::simulation::Simulation;
@@ -339,6 +340,12 @@ fn a_guard_that_is_started_anew_does_not_forget_whose_deadline_had_passed() {
     for _ in 0..100 {
         assert_ne!(host.pass(PERIOD_MS), SERVED);
     }
+    // The guard's way to look hands it on.
+    let table = host.xen.table();
+    let mut sight = Patched::new(table);
+    sight.overdue(work, now);
+    let (verdict, _) = sight.look(&|| now);
+    assert!(matches!(verdict, Verdict::Lagging { .. }), "{verdict:?}");
     host.xen.feed(GUEST, 1);
     assert_eq!(host.pass(PERIOD_MS), SERVED, "nothing latches");
     // What has been served meanwhile is not held against it.

@@ -413,9 +413,34 @@ fn a_reader_never_takes_parts_of_two_values_for_one() {
         assert_eq!(values, [2, 2]);
     });
 }
+
+#[test]
+fn each_writing_counts_on_also_after_one_that_a_kill_cut_short() {
+    let cell = [0, 0].map(std::sync::atomic::AtomicU64::new);
+    for n in 1..4 {
+        seqlock::write(&cell, &[n]);
+        assert_eq!(cell[0].load(Ordering::Relaxed), 2 * n);
+    }
+    cell[0].store(7, Ordering::Relaxed);
+    let mut values = [0];
+    assert!(!seqlock::read(&cell, &mut values), "cut short");
+    seqlock::write(&cell, &[9]);
+    assert!(seqlock::read(&cell, &mut values));
+    assert_eq!((values, cell[0].load(Ordering::Relaxed)), ([9], 8));
+}
+
+#[test]
+fn where_nothing_is_told_yet_a_reader_asks_for_the_same_again() {
+    let nothing = Writer::private().expect("a page").reader().entries(5);
+    assert_eq!(
+        (nothing.next, nothing.lost, nothing.entries.len()),
+        (5, 0, 0)
+    );
+}
+
 #[test]
 fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
-    for entries in [u64::MAX, u64::MAX - 1, 1 << 60] {
+    for entries in [u64::MAX, u64::MAX - 1, 1 << 60, 1 << 23] {
         let folder = Folder::new("numbers");
         let path = folder.0.join("guard");
         let old = Writer::create(&path, None).expect("a page");

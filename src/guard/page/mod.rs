@@ -231,10 +231,8 @@ impl Writer {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        // What cannot be removed is told by the making of a new one.
+        let _ = fs::remove_file(&new);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
