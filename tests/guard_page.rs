@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
+use xenwarden::guard::histogram::Histogram;
 use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::seqlock::{self, Word};
 use xenwarden::guard::start::{hold, last_told};
@@ -51,6 +52,14 @@ fn status(decision: Decision) -> Status {
             max_kick_ns: 7,
             minor_faults: 8,
             major_faults: 9,
+            late: Histogram {
+                counts: [10, 11, 12, 13, 14, 15, 16, 17],
+                sum_ns: 18,
+            },
+            kick_took: Histogram {
+                counts: [20, 21, 22, 23, 24, 25, 26, 27],
+                sum_ns: 28,
+            },
         },
     }
 }

@@ -8,7 +8,7 @@ use sink_common::{Scratch, bus, close, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
-use xenwarden::control::status::{MonitorStatus, Pcpu, Starved, Status};
+use xenwarden::control::status::{MonitorStatus, Pcpu, Starved, Status, Took};
 use xenwarden::event::{Coverage, Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
@@ -26,6 +26,7 @@ fn parse(text: &str) -> BTreeMap<Series, f64> {
     let mut samples = BTreeMap::new();
     let mut families = BTreeSet::new();
     let mut family = String::new();
+    let mut is_histogram = false;
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if let Some(help) = line.strip_prefix("# HELP ") {
@@ -34,16 +35,21 @@ fn parse(text: &str) -> BTreeMap<Series, f64> {
             let kind = lines.next().and_then(|l| l.strip_prefix("# TYPE "));
             let (typed, kind) = kind.and_then(|k| k.split_once(' ')).expect("a TYPE");
             assert!(
-                typed == name && ["counter", "gauge"].contains(&kind),
+                typed == name && ["counter", "gauge", "histogram"].contains(&kind),
                 "{line}"
             );
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             assert!(families.insert(name.to_owned()), "{name} in two places");
             family = name.to_owned();
+            is_histogram = kind == "histogram";
             continue;
         }
         let (name, labels, value) = sample(line);
-        assert_eq!(name, family, "a sample outside its family: {line}");
+        let of_family = match name.strip_prefix(&family) {
+            Some(part) if is_histogram => ["_bucket", "_sum", "_count"].contains(&part),
+            part => part == Some(""),
+        };
+        assert!(of_family, "a sample outside its family: {line}");
         let value: f64 = value.parse().expect(line);
         assert!(
             samples.insert((name, labels), value).is_none(),
@@ -105,6 +111,10 @@ fn status() -> Status {
     status.host_watchdog.kicks = u64::MAX;
     status.kick_path.withholds = 3;
     status.kick_path.max_kick_gap_ms = 1_234;
+    status.kick_path.late = Took {
+        counts: vec![5, 4, 3, 0, 0, 0, 0, 1],
+        sum_us: 2_000_017,
+    };
     let pcpu = |cpu, online, starved| Pcpu {
         cpu,
         online,
@@ -193,6 +203,17 @@ fn the_file_has_every_series_in_a_form_that_a_strict_parser_takes() {
         (series("kicks_total", &[]), 18_446_744_073_709_551_615.0),
         (series("withholds_total", &[]), 3.0),
         (series("kick_gap_max_seconds", &[]), 1.234),
+        (
+            series("look_late_seconds_bucket", &[("le", "0.000100")]),
+            5.0,
+        ),
+        (
+            series("look_late_seconds_bucket", &[("le", "0.250000")]),
+            12.0,
+        ),
+        (series("look_late_seconds_bucket", &[("le", "+Inf")]), 13.0),
+        (series("look_late_seconds_sum", &[]), 2.000_017),
+        (series("look_late_seconds_count", &[]), 13.0),
         (series("withholding", &[]), 1.0),
         (series("coverage_full", &[]), 1.0),
         (series("pcpu_idle", &[("cpu", "0")]), 0.0),

@@ -8,6 +8,7 @@
 
 use crate::event::{Coverage, Uuid};
 use crate::guard::gate::Decision;
+use crate::guard::histogram::Histogram;
 use crate::guard::page::{Counters, Phase, View};
 use crate::guests::report::{GuestReport, GuestsReport};
 use crate::state::saver::{Health, SaveError};
@@ -157,6 +158,12 @@ pub struct KickPath {
     pub failed_kicks: u64,
     /// Times that kicks were withheld.
     pub withholds: u64,
+    /// How late looks began.
+    #[serde(default)]
+    pub late: Took,
+    /// How long kicks took.
+    #[serde(default)]
+    pub kick_took: Took,
     /// Page faults of the guard since its loop began.
     pub minor_faults: u64,
     /// Those that needed I/O.
@@ -306,6 +313,24 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
     }
 }
 
+/// How often something took how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Took {
+    /// Up to 0.1, 0.5, 1, 5, 10, 50 and 250 milliseconds, each without those before it, and more.
+    pub counts: Vec<u64>,
+    /// All of them together, microseconds.
+    pub sum_us: u64,
+}
+
+impl From<Histogram> for Took {
+    fn from(histogram: Histogram) -> Self {
+        Self {
+            counts: histogram.counts.to_vec(),
+            sum_us: histogram.sum_ns / 1_000,
+        }
+    }
+}
+
 fn kick_path(counters: &Counters) -> KickPath {
     KickPath {
         samples: counters.looks,
@@ -314,6 +339,8 @@ fn kick_path(counters: &Counters) -> KickPath {
         max_kick_us: counters.max_kick_ns / 1_000,
         failed_kicks: counters.refused,
         withholds: counters.withholds,
+        late: counters.late.into(),
+        kick_took: counters.kick_took.into(),
         minor_faults: counters.minor_faults,
         major_faults: counters.major_faults,
     }

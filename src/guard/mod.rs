@@ -13,6 +13,7 @@
 pub mod devices;
 pub mod evidence;
 pub mod gate;
+pub mod histogram;
 pub mod page;
 pub mod run;
 pub mod seqlock;

@@ -54,6 +54,7 @@ pub fn run<W: HostWatchdog>(
     page.entry(armed, unguarded_since, EntryKind::Armed);
     loop {
         let (verdict, looked) = sight.look(&|| world.now());
+        history.began(looked.since_ns(next));
         let now = world.now();
         let decision = decide(verdict, now.since_ns(looked), period_ns);
         if decision == Decision::Kick {
@@ -129,6 +130,11 @@ impl History {
         }
     }
 
+    /// A look began so late.
+    fn began(&mut self, late_ns: u64) {
+        self.status.counters.late.add(late_ns);
+    }
+
     fn kicked(
         &mut self,
         page: &mut Writer,
@@ -141,7 +147,9 @@ impl History {
             last_kick,
             ..
         } = &mut self.status;
-        counters.max_kick_ns = counters.max_kick_ns.max(ended.since_ns(began));
+        let took_ns = ended.since_ns(began);
+        counters.max_kick_ns = counters.max_kick_ns.max(took_ns);
+        counters.kick_took.add(took_ns);
         if let Err(error) = outcome {
             counters.refused += 1;
             self.refused += 1;

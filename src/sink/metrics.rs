@@ -9,9 +9,10 @@
 //!
 //! What is not known has no series.
 
-use crate::control::status::{Pcpu, Status};
+use crate::control::status::{Pcpu, Status, Took};
 use crate::event::bus::Bus;
 use crate::event::{Coverage, Event};
+use crate::guard::histogram::BOUNDS_US;
 use crate::guests::report::{AlarmReport, GuestReport, GuestsReport};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::HashSet;
@@ -169,6 +170,10 @@ fn of_host(page: &mut Page, status: &Status) {
         "The longest time between two kicks.",
     );
     page.one(gap, Seconds(status.kick_path.max_kick_gap_ms));
+    let late = histogram("look_late_seconds", "How late the guard's looks began.");
+    page.histogram(late, &status.kick_path.late);
+    let took = histogram("kick_duration_seconds", "How long kicks took.");
+    page.histogram(took, &status.kick_path.kick_took);
     let withholding = gauge("withholding", "1 while kicks are withheld.");
     page.one(withholding, u8::from(!status.decision.kick));
     let coverage = gauge(
@@ -293,6 +298,11 @@ const fn counter(name: &'static str, help: &'static str) -> Family {
     Family { name, kind, help }
 }
 
+const fn histogram(name: &'static str, help: &'static str) -> Family {
+    let kind = "histogram";
+    Family { name, kind, help }
+}
+
 /// The file as it grows. Writing to a String cannot fail.
 #[derive(Default)]
 struct Page(String);
@@ -313,11 +323,35 @@ impl Page {
         self.sample(family, "", value);
     }
 
+    /// Each bucket with those before it, as the format wants it.
+    fn histogram(&mut self, family: Family, took: &Took) {
+        self.head(family);
+        let Family { name, .. } = family;
+        let mut sum = 0;
+        let bounds = BOUNDS_US.map(|us| Microseconds(us).to_string());
+        let bounds = bounds.into_iter().chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&took.counts) {
+            sum += count;
+            let _ = writeln!(self.0, "xenwarden_{name}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let _ = writeln!(self.0, "xenwarden_{name}_sum {}", Microseconds(took.sum_us));
+        let _ = writeln!(self.0, "xenwarden_{name}_count {sum}");
+    }
+
     fn many(&mut self, family: Family, label: &str, values: &[(&'static str, u64)]) {
         self.head(family);
         for (key, value) in values {
             self.sample(family, &format!("{{{label}=\"{}\"}}", escape(key)), value);
         }
+    }
+}
+
+/// Microseconds as seconds.
+struct Microseconds(u64);
+
+impl Display for Microseconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status
 use crate::event::Coverage;
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
+use crate::guard::histogram::Histogram;
 use crate::sys::clock::Monotonic;
 
 /// Bytes of the texts in the info.
@@ -105,6 +106,10 @@ pub(super) fn encode_status(status: &Status) -> [u64; STATUS_WORDS] {
         counters.minor_faults,
         counters.major_faults,
     ];
+    let histograms = [counters.late, counters.kick_took];
+    let values = values
+        .into_iter()
+        .chain(histograms.into_iter().flat_map(Histogram::words));
     let mut words = [0; STATUS_WORDS];
     words
         .iter_mut()
@@ -138,8 +143,10 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         max_kick_ns,
         minor_faults,
         major_faults,
-        ..,
+        ref histograms @ ..,
     ] = rest;
+    let (late, histograms) = histograms.split_first_chunk()?;
+    let (kick_took, _) = histograms.split_first_chunk()?;
     Some(Status {
         phase: match phase {
             0 => Phase::Starting,
@@ -166,6 +173,8 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
             max_kick_ns,
             minor_faults,
             major_faults,
+            late: Histogram::from_words(late),
+            kick_took: Histogram::from_words(kick_took),
         },
     })
 }

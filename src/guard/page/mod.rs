@@ -15,6 +15,7 @@ mod layout;
 
 use super::evidence::Work;
 use super::gate::{Decision, Reason};
+use super::histogram::Histogram;
 use super::seqlock;
 use crate::event::Coverage;
 use crate::sys::clock::Monotonic;
@@ -38,7 +39,7 @@ const ATTEMPTS: u32 = 64;
 
 /// Words of each part, and where it begins.
 const INFO: (usize, usize) = (8, 64);
-const STATUS: (usize, usize) = (80, 32);
+const STATUS: (usize, usize) = (80, 48);
 const RING: usize = 128;
 const ENTRY: usize = 8;
 /// Entries that the ring holds.
@@ -105,6 +106,10 @@ pub struct Counters {
     pub minor_faults: u64,
     /// And with.
     pub major_faults: u64,
+    /// How late looks began, after the moment that they were meant for.
+    pub late: Histogram,
+    /// How long kicks took: the device's ioctl.
+    pub kick_took: Histogram,
 }
 
 /// The present.
