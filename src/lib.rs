@@ -29,7 +29,8 @@
 //!       xenwarden events    xenwarden status, guests, ack           cli
 //! ```
 //!
-//! `xenwarden status` reads the guard page itself where the monitor is down.
+//! `xenwarden status` reads the guard page itself where the monitor is down; `xenwarden check`
+//! looks at the host, and asks neither of them.
 //!
 //! | room | what it holds |
 //! |---|---|
@@ -42,6 +43,7 @@
 //! | [`sink`] | journal or syslog, socket, hooks, metrics |
 //! | [`control`] | questions and orders over the control socket, and the status |
 //! | [`monitor`] | the monitor's threads, assembled |
+//! | [`check`] | what of a host is fine for the guard, and what is not |
 //! | [`cli`] | the command line, a process of its own |
 //! | [`config`] | the file, parsed, then validated into a policy |
 //! | [`sys`] | the operating system, and all `unsafe` |
@@ -69,6 +71,7 @@
 //! | guard page | what the guard records of itself |
 //! | guest, domain | a guest is a UUID; a domain is a domid and a creation number |
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

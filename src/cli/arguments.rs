@@ -15,7 +15,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, or refused; 2 cannot tell; 3 no liveness table; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, weakened, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration
@@ -57,6 +57,12 @@ pub enum Command {
         /// End the alarm instead, although the guest does not feed
         #[arg(long)]
         close: bool,
+    },
+    /// What is fine on this host, what weakens the guard, and how to mend it; touches nothing
+    Check {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Completions of this command line for a shell
     #[command(hide = true)]

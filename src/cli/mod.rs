@@ -8,6 +8,7 @@
 
 mod ack;
 pub mod arguments;
+mod check;
 mod connection;
 mod events;
 mod guests;
@@ -69,6 +70,10 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             events::run(&socket, events, output)
         }
         Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
+        Command::Check { json } => {
+            let config = arguments.config.as_deref();
+            check::run(config.unwrap_or(Path::new(DEFAULT_PATH)), *json, output)
+        }
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "xenwarden", &mut text);

@@ -14,6 +14,13 @@ use std::path::{Path, PathBuf};
 /// All that is wrong with what `policy` names.
 #[must_use]
 pub fn check(policy: &Policy) -> Vec<String> {
+    check_below(policy, Path::new("/"))
+}
+
+/// The same on a system whose root is `root`.
+#[must_use]
+pub fn check_below(policy: &Policy, root: &Path) -> Vec<String> {
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     let mut wrong = Vec::new();
     let mut note = |key: &str, path: &Path, outcome: Result<(), String>| {
         if let Err(why) = outcome {
@@ -23,7 +30,7 @@ pub fn check(policy: &Policy) -> Vec<String> {
     for selector in &policy.devices {
         // Any other way to name one finds nothing but watchdogs.
         if let Selector::Path(path) = selector {
-            let found = watchdog(path, Path::new("/sys/dev/char"));
+            let found = watchdog(&below(path), &root.join("sys/dev/char"));
             note("host-watchdog.device", path, found);
         }
     }
@@ -31,15 +38,15 @@ pub fn check(policy: &Policy) -> Vec<String> {
         ("control.socket", &policy.control_socket),
         ("events.socket", &policy.events.socket),
     ] {
-        note(key, path, socket(path));
+        note(key, path, socket(&below(path)));
     }
     let state = &policy.state_directory;
-    note("state.directory", state, directory(state));
+    note("state.directory", state, directory(&below(state)));
     if let Some(path) = &policy.metrics_textfile {
-        note("metrics.textfile", path, textfile(path));
+        note("metrics.textfile", path, textfile(&below(path)));
     }
     for (hook, n) in policy.hooks.hooks.iter().zip(1..) {
-        let found = program(&hook.program).map(drop);
+        let found = program(&below(&hook.program)).map(drop);
         note(&format!("hook {n}: program"), &hook.program, found);
     }
     wrong.extend(group(&policy.control_group).err());

@@ -25,6 +25,9 @@ const IOCTL_PRIVCMD_MMAP_RESOURCE: libc::c_ulong = 0x0020_5007;
 const HYPERVISOR_XEN_VERSION: u64 = 17;
 /// `XENVER_version` (public/version.h): major << 16 | minor.
 const XENVER_VERSION: u64 = 0;
+/// `XENVER_commandline`, and the bytes of `xen_commandline_t` (public/version.h).
+const XENVER_COMMANDLINE: u64 = 9;
+const COMMANDLINE: usize = 1024;
 /// `__HYPERVISOR_sched_op` (public/xen.h), `SCHEDOP_watchdog` (public/sched.h).
 const HYPERVISOR_SCHED_OP: u64 = 29;
 const SCHEDOP_WATCHDOG: u64 = 6;
@@ -98,6 +101,35 @@ impl Privcmd {
         Ok((version >> 16, version & 0xffff))
     }
 
+    /// The hypervisor's command line, as `xl info` shows it. It is cut after 1023 bytes, and
+    /// those who may not have it are given another text.
+    ///
+    /// # Errors
+    /// The hypervisor's errno.
+    pub fn command_line(&self) -> Result<String, Errno> {
+        let mut text = [0_u8; COMMANDLINE];
+        // Exposed, as somebody else is to write there.
+        let buffer = text.as_mut_ptr().expose_provenance() as u64;
+        let arg = [XENVER_COMMANDLINE, buffer, 0, 0, 0];
+        let mut request = PrivcmdHypercall {
+            op: HYPERVISOR_XEN_VERSION,
+            arg,
+        };
+        // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
+        // and its argument points to a live `xen_commandline_t`, of which the hypervisor
+        // writes no more than its 1024 bytes.
+        let answer = unsafe {
+            libc::ioctl(
+                self.device.as_raw_fd(),
+                IOCTL_PRIVCMD_HYPERCALL,
+                &raw mut request,
+            )
+        };
+        Errno::result(answer)?;
+        let line = text.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(line).into_owned())
+    }
+
     /// Sets a slot of this domain's own watchdog: `id` 0 takes a free one, `timeout_s` 0 gives
     /// one back. Gives the slot's number.
     ///
@@ -106,7 +138,7 @@ impl Privcmd {
     /// `xen/common/sched/core.c`).
     pub fn domain_watchdog(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
         let mut watchdog = SchedWatchdog { id, timeout_s };
-        let arg = [SCHEDOP_WATCHDOG, (&raw mut watchdog).addr() as u64, 0, 0, 0];
+        let arg = [SCHEDOP_WATCHDOG, (&raw mut watchdog).expose_provenance() as u64, 0, 0, 0];
         let mut request = PrivcmdHypercall {
             op: HYPERVISOR_SCHED_OP,
             arg,

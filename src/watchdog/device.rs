@@ -289,6 +289,21 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
         attributes.identity = legacy.map(|quirk| quirk.identity.to_owned());
         attributes.nowayout = legacy.and_then(|quirk| quirk.nowayout(sysfs));
     }
+    suits(sysfs, device, &attributes, timeout_s)?;
+    Ok(attributes)
+}
+
+/// Whether a device with these attributes may become the host watchdog, as far as they and the
+/// parameters of modules below `sysfs` tell. Says when it resets at the latest, seconds.
+///
+/// # Errors
+/// [`ArmError`].
+pub fn suits(
+    sysfs: &Path,
+    device: &Path,
+    attributes: &Attributes,
+    timeout_s: u32,
+) -> Result<u32, ArmError> {
     let quirk = attributes.identity.as_deref().map(Quirk::of);
     if let Some(identity) = &attributes.identity {
         refuse_what_is_not_hardware(device, identity)?;
@@ -297,22 +312,20 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
         refuse_what_never_resets(sysfs, device, quirk)?;
     }
     let tries = quirk.map_or(vec![timeout_s], |quirk| quirk.tries(timeout_s).collect());
-    if !tries
-        .iter()
-        .any(|timeout_s| attributes.allows_timeout(*timeout_s))
-    {
-        let limit = |s: Option<u32>| s.map_or_else(|| "?".to_owned(), |s| s.to_string());
-        return Err(ArmError::Timeout {
-            device: device.to_owned(),
-            asked_s: timeout_s,
-            instead: format!(
-                "it allows {} to {} s",
-                limit(attributes.min_timeout_s),
-                limit(attributes.max_timeout_s)
-            ),
-        });
+    let can = |timeout_s: &u32| attributes.allows_timeout(*timeout_s);
+    if let Some(set_s) = tries.into_iter().find(can) {
+        return Ok(quirk.map_or(set_s, |quirk| quirk.latest_s(set_s)));
     }
-    Ok(attributes)
+    let limit = |s: Option<u32>| s.map_or_else(|| "?".to_owned(), |s| s.to_string());
+    Err(ArmError::Timeout {
+        device: device.to_owned(),
+        asked_s: timeout_s,
+        instead: format!(
+            "it allows {} to {} s",
+            limit(attributes.min_timeout_s),
+            limit(attributes.max_timeout_s)
+        ),
+    })
 }
 
 /// Whether this is /dev/watchdog (the misc device 130, Linux `include/linux/miscdevice.h`) and

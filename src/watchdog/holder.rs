@@ -3,15 +3,22 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The process that has a watchdog device open, by its name and pid, if /proc shows one.
 #[must_use]
 pub fn holder_of(device: &Path) -> Option<String> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
+    holder_below(Path::new("/"), device)
+}
+
+/// The same of a system whose root is `root`.
+#[must_use]
+pub fn holder_below(root: &Path, device: &Path) -> Option<String> {
+    let processes = fs::read_dir(root.join("proc")).ok()?.flatten();
+    let nodes = nodes(root, device);
     processes
         .map(|entry| entry.path())
-        .find(|process| has_open(process, device))
+        .find(|process| has_open(process, &nodes))
         .map(|process| {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             let pid = process.file_name().unwrap_or_default().to_string_lossy();
@@ -19,19 +26,26 @@ pub fn holder_of(device: &Path) -> Option<String> {
         })
 }
 
-/// By the device's number, whatever the node is called; /dev/watchdog is another name of
-/// the first watchdog.
-fn has_open(process: &Path, device: &Path) -> bool {
+/// The nodes by which the device may be opened: /dev/watchdog and /dev/watchdog0 are two names
+/// of the first watchdog.
+fn nodes(root: &Path, device: &Path) -> Vec<PathBuf> {
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let first = ["/dev/watchdog", "/dev/watchdog0"].map(Path::new);
+    match first.contains(&device) {
+        true => first.map(below).into(),
+        false => vec![below(device)],
+    }
+}
+
+/// By the device's number, whatever the node is called.
+fn has_open(process: &Path, nodes: &[PathBuf]) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
         return false;
     };
     let number = |path: &Path| fs::metadata(path).map(|m| m.rdev()).ok();
-    let wanted = number(device);
-    let legacy = (device == Path::new("/dev/watchdog0"))
-        .then(|| number(Path::new("/dev/watchdog")))
-        .flatten();
+    let wanted: Vec<u64> = nodes.iter().filter_map(|node| number(node)).collect();
     descriptors.flatten().any(|fd| {
         let found = number(&fd.path()).filter(|n| *n != 0);
-        found.is_some() && (found == wanted || found == legacy)
+        found.is_some_and(|found| wanted.contains(&found))
     })
 }

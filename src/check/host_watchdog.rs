@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host watchdog: which there are, which the policy means, and what it is worth.
+//!
+//! All of it from sysfs: nothing is opened.
+
+use super::{Area, Finding, System, one_name};
+use crate::config::Policy;
+use crate::watchdog::candidates::{Selector, candidates, choose};
+use crate::watchdog::device::suits;
+use crate::watchdog::error::ArmError;
+use crate::watchdog::holder::holder_below;
+use crate::watchdog::quirks::Quirk;
+use crate::watchdog::sysfs::Attributes;
+use std::path::{Path, PathBuf};
+
+const AREA: Area = Area::HostWatchdog;
+
+/// What is said of it.
+pub fn look(system: &System, policy: &Option<Policy>) -> Vec<Finding> {
+    let Some(policy) = policy else {
+        return Vec::new();
+    };
+    let found = candidates(&system.at(Path::new("/sys")), Path::new("/dev"));
+    let mut findings = Vec::new();
+    let mut meant: Vec<PathBuf> = Vec::new();
+    for selector in &policy.devices {
+        match choose(std::slice::from_ref(selector), &found) {
+            Ok(fitting) => {
+                let devices = fitting.into_iter().flatten().collect();
+                let (device, said) = first_that_can(system, policy, selector, devices);
+                meant.extend(device);
+                findings.extend(said);
+            }
+            Err(none) => findings.push(Finding::wrong(
+                AREA,
+                none,
+                "load the driver of the board's watchdog (modprobe), or name another in \
+                 host-watchdog.device",
+            )),
+        }
+    }
+    let is_meant = |path: &Path| meant.iter().any(|meant| one_name(meant) == one_name(path));
+    let others = found.iter().filter(|other| !is_meant(&other.path));
+    findings.extend(others.map(|other| {
+        let why = match other.not_hardware() {
+            Some(why) => format!("not hardware but {why}; "),
+            None => String::new(),
+        };
+        Finding::fine(AREA, format!("{other}: {why}not used"))
+    }));
+    findings
+}
+
+/// The first of `devices` that can do what is asked, and what is said of it; what is wrong with
+/// the first where none can.
+fn first_that_can(
+    system: &System,
+    policy: &Policy,
+    selector: &Selector,
+    devices: Vec<PathBuf>,
+) -> (Option<PathBuf>, Vec<Finding>) {
+    let sysfs = system.at(Path::new("/sys"));
+    let mut refused = None;
+    for device in devices {
+        if !system.at(&device).exists() {
+            let text = format!("{}: there is no such device", device.display());
+            let mend = "load its driver, or name another in host-watchdog.device";
+            refused = refused.or(Some(Finding::wrong(AREA, text, mend)));
+            continue;
+        }
+        let attributes = attributes(system, &device);
+        match suits(&sysfs, &device, &attributes, policy.timeout_s) {
+            Ok(latest_s) => {
+                let said = said_of(system, policy, selector, &device, &attributes, latest_s);
+                return (Some(device), said);
+            }
+            Err(error) => refused = refused.or_else(|| Some(refusal(&error))),
+        }
+    }
+    (None, refused.into_iter().collect())
+}
+
+/// By the device's number; where that is not to be had by its name.
+fn attributes(system: &System, device: &Path) -> Attributes {
+    let sysfs = system.at(Path::new("/sys"));
+    let mut attributes = Attributes::read(&sysfs, &system.at(device));
+    let name = device.file_name().unwrap_or_default();
+    let class = sysfs.join("class/watchdog");
+    if attributes == Attributes::default() && class.join(name).exists() {
+        attributes = Attributes::read_directory(&class.join(name));
+    }
+    if attributes.identity.is_none() && !class.join("watchdog0").exists() && name == "watchdog" {
+        let legacy = Quirk::of_legacy(&sysfs);
+        attributes.identity = legacy.map(|quirk| quirk.identity.to_owned());
+        attributes.nowayout = legacy.and_then(|quirk| quirk.nowayout(&sysfs));
+    }
+    attributes
+}
+
+/// Why it cannot be used, with what to do apart, which such an error says at its end.
+fn refusal(error: &ArmError) -> Finding {
+    let text = error.to_string();
+    match (error, text.rsplit_once(": ")) {
+        (ArmError::Unsuitable { .. }, Some((text, mend))) => Finding::wrong(AREA, text, mend),
+        _ => Finding::wrong(
+            AREA,
+            text,
+            "set host-watchdog.timeout_s to what it allows, or name another in \
+             host-watchdog.device",
+        ),
+    }
+}
+
+fn said_of(
+    system: &System,
+    policy: &Policy,
+    selector: &Selector,
+    device: &Path,
+    attributes: &Attributes,
+    latest_s: u32,
+) -> Vec<Finding> {
+    let identity = attributes.identity.as_deref();
+    let named = identity.unwrap_or("identity unknown");
+    let shown = format!("{} ({named})", device.display());
+    let nowayout = match attributes.nowayout {
+        Some(true) => "; nowayout: a stop of the guard does not disarm it, the host goes down",
+        Some(false) | None => "",
+    };
+    let mut findings = vec![match (identity, latest_s > policy.timeout_s) {
+        (None, _) => Finding::unknown(
+            AREA,
+            format!("{shown}: the kernel does not say what it is{nowayout}"),
+            "take a kernel with CONFIG_WATCHDOG_SYSFS, or make sure by its driver's name that \
+             it is hardware",
+        ),
+        (Some(_), true) => Finding::weak(
+            AREA,
+            format!(
+                "{shown}: its reset may take {latest_s} s instead of {} s{nowayout}",
+                policy.timeout_s
+            ),
+            "count on the longer time, or set a shorter host-watchdog.timeout_s",
+        ),
+        (Some(_), false) => Finding::fine(
+            AREA,
+            format!("{shown}, by {selector}: resets within {latest_s} s{nowayout}"),
+        ),
+    }];
+    findings.extend(holder(system, device, attributes));
+    if identity == Some("IPMI") && !system.exists("/dev/ipmi0") {
+        findings.push(Finding::weak(
+            AREA,
+            format!("{shown}: the BMC cannot be asked whether it would reset: no /dev/ipmi0"),
+            "modprobe ipmi_devintf, and have it loaded at each boot",
+        ));
+    }
+    findings
+}
+
+/// Who has it open, if it is not the guard.
+fn holder(system: &System, device: &Path, attributes: &Attributes) -> Option<Finding> {
+    let shown = device.display();
+    let runs = attributes.state.as_deref() == Some("active");
+    match holder_below(&system.root, device) {
+        Some(who) if who.starts_with("xenwardend (") => {
+            Some(Finding::fine(AREA, format!("{shown}: held by {who}")))
+        }
+        Some(who) => Some(Finding::wrong(
+            AREA,
+            format!("{shown}: held by {who}, so that the guard cannot have it"),
+            "stop that and disable it, or give it another device",
+        )),
+        None if !system.as_root => Some(Finding::unknown(
+            AREA,
+            format!("{shown}: who holds it only root can see"),
+            "run the check as root",
+        )),
+        None if runs => Some(Finding::weak(
+            AREA,
+            format!("{shown}: it runs, and nobody is seen to hold it: the host may go down"),
+            "start xenwardend; a driver that the firmware has started may be kicked by the kernel",
+        )),
+        None => None,
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Others who use a watchdog: daemons that may open the device before the guard does, or take
+//! one of dom0's slots in Xen; and systemd.
+
+use super::processes::{Process, all_seen};
+use super::{Area, Finding, System, one_name};
+use crate::config::Policy;
+use crate::watchdog::candidates::{candidates, choose};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const AREA: Area = Area::OtherUsers;
+
+/// Daemons that open a host watchdog, by their names.
+const OF_DEVICES: [&str; 4] = ["sbd", "watchdog", "watchdogd", "wd_keepalive"];
+/// Those that take slots of dom0's watchdog in Xen: how many of the two.
+const OF_SLOTS: [(&str, u8); 2] = [("xenwatchdogd", 1), ("xhad", 2)];
+
+/// What is said of them.
+pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = processes.iter().filter_map(of_device).collect();
+    let slot = policy.as_ref().is_some_and(|policy| policy.fence.xen_slot);
+    findings.extend(processes.iter().filter_map(|p| of_slots(p, slot)));
+    if !all_seen(processes) {
+        let text = "not all processes are to be seen in /proc";
+        findings.push(Finding::unknown(AREA, text, "run the check as root"));
+    } else if findings.is_empty() {
+        findings.push(Finding::fine(
+            AREA,
+            "no other daemon that is known to use a watchdog runs",
+        ));
+    }
+    findings.extend(systemd(system, policy, processes));
+    findings
+}
+
+fn of_device(process: &Process) -> Option<Finding> {
+    let applet = process.arguments.get(1).map(String::as_str);
+    let busybox = process.is("busybox") && applet == Some("watchdog");
+    if !busybox && !OF_DEVICES.iter().any(|name| process.is(name)) {
+        return None;
+    }
+    let Process { pid, name, .. } = process;
+    Some(Finding::weak(
+        AREA,
+        format!("{name} (pid {pid}) runs, which uses a host watchdog: it may take the guard's"),
+        "stop and disable it, or give it a device of its own",
+    ))
+}
+
+fn of_slots(process: &Process, wanted: bool) -> Option<Finding> {
+    let (name, takes) = OF_SLOTS.iter().find(|(name, _)| process.is(name))?;
+    let text = format!(
+        "{name} (pid {}) runs: it takes {takes} of the 2 watchdog slots that Xen has for dom0",
+        process.pid
+    );
+    Some(match (wanted, takes) {
+        (true, 2) => Finding::weak(
+            AREA,
+            format!("{text}, and fence.xen_slot wants one"),
+            "set fence.xen_slot = false",
+        ),
+        _ => Finding::fine(AREA, text),
+    })
+}
+
+/// What systemd is told to do with a watchdog, if it is what runs here.
+fn systemd(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Option<Finding> {
+    let first = processes.iter().find(|process| process.pid == 1)?;
+    if !first.is("systemd") {
+        return None;
+    }
+    let settings = settings(system);
+    let runtime = settings
+        .get("RuntimeWatchdogSec")
+        .map_or("", String::as_str);
+    // systemd-system.conf(5): off by default.
+    let zero = runtime.starts_with('0') && !runtime.contains(|c| matches!(c, '1'..='9'));
+    if zero || matches!(runtime, "" | "off") {
+        let text = "systemd leaves host watchdogs alone (RuntimeWatchdogSec is off)";
+        return Some(Finding::fine(AREA, text));
+    }
+    let device = settings.get("WatchdogDevice").map(String::as_str);
+    let device = device.filter(|device| !device.is_empty());
+    let device = device.unwrap_or("/dev/watchdog0");
+    let text = format!("systemd kicks {device} (RuntimeWatchdogSec={runtime})");
+    let found = candidates(&system.at(Path::new("/sys")), Path::new("/dev"));
+    let meant = policy.as_ref().map(|p| choose(&p.devices, &found));
+    let meant: Vec<PathBuf> = meant
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|fitting| fitting.into_iter().next())
+        .collect();
+    let same = |meant: &PathBuf| one_name(meant) == one_name(Path::new(device));
+    Some(match meant.iter().any(same) {
+        true => Finding::wrong(
+            AREA,
+            format!("{text}, which the guard is to have"),
+            "set RuntimeWatchdogSec=off in /etc/systemd/system.conf.d, and systemctl \
+             daemon-reexec",
+        ),
+        false => Finding::fine(AREA, format!("{text}, which the guard does not use")),
+    })
+}
+
+/// The settings of [Manager] in systemd's own configuration, the last of each (systemd-system.conf(5)):
+/// the file, then drop-ins in the order of their names, of which one in /etc hides another in
+/// /run, and that one in /usr/lib.
+fn settings(system: &System) -> BTreeMap<String, String> {
+    let places = ["/usr/lib", "/run", "/etc"].map(|place| format!("{place}/systemd"));
+    let mains = places.iter().map(|place| format!("{place}/system.conf"));
+    let main = mains.rev().find(|path| system.exists(path));
+    let mut drop_ins: BTreeMap<OsString, String> = BTreeMap::new();
+    for place in &places {
+        let directory = format!("{place}/system.conf.d");
+        let entries = fs::read_dir(system.at(Path::new(&directory))).ok();
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(text) = name.to_str().filter(|name| name.ends_with(".conf")) {
+                drop_ins.insert(name.clone(), format!("{directory}/{text}"));
+            }
+        }
+    }
+    let mut settings = BTreeMap::new();
+    for path in main.into_iter().chain(drop_ins.into_values()) {
+        let text = system.text(&path).unwrap_or_default();
+        let mut of_manager = false;
+        for line in text.lines().map(str::trim) {
+            match line.split_once('=') {
+                _ if line.starts_with(['#', ';']) => {}
+                _ if line.starts_with('[') => of_manager = line == "[Manager]",
+                Some((key, value)) if of_manager => {
+                    settings.insert(key.trim().to_owned(), value.trim().to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+    settings
+}
