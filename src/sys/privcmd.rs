@@ -138,7 +138,13 @@ impl Privcmd {
     /// `xen/common/sched/core.c`).
     pub fn domain_watchdog(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
         let mut watchdog = SchedWatchdog { id, timeout_s };
-        let arg = [SCHEDOP_WATCHDOG, (&raw mut watchdog).expose_provenance() as u64, 0, 0, 0];
+        let arg = [
+            SCHEDOP_WATCHDOG,
+            (&raw mut watchdog).expose_provenance() as u64,
+            0,
+            0,
+            0,
+        ];
         let mut request = PrivcmdHypercall {
             op: HYPERVISOR_SCHED_OP,
             arg,

@@ -82,7 +82,9 @@ impl Scenario {
         // What ends by evidence, on the other host watchdogs.
         let devices = [Shape::Ib700, Shape::Itco, Shape::Ipmi];
         let on_devices = devices.into_iter().flat_map(|shape| {
-            let ends_by_evidence = WEDGES.iter().filter(|wedge| wedge.leaves_dom0);
+            let ends_by_evidence = WEDGES
+                .iter()
+                .filter(|wedge| wedge.leaves_dom0 && wedge.shape == Shape::Apart);
             ends_by_evidence.map(move |wedge| Scenario {
                 group: "wedge",
                 kind: Kind::Wedge(wedge, shape),
