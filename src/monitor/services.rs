@@ -22,7 +22,6 @@ use crate::monitor::reporter::{Reporter, Watcher, tells};
 use crate::monitor::{host_state, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
-use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
 use crate::xen::table::Table;
@@ -72,7 +71,7 @@ struct Shared {
 impl Shared {
     /// What the reporter says becomes an event, and is kept for the next boot.
     fn host(&self, what: Kind) {
-        if let Some(state) = host_state::of_event(&what, present()) {
+        if let Some(state) = host_state::of_event(&what, host_state::present()) {
             self.guests.host(state);
         }
         self.bus.publish(None, what);
@@ -80,7 +79,7 @@ impl Shared {
 
     /// What the host watchdog does as this monitor starts, which is no event.
     fn note_present(&self) {
-        if let Some(state) = present() {
+        if let Some(state) = host_state::present() {
             self.guests.host(state);
         }
     }
@@ -140,12 +139,6 @@ impl SinkQueues {
 
 fn guard_page() -> Option<Reader> {
     Reader::open(Path::new(page::PATH)).ok()
-}
-
-/// What the host watchdog does, as the guard page tells.
-fn present() -> Option<HostState> {
-    let view = guard_page()?.view()?;
-    Some(host_state::of_page(&view, Monotonic::now()))
 }
 
 /// Runs until told to stop. Its start may block on disks.
