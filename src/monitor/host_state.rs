@@ -3,14 +3,16 @@
 //! ([`crate::state::reset_reason`]).
 //!
 //! In: events of the host, the guard page. Out: [`HostState`]. Pure but for [`present`], which
-//! reads the page.
+//! reads the page, and [`note`], which writes down what it finds.
 
 use crate::control::status;
 use crate::event::{Kind, Unkicked};
 use crate::guard::gate::Decision;
 use crate::guard::page::{self, Phase, Reader, View};
-use crate::state::reset_reason::HostState;
+use crate::state::reset_reason::{HostRecord, HostState, boot_id};
+use crate::state::store::Store;
 use crate::sys::clock::Monotonic;
+use std::io;
 use std::path::Path;
 
 /// What the host watchdog does, as the guard page tells; none where there is none.
@@ -18,6 +20,18 @@ use std::path::Path;
 pub fn present() -> Option<HostState> {
     let view = Reader::open(Path::new(page::PATH)).ok()?.view()?;
     Some(of_page(&view, Monotonic::now()))
+}
+
+/// Writes down how the guard has ended, for a host that shuts down: there the monitor ends
+/// before it. Without a guard page there is nothing to write. Blocks as long as the disk does.
+///
+/// # Errors
+/// Those of writing.
+pub fn note(directory: &Path) -> io::Result<()> {
+    let Some(state) = present() else {
+        return Ok(());
+    };
+    Store::new(directory).save(&HostRecord::now(&boot_id(), state, true))
 }
 
 /// As the guard page has it, and as kicks that do not arrive show.
