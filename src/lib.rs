@@ -26,10 +26,12 @@
 //!   │         ▼                 │                           │       event, state
 //!   │  syslog, socket, hooks, metrics                       │       sink, control
 //!   └────────────▲──────────────┼───────────────────────────┘
-//!       xenwarden events    xenwarden status, guests, ack           cli
+//!       xenwarden events    xenwarden status, guests, why, ack      cli
 //! ```
 //!
-//! `xenwarden status` reads the guard page itself where the monitor is down.
+//! `xenwarden status` reads the guard page itself where the monitor is down, `xenwarden why` the
+//! state directory. When kicks end, the monitor's recorder writes down what is so just then, and
+//! the next boot deduces from all that is left why the host went down ([`state::deduction`]).
 //!
 //! | room | what it holds |
 //! |---|---|

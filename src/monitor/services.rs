@@ -24,6 +24,7 @@ use crate::monitor::{evidence, host_state, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
 use crate::sink::kmsg::{self, Kmsg};
+use crate::state::history::Resets;
 use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
@@ -67,6 +68,7 @@ type Queue = Receiver<Arc<Event>>;
 struct Shared {
     guests: GuestThreads,
     recorder: Arc<Recorder>,
+    resets: Resets,
     bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
@@ -206,6 +208,7 @@ fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure
     }
     let shared = Arc::new(Shared {
         recorder: Arc::new(recorder),
+        resets: std::mem::take(&mut opened.resets),
         guests: GuestThreads::new(opened, Arc::clone(&bus)),
         bus,
         reporter: OnceLock::new(),
@@ -344,6 +347,7 @@ impl Threads {
                 let context = Context {
                     status: &|| asked.status(),
                     guests: &asked.guests.registry,
+                    resets: &asked.resets,
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
