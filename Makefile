@@ -55,7 +55,7 @@ scenarios: lab
 test: unit scenarios
 
 test-all: unit lab
-	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios
+	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants
 	$(LAB) cost

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenarios: what is done to a host, and what must come of it.
 //!
-//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told. Each restores a host of its own, acts at a phase of the timers
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told, `why/...` about what the next boot says. Each restores a host of its own, acts at a phase of the timers
 //! that it is given, and measures in the host's own time.
 
 pub mod alarms;
@@ -15,6 +15,7 @@ pub mod table;
 pub mod used;
 pub mod wedged;
 pub mod wedges;
+pub mod why;
 
 use crate::error::Result;
 use crate::host::Host;
@@ -82,6 +83,7 @@ impl Scenario {
             .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
+            .chain(of("why", why::ROWS))
             .collect()
     }
 
@@ -113,6 +115,11 @@ impl Scenario {
             Kind::Row(_) if self.ends_with_reset() => 3,
             _ => 1,
         }
+    }
+
+    /// Whether it is left to `make test-all`: it takes a second boot, and another scenario shows the like.
+    pub fn is_left_to_all(&self) -> bool {
+        matches!(self.kind, Kind::Row(row) if self.group == "why" && !why::IN_EVERY_RUN.contains(&row.name))
     }
 
     /// Whether it is short and ends with a reset, if all is well.
