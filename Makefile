@@ -55,7 +55,7 @@ scenarios: lab
 test: unit scenarios
 
 test-all: unit lab
-	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios
+	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants
 	$(LAB) cost
@@ -115,7 +115,7 @@ install: programs
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	install -d $(DESTDIR)$(UNITDIR)
-	umask 022; for unit in xenwardend xenwarden-monitor; do \
+	umask 022; for unit in xenwardend xenwarden-monitor xenwarden-shutdown; do \
 	    sed -e 's|/usr/sbin/|$(SBINDIR)/|' -e 's|/etc/xenwarden/|$(SYSCONFDIR)/xenwarden/|' \
 	        init/systemd/$$unit.service > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	for page in xenwardend xenwarden-monitor; do \

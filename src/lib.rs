@@ -26,11 +26,13 @@
 //!   │         ▼                 │                           │       event, state
 //!   │  syslog, socket, hooks, metrics                       │       sink, control
 //!   └────────────▲──────────────┼───────────────────────────┘
-//!       xenwarden events    xenwarden status, guests, ack           cli
+//!       xenwarden events    xenwarden status, guests, why, ack      cli
 //! ```
 //!
-//! `xenwarden status` reads the guard page itself where the monitor is down; `xenwarden check`
-//! looks at the host, and asks neither of them.
+//! `xenwarden status` reads the guard page itself where the monitor is down, `xenwarden why` the
+//! state directory; `xenwarden check` looks at the host, and asks neither of them. When kicks end,
+//! the monitor's recorder writes down what is so just then, and the next boot deduces from all
+//! that is left why the host went down ([`state::deduction`]).
 //!
 //! | room | what it holds |
 //! |---|---|

@@ -15,8 +15,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use xenwarden::event::Kind;
 use xenwarden::event::sequence::BLOCK;
+use xenwarden::event::{Kind, Unkicked};
 use xenwarden::guests::DomainNames;
 use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::Saved;
@@ -276,6 +276,7 @@ fn the_next_boot_says_why_the_host_went_down() {
     let reason = "guest watchdog 2 of domain 5 is not serviced".to_owned();
     opened.saver.host(HostState::Withholding {
         reason: reason.clone(),
+        cause: Unkicked::Withheld,
     });
     let path = directory.join("last.json");
     let said = || fs::read_to_string(&path).unwrap_or_default();

@@ -119,7 +119,8 @@ fn without_xen_it_says_so_and_exits_69() {
 #[test]
 fn unknown_arguments_are_exit_64() {
     assert_eq!(error_line(&xenwardend(&["--frobnicate"])).0, 64);
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 9] = [
+        &["why", "--watch"],
         &["frobnicate"],
         &["status", "--watch"],
         &["check", "--watch"],
@@ -147,6 +148,7 @@ fn help_explains_every_command_and_option_and_is_exit_0() {
         "events",
         "ack",
         "check",
+        "why",
         "--config",
         "--socket",
         "Exit codes",
@@ -160,7 +162,7 @@ fn the_manual_has_every_command_and_option_that_help_has() {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/xenwarden.1");
     let manual = fs::read_to_string(manual).expect("the manual");
     let mut help = String::new();
-    for command in ["status", "guests", "events", "ack", "check"] {
+    for command in ["status", "guests", "events", "why", "ack", "check"] {
         assert!(manual.contains(&format!(".Cm {command}")), "{command}");
         let output = xenwarden(&[command, "--help"]);
         help += &String::from_utf8(output.stdout).expect("text");

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use xenwarden::event::Coverage;
 use xenwarden::event::kind::KINDS;
-use xenwarden::event::{Cause, Closing, Event, Gap, Severity, Timestamp};
+use xenwarden::event::{Cause, Closing, Confidence, Event, Gap, ResetCause, Severity, Timestamp};
 
 fn in_repository(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -182,11 +182,15 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 7] = [
+const NULLABLE: [&str; 11] = [
     "since_seen_ms",
     "gap_ms",
     "unguarded_ms",
+    "last_kick",
+    "booted",
+    "uptime_ms",
     "watchdog_fired",
+    "record",
     "kept_as",
     "uuid",
     "name",
@@ -271,6 +275,8 @@ fn is_word(text: &str) -> bool {
         || serde_json::from_value::<Cause>(value()).is_ok()
         || serde_json::from_value::<Closing>(value()).is_ok()
         || serde_json::from_value::<Gap>(value()).is_ok()
+        || serde_json::from_value::<ResetCause>(value()).is_ok()
+        || serde_json::from_value::<Confidence>(value()).is_ok()
         || serde_json::from_value::<Coverage>(value()).is_ok()
         || KINDS.contains(&text)
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What is written down of the host while it runs, and what the next boot makes of it.
+//! What is written down of the host watchdog while the host runs.
 #![allow(clippy::expect_used)] // how tests fail
 
-use xenwarden::event::{Coverage, Kind, Timestamp};
+use xenwarden::event::{Coverage, Kind, Unkicked};
 use xenwarden::guard::evidence::Work;
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, Info, Phase, Status, View};
 use xenwarden::monitor::host_state::{of_event, of_page};
-use xenwarden::state::reset_reason::{HostRecord, HostState, UNANNOUNCED};
+use xenwarden::state::reset_reason::HostState;
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 const LOOKED: Monotonic = Monotonic(100 * NS_PER_S);
@@ -48,6 +48,7 @@ fn a_guard_that_is_back_and_withholds_still_says_why() {
     let back = Kind::HostGuardBack { silent_ms: 1_200 };
     let withheld = HostState::Withholding {
         reason: reason.to_string(),
+        cause: Unkicked::Withheld,
     };
     let withholds = of_page(&view(Phase::Armed, Decision::Withhold(reason)), LOOKED);
     assert_eq!(of_event(&back, Some(withholds.clone())), Some(withheld));
@@ -69,47 +70,64 @@ fn a_page_on_which_no_kick_arrives_any_more_is_not_that_of_a_kicked_host() {
     let mut refused = armed.clone();
     refused.status.last_kick = Monotonic(LOOKED.0 - 3 * NS_PER_S);
     let cases = [
-        (armed, LOOKED.plus_ns(3 * NS_PER_S), "hangs or is gone"),
-        (refused, LOOKED, "kicks do not reach"),
+        (
+            armed,
+            LOOKED.plus_ns(3 * NS_PER_S),
+            "hangs or is gone",
+            Unkicked::GuardSilent,
+        ),
+        (refused, LOOKED, "kicks do not reach", Unkicked::KickRefused),
         (
             view(Phase::StillArmed, Decision::Kick),
-            LOOKED,
+            LOOKED.plus_ns(3 * NS_PER_S),
             "without disarming",
+            Unkicked::DisarmFailed,
         ),
     ];
-    for (view, now, expected) in cases {
+    for (view, now, expected, why) in cases {
         match of_page(&view, now) {
-            HostState::Withholding { reason } => assert!(reason.contains(expected), "{reason}"),
+            HostState::Withholding { reason, cause } => {
+                assert!(reason.contains(expected), "{reason}");
+                assert_eq!(cause, why, "{reason}");
+            }
             state => panic!("{state:?}, not {expected}"),
         }
     }
 }
 
 #[test]
-fn a_reset_is_explained_unless_the_watchdog_was_disarmed_or_the_boot_is_the_same() {
-    let withheld = HostState::Withholding {
-        reason: "pCPU 3 is not serviced".to_owned(),
-    };
+fn each_way_in_which_kicks_end_is_told_apart() {
+    let error = || "EIO".to_owned();
     let cases = [
-        (HostState::Armed, "old", Some(UNANNOUNCED)),
-        (withheld.clone(), "old", Some("pCPU 3 is not serviced")),
-        (HostState::Disarmed, "old", None),
-        (HostState::Armed, "new", None),
-        (withheld, "new", None),
-        (HostState::Armed, "", None),
+        (
+            Kind::HostWithhold {
+                reason: "timers of pcpu 1".to_owned(),
+                last_kick_age_ms: 0,
+                left_ms: 0,
+            },
+            Unkicked::Withheld,
+        ),
+        (
+            Kind::HostKickRefused {
+                error: error(),
+                count: 1,
+            },
+            Unkicked::KickRefused,
+        ),
+        (
+            Kind::HostDisarmFailed { error: error() },
+            Unkicked::DisarmFailed,
+        ),
+        (
+            Kind::HostGuardSilent { silent_ms: 1_100 },
+            Unkicked::GuardSilent,
+        ),
     ];
-    for (state, boot, expected) in cases {
-        let time = Timestamp(1_000);
-        let words = HostRecord::new(boot, time, state);
-        let json = serde_json::to_string(&words).expect("JSON");
-        let read: HostRecord = serde_json::from_str(&json).expect("as written");
-        assert_eq!(read, words);
-        let told = read.reset_reason("new", Some(true));
-        let expected = expected.map(|reason| Kind::HostResetReason {
-            reason: reason.to_owned(),
-            last_seen: time,
-            watchdog_fired: Some(true),
-        });
-        assert_eq!(told, expected, "{words:?}");
+    for (what, why) in cases {
+        let state = of_event(&what, None);
+        assert!(
+            matches!(state, Some(HostState::Withholding { cause, .. }) if cause == why),
+            "{what:?}: {state:?}"
+        );
     }
 }

@@ -7,8 +7,11 @@
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -34,9 +37,11 @@ struct Monitor {
 impl Monitor {
     /// One that is ready; `more` is added to its configuration.
     fn start(name: &str, state: Option<&str>, more: &str) -> Self {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(&directory).expect("scratch directory");
+        Self::start_in(fresh(name), state, more)
+    }
+
+    /// The same in a directory of the caller's.
+    fn start_in(directory: PathBuf, state: Option<&str>, more: &str) -> Self {
         let path = |name: &str| directory.join(name).display().to_string();
         let state = state.map_or_else(|| path("state"), str::to_owned);
         let config = format!(
@@ -46,6 +51,7 @@ impl Monitor {
             path("events.sock"),
         );
         fs::write(directory.join("conf"), config).expect("a configuration");
+        let _ = fs::remove_file(directory.join("notify"));
         let manager = UnixDatagram::bind(directory.join("notify")).expect("bind");
         manager.set_read_timeout(Some(LONG)).expect("timeout");
         let child = Command::new(env!("CARGO_BIN_EXE_xenwarden-monitor"))
@@ -93,6 +99,34 @@ impl Monitor {
         let child = self.child.take().expect("runs");
         child.wait_with_output().expect("ends")
     }
+}
+
+fn fresh(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).expect("scratch directory");
+    directory
+}
+
+/// What `xenwarden why` says with the monitor's configuration, as JSON, and its exit code.
+fn why(directory: &Path) -> (Option<i32>, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenwarden"));
+    command.args(["why", "--json", "--config"]);
+    let output = command.arg(directory.join("conf")).output().expect("runs");
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), json)
+}
+
+/// Leaves a heartbeat as the boot `boot` wrote it.
+fn leave(directory: &Path, boot: &str, state: &str) {
+    let state_directory = directory.join("state");
+    fs::create_dir_all(&state_directory).expect("made");
+    let path = state_directory.join("last.json");
+    let text = format!(
+        "{{\"version\":1,\"boot_id\":{boot:?},\"time\":\"2026-11-23T15:51:06.000000Z\",{state}}}"
+    );
+    fs::write(&path, text).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
 }
 
 impl Drop for Monitor {
@@ -215,4 +249,112 @@ fn without_a_liveness_table_that_is_what_is_said_of_guests() {
     assert!(status.contains("table          NOT SEEN: "), "{status}");
     let said = text(&monitor.end().stderr);
     assert_eq!(said.matches("guests and pCPUs are not seen").count(), 1);
+}
+
+#[test]
+fn why_is_told_by_the_monitor_and_by_its_files_over_several_resets() {
+    let withheld =
+        "\"state\":\"withholding\",\"reason\":\"timers of pcpu 2\",\"cause\":\"withheld\"";
+    let boots = [
+        ("first", withheld, 0, "withheld", "likely"),
+        ("second", "\"state\":\"armed\"", 1, "unrecorded", "unknown"),
+        (
+            "third",
+            "\"state\":\"armed\",\"monitor_ended\":true",
+            1,
+            "unwatched",
+            "unknown",
+        ),
+        // A stop in order is none.
+        (
+            "fourth",
+            "\"state\":\"disarmed\"",
+            1,
+            "unwatched",
+            "unknown",
+        ),
+    ];
+    let directory = fresh("why");
+    for (boot, state, code, cause, confidence) in boots {
+        leave(&directory, boot, state);
+        let monitor = Monitor::start_in(directory.clone(), None, "");
+        let (told, answer) = why(&directory);
+        assert_eq!(told, Some(code), "{boot}: {answer}");
+        let last = &answer["resets"][0];
+        assert_eq!(last["cause"], cause, "{boot}");
+        assert_eq!(last["confidence"], confidence, "{boot}");
+        let text = monitor.ask("why").stdout;
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with("cause          "), "{text}");
+        assert!(monitor.end().status.success());
+        assert_eq!(
+            why(&directory),
+            (Some(code), answer),
+            "from the files alone"
+        );
+    }
+    let (_, answer) = why(&directory);
+    let boots = answer["resets"].as_array().expect("a list").iter();
+    let boots: Vec<&str> = boots
+        .filter_map(|reset| reset["boot_id"].as_str())
+        .collect();
+    assert_eq!(boots, ["third", "second", "first"]);
+    // What a monitor has not seen yet the command line finds by itself.
+    leave(&directory, "fifth", withheld);
+    let (told, answer) = why(&directory);
+    assert_eq!(
+        (told, &answer["resets"][0]["boot_id"]),
+        (Some(0), &"fifth".into())
+    );
+}
+
+#[test]
+fn without_any_reset_or_any_right_why_says_so() {
+    let directory = fresh("no-reset");
+    let monitor = Monitor::start_in(directory.clone(), None, "");
+    let text = monitor.ask("why");
+    assert_eq!(text.status.code(), Some(0));
+    assert_eq!(text.stdout, b"no reset of this host is recorded\n");
+    assert!(monitor.end().status.success());
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root keeps what others may not read");
+        return;
+    }
+    fs::set_permissions(directory.join("state"), fs::Permissions::from_mode(0o700)).expect("ours");
+    let nobody = Path::new("/tmp").join(format!("xenwarden-why-{}", std::process::id()));
+    fs::copy(env!("CARGO_BIN_EXE_xenwarden"), &nobody).expect("copied");
+    fs::set_permissions(&nobody, fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut command = Command::new(&nobody);
+    command
+        .args(["why", "--config"])
+        .arg(directory.join("conf"));
+    let output = command.uid(65_534).gid(65_534).output();
+    let _ = fs::remove_file(&nobody);
+    let output = output.expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.status.code(), said.lines().count()),
+        (Some(2), 1),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_shutdown_without_a_guard_has_nothing_to_write_down() {
+    if Path::new("/run/xenwarden/guard").exists() {
+        eprintln!("skipped: this machine has a guard");
+        return;
+    }
+    let directory = fresh("record-stop");
+    let state = directory.join("state");
+    let config = format!("[state]\ndirectory = {state:?}\n");
+    fs::write(directory.join("conf"), config).expect("a configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenwarden-monitor"));
+    command.arg("--record-stop").arg("--config");
+    let output = command.arg(directory.join("conf")).output().expect("runs");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    assert!(!state.join("last.json").exists());
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use xenwarden::event::bus::Bus;
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
-use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Kind, Severity, Timestamp, VERSION};
+use xenwarden::event::{Cause, Closing, Confidence, Coverage, Event, Gap, Kind, ResetCause};
+use xenwarden::event::{Severity, Timestamp, VERSION};
 use xenwarden::sink::syslog::{self, NAME, Sockets};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
@@ -419,9 +420,15 @@ fn samples() -> Vec<(Kind, &'static str)> {
         ),
         (
             Kind::HostResetReason {
+                cause: ResetCause::Withheld,
+                confidence: Confidence::Known,
                 reason: text("wedge"),
                 last_seen: Timestamp(0),
+                last_kick: None,
+                booted: None,
+                uptime_ms: None,
                 watchdog_fired: Some(true),
+                record: None,
             },
             "last seen 1970-01-01T00:00:00.000000Z: wedge; the host watchdog fired",
         ),

@@ -13,3 +13,14 @@ fn a_restart_of_the_monitor_does_not_start_a_guard_that_has_ended() {
         "{found:?}"
     );
 }
+
+/// What starts before a unit is stopped after it (systemd.unit(5)).
+#[test]
+fn how_the_guard_ended_is_written_down_after_it_has_at_a_shutdown() {
+    let unit = include_str!("../init/systemd/xenwarden-shutdown.service");
+    let has = |line: &str| unit.lines().any(|l| l == line);
+    assert!(has("Before=xenwardend.service") && has("RemainAfterExit=yes"));
+    assert!(!unit.contains("After=xenwarden"), "{unit}");
+    let monitor = include_str!("../init/systemd/xenwarden-monitor.service");
+    assert!(monitor.contains("After=xenwardend.service"), "{monitor}");
+}

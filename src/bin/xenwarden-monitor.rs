@@ -6,8 +6,8 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config;
-use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
-use xenwarden::monitor::{privileges, services};
+use xenwarden::exit::{CONFIG, Failure, IOERR, OSERR, USAGE};
+use xenwarden::monitor::{host_state, privileges, services};
 use xenwarden::sink;
 use xenwarden::sink::journal::NAME;
 
@@ -20,6 +20,10 @@ struct Arguments {
     /// Read this configuration
     #[arg(long, short, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+    /// Write down how the guard has ended, for the next boot, and end: for a shutdown, at
+    /// which the monitor ends before the guard
+    #[arg(long)]
+    record_stop: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,16 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error))?;
+    if arguments.record_stop {
+        let directory = &policy.state_directory;
+        return host_state::note(directory).map_err(|error| {
+            let directory = directory.display();
+            Failure::new(
+                IOERR,
+                format!("how the guard has ended is not saved in {directory}: {error}"),
+            )
+        });
+    }
     // What writes the log needs no privilege.
     let begin = || _ = privileges::give_up(false, false);
     sink::log::start(NAME, policy.level, policy.syslog, begin)

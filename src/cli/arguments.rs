@@ -15,7 +15,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, weakened, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, weakened, a reset unexplained, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration
@@ -50,6 +50,12 @@ pub enum Command {
     },
     /// What happened; with --follow, what happens from now on
     Events(Events),
+    /// Why the host went down last, and the times before
+    Why {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Note that somebody takes care of a guest's alarm (root only)
     Ack {
         /// A UUID, a domain number, or a name

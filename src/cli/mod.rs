@@ -15,6 +15,7 @@ mod guests;
 mod output;
 mod status;
 pub mod text;
+mod why;
 
 use crate::config::{self, ConfigError, DEFAULT_PATH, Policy};
 use crate::exit::USAGE;
@@ -28,7 +29,8 @@ use std::process::ExitCode;
 
 /// All is fine; or done.
 const EXIT_OK: u8 = 0;
-/// The host is withheld; alarms are open; or the monitor refused to do what was ordered.
+/// The host is withheld; alarms are open; the last reset is unexplained; or the monitor refused
+/// to do what was ordered.
 const EXIT_NOT_OK: u8 = 1;
 /// The monitor does not answer, or not sensibly, or knows nothing itself.
 const EXIT_UNKNOWN: u8 = 2;
@@ -69,6 +71,10 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             let socket = socket(arguments, |policy| policy.events.socket)?;
             events::run(&socket, events, output)
         }
+        Command::Why { json } => {
+            let socket = control()?;
+            why::run(&socket, || policy(arguments), *json, output)
+        }
         Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
         Command::Check { json } => {
             let config = arguments.config.as_deref();
@@ -82,21 +88,27 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
     }
 }
 
-/// Where to ask: as told, or as the configuration says, which need not be there unless it was
-/// named.
+/// Where to ask: as told, or as the configuration says.
 fn socket(arguments: &Arguments, of: fn(Policy) -> PathBuf) -> Result<PathBuf, String> {
     if let Some(socket) = &arguments.socket {
         return Ok(socket.clone());
     }
+    let policy = policy(arguments);
+    policy
+        .map(of)
+        .map_err(|error| format!("{error}; or name the socket with --socket"))
+}
+
+/// As the configuration says, which need not be there unless it was named.
+fn policy(arguments: &Arguments) -> Result<Policy, String> {
     let named = arguments.config.as_deref();
     match config::load(named.unwrap_or(Path::new(DEFAULT_PATH))) {
-        Ok(policy) => Ok(of(policy)),
         Err(ConfigError::Unreadable { error, .. })
             if named.is_none() && error.kind() == io::ErrorKind::NotFound =>
         {
-            Policy::from_file(config::file::File::default()).map(of)
+            Policy::from_file(config::file::File::default())
         }
-        Err(error) => Err(format!("{error}; or name the socket with --socket")),
+        loaded => loaded.map_err(|error| error.to_string()),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Request {
     Status,
     /// The [`GuestsReport`](crate::guests::report::GuestsReport).
     Guests,
+    /// The last [`Resets`](crate::state::history::Resets) of the host.
+    Why,
     /// That somebody takes care of this guest's alarm.
     Ack(Uuid),
     /// That this guest's alarm ends.
@@ -32,6 +34,7 @@ impl fmt::Display for Request {
         match self {
             Self::Status => write!(f, "status"),
             Self::Guests => write!(f, "guests"),
+            Self::Why => write!(f, "why"),
             Self::Ack(uuid) => write!(f, "ack {uuid}"),
             Self::Close(uuid) => write!(f, "close {uuid}"),
         }
@@ -52,10 +55,11 @@ impl FromStr for Request {
         {
             ("status", None) => Ok(Self::Status),
             ("guests", None) => Ok(Self::Guests),
+            ("why", None) => Ok(Self::Why),
             ("ack", Some(word)) => uuid(word).map(Self::Ack),
             ("close", Some(word)) => uuid(word).map(Self::Close),
             _ => Err(Refusal::new(
-                "unknown request: this monitor knows `status`, `guests`, `ack UUID` and `close UUID`",
+                "unknown request: this monitor knows `status`, `guests`, `why`, `ack UUID` and `close UUID`",
             )),
         }
     }
@@ -136,6 +140,7 @@ mod tests {
         let all = [
             Request::Status,
             Request::Guests,
+            Request::Why,
             Request::Ack(uuid),
             Request::Close(uuid),
         ];

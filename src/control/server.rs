@@ -11,6 +11,7 @@ use crate::control::peer::{Peer, Progress, RequestLine};
 use crate::control::protocol::{Done, MAX_REQUEST, Refusal, Request, line};
 use crate::control::status::Status;
 use crate::guests::GuestRequests;
+use crate::state::history::Resets;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -35,6 +36,8 @@ pub struct Context<'a> {
     pub status: &'a dyn Fn() -> Status,
     /// Where guests are known.
     pub guests: &'a dyn GuestRequests,
+    /// The last resets of the host.
+    pub resets: &'a Resets,
     /// The group that may ask, by [`gid_of`](super::peer::gid_of); none: root only.
     pub group: Option<u32>,
 }
@@ -135,6 +138,7 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
     let done = match request {
         Request::Status => return Ok(line(&(context.status)())),
         Request::Guests => return Ok(line(&guests.report())),
+        Request::Why => return Ok(line(context.resets)),
         Request::Ack(uuid) => guests
             .acknowledge(uuid, peer.uid)
             .map(|()| Done::Acknowledged(uuid)),

@@ -277,6 +277,12 @@ fn watchdogs(guest: &GuestReport) -> impl Iterator<Item = GuestWatchdog> + '_ {
     })
 }
 
+/// A guard that has told nothing for longer hangs or is gone, ns.
+#[must_use]
+pub fn silent_ns(view: &View) -> u64 {
+    SILENT_NS.max(PERIODS_WITHOUT_KICK * view.info.period_ns)
+}
+
 /// Kicks go on only where the guard says so, is seen to be alive, and its kicks arrive.
 #[must_use]
 pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
@@ -294,7 +300,7 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
             "the guard has ended without disarming it".into(),
             status.looked,
         ),
-        _ if silent_ns > SILENT_NS.max(PERIODS_WITHOUT_KICK * info.period_ns) => withheld(
+        _ if silent_ns > self::silent_ns(view) => withheld(
             "the guard tells nothing: it hangs or is gone".into(),
             status.looked,
         ),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kinds of events, each with its own fields.
 
-use super::Timestamp;
+use super::{Confidence, ResetCause, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -442,12 +442,30 @@ kinds! {
         }
     /// Why the host went down while its watchdog was armed, told by the next boot.
     Error "host.reset_reason" HostResetReason {
-        /// Why.
+        /// What brought it down, as far as its records tell.
+        #[serde(default)]
+        cause: ResetCause,
+        /// How much they say.
+        #[serde(default)]
+        confidence: Confidence,
+        /// Why, for people.
         reason: String,
         /// When the monitor last wrote down that it ran.
         last_seen: Timestamp,
+        /// The last kick that the monitor wrote down; null where none is known.
+        #[serde(default)]
+        last_kick: Option<Timestamp>,
+        /// When dom0's kernel started that came next; null where that is not known.
+        #[serde(default)]
+        booted: Option<Timestamp>,
+        /// For how long dom0 had run when it was last seen; null where that is not known.
+        #[serde(default)]
+        uptime_ms: Option<u64>,
         /// Whether the device says that it caused the reset; null where it cannot tell.
         watchdog_fired: Option<bool>,
+        /// What a panicking kernel or a crash kernel left: a path; null where there is none.
+        #[serde(default)]
+        record: Option<String>,
     } => {
             let fired = match watchdog_fired {
                 Some(true) => "the host watchdog fired",

@@ -10,9 +10,11 @@ pub mod bus;
 pub mod describe;
 pub mod kind;
 pub mod request;
+pub mod reset;
 pub mod sequence;
 
 pub use kind::{Cause, Closing, Coverage, Gap, Kind, Severity};
+pub use reset::{Confidence, ResetCause, Unkicked};
 pub use uuid::Uuid;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -74,6 +76,19 @@ impl Timestamp {
     #[must_use]
     pub fn now() -> Self {
         Self::from_ns(OffsetDateTime::now_utc().unix_timestamp_nanos())
+    }
+
+    /// So many milliseconds earlier.
+    #[must_use]
+    pub fn before_ms(self, ms: u64) -> Self {
+        let us = i64::try_from(ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(us))
+    }
+
+    /// Milliseconds since `earlier`; 0 when that is later.
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0) / 1_000).unwrap_or(0)
     }
 
     fn from_ns(ns: i128) -> Self {

@@ -72,6 +72,12 @@ impl GuestThreads {
         }
     }
 
+    /// Where state is kept.
+    #[must_use]
+    pub fn saver(&self) -> &Saver {
+        &self.saver
+    }
+
     /// Keeps what the host watchdog does, for the next boot. Does not wait for the disk.
     pub fn host(&self, state: HostState) {
         self.saver.host(state);

@@ -5,11 +5,13 @@
 //! questions and orders. Out: events, lines, answers, state on disk. It may be killed,
 //! stopped, restarted or upgraded at any moment: neither a kick nor a reset comes of it.
 
+pub mod evidence;
 pub mod guest_threads;
 pub mod host_state;
 pub mod names;
 pub mod pcpus;
 pub mod privileges;
+pub mod recorder;
 pub mod reported;
 pub mod reporter;
 pub mod services;

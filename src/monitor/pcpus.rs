@@ -5,6 +5,7 @@
 //! look that saw it first, so that an age is never told too great.
 
 use crate::control::status::{Pcpu, Starved};
+use crate::state::withhold::PcpuEvidence;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::{self, Table};
 
@@ -46,6 +47,15 @@ impl Pcpus {
         }
     }
 
+    /// As of a look that was just taken: what is due is late by as much as it is, without the
+    /// allowance for a look that is yet to come.
+    #[must_use]
+    pub fn evidence(&self, period_ms: u32, now: Monotonic) -> Vec<PcpuEvidence> {
+        let all = self.0.iter().zip(0u32..);
+        all.map(|(seen, cpu)| seen.evidence(cpu, u64::from(period_ms), now))
+            .collect()
+    }
+
     /// As of now; `period_ms` is that of the canaries, 0 where they are switched off.
     #[must_use]
     pub fn status(&self, period_ms: u32, now: Monotonic) -> Vec<Pcpu> {
@@ -56,6 +66,25 @@ impl Pcpus {
 }
 
 impl Seen {
+    fn evidence(&self, cpu: u32, period_ms: u64, now: Monotonic) -> PcpuEvidence {
+        let online = self.record.online;
+        let owes = online && self.record.requested != self.record.decided;
+        let age_ms = |since| now.since_ns(since) / NS_PER_MS;
+        let canary_age_ms = age_ms(self.canary_at);
+        let has_canary = online && period_ms > 0;
+        PcpuEvidence {
+            cpu,
+            online,
+            canary_age_ms,
+            canary_overdue_ms: if has_canary {
+                canary_age_ms.saturating_sub(period_ms)
+            } else {
+                0
+            },
+            request_age_ms: if owes { age_ms(self.decided_at) } else { 0 },
+        }
+    }
+
     fn status(&self, cpu: u32, period_ms: u64, now: Monotonic) -> Pcpu {
         let online = self.record.online;
         let canary_age_ms = now.since_ns(self.canary_at) / NS_PER_MS;

@@ -20,6 +20,7 @@ use crate::monitor::pcpus::Pcpus;
 use crate::monitor::reported::{Reported, Stream, key};
 use crate::monitor::starving::StarvingPcpus;
 use crate::sink::direct_log::DirectLog;
+use crate::state::withhold::PcpuEvidence;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::Table;
 use nix::errno::Errno;
@@ -91,6 +92,16 @@ impl<'a> Reporter<'a> {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         look.pcpus.status(look.table.canary_period_ms(), now)
+    }
+
+    /// The pCPUs as they are now; none without a table, and where somebody else looks just now.
+    /// Does not wait.
+    #[must_use]
+    pub fn try_pcpus(&self, now: Monotonic) -> Option<Vec<PcpuEvidence>> {
+        let mut look = self.look.get()?.try_lock().ok()?;
+        let table = look.table;
+        look.pcpus.look(&table, now);
+        Some(look.pcpus.evidence(table.canary_period_ms(), now))
     }
 
     /// Entries of the guard that no watcher read in time.
@@ -278,6 +289,18 @@ fn is_silent(view: &View, now: Monotonic) -> bool {
 /// Whether people are not told what is wrong unless somebody else looks.
 fn wants_evidence(view: &View, now: Monotonic) -> bool {
     is_silent(view, now) || matches!(view.status.decision, Decision::Withhold(Reason::Unknown(_)))
+}
+
+/// The last entries of a guard page, oldest first: how long ago, and what.
+pub fn last_entries(page: &Reader, view: &View, most: u64, now: Monotonic) -> Vec<(u64, String)> {
+    let entries = page
+        .entries(view.status.entries.saturating_sub(most))
+        .entries;
+    let told = |entry: &Entry| {
+        let what = event(entry, &view.info).describe();
+        (now.since_ns(entry.at) / NS_PER_MS, what)
+    };
+    entries.iter().map(told).collect()
 }
 
 /// The event of an entry.

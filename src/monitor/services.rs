@@ -17,11 +17,14 @@ use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::page::{self, Reader};
 use crate::guests::GuestRequests;
 use crate::monitor::guest_threads::{self, GuestThreads};
+use crate::monitor::recorder::{self, Recorder};
 use crate::monitor::reported::{self, Reported};
 use crate::monitor::reporter::{Reporter, Watcher, tells};
-use crate::monitor::{host_state, privileges, table};
+use crate::monitor::{evidence, host_state, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
+use crate::sink::kmsg::{self, Kmsg};
+use crate::state::history::Resets;
 use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
 use crate::sys::notify::Notifier;
@@ -64,6 +67,8 @@ type Queue = Receiver<Arc<Event>>;
 /// What the threads share.
 struct Shared {
     guests: GuestThreads,
+    recorder: Arc<Recorder>,
+    resets: Resets,
     bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
@@ -71,18 +76,26 @@ struct Shared {
 
 impl Shared {
     /// What the reporter says becomes an event, and is kept for the next boot.
-    fn host(&self, what: Kind) {
-        if let Some(state) = host_state::of_event(&what, present()) {
-            self.guests.host(state);
+    fn host(self: &Arc<Self>, what: Kind) {
+        if let Some(state) = host_state::of_event(&what, host_state::present()) {
+            self.keep(state);
         }
         self.bus.publish(None, what);
     }
 
     /// What the host watchdog does as this monitor starts, which is no event.
-    fn note_present(&self) {
-        if let Some(state) = present() {
-            self.guests.host(state);
+    fn note_present(self: &Arc<Self>) {
+        if let Some(state) = host_state::present() {
+            self.keep(state);
         }
+    }
+
+    /// Keeps what the host watchdog does; where kicks end, also what is so just then.
+    fn keep(self: &Arc<Self>, state: HostState) {
+        let shared = Arc::clone(self);
+        let gather = move || evidence::gather(shared.reporter.get(), &shared.guests.registry);
+        self.recorder.host(&state, gather);
+        self.guests.host(state);
     }
 
     /// All that is known; none where there never was a guard page.
@@ -142,12 +155,6 @@ fn guard_page() -> Option<Reader> {
     Reader::open(Path::new(page::PATH)).ok()
 }
 
-/// What the host watchdog does, as the guard page tells.
-fn present() -> Option<HostState> {
-    let view = guard_page()?.view()?;
-    Some(host_state::of_page(&view, Monotonic::now()))
-}
-
 /// Runs until told to stop. Its start may block on disks.
 ///
 /// # Errors
@@ -183,7 +190,15 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
 fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure> {
     let reported = Reported::open(Path::new(reported::PATH))
         .map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))?;
+    let kmsg = Kmsg::open(Path::new(kmsg::PATH));
     let mut opened = guest_threads::open(policy);
+    let recorder = Recorder::new(
+        opened.saver.store().clone(),
+        opened.saver.boot_id(),
+        Path::new(recorder::CONSOLE),
+        kmsg.inspect_err(|error| log::warn!("{}: {error}", kmsg::PATH))
+            .ok(),
+    );
     let first_events = std::mem::take(&mut opened.told);
     let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
     let queues = SinkQueues::attach(&bus, policy)
@@ -192,6 +207,8 @@ fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure
         log::warn!("keeping privileges that are not needed: {error}");
     }
     let shared = Arc::new(Shared {
+        recorder: Arc::new(recorder),
+        resets: std::mem::take(&mut opened.resets),
         guests: GuestThreads::new(opened, Arc::clone(&bus)),
         bus,
         reporter: OnceLock::new(),
@@ -330,6 +347,7 @@ impl Threads {
                 let context = Context {
                     status: &|| asked.status(),
                     guests: &asked.guests.registry,
+                    resets: &asked.resets,
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);

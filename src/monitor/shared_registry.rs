@@ -23,7 +23,7 @@ use crate::guests::{DomainNames, GuestEvent, GuestRequests, RequestError};
 use crate::state::saver::Saver;
 use crate::sys::clock::Monotonic;
 use crate::xen::table::Table;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Time between two saves, unless an alarm changed.
@@ -109,6 +109,17 @@ impl SharedRegistry {
             self.enqueue_save(&mut inside, at);
         }
         came_or_went.then(|| inside.registry.domains().collect())
+    }
+
+    /// All guests as of now; none where somebody holds the lock just now. Does not wait.
+    #[must_use]
+    pub fn try_report(&self) -> Option<GuestsReport> {
+        let inside = match self.inside.try_lock() {
+            Ok(inside) => inside,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(inside.registry.report(now().ns))
     }
 
     /// Why there is no table to look at from now on; none where there is one.

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The host watchdog's last known state: the monitor writes it down, so that the next boot
-//! can say why the host went down.
+//! The host's heartbeat on disk: the monitor writes down what the host watchdog does, when
+//! that changes and once a minute, so that the next boot knows until when the host lived.
 //!
-//! In: what the host watchdog is doing, whenever that changes. Out: after a reset of the
-//! host, the data of `host.reset_reason`. Pure but for [`boot_id`].
+//! In: what the host watchdog is doing, whenever that changes; the guard page. Out:
+//! [`HostRecord`], from which [`super::deduction`] tells why the host went down.
 
-use crate::event::{Kind, Timestamp};
+use crate::event::{Timestamp, Unkicked};
+use crate::guard::page::{self, Reader, View};
 use crate::state::store::Stored;
+use crate::sys::clock::{Monotonic, NS_PER_MS, boottime_ns};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// What the host watchdog is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,14 +20,64 @@ pub enum HostState {
     Armed,
     /// It is not armed: the host may go down as it likes.
     Disarmed,
-    /// It is armed, and kicks are withheld.
+    /// It is armed and not kicked.
     Withholding {
-        /// Why.
+        /// Why, for people.
         reason: String,
+        /// Which of the ways this is; records of earlier releases do not say.
+        #[serde(default)]
+        cause: Unkicked,
     },
 }
 
-/// What is written down.
+/// The host watchdog as the guard page shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watchdog {
+    /// The device.
+    pub device: String,
+    /// The driver's name for it.
+    pub identity: String,
+    /// Its timeout.
+    pub timeout_ms: u64,
+    /// Since the last kick that it took.
+    pub last_kick_age_ms: u64,
+    /// Since the guard last looked at the hypervisor.
+    pub look_age_ms: u64,
+    /// Kicks that it took since it was armed.
+    pub kicks: u64,
+    /// Kicks that it refused.
+    pub refused: u64,
+    /// Times that kicks were withheld.
+    pub withholds: u64,
+}
+
+impl Watchdog {
+    /// As of `now`.
+    #[must_use]
+    pub fn of_view(view: &View, now: Monotonic) -> Self {
+        let View { info, status } = view;
+        let age_ms = |then| now.since_ns(then) / NS_PER_MS;
+        Self {
+            device: info.device.display().to_string(),
+            identity: info.identity.clone(),
+            timeout_ms: info.timeout_ns / NS_PER_MS,
+            last_kick_age_ms: age_ms(status.last_kick),
+            look_age_ms: age_ms(status.looked),
+            kicks: status.counters.kicks,
+            refused: status.counters.refused,
+            withholds: status.counters.withholds,
+        }
+    }
+
+    /// As the guard page has it now; none where there is no guard.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        let view = Reader::open(Path::new(page::PATH)).ok()?.view()?;
+        Some(Self::of_view(&view, Monotonic::now()))
+    }
+}
+
+/// The heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
     /// Of the form.
@@ -36,6 +89,15 @@ pub struct HostRecord {
     /// What was so then.
     #[serde(flatten)]
     pub state: HostState,
+    /// For how long dom0 had run (CLOCK_BOOTTIME).
+    #[serde(default)]
+    pub uptime_ms: Option<u64>,
+    /// The host watchdog; none where no guard had run.
+    #[serde(default)]
+    pub watchdog: Option<Watchdog>,
+    /// The monitor wrote it as it ended in order: no heartbeat came after.
+    #[serde(default)]
+    pub monitor_ended: bool,
 }
 
 impl Stored for HostRecord {
@@ -43,12 +105,8 @@ impl Stored for HostRecord {
     const VERSION: u32 = 1;
 }
 
-/// What a host went down of that was armed and kicked.
-pub const UNANNOUNCED: &str = "the host went down while its watchdog was armed and kicks were not \
-    being withheld: power loss, a hang of dom0 or of the guard, or a kill";
-
 impl HostRecord {
-    /// Now, in this boot.
+    /// Of this boot, without what else is known.
     #[must_use]
     pub fn new(boot_id: &str, time: Timestamp, state: HostState) -> Self {
         Self {
@@ -56,28 +114,35 @@ impl HostRecord {
             boot_id: boot_id.to_owned(),
             time,
             state,
+            uptime_ms: None,
+            watchdog: None,
+            monitor_ended: false,
         }
     }
 
-    /// Why the boot that these words are from ended, as seen from the boot `boot_id`; `None`
-    /// when it has not, or ended with the watchdog disarmed, or when that cannot be told.
-    /// `watchdog_fired`: what the device says of the reset.
+    /// Now, in the boot `boot_id`, with all that is known.
     #[must_use]
-    pub fn reset_reason(self, boot_id: &str, watchdog_fired: Option<bool>) -> Option<Kind> {
-        if boot_id.is_empty() || self.boot_id.is_empty() || self.boot_id == boot_id {
-            return None;
+    pub fn now(boot_id: &str, state: HostState, monitor_ended: bool) -> Self {
+        Self {
+            uptime_ms: uptime_ms(),
+            watchdog: Watchdog::now(),
+            monitor_ended,
+            ..Self::new(boot_id, Timestamp::now(), state)
         }
-        let reason = match self.state {
-            HostState::Disarmed => return None,
-            HostState::Withholding { reason } => reason,
-            HostState::Armed => UNANNOUNCED.to_owned(),
-        };
-        Some(Kind::HostResetReason {
-            reason,
-            last_seen: self.time,
-            watchdog_fired,
-        })
     }
+
+    /// The last kick that it knows of.
+    #[must_use]
+    pub fn last_kick(&self) -> Option<Timestamp> {
+        let watchdog = self.watchdog.as_ref()?;
+        Some(self.time.before_ms(watchdog.last_kick_age_ms))
+    }
+}
+
+/// For how long dom0's kernel has run.
+#[must_use]
+pub fn uptime_ms() -> Option<u64> {
+    Some(boottime_ns()? / NS_PER_MS)
 }
 
 /// The boot that this is (random(4)); empty when it cannot be read.

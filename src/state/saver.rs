@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The saver: writes the state to disk, on a thread of its own, as the disk may be sick.
 //!
-//! In: the latest guests, the host watchdog's state; only the latest waits. Out: files
+//! In: the latest guests, the host watchdog's state, once the resets of the host; only the
+//! latest waits. Out: files
 //! ([`crate::state::store`]), and to those who ask, whether what they handed over is on
 //! disk. Nobody who hands something over waits for the disk. What could not be written
 //! stays and is tried again, also after a panic; trouble is logged once and counted.
@@ -10,9 +11,11 @@ use crate::event::sequence::Sequence;
 use crate::event::{Kind, Timestamp};
 use crate::guests::alarm::{Moment, Rules};
 use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
+use crate::state::history::{self, History, Resets};
 use crate::state::reset_reason::{HostRecord, HostState, boot_id};
 use crate::state::sequence;
 use crate::state::store::{Store, Stored};
+use crate::state::traces::Places;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +27,8 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_secs(10);
 /// Time between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Age at which the state of the host watchdog is written anew.
+/// Age at which the state of the host watchdog is written anew: the heartbeat. Each costs
+/// two fsync(2).
 const REFRESH: Duration = Duration::from_secs(60);
 
 impl Stored for Saved {
@@ -67,6 +71,8 @@ struct Waiting {
     host: Option<HostState>,
     host_changed: bool,
     host_written: Option<Instant>,
+    /// Not on disk yet.
+    history: Option<Arc<History>>,
     /// Nothing is tried before.
     not_before: Option<Instant>,
     health: Health,
@@ -103,6 +109,8 @@ pub struct Opened {
     pub saver: Arc<Saver>,
     /// The numbers of events.
     pub sequence: Arc<Sequence>,
+    /// The last resets of the host.
+    pub resets: Resets,
     /// `host.reset_reason` and `host.state_set_aside`, to be told first.
     pub told: Vec<Kind>,
 }
@@ -113,28 +121,31 @@ pub struct Opened {
 pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<bool>) -> Opened {
     let store = Store::new(directory);
     let boot_id = boot_id();
-    let (last, last_aside) = store.load::<HostRecord>();
+    let found = history::open(&store, &Places::default(), watchdog_fired);
     let (saved, guests_aside) = store.load::<Saved>();
     let (sequence, sequence_aside) = sequence::open(&store);
-    let reason = last.and_then(|words| words.reset_reason(&boot_id, watchdog_fired));
-    let explained = reason.is_some();
-    let told = [reason, last_aside, guests_aside, sequence_aside];
+    let mut told = found.told;
+    told.extend(guests_aside);
+    told.extend(sequence_aside);
     let registry = match saved {
         Some(saved) => Registry::restore(rules, saved, &boot_id, at),
         None => Registry::new(rules),
     };
     let sequence = Arc::new(sequence);
     let saver = Arc::new(Saver::new(store, Arc::clone(&sequence), boot_id));
-    if explained {
-        // Written once the thread runs, which is after it was told. A host without a guard has
-        // no other words, and would explain the same reset at each start.
+    // Both are written once the thread runs, which is after what they hold was told.
+    let resets = found.history.resets.clone();
+    saver.waiting().history = Some(Arc::new(found.history));
+    if found.explained {
+        // A host without a guard has no other words.
         saver.host(HostState::Disarmed);
     }
     Opened {
         registry,
         saver,
         sequence,
-        told: told.into_iter().flatten().collect(),
+        resets,
+        told,
     }
 }
 
@@ -156,6 +167,12 @@ impl Saver {
     #[must_use]
     pub fn writing(self, write: Write) -> Self {
         Self { write, ..self }
+    }
+
+    /// Where it writes.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// dom0's boot.
@@ -217,7 +234,8 @@ impl Saver {
             .changed
             .wait_timeout_while(waiting, timeout, |w| !w.ended);
         let waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let saved = waiting.saved >= waiting.given && !waiting.host_changed;
+        let host = !waiting.host_changed && waiting.history.is_none();
+        let saved = waiting.saved >= waiting.given && host;
         match &waiting.health.trouble {
             Some(SaveError { error, .. }) => Err(error.clone()),
             None if waiting.ended && saved => Ok(()),
@@ -244,8 +262,10 @@ impl Saver {
     fn write_on(&self) {
         loop {
             let (guests, host, stop) = self.due();
-            // What the host watchdog does goes first: the host may be about to go down.
-            let written = self.write_host(host).and(self.write_guests(guests));
+            // What the host watchdog does goes first: the host may be about to go down. But
+            // a reset that was told is not to be told again.
+            let written = self.write_history().and(self.write_host(host, stop));
+            let written = written.and(self.write_guests(guests));
             let written = written.and(self.write_sequence());
             let mut waiting = self.waiting();
             match written {
@@ -289,9 +309,10 @@ impl Saver {
             let old = waiting
                 .host_written
                 .is_none_or(|at| at.elapsed() >= REFRESH);
-            let host_due = waiting.host_changed || old && waiting.host.is_some();
+            let host_due = waiting.host_changed || waiting.stop || old && waiting.host.is_some();
             let rested = rest.is_none_or(|rest| rest.is_zero());
-            let due = host_due || waiting.guests.is_some() || self.sequence.runs_low();
+            let waits = waiting.guests.is_some() || waiting.history.is_some();
+            let due = host_due || waits || self.sequence.runs_low();
             if waiting.stop || rested && due {
                 let host = waiting.host.clone().filter(|_| host_due);
                 return (waiting.guests.clone(), host, waiting.stop);
@@ -302,15 +323,25 @@ impl Saver {
         }
     }
 
-    fn write_host(&self, host: Option<HostState>) -> io::Result<()> {
+    /// `last`: no heartbeat will follow.
+    fn write_host(&self, host: Option<HostState>, last: bool) -> io::Result<()> {
         let Some(state) = host else {
             return Ok(());
         };
-        let words = HostRecord::new(&self.boot_id, Timestamp::now(), state);
+        let words = HostRecord::now(&self.boot_id, state, last);
         self.store.save(&words)?;
         let mut waiting = self.waiting();
         waiting.host_changed &= waiting.host.as_ref() != Some(&words.state);
         waiting.host_written = Some(Instant::now());
+        Ok(())
+    }
+
+    fn write_history(&self) -> io::Result<()> {
+        let Some(history) = self.waiting().history.clone() else {
+            return Ok(());
+        };
+        self.store.save(history.as_ref())?;
+        self.waiting().history = None;
         Ok(())
     }
 

@@ -72,6 +72,15 @@ impl Store {
         }
     }
 
+    /// The same for one who may only look: nothing is set aside.
+    ///
+    /// # Errors
+    /// The file, and why it cannot be used.
+    pub fn peek<T: Stored>(&self) -> Result<Option<T>, String> {
+        let read = self.read(T::FILE).and_then(|bytes| parse(bytes.as_deref()));
+        read.map_err(|problem| format!("{}: {problem}", self.path(T::FILE).display()))
+    }
+
     /// The file's bytes, if there is one that is ours.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
         let opened = OpenOptions::new()

@@ -51,6 +51,16 @@ impl Monotonic {
     }
 }
 
+/// Nanoseconds since the kernel started, suspended or not (CLOCK_BOOTTIME); none where it
+/// cannot be read. Does not block.
+#[must_use]
+pub fn boottime_ns() -> Option<u64> {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    let s = u64::try_from(time.tv_sec()).ok()?;
+    let ns = u64::try_from(time.tv_nsec()).ok()?;
+    Some(s.saturating_mul(NS_PER_S).saturating_add(ns))
+}
+
 /// Blocks until `when`; returns at once when it has passed. Signals do not cut it short.
 pub fn sleep_until(when: Monotonic) {
     let target = Duration::from_nanos(when.0).into();

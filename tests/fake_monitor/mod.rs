@@ -19,6 +19,7 @@ use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
 use xenwarden::guests::{GuestRequests, RequestError};
+use xenwarden::state::history::Resets;
 use xenwarden::sys::clock::Monotonic;
 
 /// Longer than any machine takes.
@@ -161,6 +162,7 @@ impl FakeMonitor {
             let context = Context {
                 status: &|| status(guests),
                 guests: shared.as_ref(),
+                resets: &Resets::default(),
                 group,
             };
             server::run(&listener, &context, &stopped);

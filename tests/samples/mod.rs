@@ -3,7 +3,9 @@
 #![allow(dead_code, clippy::panic)] // each test program uses its part
 
 use xenwarden::event::kind::KINDS;
-use xenwarden::event::{Cause, Closing, Coverage, Event, Gap, Guest, Kind, Timestamp, Uuid};
+use xenwarden::event::{
+    Cause, Closing, Confidence, Coverage, Event, Gap, Guest, Kind, ResetCause, Timestamp, Uuid,
+};
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
 
@@ -24,6 +26,18 @@ const CLOSINGS: [Closing; 6] = [
     Closing::Unidentified,
     Closing::Evicted,
 ];
+const RESETS: [ResetCause; 9] = [
+    ResetCause::Withheld,
+    ResetCause::KickRefused,
+    ResetCause::DisarmFailed,
+    ResetCause::GuardSilent,
+    ResetCause::Dom0Panic,
+    ResetCause::Crash,
+    ResetCause::Watchdog,
+    ResetCause::Unwatched,
+    ResetCause::Unrecorded,
+];
+const CONFIDENCES: [Confidence; 3] = [Confidence::Known, Confidence::Likely, Confidence::Unknown];
 const BREAKS: [Gap; 4] = [Gap::Paused, Gap::Suspended, Gap::Expired, Gap::Disarmed];
 
 /// Samples of a kind: the first has every field filled in, the others what may be null as
@@ -139,13 +153,24 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
             cpu: 2,
             starved_ms: 61_250,
         }],
-        "host.reset_reason" => [Some(true), Some(false), None]
-            .map(|watchdog_fired| Kind::HostResetReason {
-                reason: "timers of pcpu 1 not serviced".to_owned(),
-                last_seen: TIME,
-                watchdog_fired,
-            })
-            .into(),
+        "host.reset_reason" => RESETS
+            .iter()
+            .zip(CONFIDENCES.iter().cycle())
+            .zip([Some(true), None, Some(false)].into_iter().cycle())
+            .map(
+                |((cause, confidence), watchdog_fired)| Kind::HostResetReason {
+                    cause: *cause,
+                    confidence: *confidence,
+                    reason: "timers of pcpu 1 not serviced".to_owned(),
+                    last_seen: TIME,
+                    last_kick: watchdog_fired.map(|_| TIME),
+                    booted: watchdog_fired.map(|_| TIME),
+                    uptime_ms: watchdog_fired.map(|_| 70_000),
+                    watchdog_fired,
+                    record: watchdog_fired.map(|_| "/sys/fs/pstore/dmesg-erst-1".to_owned()),
+                },
+            )
+            .collect(),
         "host.state_set_aside" => [Some("b".to_owned()), None]
             .map(|kept_as| Kind::HostStateSetAside {
                 path: "a".to_owned(),

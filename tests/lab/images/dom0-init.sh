@@ -10,6 +10,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
+mount -t pstore pstore /sys/fs/pstore
 mount -t tmpfs -o size=16m tmpfs /var
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/xen /var/lib/xen /var/lib/xenstored /var/log/xen/console

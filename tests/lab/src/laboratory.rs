@@ -82,6 +82,7 @@ impl Laboratory {
                 kernel: images.kernel.clone(),
                 initramfs: images.dom0.clone(),
                 shape,
+                devices: "",
             };
             (parts, state)
         };
@@ -158,6 +159,30 @@ impl Laboratory {
         Ok(host)
     }
 
+    /// The host that was brought down, after a reset of the same machine, its guard running.
+    pub fn host_after_reset(&self, mut host: Host) -> Result<Host> {
+        host.machine.reset()?;
+        let up = host.machine.agent.wait_ready(BOOT);
+        up.map_err(|error| with_console(error, &host.machine))?;
+        host.machine.stop_at_reset()?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
+        Ok(host)
+    }
+
+    /// A host with these devices more that has just booted, without guests, its guard running.
+    pub fn host_with(&self, devices: &'static str) -> Result<Host> {
+        let (parts, _) = self.made_of(Shape::Everywhere)?;
+        let parts = Parts {
+            devices,
+            ..parts.clone()
+        };
+        let mut host = self.boot_bare(&parts, &self.symbols)?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
+        Ok(host)
+    }
+
     /// A folder for the results of scenarios.
     pub fn results(&self) -> Result<PathBuf> {
         let folder = self.layout.lab("results");
@@ -188,12 +213,8 @@ impl Laboratory {
         let began = Instant::now();
         let machine = Machine::boot(parts, &self.run_folder())?;
         let mut host = self.host_on(machine);
-        self.bring_up(&mut host, began).map_err(|error| {
-            let console = host.machine.console();
-            let last = console.lines().rev().take(15).collect::<Vec<_>>();
-            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            Error::new(format!("{error}\nthe host's console ends with:\n{last}"))
-        })?;
+        let brought_up = self.bring_up(&mut host, began);
+        brought_up.map_err(|error| with_console(error, &host.machine))?;
         host.machine.save(state)
     }
 
@@ -232,6 +253,14 @@ impl Laboratory {
     fn run_folders(&self) -> PathBuf {
         self.layout.lab("run").join(std::process::id().to_string())
     }
+}
+
+/// The error, and the end of what the host's console says.
+fn with_console(error: Error, machine: &Machine) -> Error {
+    let console = machine.console();
+    let last = console.lines().rev().take(15).collect::<Vec<_>>();
+    let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+    Error::new(format!("{error}\nthe host's console ends with:\n{last}"))
 }
 
 impl Drop for Laboratory {

@@ -84,6 +84,8 @@ pub enum Fault {
     Lost(&'static [&'static str]),
     /// The scheduler decides as ever, and always for idle, on one processor.
     PicksIdle(u8),
+    /// A function that traps, whoever calls it: the hypervisor panics.
+    Traps(&'static str),
     /// A processor's clock stands still: its scale becomes 0, and nobody calibrates it any more.
     ClockFrozen(u8),
     /// The lock of the hypervisor's file system is held for writing for ever: nothing that the guard needs.
@@ -165,6 +167,8 @@ impl Fault {
                 .iter()
                 .try_for_each(|function| xen.overwrite(function, Instead::Returns.code())),
             Fault::PicksIdle(cpu) => xen.pick_idle(cpu),
+            // ud2, of which the hypervisor's table of bugs does not know.
+            Fault::Traps(function) => xen.overwrite(function, &[0x0f, 0x0b]),
             Fault::ClockFrozen(cpu) => {
                 xen.overwrite("local_time_calibration", Instead::Returns.code())?;
                 let time = xen.per_cpu("per_cpu__cpu_time", cpu)?;

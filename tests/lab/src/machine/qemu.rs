@@ -61,6 +61,8 @@ pub struct Parts {
     pub initramfs: PathBuf,
     /// Where dom0 runs.
     pub shape: Shape,
+    /// QEMU's options for what only some machines have; it is no part of saved states.
+    pub devices: &'static str,
 }
 
 /// A machine's state on disk.
@@ -138,6 +140,47 @@ impl Machine {
         Self::start(parts, &folder, None, 1)
     }
 
+    /// Resets a machine that is down as a reset button does: what outlives a reset is still there, as the host watchdog's word
+    /// that it fired. Until [`Machine::stop_at_reset`] it takes resets as they come: the BIOS makes another one of this.
+    pub fn reset(&mut self) -> Result<()> {
+        for name in ["RESET", "SHUTDOWN", "WATCHDOG"] {
+            self.qmp.forget(name);
+        }
+        self.qmp
+            .execute("set-action", json!({ "reboot": "reset" }))?;
+        self.qmp.execute("system_reset", json!({}))?;
+        self.qmp
+            .wait_event("RESET", PROMPT)
+            .context(|| "the machine is not reset")?;
+        let deadline = Instant::now() + PROMPT;
+        while self.status()? != "prelaunch" {
+            self.check_deadline(deadline, "being reset")?;
+            sleep(LOOK_EVERY);
+        }
+        self.resume()
+    }
+
+    /// From now on a reset stops the machine, as at first.
+    pub fn stop_at_reset(&mut self) -> Result<()> {
+        let action = json!({ "reboot": "shutdown" });
+        self.qmp.execute("set-action", action).map(drop)
+    }
+
+    /// Has the machine lose its power, as far as software can tell.
+    pub fn cut_power(&mut self) -> Result<()> {
+        self.qmp.execute("system_reset", json!({}))?;
+        self.wait_down(PROMPT).map(drop)
+    }
+
+    /// Waits until the machine is down, whatever brought it down, for at most `limit` of this machine's time. Returns whether
+    /// the host watchdog fired.
+    pub fn wait_down(&mut self, limit: Duration) -> Result<bool> {
+        self.qmp
+            .wait_event("SHUTDOWN", limit)
+            .context(|| "the machine is not down")?;
+        Ok(self.qmp.wait_event("WATCHDOG", Duration::ZERO).is_some())
+    }
+
     /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
     pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
         fresh_dir(folder)?;
@@ -158,7 +201,8 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(definition(parts.shape));
+            .args(definition(parts.shape))
+            .args(parts.devices.split_whitespace());
         command
             .arg("-kernel")
             .arg(&parts.hypervisor)
@@ -216,16 +260,16 @@ impl Machine {
     /// if it did not fire. The reset that it asks for stops the machine instead, so that the moment can be read.
     pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
         let said = self.shape.says_that_it_fired();
-        self.wait_down(until, said)
+        self.wait_ended(until, said)
     }
 
     /// The same for a reset that comes from within, by the hypervisor or dom0's kernel.
     pub fn wait_reset(&mut self, until: Duration) -> Result<Option<Duration>> {
-        self.wait_down(until, false)
+        self.wait_ended(until, false)
     }
 
     /// `said`: QEMU says first that it was the watchdog.
-    fn wait_down(&mut self, until: Duration, said: bool) -> Result<Option<Duration>> {
+    fn wait_ended(&mut self, until: Duration, said: bool) -> Result<Option<Duration>> {
         let deadline = Instant::now() + FIRING;
         loop {
             let first = if said { "WATCHDOG" } else { "SHUTDOWN" };

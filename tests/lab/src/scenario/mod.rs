@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenarios: what is done to a host, and what must come of it.
 //!
-//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told. Each restores a host of its own, acts at a phase of the timers
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told, `why/...` about what the next boot says. Each restores a host of its own, acts at a phase of the timers
 //! that it is given, and measures in the host's own time.
 
 pub mod alarms;
@@ -17,6 +17,7 @@ pub mod table;
 pub mod used;
 pub mod wedged;
 pub mod wedges;
+pub mod why;
 
 use crate::error::Result;
 use crate::host::Host;
@@ -99,6 +100,7 @@ impl Scenario {
             .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
+            .chain(of("why", why::ROWS))
             .collect()
     }
 
@@ -134,11 +136,11 @@ impl Scenario {
         }
     }
 
-    /// Whether it is worth the time of each run: of the wedges on other host watchdogs one for each is.
-    pub fn always(&self) -> bool {
+    /// Whether it is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
+    pub fn is_left_to_all(&self) -> bool {
         match self.kind {
-            Kind::Wedge(wedge, shape) => shape == wedge.shape || wedge.name == "timer-lost-2",
-            Kind::Row(_) => true,
+            Kind::Wedge(wedge, shape) => shape != wedge.shape && wedge.name != "timer-lost-2",
+            Kind::Row(row) => self.group == "why" && !why::IN_EVERY_RUN.contains(&row.name),
         }
     }
 
