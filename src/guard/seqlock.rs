@@ -4,7 +4,7 @@
 //! The first word counts: odd while the writer writes. It is what processes can share:
 //! no lock that a killed process could hold, no pointer, nothing but words. The order of
 //! the accesses is that of Linux's seqcount (`include/linux/seqlock.h`) in the terms of
-//! the C11 model; `tests/guard_page.rs` lets loom try all of its interleavings.
+//! the C11 model; `tests/guard_seqlock.rs` lets loom try all of its interleavings.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
