@@ -97,6 +97,16 @@ fn what_an_earlier_guard_told_resets_nothing() {
 }
 
 #[test]
+fn a_level_that_was_away_itself_gives_the_guard_its_turn_first() {
+    let each_ns = 500 * NS_PER_MS;
+    assert_eq!(Judged::Overdue.after(each_ns), Judged::Overdue);
+    assert_eq!(Judged::Overdue.after(each_ns + 1), Judged::Silent);
+    for judged in [Judged::NotYet, Judged::Fresh, Judged::Silent, Judged::Ended] {
+        assert_eq!(judged.after(u64::MAX), judged);
+    }
+}
+
+#[test]
 fn xens_slot_fires_two_seconds_after_the_hardware_should_have() {
     let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS));
     assert_eq!(timeouts, [7, 8, 9]);

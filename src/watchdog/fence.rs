@@ -52,6 +52,18 @@ pub enum Judged {
     Ended,
 }
 
+impl Judged {
+    /// The same, unless whoever judged was away for `late_ns` before: the guard may have been as
+    /// well, as when the process was stopped or the machine stood still, and has its turn first.
+    #[must_use]
+    pub fn after(self, late_ns: u64) -> Self {
+        match self {
+            Self::Overdue if late_ns > EACH_NS => Self::Silent,
+            judged => judged,
+        }
+    }
+}
+
 /// What `view`, of the guard `pid`, says to a level that began at `began`.
 #[must_use]
 pub fn judge(view: Option<&View>, pid: u32, began: Monotonic, now: Monotonic) -> Judged {
@@ -200,8 +212,9 @@ fn level(
         loop {
             next = next.plus_ns(EACH_NS).max(Monotonic::now());
             sleep_until(next);
+            let late_ns = Monotonic::now().since_ns(next);
             let view = page.view();
-            let judged = judge(view.as_ref(), pid, began, Monotonic::now());
+            let judged = judge(view.as_ref(), pid, began, Monotonic::now()).after(late_ns);
             act(judged, view.map_or(0, |view| view.info.latest_ns));
             if judged == Judged::Ended {
                 return;

@@ -45,6 +45,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "guard-restarted", what: "the guard is stopped and started again", run: |lab, phase| survive(lab, phase, restart_guard) },
     Row { name: "start-on-a-wedge", what: "a guard started on a host that is not served arms nothing", run: start_on_a_wedge },
     Row { name: "monitor-killed", what: "the monitor is stopped, killed, restarted and gone for good", run: |lab, phase| survive(lab, phase, lose_monitor) },
+    Row { name: "check", what: "xenwarden check sees the table, the device and the guard, and touches nothing", run: |lab, phase| survive(lab, phase, check) },
     Row { name: "debug-keys", what: "debug keys print all they know", run: |lab, phase| survive(lab, phase, press_keys) },
     Row { name: "load", what: "60 s of full load in dom0 and guests", run: |lab, phase| survive(lab, phase, load) },
     Row { name: "syslog-stalled", what: "the reader of /dev/log is stopped", run: |lab, phase| survive(lab, phase, stall_syslog) },
@@ -375,4 +376,35 @@ fn fill_var(host: &mut Host) -> Result<()> {
         SLOW,
     )
     .map(drop)
+}
+
+/// What must be fine on a host that is as it should be, and be told as wrong where the guard does not run.
+fn check(host: &mut Host) -> Result<()> {
+    let mut levels = |area: &str| -> Result<Vec<String>> {
+        let output = host.dom0("xenwarden check --json", PROMPT)?.output;
+        let report: serde_json::Value = serde_json::from_str(&output)
+            .context(|| format!("xenwarden check says no JSON: {output}"))?;
+        let findings = report["findings"].as_array().cloned().unwrap_or_default();
+        let of_area = findings.iter().filter(|finding| finding["area"] == area);
+        let level = |finding: &serde_json::Value| finding["level"].as_str().map(str::to_owned);
+        Ok(of_area.filter_map(level).collect())
+    };
+    for (area, expected) in [
+        ("liveness_table", "fine"),
+        ("guard", "fine"),
+        ("monitor", "fine"),
+        ("nmi_watchdog", "fine"),
+    ] {
+        let seen = levels(area)?;
+        if !seen.iter().any(|level| level == expected) || seen.iter().any(|level| level == "wrong")
+        {
+            return Err(Error::new(format!("check: {area} is {seen:?}")));
+        }
+    }
+    match levels("host_watchdog")? {
+        seen if seen.is_empty() || seen.iter().any(|level| level == "wrong") => {
+            Err(Error::new(format!("check: host_watchdog is {seen:?}")))
+        }
+        _ => Ok(()),
+    }
 }
