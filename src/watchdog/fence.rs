@@ -10,7 +10,7 @@
 //!   T + 0    the gate last said kick
 //!   T + L    the hardware resets (L: within what time, by what is known of the device)
 //!   T + L+2  Xen's slot expires: the hypervisor reboots the host
-//!   T + L+4  sysrq b: dom0's kernel does
+//!   T + L+4  sysrq b: dom0's kernel does, 2 s later at the latest
 //! ```
 
 use crate::guard::page::{Phase, Reader, View};
@@ -23,8 +23,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-/// How often each level looks, ns.
-const EACH_NS: u64 = 500 * NS_PER_MS;
+/// How often the slot's level looks, ns: what it feeds is to follow the last kick closely.
+const SLOT_EACH_NS: u64 = 500 * NS_PER_MS;
+/// And sysrq's, which nobody waits for on a host that is well.
+const SYSRQ_EACH_NS: u64 = 2 * NS_PER_S;
+/// A level that is later than this was away, ns.
+const AWAY_NS: u64 = 500 * NS_PER_MS;
 /// What was served within this is fresh, ns: some looks of the guard may be late.
 const FRESH_NS: u64 = NS_PER_S;
 /// Xen's slot fires so long after the hardware should have, seconds.
@@ -32,7 +36,7 @@ const SLOT_AFTER_S: u32 = 2;
 /// And sysrq so long after it, ns.
 const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
 /// Their stacks, bytes: locked, so small.
-const STACK: usize = 64 * 1024;
+const STACK: usize = 32 * 1024;
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
 /// `Documentation/admin-guide/sysrq.rst`).
 pub const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -58,7 +62,7 @@ impl Judged {
     #[must_use]
     pub fn after(self, late_ns: u64) -> Self {
         match self {
-            Self::Overdue if late_ns > EACH_NS => Self::Silent,
+            Self::Overdue if late_ns > AWAY_NS => Self::Silent,
             judged => judged,
         }
     }
@@ -160,7 +164,7 @@ where
 {
     let mut told = false;
     level(
-        "fence-slot",
+        ("fence-slot", SLOT_EACH_NS),
         page,
         priority,
         move |judged, latest_ns| match judged {
@@ -185,17 +189,22 @@ where
 /// # Errors
 /// The errno of making the thread.
 pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<JoinHandle<()>> {
-    level("fence-sysrq", page, priority, move |judged, _| {
-        if judged == Judged::Overdue {
-            // It does not return. Should it fail, it is tried again.
-            let _ = sysrq.write_all(b"b");
-        }
-    })
+    level(
+        ("fence-sysrq", SYSRQ_EACH_NS),
+        page,
+        priority,
+        move |judged, _| {
+            if judged == Judged::Overdue {
+                // It does not return. Should it fail, it is tried again.
+                let _ = sysrq.write_all(b"b");
+            }
+        },
+    )
 }
 
 /// Calls `act` with what the page says, again and again, until the guard has ended.
 fn level(
-    name: &str,
+    (name, each_ns): (&str, u64),
     page: Reader,
     priority: u8,
     mut act: impl FnMut(Judged, u64) + Send + 'static,
@@ -210,7 +219,7 @@ fn level(
         let _ = become_realtime(priority);
         let mut next = began;
         loop {
-            next = next.plus_ns(EACH_NS).max(Monotonic::now());
+            next = next.plus_ns(each_ns).max(Monotonic::now());
             sleep_until(next);
             let late_ns = Monotonic::now().since_ns(next);
             let view = page.view();

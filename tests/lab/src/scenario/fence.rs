@@ -15,8 +15,8 @@ use std::time::Duration;
 /// What the hardware should have done within 5 s and does not, the next levels do: so long after the last time that all was served.
 const SLOT: Duration = Duration::from_secs(7);
 const SYSRQ: Duration = Duration::from_secs(9);
-/// How often a level looks, and what the hypervisor takes to reboot.
-const LATE: Duration = Duration::from_millis(2_000);
+/// How often the slower level looks, and what the hypervisor takes to reboot.
+const LATE: Duration = Duration::from_millis(3_500);
 
 /// Rows in which the host goes down.
 #[rustfmt::skip]
