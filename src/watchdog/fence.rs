@@ -119,13 +119,11 @@ impl<W: DomainWatchdog> Slot<W> {
     /// # Errors
     /// ENOSPC where both are taken; it is tried again at the next call.
     pub fn feed(&mut self, timeout_s: u32) -> Result<(), Errno> {
-        if let Some(id) = self.id.take()
-            && self.watchdog.set(id, timeout_s).is_ok()
-        {
-            self.id = Some(id);
-            return Ok(());
+        let still_ours = |id: &u32| self.watchdog.set(*id, timeout_s).is_ok();
+        self.id = self.id.filter(still_ours);
+        if self.id.is_none() {
+            self.id = Some(self.watchdog.set(0, timeout_s)?);
         }
-        self.id = Some(self.watchdog.set(0, timeout_s)?);
         Ok(())
     }
 
