@@ -355,9 +355,10 @@ impl Evidence {
             if unmoved > period_ns + SLACK_NS {
                 lagging.add(Work::PcpuTimers(cpu), unmoved - period_ns);
             }
-            let waiting = progress.starving.see(&record, now);
-            if let (Some(waiting), Some(granted_ns)) = (waiting, self.starved_ns) {
-                judge_waiting(cpu, &waiting, granted_ns, self.excused_at, lagging, excused);
+            if let Some(granted_ns) = self.starved_ns {
+                if let Some(waiting) = progress.starving.see(&record, now) {
+                    judge_waiting(cpu, &waiting, granted_ns, self.excused_at, lagging, excused);
+                }
             }
             let Some(undecided) = progress.undecided_at.map(|at| now.since_ns(at)) else {
                 continue;
