@@ -78,18 +78,21 @@ impl Privcmd {
         Ok(Self { device })
     }
 
-    /// The hypervisor's version, (major, minor).
+    /// Makes a hypercall with two arguments; gives its answer.
     ///
     /// # Errors
     /// The hypervisor's errno.
-    pub fn version(&self) -> Result<(u32, u32), Errno> {
-        let arg = [XENVER_VERSION, 0, 0, 0, 0];
+    ///
+    /// # Safety
+    /// Where `op` takes the second argument for a pointer, it points to what `op` reads and
+    /// writes, and that lives until the call returns.
+    unsafe fn hypercall(&self, op: u64, [first, second]: [u64; 2]) -> Result<u32, Errno> {
         let mut request = PrivcmdHypercall {
-            op: HYPERVISOR_XEN_VERSION,
-            arg,
+            op,
+            arg: [first, second, 0, 0, 0],
         };
         // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
-        // and XENVER_version takes a null argument.
+        // and for its arguments the caller vouches.
         let answer = unsafe {
             libc::ioctl(
                 self.device.as_raw_fd(),
@@ -97,7 +100,16 @@ impl Privcmd {
                 &raw mut request,
             )
         };
-        let version = u32::try_from(answer).map_err(|_| Errno::last())?;
+        u32::try_from(answer).map_err(|_| Errno::last())
+    }
+
+    /// The hypervisor's version, (major, minor).
+    ///
+    /// # Errors
+    /// The hypervisor's errno.
+    pub fn version(&self) -> Result<(u32, u32), Errno> {
+        // SAFETY: XENVER_version takes a null argument.
+        let version = unsafe { self.hypercall(HYPERVISOR_XEN_VERSION, [XENVER_VERSION, 0]) }?;
         Ok((version >> 16, version & 0xffff))
     }
 
@@ -110,22 +122,9 @@ impl Privcmd {
         let mut text = [0_u8; COMMANDLINE];
         // Exposed, as somebody else is to write there.
         let buffer = text.as_mut_ptr().expose_provenance() as u64;
-        let arg = [XENVER_COMMANDLINE, buffer, 0, 0, 0];
-        let mut request = PrivcmdHypercall {
-            op: HYPERVISOR_XEN_VERSION,
-            arg,
-        };
-        // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
-        // and its argument points to a live `xen_commandline_t`, of which the hypervisor
+        // SAFETY: the argument points to a live `xen_commandline_t`, of which the hypervisor
         // writes no more than its 1024 bytes.
-        let answer = unsafe {
-            libc::ioctl(
-                self.device.as_raw_fd(),
-                IOCTL_PRIVCMD_HYPERCALL,
-                &raw mut request,
-            )
-        };
-        Errno::result(answer)?;
+        unsafe { self.hypercall(HYPERVISOR_XEN_VERSION, [XENVER_COMMANDLINE, buffer]) }?;
         let line = text.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(line).into_owned())
     }
@@ -138,28 +137,10 @@ impl Privcmd {
     /// `xen/common/sched/core.c`).
     pub fn domain_watchdog(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
         let mut watchdog = SchedWatchdog { id, timeout_s };
-        let arg = [
-            SCHEDOP_WATCHDOG,
-            (&raw mut watchdog).expose_provenance() as u64,
-            0,
-            0,
-            0,
-        ];
-        let mut request = PrivcmdHypercall {
-            op: HYPERVISOR_SCHED_OP,
-            arg,
-        };
-        // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
-        // and its argument points to a live `struct sched_watchdog`, which the hypervisor
+        let argument = (&raw mut watchdog).expose_provenance() as u64;
+        // SAFETY: the argument points to a live `struct sched_watchdog`, which the hypervisor
         // reads.
-        let answer = unsafe {
-            libc::ioctl(
-                self.device.as_raw_fd(),
-                IOCTL_PRIVCMD_HYPERCALL,
-                &raw mut request,
-            )
-        };
-        let taken = u32::try_from(answer).map_err(|_| Errno::last())?;
+        let taken = unsafe { self.hypercall(HYPERVISOR_SCHED_OP, [SCHEDOP_WATCHDOG, argument]) }?;
         Ok(if id == 0 { taken } else { id })
     }
 
