@@ -9,7 +9,7 @@ use crate::watchdog::candidates::{Selector, candidates, choose};
 use crate::watchdog::device::suits;
 use crate::watchdog::error::ArmError;
 use crate::watchdog::holder::holder_below;
-use crate::watchdog::quirks::Quirk;
+use crate::watchdog::quirks::IPMI;
 use crate::watchdog::sysfs::Attributes;
 use std::path::{Path, PathBuf};
 
@@ -24,9 +24,8 @@ pub fn look(system: &System, policy: &Option<Policy>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut meant: Vec<PathBuf> = Vec::new();
     for selector in &policy.devices {
-        match choose(std::slice::from_ref(selector), &found) {
-            Ok(fitting) => {
-                let devices = fitting.into_iter().flatten().collect();
+        match choose(selector, &found) {
+            Ok(devices) => {
                 let (device, said) = first_that_can(system, policy, selector, devices);
                 meant.extend(device);
                 findings.extend(said);
@@ -89,12 +88,10 @@ fn attributes(system: &System, device: &Path) -> Attributes {
     if attributes == Attributes::default() && class.join(name).exists() {
         attributes = Attributes::read_directory(&class.join(name));
     }
-    if attributes.identity.is_none() && !class.join("watchdog0").exists() && name == "watchdog" {
-        let legacy = Quirk::of_legacy(&sysfs);
-        attributes.identity = legacy.map(|quirk| quirk.identity.to_owned());
-        attributes.nowayout = legacy.and_then(|quirk| quirk.nowayout(&sysfs));
+    match name == "watchdog" {
+        true => attributes.or_of_legacy(&sysfs),
+        false => attributes,
     }
-    attributes
 }
 
 /// Why it cannot be used, with what to do apart, which such an error says at its end.
@@ -147,7 +144,7 @@ fn said_of(
         ),
     }];
     findings.extend(holder(system, device, attributes));
-    if identity == Some("IPMI") && !system.exists("/dev/ipmi0") {
+    if identity == Some(IPMI) && !system.exists("/dev/ipmi0") {
         findings.push(Finding::weak(
             AREA,
             format!("{shown}: the BMC cannot be asked whether it would reset: no /dev/ipmi0"),

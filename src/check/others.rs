@@ -5,7 +5,7 @@
 use super::processes::{Process, all_seen};
 use super::{Area, Finding, System, one_name};
 use crate::config::Policy;
-use crate::watchdog::candidates::{candidates, choose};
+use crate::watchdog::candidates::{candidates, choose_all};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -87,7 +87,7 @@ fn systemd(system: &System, policy: &Option<Policy>, processes: &[Process]) -> O
     let device = device.unwrap_or("/dev/watchdog0");
     let text = format!("systemd kicks {device} (RuntimeWatchdogSec={runtime})");
     let found = candidates(&system.at(Path::new("/sys")), Path::new("/dev"));
-    let meant = policy.as_ref().map(|p| choose(&p.devices, &found));
+    let meant = policy.as_ref().map(|p| choose_all(&p.devices, &found));
     let meant: Vec<PathBuf> = meant
         .into_iter()
         .flatten()

@@ -7,6 +7,7 @@
 use super::Policy;
 use super::policy::GROUP;
 use crate::watchdog::candidates::Selector;
+use crate::watchdog::sysfs::is_misc_device;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -63,11 +64,10 @@ fn watchdog(device: &Path, numbers: &Path) -> Result<(), String> {
     if !found.file_type().is_char_device() {
         return not_one();
     }
-    let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
-    // /dev/watchdog is the misc device 130 (Linux include/linux/miscdevice.h).
-    if (major, minor) == (10, 130) {
+    if is_misc_device(&found) {
         return Ok(());
     }
+    let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
     let subsystem = numbers.join(format!("{major}:{minor}/subsystem"));
     match subsystem.canonicalize() {
         Ok(subsystem) if !subsystem.ends_with("watchdog") => not_one(),

@@ -5,7 +5,7 @@
 
 use crate::config::Policy;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
-use crate::watchdog::candidates::{Selector, candidates, choose};
+use crate::watchdog::candidates::{Selector, candidates, choose, choose_all};
 use crate::watchdog::device::inspect;
 use crate::watchdog::error::ArmError;
 use std::io::{self, ErrorKind, Write};
@@ -19,12 +19,11 @@ use std::path::{Path, PathBuf};
 pub fn choose_watchdogs(policy: &Policy) -> Result<Vec<PathBuf>, Failure> {
     let found = candidates(Path::new("/sys"), Path::new("/dev"));
     let fitting =
-        choose(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
-    let mut chosen = Vec::new();
-    for devices in fitting {
-        chosen.push(first_that_can(devices, policy.timeout_s).map_err(arm_failure)?);
-    }
-    Ok(chosen)
+        choose_all(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
+    let fitting = fitting.into_iter();
+    fitting
+        .map(|devices| first_that_can(devices, policy.timeout_s).map_err(arm_failure))
+        .collect()
 }
 
 fn first_that_can(devices: Vec<PathBuf>, timeout_s: u32) -> Result<PathBuf, ArmError> {
@@ -84,8 +83,8 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
     let found = candidates(Path::new("/sys"), Path::new("/dev"));
     let mut lines = Vec::new();
     for selector in &policy.devices {
-        let line = match choose(std::slice::from_ref(selector), &found) {
-            Ok(fitting) => check_first(selector, fitting.into_iter().flatten(), policy.timeout_s)?,
+        let line = match choose(selector, &found) {
+            Ok(fitting) => check_first(selector, fitting, policy.timeout_s)?,
             Err(none) => none,
         };
         lines.push(line);
@@ -95,7 +94,7 @@ pub fn check_device(policy: &Policy) -> Result<String, Failure> {
 
 fn check_first(
     selector: &Selector,
-    devices: impl Iterator<Item = PathBuf>,
+    devices: Vec<PathBuf>,
     timeout_s: u32,
 ) -> Result<String, Failure> {
     let mut refused = None;

@@ -77,10 +77,9 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let Some((armed, watchdog, mut page)) = armed else {
         return Ok(());
     };
-    let mut info = describe(policy, sight.coverage(), &watchdog, armed);
-    let known = std::mem::take(&mut info.weakness);
-    fence.weak.extend((!known.is_empty()).then_some(known));
-    info.weakness = fence.weak.join("; ");
+    fence.weak.extend(watchdog.weakness());
+    let weakness = fence.weak.join("; ");
+    let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
     page.info(&info);
     run(
         watchdog,
@@ -369,7 +368,13 @@ fn await_served(
     }
 }
 
-fn describe(policy: &Policy, coverage: Coverage, watchdog: &Set, armed: Monotonic) -> Info {
+fn describe(
+    policy: &Policy,
+    coverage: Coverage,
+    watchdog: &Set,
+    armed: Monotonic,
+    weakness: String,
+) -> Info {
     let timeout_ns = u64::from(watchdog.timeout_s()) * NS_PER_S;
     Info {
         pid: std::process::id(),
@@ -381,7 +386,7 @@ fn describe(policy: &Policy, coverage: Coverage, watchdog: &Set, armed: Monotoni
         // A device that may reset earlier than it was asked to is looked for more often.
         period_ns: policy.sample_ns.min(timeout_ns / SAMPLES_PER_DEADLINE),
         coverage,
-        weakness: watchdog.weakness().unwrap_or_default(),
+        weakness,
     }
 }
 

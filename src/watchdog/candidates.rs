@@ -145,47 +145,53 @@ pub fn candidates(sysfs: &Path, dev: &Path) -> Vec<Candidate> {
     legacy.into_iter().chain(numbered).collect()
 }
 
-/// The devices that a configuration means, each with all that fit, in the order of preference.
-/// A path stands for itself, even where nothing is known of it.
+/// The devices that a selector means, in the order of preference. A path stands for itself,
+/// even where nothing is known of it.
 ///
 /// # Errors
-/// Which selector nothing fits, and what this host has.
-pub fn choose(
+/// That nothing fits, and what this host has.
+pub fn choose(selector: &Selector, candidates: &[Candidate]) -> Result<Vec<PathBuf>, String> {
+    if let Selector::Path(path) = selector {
+        return Ok(vec![path.clone()]);
+    }
+    let found = candidates.iter().filter(|c| selector.means(c));
+    let found: Vec<PathBuf> = found.map(|c| c.path.clone()).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let all: Vec<String> = candidates.iter().map(Candidate::to_string).collect();
+    let all = if all.is_empty() {
+        "no watchdog at all: load its driver".to_owned()
+    } else {
+        all.join(", ")
+    };
+    let what = if *selector == Selector::Auto {
+        "no hardware watchdog"
+    } else {
+        "no such watchdog"
+    };
+    Err(format!(
+        "host-watchdog.device = \"{selector}\": {what}; this host has {all}"
+    ))
+}
+
+/// The same of all selectors, for each of them.
+///
+/// # Errors
+/// Of the first that nothing fits.
+pub fn choose_all(
     selectors: &[Selector],
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<PathBuf>>, String> {
-    let fitting = |selector: &Selector| -> Result<Vec<PathBuf>, String> {
-        if let Selector::Path(path) = selector {
-            return Ok(vec![path.clone()]);
-        }
-        let found = candidates.iter().filter(|c| selector.means(c));
-        let found: Vec<PathBuf> = found.map(|c| c.path.clone()).collect();
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        let all: Vec<String> = candidates.iter().map(Candidate::to_string).collect();
-        let all = if all.is_empty() {
-            "no watchdog at all: load its driver".to_owned()
-        } else {
-            all.join(", ")
-        };
-        let what = if *selector == Selector::Auto {
-            "no hardware watchdog"
-        } else {
-            "no such watchdog"
-        };
-        Err(format!(
-            "host-watchdog.device = \"{selector}\": {what}; this host has {all}"
-        ))
-    };
-    selectors.iter().map(fitting).collect()
+    let chosen = selectors.iter().map(|one| choose(one, candidates));
+    chosen.collect()
 }
 
 /// Whether one of the devices that a configuration means says that the last reset of the host
 /// was its doing; none where none of them can tell.
 #[must_use]
 pub fn fired(selectors: &[Selector], sysfs: &Path, dev: &Path) -> Option<bool> {
-    let chosen = choose(selectors, &candidates(sysfs, dev)).unwrap_or_default();
+    let chosen = choose_all(selectors, &candidates(sysfs, dev)).unwrap_or_default();
     let told = chosen.iter().flatten();
     let told = told.filter_map(|device| Attributes::read(sysfs, device).card_reset);
     told.reduce(|one, another| one || another)
@@ -209,11 +215,7 @@ mod tests {
         let xen = candidate("/dev/watchdog1", None, Some("xen_wdt"));
         let hard = candidate("/dev/watchdog2", Some("iTCO_wdt"), Some("iTCO_wdt"));
         let all = [soft.clone(), xen.clone(), hard];
-        let chosen = |text: &str, from: &[Candidate]| {
-            let selector = Selector::parse(text)?;
-            let mut chosen = choose(&[selector], from)?;
-            Ok::<_, String>(chosen.remove(0))
-        };
+        let chosen = |text: &str, from: &[Candidate]| choose(&Selector::parse(text)?, from);
         let third = vec![PathBuf::from("/dev/watchdog2")];
         assert_eq!(chosen("auto", &all), Ok(third.clone()));
         assert_eq!(chosen("driver:iTCO_wdt", &all), Ok(third));

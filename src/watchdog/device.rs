@@ -13,12 +13,12 @@ use crate::sys::watchdog::{
 };
 use crate::watchdog::error::ArmError;
 use crate::watchdog::holder::holder_of;
-use crate::watchdog::quirks::Quirk;
-use crate::watchdog::sysfs::Attributes;
+use crate::watchdog::quirks::{IPMI, Quirk};
+use crate::watchdog::sysfs::{Attributes, is_misc_device};
 use nix::errno::Errno;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// What is done to an open device: by the kernel's, and in tests by one that is made up.
@@ -128,9 +128,6 @@ impl Driver for WatchdogDevice {
         quirk.nowayout(Path::new("/sys"))
     }
 }
-
-/// What ipmi_watchdog calls itself.
-const IPMI: &str = "IPMI";
 
 /// The armed host watchdog.
 #[derive(Debug)]
@@ -284,10 +281,8 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
     }
     let sysfs = Path::new("/sys");
     let mut attributes = Attributes::read(sysfs, device);
-    if attributes.identity.is_none() && is_legacy(sysfs, &metadata) {
-        let legacy = Quirk::of_legacy(sysfs);
-        attributes.identity = legacy.map(|quirk| quirk.identity.to_owned());
-        attributes.nowayout = legacy.and_then(|quirk| quirk.nowayout(sysfs));
+    if is_misc_device(&metadata) {
+        attributes = attributes.or_of_legacy(sysfs);
     }
     suits(sysfs, device, &attributes, timeout_s)?;
     Ok(attributes)
@@ -326,13 +321,6 @@ pub fn suits(
             limit(attributes.max_timeout_s)
         ),
     })
-}
-
-/// Whether this is /dev/watchdog (the misc device 130, Linux `include/linux/miscdevice.h`) and
-/// not another name of the class's first.
-fn is_legacy(sysfs: &Path, device: &fs::Metadata) -> bool {
-    let number = (libc::major(device.rdev()), libc::minor(device.rdev()));
-    number == (10, 130) && !sysfs.join("class/watchdog/watchdog0").exists()
 }
 
 fn refuse_what_is_not_hardware(device: &Path, identity: &str) -> Result<(), ArmError> {

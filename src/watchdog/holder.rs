@@ -16,9 +16,10 @@ pub fn holder_of(device: &Path) -> Option<String> {
 pub fn holder_below(root: &Path, device: &Path) -> Option<String> {
     let processes = fs::read_dir(root.join("proc")).ok()?.flatten();
     let nodes = nodes(root, device);
+    let wanted: Vec<u64> = nodes.iter().filter_map(|node| number(node)).collect();
     processes
         .map(|entry| entry.path())
-        .find(|process| has_open(process, &nodes))
+        .find(|process| has_open(process, &wanted))
         .map(|process| {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             let pid = process.file_name().unwrap_or_default().to_string_lossy();
@@ -37,13 +38,16 @@ fn nodes(root: &Path, device: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// The number of a device.
+fn number(node: &Path) -> Option<u64> {
+    fs::metadata(node).map(|m| m.rdev()).ok()
+}
+
 /// By the device's number, whatever the node is called.
-fn has_open(process: &Path, nodes: &[PathBuf]) -> bool {
+fn has_open(process: &Path, wanted: &[u64]) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
         return false;
     };
-    let number = |path: &Path| fs::metadata(path).map(|m| m.rdev()).ok();
-    let wanted: Vec<u64> = nodes.iter().filter_map(|node| number(node)).collect();
     descriptors.flatten().any(|fd| {
         let found = number(&fd.path()).filter(|n| *n != 0);
         found.is_some_and(|found| wanted.contains(&found))

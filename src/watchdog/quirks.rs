@@ -26,6 +26,9 @@ pub struct Quirk {
     pub toothless: Option<(&'static str, &'static str)>,
 }
 
+/// What ipmi_watchdog calls itself.
+pub const IPMI: &str = "IPMI";
+
 /// A driver that does what it says.
 const PLAIN: Quirk = Quirk {
     identity: "",
@@ -61,7 +64,7 @@ pub const QUIRKS: &[Quirk] = &[
     // drivers/char/ipmi/ipmi_watchdog.c: announces no options and does them all; its action is
     // a parameter, and with "none" kicks succeed and nothing ever happens.
     Quirk {
-        identity: "IPMI",
+        identity: IPMI,
         module: "ipmi_watchdog",
         legacy: true,
         toothless: Some(("action", "none")),

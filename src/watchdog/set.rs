@@ -109,10 +109,7 @@ impl<D: Driver> HostWatchdog for Set<D> {
     fn kick(&mut self) -> io::Result<()> {
         let mut outcome = Ok(());
         for one in &mut self.armed {
-            outcome = match one.kick() {
-                Err(error) => Err(error),
-                Ok(()) => outcome,
-            };
+            outcome = one.kick().and(outcome);
         }
         outcome
     }
@@ -120,10 +117,7 @@ impl<D: Driver> HostWatchdog for Set<D> {
     fn disarm(self) -> io::Result<()> {
         let mut outcome = Ok(());
         for one in self.armed {
-            outcome = match one.disarm() {
-                Err(error) => Err(error),
-                Ok(()) => outcome,
-            };
+            outcome = one.disarm().and(outcome);
         }
         outcome
     }

@@ -4,6 +4,7 @@
 //! Source: Linux `Documentation/ABI/testing/sysfs-class-watchdog`. Kernels without
 //! CONFIG_WATCHDOG_SYSFS tell nothing, older ones less; what is absent is `None`.
 
+use super::quirks::Quirk;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,21 @@ impl Attributes {
         }
     }
 
+    /// The same of a device that is /dev/watchdog and no other name of the class's first: of a
+    /// driver without an entry there, what its module tells.
+    #[must_use]
+    pub fn or_of_legacy(self, sysfs: &Path) -> Self {
+        if self.identity.is_some() || sysfs.join("class/watchdog/watchdog0").exists() {
+            return self;
+        }
+        let legacy = Quirk::of_legacy(sysfs);
+        Self {
+            identity: legacy.map(|quirk| quirk.identity.to_owned()),
+            nowayout: legacy.and_then(|quirk| quirk.nowayout(sysfs)),
+            ..self
+        }
+    }
+
     /// Whether the device says that it can do `timeout_s`; true where it says nothing.
     #[must_use]
     pub fn allows_timeout(&self, timeout_s: u32) -> bool {
@@ -76,6 +92,13 @@ impl Attributes {
     }
 }
 
+/// Whether this is /dev/watchdog, the misc device 130: WATCHDOG_MINOR (Linux
+/// `include/linux/miscdevice.h`). It is the first watchdog's, or a driver's without a class.
+#[must_use]
+pub fn is_misc_device(device: &fs::Metadata) -> bool {
+    (libc::major(device.rdev()), libc::minor(device.rdev())) == (10, 130)
+}
+
 /// The class directory whose `dev` is the device's number: /dev/watchdog is a misc device
 /// of its own and names the same watchdog as watchdog0.
 fn directory(sysfs: &Path, device: &Path) -> Option<PathBuf> {
@@ -84,12 +107,11 @@ fn directory(sysfs: &Path, device: &Path) -> Option<PathBuf> {
     if !metadata.file_type().is_char_device() {
         return None;
     }
-    let number = metadata.rdev();
-    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    // WATCHDOG_MINOR (linux/miscdevice.h): the legacy node of the first watchdog.
-    if (major, minor) == (10, 130) {
+    if is_misc_device(&metadata) {
         return Some(class.join("watchdog0"));
     }
+    let number = metadata.rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let wanted = format!("{major}:{minor}");
     let entries = fs::read_dir(class).ok()?.flatten();
     entries
