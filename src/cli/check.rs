@@ -39,8 +39,7 @@ fn render(report: &Report, output: &Output) -> String {
         ]
     };
     let rows = report.findings.iter().map(row).collect();
-    // Without the heads, which are there for other tables.
-    let lines = columns(&[], rows).into_iter().skip(1);
+    let lines = columns(&[], rows).into_iter();
     let mut text = String::new();
     for (line, finding) in lines.zip(&report.findings) {
         let (word, colour) = word(finding.level);

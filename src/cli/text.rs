@@ -174,12 +174,13 @@ fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Re
     Ok(())
 }
 
-/// The lines of a table, the heads first: columns as wide as their widest cell; the last one
+/// The lines of a table, the heads first if there are any: columns as wide as their widest cell; the last one
 /// is left as it is.
 #[must_use]
 pub fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     let heads: Vec<String> = heads.iter().map(|h| (*h).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
+    let heads = (!heads.is_empty()).then_some(heads);
+    let rows: Vec<Vec<String>> = heads.into_iter().chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |n: usize| {
         let column = rows.iter().filter_map(|row| row.get(n));

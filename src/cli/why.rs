@@ -82,11 +82,7 @@ fn render(resets: &Resets, to: &mut impl Write) -> fmt::Result {
         vec![seen, reset.confidence.to_string(), plain(&reset.reason)]
     };
     let rows: Vec<_> = before.iter().map(row).collect();
-    // Without heads.
-    for line in columns(&[], rows).iter().skip(1) {
-        writeln!(to, "{line}")?;
-    }
-    Ok(())
+    lines(columns(&[], rows), to)
 }
 
 fn reset(reset: &Reset, to: &mut impl Write) -> fmt::Result {

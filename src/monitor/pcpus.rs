@@ -67,39 +67,40 @@ impl Pcpus {
 
 impl Seen {
     fn evidence(&self, cpu: u32, period_ms: u64, now: Monotonic) -> PcpuEvidence {
-        let online = self.record.online;
-        let owes = online && self.record.requested != self.record.decided;
-        let age_ms = |since| now.since_ns(since) / NS_PER_MS;
-        let canary_age_ms = age_ms(self.canary_at);
-        let has_canary = online && period_ms > 0;
+        let decided_age_ms = now.since_ns(self.decided_at) / NS_PER_MS;
+        let canary_age_ms = now.since_ns(self.canary_at) / NS_PER_MS;
         PcpuEvidence {
             cpu,
-            online,
+            online: self.record.online,
             canary_age_ms,
-            canary_overdue_ms: if has_canary {
-                canary_age_ms.saturating_sub(period_ms)
-            } else {
-                0
-            },
-            request_age_ms: if owes { age_ms(self.decided_at) } else { 0 },
+            canary_overdue_ms: self.canary_overdue_ms(canary_age_ms, period_ms, 0),
+            request_age_ms: if self.owes() { decided_age_ms } else { 0 },
+        }
+    }
+
+    fn owes(&self) -> bool {
+        self.record.online && self.record.requested != self.record.decided
+    }
+
+    /// Beyond its period and what is allowed on top; 0 where there is no canary.
+    fn canary_overdue_ms(&self, age_ms: u64, period_ms: u64, allowed_ms: u64) -> u64 {
+        match (self.record.online, period_ms) {
+            (true, 1..) => age_ms.saturating_sub(period_ms + allowed_ms),
+            _ => 0,
         }
     }
 
     fn status(&self, cpu: u32, period_ms: u64, now: Monotonic) -> Pcpu {
         let online = self.record.online;
         let canary_age_ms = now.since_ns(self.canary_at) / NS_PER_MS;
-        let owes = online && self.record.requested != self.record.decided;
         Pcpu {
             cpu,
             online,
             canary_age_ms,
-            canary_overdue_ms: match (online, period_ms) {
-                (true, 1..) => canary_age_ms.saturating_sub(period_ms + LOOK_MS),
-                _ => 0,
-            },
+            canary_overdue_ms: self.canary_overdue_ms(canary_age_ms, period_ms, LOOK_MS),
             sched_overdue_ms: match now.since_ns(self.decided_at) / NS_PER_MS {
                 // Two looks apart it is nearly always another request.
-                ms if owes && ms > LOOK_MS => ms,
+                ms if self.owes() && ms > LOOK_MS => ms,
                 _ => 0,
             },
             canary_runs: self.record.canary,
