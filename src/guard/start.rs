@@ -6,7 +6,7 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::devices::{arm_failure, choose_watchdogs, paths};
+use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths};
 use super::gate::{Decision, Reason, decide};
 use super::page::{self, Info, Phase, Reader, View, Writer};
 use super::run::{World, run};
@@ -55,7 +55,8 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     let _held = hold(path)?;
     let last = last_told(path, Monotonic::now());
     let mut sight = open_hypervisor(policy)?;
-    let devices = choose_watchdogs(policy)?;
+    let chosen = choose_watchdogs(policy, &Shown::default())?;
+    let devices = announced(chosen);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
@@ -103,6 +104,18 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     }
     say!("xenwardend: disarmed {}", info.device.display());
     Ok(())
+}
+
+/// Their nodes; says which of them the guard cannot disarm.
+fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
+    let chosen = chosen.into_iter().map(|Chosen { device, attributes }| {
+        if attributes.nowayout == Some(true) {
+            let device = device.display();
+            say!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
+        }
+        device
+    });
+    chosen.collect()
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked

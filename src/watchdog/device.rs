@@ -263,11 +263,12 @@ fn disarm<D: Driver>(device: D, path: &Path, quirk: &Quirk) -> io::Result<()> {
     }
 }
 
-/// Whether `device` may become the host watchdog, as far as sysfs tells: opens nothing.
+/// Whether `device` may become the host watchdog, as far as sysfs, normally /sys, tells: opens
+/// nothing.
 ///
 /// # Errors
 /// [`ArmError`].
-pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
+pub fn inspect(sysfs: &Path, device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
     let metadata = fs::metadata(device).map_err(|error| ArmError::Open {
         device: device.to_owned(),
         error,
@@ -279,7 +280,6 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
             errno: Errno::ENOTTY,
         });
     }
-    let sysfs = Path::new("/sys");
     let mut attributes = Attributes::read(sysfs, device);
     if is_misc_device(&metadata) {
         attributes = attributes.or_of_legacy(sysfs);
