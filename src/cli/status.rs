@@ -40,5 +40,5 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     print_error(&format!(
         "the monitor does not answer ({why}); this is from the guard alone"
     ));
-    Ok(Status::of_page(Some(&view), Monotonic::now()))
+    Ok(Status::of_guard(&view, None, Monotonic::now()))
 }

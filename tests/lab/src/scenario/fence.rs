@@ -4,6 +4,7 @@
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::wedges::{FROM_INJECTION, Wedge};
+use super::why::SERVED;
 use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::host::{GUARD, Host, PROMPT};
@@ -29,6 +30,7 @@ pub const DOWN: &[Row] = &[
 #[rustfmt::skip]
 pub const LIVES: &[Row] = &[
     Row { name: "fence-released", what: "a guard that is stopped gives Xen's slot back; one that was cleared is taken anew", run: released },
+    Row { name: "drill-without-reset", what: "a drill on a host watchdog that does nothing says so, and the guard goes on", run: drill_without_reset },
     Row { name: "not-hardware", what: "softdog and xen_wdt are refused, and left as they were", run: not_hardware },
     Row { name: "bmc-toothless", what: "a BMC that takes kicks and would never reset is refused", run: toothless },
 ];
@@ -104,6 +106,24 @@ fn released(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     };
     let outcome = lives().map(|()| Vec::new());
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn drill_without_reset(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    host.machine
+        .qmp
+        .execute("set-action", json!({ "watchdog": "none" }))?;
+    host.pass(SERVED)?;
+    let drill = host.dom0("xenwarden drill --host \"$(hostname)\" 2>&1", PROMPT)?;
+    let lives = match drill.code == 1 && drill.output.contains("DOES NOT WORK") {
+        true => host.lives_on(WATCHED),
+        false => Err(Error::new(format!(
+            "the drill ends with {}: {}",
+            drill.code, drill.output
+        ))),
+    };
+    let said = host.machine.log.lines_from(0);
+    Ok(Figures::of(lives.map(|()| vec![drill.output]), said))
 }
 
 fn not_hardware(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
