@@ -24,3 +24,15 @@ fn how_the_guard_ended_is_written_down_after_it_has_at_a_shutdown() {
     let monitor = include_str!("../init/systemd/xenwarden-monitor.service");
     assert!(monitor.contains("After=xenwardend.service"), "{monitor}");
 }
+
+/// It would go with the unit that has it (systemd.exec(5)), and with it what a guard withheld for.
+#[test]
+fn no_unit_removes_what_the_guard_tells_its_successor() {
+    for unit in [
+        include_str!("../init/systemd/xenwardend.service"),
+        include_str!("../init/systemd/xenwarden-monitor.service"),
+        include_str!("../init/systemd/xenwarden-shutdown.service"),
+    ] {
+        assert!(!unit.contains("RuntimeDirectory"), "{unit}");
+    }
+}

@@ -7,8 +7,8 @@
 //! is restarted on a host that is going down does not help it live on.
 
 use super::devices::{arm_failure, choose_watchdogs, paths};
-use super::gate::{Decision, Reason, decide};
-use super::page::{self, Info, Phase, Reader, View, Writer};
+use super::gate::{Decision, decide};
+use super::page::{self, Info, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
@@ -20,7 +20,9 @@ use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::watchdog::device::Driver;
 use crate::watchdog::fence;
+use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
+use crate::watchdog::sysfs::Attributes;
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -53,9 +55,9 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
-    let last = last_told(path, Monotonic::now());
     let mut sight = open_hypervisor(policy)?;
     let devices = choose_watchdogs(policy)?;
+    let withheld = was_withheld(path, &devices, policy.timeout_s);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
@@ -64,8 +66,8 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     };
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
-    if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
-        sight.overdue(work, Monotonic::now());
+    if withheld {
+        sight.overdue(Monotonic::now());
     }
     let mut world = Host::new(stop);
     let mut fence = Fence::default();
@@ -280,16 +282,16 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
     }
 }
 
-/// What the guard before this one decided last, if it ended with the host watchdog armed: what
-/// it withheld for is not served because another guard has not seen it yet.
-#[must_use]
-pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
-    let View { info, status } = Reader::open(path).ok()?.view()?;
-    let age_ns = now.since_ns(status.looked);
-    // A host that lives on after twice the timeout was not brought down by that withhold.
-    let heeded = matches!(status.phase, Phase::Armed | Phase::Stopping)
-        && age_ns < info.timeout_ns.saturating_mul(2);
-    heeded.then_some(status.decision)
+/// Whether the guard before this one withheld to the last: what it withheld for is not served
+/// because another guard has not seen it yet. Where it left no page, a device that still runs as
+/// it would have set it is taken for a sign that it did: nobody kicks it, so the host is going down.
+fn was_withheld(path: &Path, devices: &[PathBuf], timeout_s: u32) -> bool {
+    let runs = |device: &PathBuf| {
+        let attributes = Attributes::read(Path::new("/sys"), device);
+        attributes.was_left_running(timeout_s) && holder_of(device).is_none()
+    };
+    let told = page::withheld(path, Monotonic::now());
+    told.unwrap_or_else(|| devices.iter().any(runs))
 }
 
 /// The fence levels behind the hardware, and what is wrong with them, for people.

@@ -18,6 +18,8 @@ pub struct Attributes {
     pub min_timeout_s: Option<u32>,
     /// Greatest timeout it can do, seconds; 0 where the driver sets no limit.
     pub max_timeout_s: Option<u32>,
+    /// Its present timeout, seconds.
+    pub timeout_s: Option<u32>,
     /// It cannot be disarmed once armed.
     pub nowayout: Option<bool>,
     /// `active` or `inactive`.
@@ -60,6 +62,7 @@ impl Attributes {
             identity: text("identity"),
             min_timeout_s: number("min_timeout"),
             max_timeout_s: number("max_timeout"),
+            timeout_s: number("timeout"),
             nowayout: number("nowayout").map(|n| n != 0),
             state: text("state"),
             card_reset: card_reset(number("bootstatus"), text("options").as_deref()),
@@ -79,6 +82,15 @@ impl Attributes {
             nowayout: legacy.and_then(|quirk| quirk.nowayout(sysfs)),
             ..self
         }
+    }
+
+    /// Whether it runs with a timeout as a guard that promises `promised_s` sets it, though it
+    /// could have been disarmed.
+    #[must_use]
+    pub fn was_left_running(&self, promised_s: u32) -> bool {
+        self.state.as_deref() == Some("active")
+            && self.nowayout == Some(false)
+            && self.timeout_s.is_some_and(|s| s <= promised_s)
     }
 
     /// Whether the device says that it can do `timeout_s`; true where it says nothing.
@@ -134,6 +146,36 @@ mod tests {
         };
         assert!(unlimited.allows_timeout(2) && unlimited.allows_timeout(99_999));
         assert!(!unlimited.allows_timeout(1));
+    }
+
+    #[test]
+    fn a_device_that_could_be_disarmed_and_runs_with_our_timeout_was_left_by_a_guard_that_died() {
+        let left = Attributes {
+            state: Some("active".to_owned()),
+            nowayout: Some(false),
+            timeout_s: Some(5),
+            ..Attributes::default()
+        };
+        assert!(left.was_left_running(5));
+        let others = [
+            Attributes {
+                state: Some("inactive".to_owned()),
+                ..left.clone()
+            },
+            Attributes {
+                nowayout: Some(true),
+                ..left.clone()
+            },
+            Attributes {
+                timeout_s: Some(60),
+                ..left.clone()
+            },
+            Attributes {
+                state: None,
+                ..left
+            },
+        ];
+        assert!(others.iter().all(|other| !other.was_left_running(5)));
     }
 
     #[test]

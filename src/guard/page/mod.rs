@@ -10,21 +10,25 @@
 //! reader whose page has gone silent opens the path again. What the guard before it told is
 //! still in it, and the numbers go on: nobody has to have read it in between. Without room for a file the
 //! guard guards all the same, on memory that nobody sees.
+//!
+//! The words after the magic are the latch: until when a start must take this host for one that
+//! was being withheld ([`withheld`]). They are the same in every version of the layout, and each
+//! is whole by itself, as the guard may be killed at any moment, to be replaced by another version.
 
 mod layout;
 
-use super::evidence::Work;
+use super::evidence::{Unknown, Work};
 use super::gate::{Decision, Reason};
 use super::histogram::Histogram;
 use super::seqlock;
 use crate::event::Coverage;
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, NS_PER_S};
 use crate::sys::mapping::{Mapping, PAGE};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,6 +36,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const PATH: &str = "/run/xenwarden/guard";
 /// `XWGP` and the version of the layout.
 const MAGIC: u64 = 0x0000_0002_5047_5758;
+/// The part of the magic that every version has.
+const MARK: u64 = 0xffff_ffff;
+/// The latch: when the guard last looked, while it withholds, or 0; and for how long from then
+/// that matters, ns.
+const LATCH: [usize; 2] = [1, 2];
+/// Nothing that a guard withheld for matters for longer than this, whatever the latch says.
+const LATCHED_AT_MOST_NS: u64 = 3_600 * NS_PER_S;
 /// Bytes of the page.
 const LEN: usize = 2 * PAGE;
 /// Attempts to read a cell that is being written.
@@ -220,7 +231,9 @@ impl Writer {
     /// The errno of making it; [`Writer::private`] is then left.
     pub fn create(path: &Path, group: Option<u32>) -> io::Result<Self> {
         let old = Reader::open(path).ok();
-        Self::create_new(path, group, old.as_ref()).or_else(|error| {
+        let latch = latch(path);
+        let created = Self::create_new(path, group, old.as_ref(), latch);
+        created.or_else(|error| {
             let mut options = OpenOptions::new();
             options
                 .read(true)
@@ -231,7 +244,12 @@ impl Writer {
         })
     }
 
-    fn create_new(path: &Path, group: Option<u32>, old: Option<&Reader>) -> io::Result<Self> {
+    fn create_new(
+        path: &Path,
+        group: Option<u32>,
+        old: Option<&Reader>,
+        latch: Option<[u64; 2]>,
+    ) -> io::Result<Self> {
         let new = path.with_extension("new");
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -248,6 +266,8 @@ impl Writer {
             nix::unistd::fchown(&file, None, Some(group.into()))?;
         }
         let writer = Self::over_file(&file, old)?;
+        // A start that fails after this hides nothing from the next.
+        writer.latch(latch.unwrap_or_default());
         fs::rename(&new, path)?;
         Ok(writer)
     }
@@ -301,6 +321,18 @@ impl Writer {
             ..info.clone()
         };
         seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(&info));
+        // A host that lives on after twice that was not brought down by what was withheld for.
+        if let Some(word) = LATCH.last().and_then(|n| self.words.get(*n)) {
+            word.store(info.latest_ns.saturating_mul(2), Ordering::Relaxed);
+        }
+    }
+
+    fn latch(&self, latch: [u64; 2]) {
+        for (n, value) in LATCH.into_iter().zip(latch) {
+            if let Some(word) = self.words.get(n) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Says how things are. Allocates nothing, never waits. `entries` is filled in.
@@ -309,6 +341,10 @@ impl Writer {
             entries: self.entries,
             ..*status
         };
+        if let Some(word) = LATCH.first().and_then(|n| self.words.get(*n)) {
+            let looked = status.looked.0.max(1);
+            word.store(if latches(&status) { looked } else { 0 }, Ordering::Relaxed);
+        }
         seqlock::write(
             self.cell(STATUS.0, STATUS.1),
             &layout::encode_status(&status),
@@ -337,6 +373,47 @@ impl Writer {
             words: Words::Static(self.words),
         }
     }
+}
+
+/// Whether what this says is to outlive the guard. Evidence that came late says nothing against
+/// the host: it was served.
+fn latches(status: &Status) -> bool {
+    let armed = matches!(status.phase, Phase::Armed | Phase::Stopping);
+    let withholds = match status.decision {
+        Decision::Kick | Decision::Withhold(Reason::Unknown(Unknown::Stale { .. })) => false,
+        Decision::Withhold(_) => true,
+    };
+    armed && withholds
+}
+
+/// Whether a guard that has ended withheld to the last, not long ago; none where there is no
+/// page that could tell. Reads pages of every version, even of a guard that was killed while it
+/// wrote.
+#[must_use]
+pub fn withheld(path: &Path, now: Monotonic) -> Option<bool> {
+    let [looked, for_ns] = latch(path)?;
+    let ago = now.0.checked_sub(looked).filter(|_| looked != 0);
+    Some(ago.is_some_and(|ago| ago < for_ns.min(LATCHED_AT_MOST_NS)))
+}
+
+fn latch(path: &Path) -> Option<[u64; 2]> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).ok()?;
+    let mut bytes = [0; 24];
+    file.metadata().ok()?.is_file().then_some(())?;
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let mut words = bytes.chunks_exact(8).map(|bytes| {
+        let mut word = [0; 8];
+        word.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        u64::from_ne_bytes(word)
+    });
+    let magic = words.next()?;
+    (magic & MARK == MAGIC & MARK).then_some([words.next()?, words.next()?])
 }
 
 fn place(number: u64) -> usize {
