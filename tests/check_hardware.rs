@@ -139,6 +139,13 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
             "held by sbd (pid 7)",
         ),
         (
+            "kept",
+            |h| h.link("/proc/1/fd/42", "/dev/null"),
+            HostWatchdog,
+            Fine,
+            "held by xenwardend (pid 100)",
+        ),
+        (
             "unheld",
             |h| h.remove("/proc/100/fd"),
             HostWatchdog,

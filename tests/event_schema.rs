@@ -182,10 +182,12 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 11] = [
+const NULLABLE: [&str; 13] = [
     "since_seen_ms",
     "gap_ms",
     "unguarded_ms",
+    "ran_on_ms",
+    "within_ms",
     "last_kick",
     "booted",
     "uptime_ms",

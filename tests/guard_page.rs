@@ -157,7 +157,12 @@ fn each_kind_of_entry_is_read_as_it_was_written() {
         },
         EntryKind::Taken { refused: 8 },
         EntryKind::Disarmed,
-        EntryKind::DisarmFailed { errno: 5 },
+        EntryKind::DisarmFailed {
+            errno: 5,
+            within_s: 60,
+        },
+        EntryKind::TakenOver,
+        EntryKind::Kept { after_s: 60 },
     ];
     let mut writer = Writer::private().expect("a page");
     for kind in kinds {
@@ -472,13 +477,19 @@ fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
 }
 
 #[test]
-fn a_guard_after_one_that_disarmed_knows_since_when_the_host_is_unguarded() {
+fn a_guard_knows_for_how_long_the_host_was_unguarded_or_its_watchdog_unkicked() {
     let folder = Folder::new("unguarded");
     let path = folder.0.join("guard");
-    for (phase, expected) in [
-        (Phase::Disarmed, Some(Monotonic(40))),
-        (Phase::Armed, None),
-        (Phase::StillArmed, None),
+    let (looked, kicked, armed) = (Monotonic(40), Monotonic(20), Monotonic(70));
+    let first = Writer::private().expect("a page");
+    assert_eq!(first.begins(armed, false), (EntryKind::Armed, armed));
+    assert_eq!(first.begins(armed, true), (EntryKind::TakenOver, armed));
+    for (phase, opened) in [
+        (Phase::Disarmed, (EntryKind::Armed, looked)),
+        (Phase::Kept, (EntryKind::Armed, looked)),
+        (Phase::Armed, (EntryKind::Armed, armed)),
+        (Phase::Stopping, (EntryKind::Armed, armed)),
+        (Phase::StillArmed, (EntryKind::TakenOver, kicked)),
     ] {
         let old = Writer::create(&path, None).expect("a page");
         old.info(&info());
@@ -487,6 +498,8 @@ fn a_guard_after_one_that_disarmed_knows_since_when_the_host_is_unguarded() {
             ..status(Decision::Kick)
         });
         let new = Writer::create(&path, None).expect("a page");
-        assert_eq!(new.disarmed(), expected, "{phase:?}");
+        assert_eq!(new.begins(armed, false), opened, "{phase:?}");
+        let ran_on = (EntryKind::TakenOver, kicked);
+        assert_eq!(new.begins(armed, true), ran_on, "{phase:?}");
     }
 }

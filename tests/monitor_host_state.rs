@@ -115,7 +115,10 @@ fn each_way_in_which_kicks_end_is_told_apart() {
             Unkicked::KickRefused,
         ),
         (
-            Kind::HostDisarmFailed { error: error() },
+            Kind::HostDisarmFailed {
+                error: error(),
+                within_ms: None,
+            },
             Unkicked::DisarmFailed,
         ),
         (

@@ -46,6 +46,8 @@ pub struct HostWatchdog {
     pub device: Option<OneOrMore>,
     /// Its timeout, seconds.
     pub timeout_s: Option<u32>,
+    /// Its timeout where it runs on and no guard does, seconds.
+    pub stopped_timeout_s: Option<u32>,
 }
 
 /// `[fence]`

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 const DEFAULT_TIMEOUT_S: u32 = 5;
 /// Longest timeout that still deserves the name; the fence bound grows with it.
 const MAX_TIMEOUT_S: u32 = 300;
+/// Its timeout after a stop of the guard that cannot disarm it, seconds: for an upgrade.
+const DEFAULT_STOPPED_TIMEOUT_S: u32 = 60;
+const MAX_STOPPED_TIMEOUT_S: u32 = 3_600;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
 /// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
@@ -55,6 +58,8 @@ pub struct Policy {
     pub devices: Vec<Selector>,
     /// Its timeout, seconds.
     pub timeout_s: u32,
+    /// Its timeout where it runs on and no guard does, seconds.
+    pub stopped_timeout_s: u32,
     /// What resets the host where the hardware does not.
     pub fence: Fence,
     /// The guard's priority, SCHED_FIFO.
@@ -99,6 +104,13 @@ impl Policy {
             DEFAULT_TIMEOUT_S,
             " seconds",
         );
+        let stopped_timeout_s = wrong.within(
+            "host-watchdog.stopped_timeout_s",
+            file.host_watchdog.stopped_timeout_s,
+            timeout_s..=MAX_STOPPED_TIMEOUT_S,
+            DEFAULT_STOPPED_TIMEOUT_S.max(timeout_s),
+            " seconds, and not below host-watchdog.timeout_s",
+        );
         let sample_ms = wrong.within(
             "evidence.sample_ms",
             file.evidence.sample_ms,
@@ -128,6 +140,7 @@ impl Policy {
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
+            stopped_timeout_s,
             fence: Fence {
                 xen_slot: file.fence.xen_slot.unwrap_or(false),
                 sysrq: file.fence.sysrq.unwrap_or(true),

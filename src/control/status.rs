@@ -296,6 +296,11 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
     match (status.phase, status.decision) {
         (Phase::Starting, _) => withheld("the guard has not armed it yet".into(), info.started),
         (Phase::Disarmed, _) => withheld("the host watchdog is disarmed".into(), status.looked),
+        (Phase::Kept, _) => withheld(
+            "the guard has ended: the host watchdog is disarmed, unless another takes it over"
+                .into(),
+            status.looked,
+        ),
         (Phase::StillArmed, _) => withheld(
             "the guard has ended without disarming it".into(),
             status.looked,

@@ -16,7 +16,7 @@ use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
 use crate::sys::clock::{Monotonic, NS_PER_S};
 use crate::sys::realtime::{PageFaults, page_faults_of_this_thread};
-use crate::watchdog::HostWatchdog;
+use crate::watchdog::{HostWatchdog, LetGo};
 use std::io;
 
 /// While the device refuses kicks it is told so often, ns.
@@ -36,10 +36,7 @@ pub trait World {
 }
 
 /// Kicks `watchdog`, armed at `armed`, each `period_ns` while everything is served. Returns
-/// once it was asked to stop and has disarmed, or failed to.
-///
-/// # Errors
-/// The errno with which the device refused to be disarmed.
+/// once it was asked to stop and has let go of it.
 pub fn run<W: HostWatchdog>(
     mut watchdog: W,
     sight: &mut dyn Sight,
@@ -47,11 +44,11 @@ pub fn run<W: HostWatchdog>(
     page: &mut Writer,
     armed: Monotonic,
     period_ns: u64,
-) -> io::Result<()> {
+) -> LetGo {
     let mut history = History::new(armed);
     let mut next = world.now();
-    let unguarded_since = page.disarmed().unwrap_or(armed);
-    page.entry(armed, unguarded_since, EntryKind::Armed);
+    let (begins, before) = page.begins(armed, watchdog.ran_on());
+    page.entry(armed, before, begins);
     loop {
         let (verdict, looked) = sight.look(&|| world.now());
         history.began(looked.since_ns(next));
@@ -81,13 +78,17 @@ pub fn next_tick(last: Monotonic, now: Monotonic, period_ns: u64) -> Monotonic {
     if next < now { now } else { next }
 }
 
-fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> io::Result<()> {
-    let outcome = watchdog.disarm();
+fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> LetGo {
+    let outcome = watchdog.let_go();
     let (kind, phase) = match &outcome {
-        Ok(()) => (EntryKind::Disarmed, Phase::Disarmed),
-        Err(error) => {
-            let errno = errno(error);
-            (EntryKind::DisarmFailed { errno }, Phase::StillArmed)
+        LetGo::Disarmed => (EntryKind::Disarmed, Phase::Disarmed),
+        LetGo::Kept { after_s } => (EntryKind::Kept { after_s: *after_s }, Phase::Kept),
+        LetGo::Runs { error, within_s } => {
+            let (errno, within_s) = (errno(error), within_s.unwrap_or(0));
+            (
+                EntryKind::DisarmFailed { errno, within_s },
+                Phase::StillArmed,
+            )
         }
     };
     let status = &mut history.status;

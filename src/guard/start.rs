@@ -6,7 +6,7 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::devices::{arm_failure, choose_watchdogs, paths};
+use super::devices::{arm_failure, choose_watchdogs, paths, running};
 use super::gate::{Decision, decide};
 use super::page::{self, Info, Writer};
 use super::run::{World, run};
@@ -15,9 +15,11 @@ use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
 use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
+use crate::sys::inherited::inherited;
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fence;
 use crate::watchdog::holder::holder_of;
@@ -29,6 +31,7 @@ use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,12 +54,27 @@ const PATIENCE_NS: u64 = 10 * NS_PER_S;
 /// # Errors
 /// A [`Failure`] with nothing armed, or, at the end, that the device could not be disarmed.
 pub fn guard(policy: &Policy) -> Result<(), Failure> {
+    let kept = inherited();
+    let running = !kept.is_empty();
+    guard_with(policy, kept).map_err(|failure| match failure.code {
+        // Never one after which the service manager starts another: it would keep them
+        // meanwhile, running and unkicked. Let go of, they are disarmed as the last guard asked.
+        UNAVAILABLE if running => Failure {
+            code: OSERR,
+            ..failure
+        },
+        _ => failure,
+    })
+}
+
+fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
     let mut sight = open_hypervisor(policy)?;
     let devices = choose_watchdogs(policy)?;
+    let running = running(kept, &devices);
     let withheld = was_withheld(path, &devices, policy.timeout_s);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
@@ -71,61 +89,90 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     }
     let mut world = Host::new(stop);
     let mut fence = Fence::default();
-    let armed = arm(policy, &devices, sight.as_mut(), &mut world, || {
-        let page = open_page(group)?;
-        fence = raise_fence(policy, &page);
-        Ok(page)
-    })?;
-    let Some((armed, watchdog, mut page)) = armed else {
+    let armed = arm(
+        policy,
+        &devices,
+        running,
+        sight.as_mut(),
+        &mut world,
+        || {
+            let page = open_page(group)?;
+            fence = raise_fence(policy, &page);
+            Ok(page)
+        },
+    )?;
+    let Some((armed, mut watchdog, mut page)) = armed else {
         return Ok(());
     };
+    watchdog.keep(&world.notifier, policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
     let weakness = fence.weak.join("; ");
     let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
     page.info(&info);
-    run(
+    let outcome = run(
         watchdog,
         sight.as_mut(),
         &mut world,
         &mut page,
         armed,
         info.period_ns,
-    )
-    .map_err(|error| {
-        let (device, latest_s) = (info.device.display(), info.latest_ns / NS_PER_S);
-        let end = format!("the host goes down within {latest_s} s");
-        Failure::new(
-            OSERR,
-            format!("{device} cannot be disarmed ({error}): {end}"),
-        )
-    })?;
+    );
+    ended(outcome, &info, fence)
+}
+
+/// Says what became of the host watchdog.
+fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
+    let device = info.device.display();
+    let text = match outcome {
+        LetGo::Runs { error, within_s } => {
+            let latest_s = within_s.map_or(info.latest_ns / NS_PER_S, u64::from);
+            let text = format!(
+                "{device} cannot be disarmed ({error}): the host goes down within {latest_s} s \
+                 unless a guard is started"
+            );
+            return Err(Failure::new(OSERR, text));
+        }
+        LetGo::Kept { after_s } => format!(
+            "{device} is left to the service manager: another guard takes it over within \
+             {after_s} s, or it is disarmed"
+        ),
+        LetGo::Disarmed => format!("disarmed {device}"),
+    };
     // Xen's slot is not to outlive the guard that has disarmed the hardware.
     for level in fence.levels {
         let _ = level.join();
     }
-    say!("xenwardend: disarmed {}", info.device.display());
+    say!("xenwardend: {text}");
     Ok(())
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked
-/// to stop first. The device is opened last of all, as that kicks it.
+/// to stop first. The device is opened last of all, as that kicks it. What is `running` is taken
+/// over instead; until everything is served it is not kicked either, and the hardware decides
+/// how long that may take.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
 pub fn arm<D: Driver>(
     policy: &Policy,
     devices: &[PathBuf],
+    running: Vec<(PathBuf, D)>,
     sight: &mut dyn Sight,
     world: &mut dyn World,
     open_page: impl FnOnce() -> Result<Writer, Failure>,
 ) -> Result<Option<(Monotonic, Set<D>, Writer)>, Failure> {
-    if !await_served(sight, policy.sample_ns, world)? {
+    if !await_served(sight, policy.sample_ns, world, !running.is_empty())? {
+        for (_, device) in running {
+            // A stop of a host that is served disarms.
+            let _ = device.disarm();
+        }
         return Ok(None);
     }
     let page = open_page()?;
-    announce(policy, devices, sight.coverage());
+    announce(policy, devices, &running, sight.coverage());
     let armed = world.now();
-    let watchdog = Set::arm(devices, policy.timeout_s).map_err(arm_failure)?;
+    let watchdog = Set::arm_or_take_over(devices, running, policy.timeout_s);
+    let watchdog = watchdog.map_err(arm_failure)?;
     Ok(Some((armed, watchdog, page)))
 }
 
@@ -345,23 +392,25 @@ fn group_of(groups: &str, name: &str) -> Option<u32> {
     found.nth(1)?.parse().ok()
 }
 
-/// Looks until everything has been seen to make progress and is served, for a while; false:
-/// somebody asked to stop meanwhile, and nothing is to be armed any more.
+/// Looks until everything has been seen to make progress and is served; false: somebody asked
+/// to stop meanwhile, and nothing is to be armed any more. Where nothing runs it gives up after
+/// a while; what runs is not let go of before it is served, neither by time nor by a stop.
 fn await_served(
     sight: &mut dyn Sight,
     sample_ns: u64,
     world: &mut dyn World,
+    runs: bool,
 ) -> Result<bool, Failure> {
     let deadline = world.now().plus_ns(PATIENCE_NS);
     loop {
-        if world.stops() {
+        if world.stops() && !runs {
             return Ok(false);
         }
         let (verdict, looked) = sight.look(&|| world.now());
         let now = world.now();
         match decide(verdict, now.since_ns(looked), sample_ns) {
             Decision::Kick => return Ok(!world.stops()),
-            Decision::Withhold(reason) if now >= deadline => {
+            Decision::Withhold(reason) if now >= deadline && !runs => {
                 let text = format!("not arming, as this host is not served: {reason}");
                 return Err(Failure::new(UNAVAILABLE, text));
             }
@@ -393,7 +442,7 @@ fn describe(
 }
 
 /// Said before the arming: from then on nothing that may block, as stderr may, is touched.
-fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
+fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], coverage: Coverage) {
     let coverage = match coverage {
         Coverage::Full => "full (every guest watchdog and pcpu)",
         Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
@@ -401,8 +450,12 @@ fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
     let starved = policy.starved_ns.map(|ns| ns / NS_PER_S);
     let starved = starved.map(|s| format!(", a starved vcpu withholds after {s} s"));
     let starved = starved.unwrap_or_default();
+    let taking_over = running
+        .iter()
+        .map(|one| format!("taking over {}; ", one.0.display()));
+    let taking_over: String = taking_over.collect();
     say!(
-        "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
+        "xenwardend: everything is served; {taking_over}arming {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
         paths(devices),
         policy.timeout_s,
         policy.sample_ns / NS_PER_MS,

@@ -316,6 +316,15 @@ fn event(entry: &Entry, info: &Info) -> Kind {
             timeout_ms: info.timeout_ns / NS_PER_MS,
             coverage: info.coverage,
             unguarded_ms: (age_ms != 0).then_some(age_ms),
+            ran_on_ms: None,
+        },
+        EntryKind::TakenOver => Kind::HostArmed {
+            device: info.device.display().to_string(),
+            identity: info.identity.clone(),
+            timeout_ms: info.timeout_ns / NS_PER_MS,
+            coverage: info.coverage,
+            unguarded_ms: None,
+            ran_on_ms: (age_ms != 0).then_some(age_ms),
         },
         EntryKind::Withhold(reason) => Kind::HostWithhold {
             reason: reason.to_string(),
@@ -335,8 +344,12 @@ fn event(entry: &Entry, info: &Info) -> Kind {
         },
         EntryKind::Taken { refused } => Kind::HostKickTaken { refused },
         EntryKind::Disarmed => Kind::HostDisarmed {},
-        EntryKind::DisarmFailed { errno } => Kind::HostDisarmFailed {
+        EntryKind::DisarmFailed { errno, within_s } => Kind::HostDisarmFailed {
             error: error(errno),
+            within_ms: (within_s != 0).then_some(u64::from(within_s) * 1_000),
+        },
+        EntryKind::Kept { after_s } => Kind::HostKept {
+            timeout_ms: u64::from(after_s) * 1_000,
         },
     }
 }

@@ -111,6 +111,21 @@ pub fn is_misc_device(device: &fs::Metadata) -> bool {
     (libc::major(device.rdev()), libc::minor(device.rdev())) == (10, 130)
 }
 
+/// The number by which a watchdog goes, whichever of its nodes has this one: /dev/watchdog is
+/// watchdog0 as well, where that is there.
+#[must_use]
+pub fn one_number(sysfs: &Path, number: u64) -> u64 {
+    if (libc::major(number), libc::minor(number)) != (10, 130) {
+        return number;
+    }
+    let text = fs::read_to_string(sysfs.join("class/watchdog/watchdog0/dev"));
+    let first = text.ok().and_then(|text| {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    });
+    first.unwrap_or(number)
+}
+
 /// The class directory whose `dev` is the device's number: /dev/watchdog is a misc device
 /// of its own and names the same watchdog as watchdog0.
 fn directory(sysfs: &Path, device: &Path) -> Option<PathBuf> {

@@ -120,24 +120,33 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
             unkicked_ms: 1_000,
             left_ms: 4_000,
         }],
-        "host.armed" => [(Coverage::Full, None), (Coverage::Partial, Some(900))]
-            .map(|(coverage, unguarded_ms)| Kind::HostArmed {
-                device: "/dev/watchdog0".to_owned(),
-                identity: "i6300ESB timer".to_owned(),
-                timeout_ms: 5_000,
-                coverage,
-                unguarded_ms,
-            })
-            .into(),
+        "host.armed" => [
+            (Coverage::Full, None, None),
+            (Coverage::Partial, Some(900), None),
+            (Coverage::Full, None, Some(1_400)),
+        ]
+        .map(|(coverage, unguarded_ms, ran_on_ms)| Kind::HostArmed {
+            device: "/dev/watchdog0".to_owned(),
+            identity: "i6300ESB timer".to_owned(),
+            timeout_ms: 5_000,
+            coverage,
+            unguarded_ms,
+            ran_on_ms,
+        })
+        .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],
+        "host.kept" => vec![Kind::HostKept { timeout_ms: 60_000 }],
         "host.kick_refused" => vec![Kind::HostKickRefused {
             error: "No such device".to_owned(),
             count: 240,
         }],
         "host.kick_taken" => vec![Kind::HostKickTaken { refused: 2 }],
-        "host.disarm_failed" => vec![Kind::HostDisarmFailed {
-            error: "Input/output error".to_owned(),
-        }],
+        "host.disarm_failed" => [None, Some(60_000)]
+            .map(|within_ms| Kind::HostDisarmFailed {
+                error: "Input/output error".to_owned(),
+                within_ms,
+            })
+            .into(),
         "host.guard_silent" => vec![Kind::HostGuardSilent { silent_ms: 1_100 }],
         "host.guard_back" => vec![Kind::HostGuardBack { silent_ms: 2_500 }],
         "host.excused" => vec![Kind::HostExcused {

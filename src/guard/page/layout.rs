@@ -154,6 +154,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
             2 => Phase::Stopping,
             3 => Phase::Disarmed,
             4 => Phase::StillArmed,
+            5 => Phase::Kept,
             _ => return None,
         },
         looked: Monotonic(looked),
@@ -274,7 +275,11 @@ pub(super) fn encode_kind(kind: EntryKind) -> [u64; 4] {
         EntryKind::Refused { errno, count } => [5, errno_word(errno), count, 0],
         EntryKind::Taken { refused } => [6, refused, 0, 0],
         EntryKind::Disarmed => [7, 0, 0, 0],
-        EntryKind::DisarmFailed { errno } => [8, errno_word(errno), 0, 0],
+        EntryKind::DisarmFailed { errno, within_s } => {
+            [8, errno_word(errno), u64::from(within_s), 0]
+        }
+        EntryKind::TakenOver => [9, 0, 0, 0],
+        EntryKind::Kept { after_s } => [10, u64::from(after_s), 0, 0],
     }
 }
 
@@ -296,6 +301,11 @@ pub(super) fn decode_entry(words: &[u64; ENTRY_WORDS]) -> Option<Entry> {
         7 => EntryKind::Disarmed,
         8 => EntryKind::DisarmFailed {
             errno: errno_of(a)?,
+            within_s: u32::try_from(b).ok()?,
+        },
+        9 => EntryKind::TakenOver,
+        10 => EntryKind::Kept {
+            after_s: u32::try_from(a).ok()?,
         },
         _ => return None,
     };

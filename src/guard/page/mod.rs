@@ -10,25 +10,24 @@
 //! reader whose page has gone silent opens the path again. What the guard before it told is
 //! still in it, and the numbers go on: nobody has to have read it in between. Without room for a file the
 //! guard guards all the same, on memory that nobody sees.
-//!
-//! The words after the magic are the latch: until when a start must take this host for one that
-//! was being withheld ([`withheld`]). They are the same in every version of the layout, and each
-//! is whole by itself, as the guard may be killed at any moment, to be replaced by another version.
 
+mod latch;
 mod layout;
 
-use super::evidence::{Unknown, Work};
+pub use latch::withheld;
+
+use super::evidence::Work;
 use super::gate::{Decision, Reason};
 use super::histogram::Histogram;
 use super::seqlock;
 use crate::event::Coverage;
-use crate::sys::clock::{Monotonic, NS_PER_S};
+use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,13 +35,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const PATH: &str = "/run/xenwarden/guard";
 /// `XWGP` and the version of the layout.
 const MAGIC: u64 = 0x0000_0002_5047_5758;
-/// The part of the magic that every version has.
-const MARK: u64 = 0xffff_ffff;
-/// The latch: when the guard last looked, while it withholds, or 0; and for how long from then
-/// that matters, ns.
-const LATCH: [usize; 2] = [1, 2];
-/// Nothing that a guard withheld for matters for longer than this, whatever the latch says.
-const LATCHED_AT_MOST_NS: u64 = 3_600 * NS_PER_S;
 /// Bytes of the page.
 const LEN: usize = 2 * PAGE;
 /// Attempts to read a cell that is being written.
@@ -94,6 +86,9 @@ pub enum Phase {
     Disarmed,
     /// The guard ends, and the host watchdog could not be disarmed.
     StillArmed,
+    /// The guard ends, and the service manager keeps the host watchdog for the next one, or
+    /// disarms it.
+    Kept,
 }
 
 /// Figures of the kick path since the host watchdog was armed.
@@ -185,6 +180,16 @@ pub enum EntryKind {
     DisarmFailed {
         /// The errno.
         errno: i32,
+        /// Within so many seconds, where it was given a longer timeout; or 0.
+        within_s: u32,
+    },
+    /// It armed nothing, but goes on with the host watchdog as it ran: the last kick is that of
+    /// the guard before it.
+    TakenOver,
+    /// It ended and left the host watchdog to the service manager.
+    Kept {
+        /// The timeout with which it runs on until it is taken over or disarmed, seconds.
+        after_s: u32,
     },
 }
 
@@ -219,8 +224,8 @@ pub struct Writer {
     entries: u64,
     /// What [`Info::started`] is, where a guard before this one began the row of entries.
     started: Option<Monotonic>,
-    /// When that guard disarmed the host watchdog, if that was the last it did.
-    disarmed: Option<Monotonic>,
+    /// The last that the guard before this one told.
+    before: Option<Status>,
 }
 
 impl Writer {
@@ -231,7 +236,7 @@ impl Writer {
     /// The errno of making it; [`Writer::private`] is then left.
     pub fn create(path: &Path, group: Option<u32>) -> io::Result<Self> {
         let old = Reader::open(path).ok();
-        let latch = latch(path);
+        let latch = latch::load(path);
         let created = Self::create_new(path, group, old.as_ref(), latch);
         created.or_else(|error| {
             let mut options = OpenOptions::new();
@@ -267,7 +272,7 @@ impl Writer {
         }
         let writer = Self::over_file(&file, old)?;
         // A start that fails after this hides nothing from the next.
-        writer.latch(latch.unwrap_or_default());
+        latch::store(writer.words, latch.unwrap_or_default());
         fs::rename(&new, path)?;
         Ok(writer)
     }
@@ -300,12 +305,11 @@ impl Writer {
         if let Some(first) = words.first() {
             first.store(MAGIC, Ordering::Release);
         }
-        let status = view.as_ref().map(|view| &view.status);
-        let ended = status.filter(|status| status.phase == Phase::Disarmed);
+        let before = view.as_ref().map(|view| view.status);
         Self {
             words,
-            entries: status.map_or(0, |status| status.entries),
-            disarmed: ended.map(|status| status.looked),
+            entries: before.map_or(0, |status| status.entries),
+            before,
             started: view.map(|view| view.info.started),
         }
     }
@@ -321,18 +325,7 @@ impl Writer {
             ..info.clone()
         };
         seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(&info));
-        // A host that lives on after twice that was not brought down by what was withheld for.
-        if let Some(word) = LATCH.last().and_then(|n| self.words.get(*n)) {
-            word.store(info.latest_ns.saturating_mul(2), Ordering::Relaxed);
-        }
-    }
-
-    fn latch(&self, latch: [u64; 2]) {
-        for (n, value) in LATCH.into_iter().zip(latch) {
-            if let Some(word) = self.words.get(n) {
-                word.store(value, Ordering::Relaxed);
-            }
-        }
+        latch::lasts(self.words, &info);
     }
 
     /// Says how things are. Allocates nothing, never waits. `entries` is filled in.
@@ -341,20 +334,32 @@ impl Writer {
             entries: self.entries,
             ..*status
         };
-        if let Some(word) = LATCH.first().and_then(|n| self.words.get(*n)) {
-            let looked = status.looked.0.max(1);
-            word.store(if latches(&status) { looked } else { 0 }, Ordering::Relaxed);
-        }
+        latch::tell(self.words, &status);
         seqlock::write(
             self.cell(STATUS.0, STATUS.1),
             &layout::encode_status(&status),
         );
     }
 
-    /// When a guard before this one disarmed the host watchdog, if that was the last it did.
+    /// How this guard begins, which has armed the host watchdog at `armed` or, with `ran_on`,
+    /// has it as it ran; and the last kick before that, or when a guard before it disarmed.
     #[must_use]
-    pub fn disarmed(&self) -> Option<Monotonic> {
-        self.disarmed
+    pub fn begins(&self, armed: Monotonic, ran_on: bool) -> (EntryKind, Monotonic) {
+        let Some(before) = self.before else {
+            let kind = if ran_on {
+                EntryKind::TakenOver
+            } else {
+                EntryKind::Armed
+            };
+            return (kind, armed);
+        };
+        match before.phase {
+            Phase::StillArmed => (EntryKind::TakenOver, before.last_kick),
+            _ if ran_on => (EntryKind::TakenOver, before.last_kick),
+            // What the service manager kept and did not give back it has closed.
+            Phase::Disarmed | Phase::Kept => (EntryKind::Armed, before.looked),
+            Phase::Starting | Phase::Armed | Phase::Stopping => (EntryKind::Armed, armed),
+        }
     }
 
     /// Adds an entry to the ring; the next status makes it known. Allocates nothing, never
@@ -373,47 +378,6 @@ impl Writer {
             words: Words::Static(self.words),
         }
     }
-}
-
-/// Whether what this says is to outlive the guard. Evidence that came late says nothing against
-/// the host: it was served.
-fn latches(status: &Status) -> bool {
-    let armed = matches!(status.phase, Phase::Armed | Phase::Stopping);
-    let withholds = match status.decision {
-        Decision::Kick | Decision::Withhold(Reason::Unknown(Unknown::Stale { .. })) => false,
-        Decision::Withhold(_) => true,
-    };
-    armed && withholds
-}
-
-/// Whether a guard that has ended withheld to the last, not long ago; none where there is no
-/// page that could tell. Reads pages of every version, even of a guard that was killed while it
-/// wrote.
-#[must_use]
-pub fn withheld(path: &Path, now: Monotonic) -> Option<bool> {
-    let [looked, for_ns] = latch(path)?;
-    let ago = now.0.checked_sub(looked).filter(|_| looked != 0);
-    Some(ago.is_some_and(|ago| ago < for_ns.min(LATCHED_AT_MOST_NS)))
-}
-
-fn latch(path: &Path) -> Option<[u64; 2]> {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = options.open(path).ok()?;
-    let mut bytes = [0; 24];
-    file.metadata().ok()?.is_file().then_some(())?;
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    let mut words = bytes.chunks_exact(8).map(|bytes| {
-        let mut word = [0; 8];
-        word.iter_mut()
-            .zip(bytes)
-            .for_each(|(to, from)| *to = *from);
-        u64::from_ne_bytes(word)
-    });
-    let magic = words.next()?;
-    (magic & MARK == MAGIC & MARK).then_some([words.next()?, words.next()?])
 }
 
 fn place(number: u64) -> usize {
