@@ -136,6 +136,30 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "takes the host watchdog over within 60.0 s, or it is disarmed",
         ),
         (
+            Kind::HostInhibited {
+                for_ms: 600_000,
+                by: text("ann"),
+                reason: text("microcode"),
+            },
+            "inhibited for 600.0 s by ann, kicks go on whatever the evidence says: microcode",
+        ),
+        (
+            Kind::HostIgnored {
+                reason: text("timers of pcpu 1"),
+            },
+            "only as the guard is inhibited: timers of pcpu 1",
+        ),
+        (
+            Kind::HostInhibitEnded { ended_by: None },
+            "no longer inhibited: its time is over",
+        ),
+        (
+            Kind::HostInhibitEnded {
+                ended_by: Some(text("ann")),
+            },
+            "no longer inhibited: ann ended it",
+        ),
+        (
             Kind::HostKickRefused {
                 error: text("No such device"),
                 count: 240,

@@ -30,6 +30,8 @@ struct Device {
     /// How long each reading of the clock, and each kick, takes from now on, ns.
     reading_takes: Cell<u64>,
     kick_takes: Cell<u64>,
+    /// Until when an operator inhibits the guard, or 0.
+    inhibited: Cell<u64>,
 }
 
 struct Handle(Rc<Device>);
@@ -104,6 +106,11 @@ impl World for Stage<'_> {
 
     fn stops(&self) -> bool {
         self.stop
+    }
+
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        let until = Monotonic(self.device.inhibited.get());
+        (now < until).then_some(until)
     }
 
     fn looked(&mut self) {
@@ -525,4 +532,69 @@ fn what_was_served_last_is_told_whether_or_not_the_device_takes_kicks() {
     );
     let resumed = outcome.statuses[130];
     assert_eq!(resumed.served, resumed.last_kick);
+}
+
+#[test]
+fn a_guard_that_is_inhibited_kicks_on_a_wedge_and_withholds_as_soon_as_it_is_not() {
+    let mut kicks = Vec::new();
+    let outcome = play(|turn, _, device| {
+        kicks.push(device.kicks.get());
+        if turn == 50 {
+            device.inhibited.set(device.now.get() + 100 * PERIOD_NS);
+        }
+        match turn {
+            60..200 => Turn::Wedged,
+            220.. => Turn::Stop,
+            _ => Turn::Served,
+        }
+    });
+    assert_eq!(kicks[149], kicks[49] + 100, "whatever the evidence says");
+    assert_eq!(kicks[199], kicks[150], "and not for a look longer");
+    let kinds = outcome.kinds();
+    let lag = |reason: &Reason| matches!(reason, Reason::Lagging { .. });
+    assert!(
+        matches!(
+            &kinds[..],
+            [
+                EntryKind::Inhibited { .. },
+                EntryKind::Ignored(ignored),
+                EntryKind::InhibitEnded { early: false },
+                EntryKind::Withhold(reason),
+                EntryKind::Resume,
+                EntryKind::Disarmed
+            ] if lag(ignored) && lag(reason)
+        ),
+        "{kinds:?}"
+    );
+    let [served, ignoring, ended] = [55, 100, 170].map(|turn: usize| outcome.statuses[turn]);
+    assert!(served.inhibited.is_some() && served.ignored.is_none());
+    assert!(ignoring.ignored.is_some() && ignoring.decision == Decision::Kick);
+    assert_eq!(ignoring.served, ignoring.last_kick, "no fence level fires");
+    assert_eq!((ended.inhibited, ended.ignored), (None, None));
+    assert_ne!(ended.decision, Decision::Kick);
+}
+
+#[test]
+fn an_inhibition_that_is_ended_or_moved_is_told() {
+    let outcome = play(|turn, _, device| {
+        let until = |looks: u64| device.inhibited.set(device.now.get() + looks * PERIOD_NS);
+        match turn {
+            50 => until(100),
+            60 => until(200),
+            70 => device.inhibited.set(0),
+            _ => {}
+        }
+        if turn > 80 { Turn::Stop } else { Turn::Served }
+    });
+    let kinds = outcome.kinds();
+    let [
+        EntryKind::Inhibited { until },
+        EntryKind::Inhibited { until: later },
+        EntryKind::InhibitEnded { early: true },
+        EntryKind::Disarmed,
+    ] = kinds[..]
+    else {
+        panic!("{kinds:?}");
+    };
+    assert!(later > until);
 }

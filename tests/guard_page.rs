@@ -39,6 +39,8 @@ fn status(decision: Decision) -> Status {
         last_kick: Monotonic(20),
         served: Monotonic(20),
         excused: Some(Work::PcpuScheduler(1)),
+        inhibited: None,
+        ignored: None,
         entries: 0,
         counters: Counters {
             looks: 1,
@@ -162,6 +164,11 @@ fn each_kind_of_entry_is_read_as_it_was_written() {
             within_s: 60,
         },
         EntryKind::TakenOver,
+        EntryKind::Inhibited {
+            until: Monotonic(8),
+        },
+        EntryKind::InhibitEnded { early: true },
+        EntryKind::InhibitEnded { early: false },
         EntryKind::Kept { after_s: 60 },
     ];
     let mut writer = Writer::private().expect("a page");

@@ -26,6 +26,8 @@ use xenwarden::watchdog::sysfs::Attributes;
 thread_local! {
     /// What happened, in order.
     static STORY: RefCell<Vec<&'static str>> = RefCell::default();
+    /// An operator inhibits the guard.
+    static INHIBITED: Cell<bool> = const { Cell::new(false) };
 }
 
 fn note(what: &'static str) {
@@ -109,6 +111,7 @@ struct Time<'a> {
     now: Monotonic,
     looked: &'a Cell<usize>,
     stop_at: usize,
+    inhibited: bool,
 }
 
 impl World for Time<'_> {
@@ -123,6 +126,10 @@ impl World for Time<'_> {
 
     fn stops(&self) -> bool {
         self.looked.get() >= self.stop_at
+    }
+
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        self.inhibited.then(|| now.plus_ns(NS_PER_S))
     }
 
     fn looked(&mut self) {
@@ -157,6 +164,7 @@ fn start_with(
         now: START,
         looked,
         stop_at,
+        inhibited: INHIBITED.with(Cell::get),
     };
     let armed = arm(
         &policy(),
@@ -260,4 +268,16 @@ fn what_runs_on_a_host_that_is_not_served_is_left_to_the_hardware_even_at_a_stop
         let (looks, rest) = story.split_at(201);
         assert_eq!((looks, rest), (&["look"; 201][..], then));
     }
+}
+
+#[test]
+fn a_guard_that_is_inhibited_starts_on_whatever_host_that_is() {
+    INHIBITED.with(|inhibited| inhibited.set(true));
+    let (armed, took_ns) = start(&[LAGGING], NEVER);
+    assert!(armed.expect("no failure").is_some());
+    assert_eq!(took_ns, 0);
+    assert_eq!(story(), ["look", "page", "open", "kick"]);
+    let (armed, _) = start_with(running("/dev/watchdog7"), &[UNPROVEN], NEVER);
+    assert!(armed.expect("no failure").is_some());
+    assert_eq!(story(), ["look", "page", "unmark", "kick"]);
 }

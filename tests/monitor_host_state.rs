@@ -33,6 +33,8 @@ fn view(phase: Phase, decision: Decision) -> View {
             last_kick: LOOKED,
             served: Monotonic(0),
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 2,
             counters: Counters::default(),
         },

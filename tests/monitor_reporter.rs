@@ -77,6 +77,8 @@ impl Guard {
             last_kick: at,
             served: Monotonic(0),
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 0,
             counters: Counters::default(),
         });

@@ -28,6 +28,9 @@ const MAX_SAMPLE_MS: u32 = 250;
 const MIN_STARVED_S: u32 = 3;
 /// Longest that still makes sense.
 const MAX_STARVED_S: u32 = 3_600;
+/// How long the guard may be inhibited at a time, seconds.
+const DEFAULT_INHIBIT_S: u32 = 3_600;
+const MAX_INHIBIT_S: u32 = 86_400;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
@@ -70,6 +73,8 @@ pub struct Policy {
     pub sample_ns: u64,
     /// How long a runnable vCPU may wait on a pCPU that idles, ns; None: for ever.
     pub starved_ns: Option<u64>,
+    /// How long the guard may be inhibited at a time, ns.
+    pub inhibit_longest_ns: u64,
     /// Log to /dev/log as well.
     pub syslog: bool,
     /// The least severe level to log.
@@ -137,6 +142,13 @@ impl Policy {
                  the same several times; without the key no wait withholds a kick",
             )
         });
+        let longest_s = wrong.within(
+            "maintenance.longest_s",
+            file.maintenance.longest_s,
+            60..=MAX_INHIBIT_S,
+            DEFAULT_INHIBIT_S,
+            " seconds",
+        );
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
@@ -149,6 +161,7 @@ impl Policy {
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
             starved_ns: starved_s.map(|s| u64::from(s) * NS_PER_S),
+            inhibit_longest_ns: u64::from(longest_s) * NS_PER_S,
             syslog: file.log.syslog.unwrap_or(true),
             level: level(file.log.level.unwrap_or(Level::Info)),
             control_socket: wrong.absolute("control.socket", file.control.socket, CONTROL_SOCKET),

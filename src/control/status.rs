@@ -34,10 +34,26 @@ pub struct Status {
     pub weakness: Option<String>,
     /// What is late, and excused.
     pub excused: Option<String>,
+    /// Whether an operator inhibits the guard; null where nobody does.
+    #[serde(default)]
+    pub inhibited: Option<Inhibited>,
     /// The kick path's own figures.
     pub kick_path: KickPath,
     /// What the monitor knows; null where it is down.
     pub monitor: Option<MonitorStatus>,
+}
+
+/// An operator has the guard kick whatever the evidence says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inhibited {
+    /// For so long from now.
+    pub left_ms: u64,
+    /// Who ordered it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// For what kicks would be withheld; null where everything is served.
+    pub ignored: Option<String>,
 }
 
 /// What the monitor adds.
@@ -217,6 +233,7 @@ impl Status {
             look_age_ms: 0,
             weakness: None,
             excused: None,
+            inhibited: None,
             kick_path: kick_path(&Counters::default()),
             monitor: None,
         }
@@ -243,6 +260,15 @@ impl Status {
             look_age_ms: now.since_ns(status.looked) / NS_PER_MS,
             weakness: (!info.weakness.is_empty()).then(|| info.weakness.clone()),
             excused: status.excused.map(|work| work.to_string()),
+            inhibited: status.inhibited.and_then(|until| {
+                let left_ns = until.0.checked_sub(now.0)?;
+                let ignored = status.ignored.map(|reason| reason.to_string());
+                Some(Inhibited {
+                    left_ms: left_ns / NS_PER_MS,
+                    ignored,
+                    ..Inhibited::default()
+                })
+            }),
             kick_path: kick_path(&status.counters),
             monitor: None,
         }

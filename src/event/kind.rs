@@ -391,6 +391,31 @@ kinds! {
             let runs = Seconds(timeout_ms);
             format!("host: the guard has ended; another takes the host watchdog over within {runs}, or it is disarmed")
         }
+    /// An operator inhibits the guard: it kicks whatever the evidence says.
+    Warning "host.inhibited" HostInhibited {
+        /// For so long.
+        for_ms: u64,
+        /// Who ordered it.
+        by: String,
+        /// Why.
+        reason: String,
+    } => {
+            let span = Seconds(for_ms);
+            format!("host: inhibited for {span} by {by}, kicks go on whatever the evidence says: {reason}")
+        }
+    /// The guard would withhold, and does not, as it is inhibited.
+    Warning "host.ignored" HostIgnored {
+        /// What is not serviced, or not known.
+        reason: String,
+    } => format!("host: kicks go on only as the guard is inhibited: {reason}")
+    /// Nobody inhibits the guard any more.
+    Info "host.inhibit_ended" HostInhibitEnded {
+        /// Who ended it before its time; null where its time was over.
+        ended_by: Option<String>,
+    } => match ended_by {
+            Some(by) => format!("host: no longer inhibited: {by} ended it"),
+            None => "host: no longer inhibited: its time is over".to_owned(),
+        }
     /// The device refuses kicks: told when that begins, and once a minute while it goes on.
     Error "host.kick_refused" HostKickRefused {
         /// What the device says.

@@ -87,8 +87,11 @@ fn number_of(metadata: &fs::Metadata) -> Option<u64> {
 
 /// Their names, for people.
 #[must_use]
-pub fn paths(devices: &[PathBuf]) -> String {
-    let all: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
+pub fn paths<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    let all: Vec<_> = devices
+        .into_iter()
+        .map(|d| d.display().to_string())
+        .collect();
     all.join(", ")
 }
 

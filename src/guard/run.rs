@@ -11,7 +11,7 @@
 //! withheld must go down even if somebody stops the guard meanwhile.
 
 use super::evidence::Verdict;
-use super::gate::{Decision, decide};
+use super::gate::{Decision, Reason, decide, overrule};
 use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
 use crate::sys::clock::{Monotonic, NS_PER_S};
@@ -30,6 +30,10 @@ pub trait World {
     fn sleep_until(&mut self, when: Monotonic);
     /// Somebody asked the guard to stop.
     fn stops(&self) -> bool;
+    /// Until when an operator inhibits the guard, if one does now.
+    fn inhibited(&self, _now: Monotonic) -> Option<Monotonic> {
+        None
+    }
     /// Called after each look: tells the service manager what it is to know, until that has
     /// arrived. Never blocks.
     fn looked(&mut self);
@@ -53,11 +57,14 @@ pub fn run<W: HostWatchdog>(
         let (verdict, looked) = sight.look(&|| world.now());
         history.began(looked.since_ns(next));
         let now = world.now();
-        let decision = decide(verdict, now.since_ns(looked), period_ns);
+        let evidence = decide(verdict, now.since_ns(looked), period_ns);
+        let inhibited = world.inhibited(now);
+        let decision = overrule(evidence, inhibited.is_some());
         if decision == Decision::Kick {
             let outcome = watchdog.kick();
             history.kicked(page, now, world.now(), outcome);
         }
+        history.inhibited(page, now, inhibited, evidence);
         history.decided(page, now, decision);
         history.excused(page, now, verdict);
         let stops = world.stops();
@@ -122,6 +129,8 @@ impl History {
                 last_kick: armed,
                 served: armed,
                 excused: None,
+                inhibited: None,
+                ignored: None,
                 entries: 0,
                 counters: Counters::default(),
             },
@@ -194,6 +203,41 @@ impl History {
             }
         }
         status.decision = decision;
+    }
+
+    /// Notes that an operator inhibits the guard, and what that has it ignore.
+    fn inhibited(
+        &mut self,
+        page: &mut Writer,
+        now: Monotonic,
+        until: Option<Monotonic>,
+        evidence: Decision,
+    ) {
+        let Status {
+            inhibited,
+            ignored,
+            last_kick,
+            ..
+        } = &mut self.status;
+        match (*inhibited, until) {
+            (old, Some(new)) if old != Some(new) => {
+                page.entry(now, *last_kick, EntryKind::Inhibited { until: new });
+            }
+            (Some(old), None) => {
+                let early = now < old;
+                page.entry(now, *last_kick, EntryKind::InhibitEnded { early });
+            }
+            _ => {}
+        }
+        let ignores = match evidence {
+            Decision::Withhold(reason) => until.map(|_| reason),
+            Decision::Kick => None,
+        };
+        let same = |new: &Reason| ignored.is_some_and(|old| old.same_cause(new));
+        if let Some(reason) = ignores.filter(|new| !same(new)) {
+            page.entry(now, *last_kick, EntryKind::Ignored(reason));
+        }
+        (*inhibited, *ignored) = (until, ignores);
     }
 
     fn excused(&mut self, page: &mut Writer, now: Monotonic, verdict: Verdict) {

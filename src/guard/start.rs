@@ -6,17 +6,19 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
+use super::deadlines::Deadlines;
 use super::devices::{arm_failure, choose_watchdogs, paths, running};
-use super::gate::{Decision, decide};
+use super::gate::{Decision, decide, overrule};
+pub use super::host::Host;
 use super::page::{self, Info, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
+use crate::control::inhibit;
 use crate::event::Coverage;
 use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
-use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited;
-use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::watchdog::LetGo;
@@ -35,7 +37,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 /// Says a line on stderr; whoever closed that does not want to know.
@@ -82,12 +84,13 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         let what = what.to_owned();
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
+    let deadlines = deadlines(policy.inhibit_longest_ns);
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
     if withheld {
         sight.overdue(Monotonic::now());
     }
-    let mut world = Host::new(stop);
+    let mut world = Host::new(stop).heeding(deadlines);
     let mut fence = Fence::default();
     let armed = arm(
         policy,
@@ -104,7 +107,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let Some((armed, mut watchdog, mut page)) = armed else {
         return Ok(());
     };
-    watchdog.keep(&world.notifier, policy.stopped_timeout_s);
+    watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
     let weakness = fence.weak.join("; ");
     let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
@@ -183,58 +186,6 @@ fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
     // To read the configuration anew takes a restart.
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
     Ok(())
-}
-
-/// What the guard has said to the service manager.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Ready,
-    Stopping,
-}
-
-/// The operating system, as the kick path meets it.
-pub struct Host {
-    stop: Arc<AtomicBool>,
-    notifier: Notifier,
-    told: Told,
-}
-
-impl Host {
-    /// `stop` is set by whoever wants the guard to end.
-    #[must_use]
-    pub fn new(stop: Arc<AtomicBool>) -> Self {
-        Self {
-            stop,
-            notifier: Notifier::from_environment(),
-            told: Told::Nothing,
-        }
-    }
-}
-
-impl World for Host {
-    fn now(&self) -> Monotonic {
-        Monotonic::now()
-    }
-
-    fn sleep_until(&mut self, when: Monotonic) {
-        sleep_until(when);
-    }
-
-    fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn looked(&mut self) {
-        let (message, then) = match (self.told, self.stops()) {
-            (Told::Nothing, false) => ("READY=1", Told::Ready),
-            (Told::Nothing | Told::Ready, true) => ("STOPPING=1", Told::Stopping),
-            _ => return,
-        };
-        if self.notifier.tell(message) {
-            self.told = then;
-        }
-    }
 }
 
 /// The way to look at the hypervisor that the policy's coverage demands.
@@ -373,6 +324,17 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
     fence
 }
 
+/// Where an operator inhibits the guard; without room for that nobody can.
+fn deadlines(longest_ns: u64) -> Deadlines {
+    Deadlines::open(Path::new(inhibit::PATH), longest_ns).unwrap_or_else(|error| {
+        say!(
+            "xenwardend: {}: {error}: nobody can inhibit this guard",
+            inhibit::PATH
+        );
+        Deadlines::default()
+    })
+}
+
 /// The guard page; where there is no room for one, one that nobody sees.
 fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
     Writer::create(Path::new(page::PATH), group).or_else(|error| {
@@ -408,7 +370,9 @@ fn await_served(
         }
         let (verdict, looked) = sight.look(&|| world.now());
         let now = world.now();
-        match decide(verdict, now.since_ns(looked), sample_ns) {
+        let decision = decide(verdict, now.since_ns(looked), sample_ns);
+        // A guard that is restarted for maintenance must come back on whatever host that is.
+        match overrule(decision, world.inhibited(now).is_some()) {
             Decision::Kick => return Ok(!world.stops()),
             Decision::Withhold(reason) if now >= deadline && !runs => {
                 let text = format!("not arming, as this host is not served: {reason}");
@@ -450,17 +414,21 @@ fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], c
     let starved = policy.starved_ns.map(|ns| ns / NS_PER_S);
     let starved = starved.map(|s| format!(", a starved vcpu withholds after {s} s"));
     let starved = starved.unwrap_or_default();
-    let taking_over = running
-        .iter()
-        .map(|one| format!("taking over {}; ", one.0.display()));
-    let taking_over: String = taking_over.collect();
+    let runs = |device: &&PathBuf| running.iter().any(|one| one.0 == **device);
+    let (taken, opened): (Vec<_>, Vec<_>) = devices.iter().partition(runs);
+    let what = [("taking over", taken), ("arming", opened)].into_iter();
+    let what = what.filter(|(_, all)| !all.is_empty());
+    let what: Vec<String> = what
+        .map(|(what, all)| format!("{what} {}", paths(all)))
+        .collect();
     say!(
-        "xenwardend: everything is served; {taking_over}arming {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
-        paths(devices),
+        "xenwardend: everything is served; {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
+        what.join(", "),
         policy.timeout_s,
         policy.sample_ns / NS_PER_MS,
     );
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -142,6 +142,8 @@ impl Host {
             last_kick: at,
             served: at,
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 0,
             counters: Counters::default(),
         });

@@ -136,6 +136,17 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
         .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],
         "host.kept" => vec![Kind::HostKept { timeout_ms: 60_000 }],
+        "host.inhibited" => vec![Kind::HostInhibited {
+            for_ms: 600_000,
+            by: "root".to_owned(),
+            reason: "microcode".to_owned(),
+        }],
+        "host.ignored" => vec![Kind::HostIgnored {
+            reason: "timers of pcpu 1 not serviced for 508 ms".to_owned(),
+        }],
+        "host.inhibit_ended" => [None, Some("root".to_owned())]
+            .map(|ended_by| Kind::HostInhibitEnded { ended_by })
+            .into(),
         "host.kick_refused" => vec![Kind::HostKickRefused {
             error: "No such device".to_owned(),
             count: 240,

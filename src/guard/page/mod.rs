@@ -135,6 +135,10 @@ pub struct Status {
     pub served: Monotonic,
     /// What debug keys hold up, while it is excused.
     pub excused: Option<Work>,
+    /// Until when an operator inhibits the guard, so that it kicks whatever the evidence says.
+    pub inhibited: Option<Monotonic>,
+    /// For what it would withhold, were it not for that.
+    pub ignored: Option<Reason>,
     /// Entries written into the ring so far.
     pub entries: u64,
     /// Figures.
@@ -186,6 +190,18 @@ pub enum EntryKind {
     /// It armed nothing, but goes on with the host watchdog as it ran: the last kick is that of
     /// the guard before it.
     TakenOver,
+    /// An operator inhibits it from now on, or until another time than before.
+    Inhibited {
+        /// Until when.
+        until: Monotonic,
+    },
+    /// Nobody inhibits it any more.
+    InhibitEnded {
+        /// Before its time.
+        early: bool,
+    },
+    /// It kicks only because it is inhibited: it would withhold for this.
+    Ignored(Reason),
     /// It ended and left the host watchdog to the service manager.
     Kept {
         /// The timeout with which it runs on until it is taken over or disarmed, seconds.

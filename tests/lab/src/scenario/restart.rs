@@ -4,6 +4,7 @@
 
 use super::figures::Figures;
 use super::lives::WATCHED;
+use super::wedges::Wedge;
 use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::host::{GUARD, Host, PROMPT};
@@ -30,12 +31,14 @@ const GRACE: Duration = Duration::from_secs(15);
 pub const LIVES: &[Row] = &[
     Row { name: "restart-ten", what: "the guard is restarted ten times under load; something keeps the host watchdog", run: |lab, phase| lives(lab, phase, ten) },
     Row { name: "upgrade", what: "the guard is replaced by another version, and that by the first one again", run: |lab, phase| lives(lab, phase, upgrade) },
+    Row { name: "inhibited", what: "a wedge while the guard is inhibited, which is restarted meanwhile: the host lives", run: inhibited },
     Row { name: "nowayout-restarted", what: "a guard whose watchdog cannot be disarmed is stopped, and started half a minute later", run: |lab, phase| lives(lab, phase, nowayout) },
 ];
 
 /// Rows in which the host goes down.
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[
+    Row { name: "inhibit-ends", what: "a host that is not served while the guard is inhibited goes down when that is over", run: inhibit_ends },
     Row { name: "taken-over-killed", what: "a guard that took the host watchdog over is killed: no mark of the one before disarms it", run: taken_over_killed },
 ];
 
@@ -196,6 +199,60 @@ fn taken_over_killed(laboratory: &Laboratory, phase: Duration) -> Result<Figures
         bound_s: Some(BOUND.as_secs_f64()),
         failure,
         said: host.machine.log.lines_from(said),
+        ..Figures::default()
+    })
+}
+
+/// A wedge that leaves dom0 alone.
+const WEDGE: &str = "timer-lost-2";
+
+fn inhibited(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let wedge = Wedge::named(WEDGE).context(|| "no such wedge")?;
+    let mut host = ready(laboratory, wedge.shape, phase)?;
+    let mut lives = || {
+        host.dom0_ok("xenwarden inhibit --for 30m --reason 'a wedge'", PROMPT)?;
+        host.inject(wedge.fault)?;
+        host.lives_on(WATCHED)?;
+        let ignored = host.status()?.inhibited.and_then(|one| one.ignored);
+        if !ignored
+            .as_deref()
+            .is_some_and(|what| what.contains("pcpu 2"))
+        {
+            return Err(Error::new(format!("what is ignored: {ignored:?}")));
+        }
+        host.end_program(GUARD, "-TERM")?;
+        host.start_program(GUARD)?;
+        host.lives_on(WATCHED)
+    };
+    let outcome = lives().map(|()| Vec::new());
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn inhibit_ends(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    const FOR: Duration = Duration::from_secs(30);
+    let wedge = Wedge::named(WEDGE).context(|| "no such wedge")?;
+    let mut host = ready(laboratory, wedge.shape, phase)?;
+    let said = host.machine.log.length();
+    let ordered = host.machine.clock()?;
+    host.dom0_ok("xenwarden inhibit --for 30s --reason 'a wedge'", PROMPT)?;
+    let answered = host.machine.clock()?;
+    host.inject(wedge.fault)?;
+    let fired = host.machine.wait_fired(answered + FOR + BOUND + GRACE)?;
+    let fired_s = fired.map(|at| at.as_secs_f64() - answered.as_secs_f64());
+    let said = host.machine.log.lines_from(said);
+    let told = |what: &str| said.iter().any(|line| line.contains(what));
+    let failure = match fired {
+        None => Some("the host watchdog has not fired".to_owned()),
+        Some(at) if at < ordered + FOR => Some(format!("fired while inhibited: {fired_s:?} s")),
+        Some(at) if at > answered + FOR + BOUND => Some(format!("fired late: {fired_s:?} s")),
+        Some(_) if !told("withhold: timers of pcpu 2") => Some("no reason was said".to_owned()),
+        Some(_) => None,
+    };
+    Ok(Figures {
+        fired_s,
+        bound_s: Some((FOR + BOUND).as_secs_f64()),
+        failure,
+        said,
         ..Figures::default()
     })
 }
