@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use xenwarden::guard::deadlines::Deadlines;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::Patched;
@@ -107,8 +108,12 @@ fn guard() {
     let mut sight = Patched::new(xen.table()).starved_after(Some(2 * PERIOD_NS));
     let mut page = Writer::private().expect("a page");
     let stop = Arc::new(AtomicBool::new(false));
+    let file = format!("xenwarden-calls-{}.deadlines", std::process::id());
+    let file = std::env::temp_dir().join(file);
+    let deadlines = Deadlines::open(&file, PERIOD_NS).expect("a file");
+    std::fs::remove_file(&file).expect("removed");
     let mut world = Marked {
-        host: Host::new(Arc::clone(&stop)),
+        host: Host::new(Arc::clone(&stop)).heeding(deadlines),
         xen: &xen,
         stop,
         looks: 0,
