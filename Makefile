@@ -71,7 +71,6 @@ cost: build
 bench: prerequisites
 	$(CARGO) bench -p xenwarden --bench look
 
-# What is mutated: .cargo/mutants.toml.
 mutants: prerequisites
 	@command -v cargo-mutants >/dev/null || { \
 	    echo 'installing cargo-mutants (cargo install)'; $(CARGO) install --quiet --locked cargo-mutants; }

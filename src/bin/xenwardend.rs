@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xenwarden::config::{self, DEFAULT_PATH, Policy};
 use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
-use xenwarden::guard::{devices, start};
+use xenwarden::guard::devices::{self, Shown};
+use xenwarden::guard::start;
 
 const HELP: &str = "\
 xenwardend, the guard: arms the host watchdog and kicks it only while the hypervisor serves
@@ -82,7 +83,7 @@ fn serve(request: Request) -> Result<(), Failure> {
         Request::CheckConfig(path) => {
             let policy = load(&path)?;
             let mut wrong = config::check::check(&policy);
-            match devices::check_device(&policy) {
+            match devices::check_devices(&policy, &Shown::default()) {
                 Ok(device) if wrong.is_empty() => {
                     return say(&format!("{}: ok; {device}", path.display()));
                 }

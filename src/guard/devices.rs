@@ -6,45 +6,64 @@
 use crate::config::Policy;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::watchdog::WatchdogDevice;
-use crate::watchdog::candidates::{Selector, candidates, choose, choose_all};
+use crate::watchdog::candidates::{candidates, choose, choose_all};
 use crate::watchdog::device::inspect;
 use crate::watchdog::error::ArmError;
-use crate::watchdog::sysfs::one_number;
+use crate::watchdog::sysfs::{Attributes, one_number};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// Where the kernel shows devices: /sys and /dev.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What is known of them.
+    pub sysfs: PathBuf,
+    /// Their nodes.
+    pub dev: PathBuf,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self {
+            sysfs: "/sys".into(),
+            dev: "/dev".into(),
+        }
+    }
+}
+
+/// A device that is to be armed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its node.
+    pub device: PathBuf,
+    /// What is known of it.
+    pub attributes: Attributes,
+}
 
 /// The devices that the policy means, each the first that can do what is asked. None of them is
 /// opened.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
-pub fn choose_watchdogs(policy: &Policy) -> Result<Vec<PathBuf>, Failure> {
-    let found = candidates(Path::new("/sys"), Path::new("/dev"));
+pub fn choose_watchdogs(policy: &Policy, shown: &Shown) -> Result<Vec<Chosen>, Failure> {
+    let found = candidates(&shown.sysfs, &shown.dev);
     let fitting =
         choose_all(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
     let fitting = fitting.into_iter();
     fitting
-        .map(|devices| first_that_can(devices, policy.timeout_s).map_err(arm_failure))
+        .map(|devices| first_that_can(&shown.sysfs, devices, policy.timeout_s).map_err(arm_failure))
         .collect()
 }
 
-fn first_that_can(devices: Vec<PathBuf>, timeout_s: u32) -> Result<PathBuf, ArmError> {
+/// Why the first cannot, where none can.
+fn first_that_can(sysfs: &Path, devices: Vec<PathBuf>, timeout_s: u32) -> Result<Chosen, ArmError> {
     let mut refused = None;
     for device in devices {
-        match inspect(&device, timeout_s) {
-            Ok(attributes) => {
-                if attributes.nowayout == Some(true) {
-                    let device = device.display();
-                    let _ = writeln!(
-                        io::stderr(),
-                        "xenwardend: {device}: nowayout is set: stopping the guard will not disarm it"
-                    );
-                }
-                return Ok(device);
-            }
+        match inspect(sysfs, &device, timeout_s) {
+            Ok(attributes) => return Ok(Chosen { device, attributes }),
             Err(error) => refused = refused.or(Some(error)),
         }
     }
@@ -58,9 +77,16 @@ fn first_that_can(devices: Vec<PathBuf>, timeout_s: u32) -> Result<PathBuf, ArmE
 /// Of descriptors that the service manager kept, those that are watchdogs: an earlier guard
 /// left them running. Each by the path under which it is `chosen`, or by another of its own.
 #[must_use]
-pub fn running(descriptors: Vec<OwnedFd>, chosen: &[PathBuf]) -> Vec<(PathBuf, WatchdogDevice)> {
-    let sysfs = Path::new("/sys");
-    let found = candidates(sysfs, Path::new("/dev")).into_iter();
+pub fn running(
+    descriptors: Vec<OwnedFd>,
+    chosen: &[PathBuf],
+    shown: &Shown,
+) -> Vec<(PathBuf, WatchdogDevice)> {
+    let number_of = |metadata: &fs::Metadata| {
+        let is_device = metadata.file_type().is_char_device();
+        is_device.then(|| one_number(&shown.sysfs, metadata.rdev()))
+    };
+    let found = candidates(&shown.sysfs, &shown.dev).into_iter();
     let nodes: Vec<(u64, PathBuf)> = chosen
         .iter()
         .cloned()
@@ -78,11 +104,6 @@ pub fn running(descriptors: Vec<OwnedFd>, chosen: &[PathBuf]) -> Vec<(PathBuf, W
         }
     }
     running
-}
-
-fn number_of(metadata: &fs::Metadata) -> Option<u64> {
-    let is_device = metadata.file_type().is_char_device();
-    is_device.then(|| one_number(Path::new("/sys"), metadata.rdev()))
 }
 
 /// Their names, for people.
@@ -117,45 +138,36 @@ fn arm_code(error: &ArmError) -> u8 {
 ///
 /// # Errors
 /// [`CONFIG`].
-pub fn check_device(policy: &Policy) -> Result<String, Failure> {
-    let found = candidates(Path::new("/sys"), Path::new("/dev"));
+pub fn check_devices(policy: &Policy, shown: &Shown) -> Result<String, Failure> {
+    let found = candidates(&shown.sysfs, &shown.dev);
     let mut lines = Vec::new();
     for selector in &policy.devices {
-        let line = match choose(selector, &found) {
-            Ok(fitting) => check_first(selector, fitting, policy.timeout_s)?,
-            Err(none) => none,
+        let fitting = match choose(selector, &found) {
+            Ok(fitting) => fitting,
+            Err(none) => {
+                lines.push(none);
+                continue;
+            }
         };
-        lines.push(line);
+        lines.push(
+            match first_that_can(&shown.sysfs, fitting, policy.timeout_s) {
+                Ok(Chosen { device, attributes }) => {
+                    let identity = attributes.identity.as_deref();
+                    let identity = identity.unwrap_or("identity unknown");
+                    let nowayout = match attributes.nowayout {
+                        Some(true) => ", nowayout: cannot be disarmed",
+                        _ => "",
+                    };
+                    format!("{}: {identity}{nowayout}", device.display())
+                }
+                Err(ArmError::Open { device, .. }) => format!("{}: not here", device.display()),
+                Err(error @ ArmError::Timeout { .. }) => return Err(Failure::new(CONFIG, error)),
+                Err(error) => {
+                    let text = format!("host-watchdog.device: {error}");
+                    return Err(Failure::new(CONFIG, text));
+                }
+            },
+        );
     }
     Ok(lines.join("\n"))
-}
-
-fn check_first(
-    selector: &Selector,
-    devices: Vec<PathBuf>,
-    timeout_s: u32,
-) -> Result<String, Failure> {
-    let mut refused = None;
-    for device in devices {
-        match inspect(&device, timeout_s) {
-            Err(ArmError::Open { .. }) => return Ok(format!("{}: not here", device.display())),
-            Err(error) => refused = refused.or(Some(error)),
-            Ok(found) => {
-                let identity = found.identity.as_deref().unwrap_or("identity unknown");
-                let nowayout = match found.nowayout {
-                    Some(true) => ", nowayout: cannot be disarmed",
-                    _ => "",
-                };
-                return Ok(format!("{}: {identity}{nowayout}", device.display()));
-            }
-        }
-    }
-    match refused {
-        None => Ok(format!("{selector}: not here")),
-        Some(error @ ArmError::Timeout { .. }) => Err(Failure::new(CONFIG, error)),
-        Some(error) => Err(Failure::new(
-            CONFIG,
-            format!("host-watchdog.device: {error}"),
-        )),
-    }
 }

@@ -7,7 +7,7 @@
 //! is restarted on a host that is going down does not help it live on.
 
 use super::deadlines::Deadlines;
-use super::devices::{arm_failure, choose_watchdogs, paths, running};
+use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths, running};
 use super::gate::{Decision, decide, overrule};
 pub use super::host::Host;
 use super::page::{self, Info, Writer};
@@ -26,7 +26,6 @@ use crate::watchdog::device::Driver;
 use crate::watchdog::fence;
 use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
-use crate::watchdog::sysfs::Attributes;
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -75,9 +74,11 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
     let mut sight = open_hypervisor(policy)?;
-    let devices = choose_watchdogs(policy)?;
-    let running = running(kept, &devices);
-    let withheld = was_withheld(path, &devices, policy.timeout_s);
+    let shown = Shown::default();
+    let chosen = choose_watchdogs(policy, &shown)?;
+    let withheld = was_withheld(path, &chosen, policy.timeout_s);
+    let devices = announced(chosen);
+    let running = running(kept, &devices, &shown);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
@@ -147,6 +148,18 @@ fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
     }
     say!("xenwardend: {text}");
     Ok(())
+}
+
+/// Their nodes; says which of them the guard cannot disarm.
+fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
+    let chosen = chosen.into_iter().map(|Chosen { device, attributes }| {
+        if attributes.nowayout == Some(true) {
+            let device = device.display();
+            say!("xenwardend: {device}: nowayout is set: stopping the guard will not disarm it");
+        }
+        device
+    });
+    chosen.collect()
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked
@@ -283,13 +296,12 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
 /// Whether the guard before this one withheld to the last: what it withheld for is not served
 /// because another guard has not seen it yet. Where it left no page, a device that still runs as
 /// it would have set it is taken for a sign that it did: nobody kicks it, so the host is going down.
-fn was_withheld(path: &Path, devices: &[PathBuf], timeout_s: u32) -> bool {
-    let runs = |device: &PathBuf| {
-        let attributes = Attributes::read(Path::new("/sys"), device);
+fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
+    let runs = |Chosen { device, attributes }: &Chosen| {
         attributes.was_left_running(timeout_s) && holder_of(device).is_none()
     };
     let told = page::withheld(path, Monotonic::now());
-    told.unwrap_or_else(|| devices.iter().any(runs))
+    told.unwrap_or_else(|| chosen.iter().any(runs))
 }
 
 /// The fence levels behind the hardware, and what is wrong with them, for people.

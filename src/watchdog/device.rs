@@ -250,11 +250,12 @@ fn runs_still<D: Driver>(path: &Path, quirk: &Quirk) -> Option<bool> {
     told.or_else(|| nowayout::<D>(path, quirk).then_some(true))
 }
 
-/// Whether `device` may become the host watchdog, as far as sysfs tells: opens nothing.
+/// Whether `device` may become the host watchdog, as far as sysfs, normally /sys, tells: opens
+/// nothing.
 ///
 /// # Errors
 /// [`ArmError`].
-pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
+pub fn inspect(sysfs: &Path, device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
     let metadata = fs::metadata(device).map_err(|error| ArmError::Open {
         device: device.to_owned(),
         error,
@@ -266,7 +267,6 @@ pub fn inspect(device: &Path, timeout_s: u32) -> Result<Attributes, ArmError> {
             errno: Errno::ENOTTY,
         });
     }
-    let sysfs = Path::new("/sys");
     let mut attributes = Attributes::read(sysfs, device);
     if is_misc_device(&metadata) {
         attributes = attributes.or_of_legacy(sysfs);

@@ -164,6 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn the_misc_device_is_the_first_watchdog_where_there_is_one() {
+        let (misc, other) = (libc::makedev(10, 130), libc::makedev(248, 1));
+        let sysfs = std::env::temp_dir().join(format!("xenwarden-one-{}", std::process::id()));
+        assert_eq!(one_number(&sysfs, misc), misc, "a driver without a class");
+        let first = sysfs.join("class/watchdog/watchdog0");
+        let put = fs::create_dir_all(&first).and_then(|()| fs::write(first.join("dev"), "248:0\n"));
+        assert!(put.is_ok());
+        assert_eq!(one_number(&sysfs, misc), libc::makedev(248, 0));
+        assert_eq!(one_number(&sysfs, other), other);
+        assert!(fs::remove_dir_all(&sysfs).is_ok());
+    }
+
+    #[test]
     fn a_device_that_could_be_disarmed_and_runs_with_our_timeout_was_left_by_a_guard_that_died() {
         let left = Attributes {
             state: Some("active".to_owned()),
