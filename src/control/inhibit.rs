@@ -9,7 +9,7 @@
 
 use super::status::Status;
 use crate::event::describe::plain;
-use crate::guard::deadlines::Setting;
+use crate::guard::deadlines::{INHIBIT, Setting};
 use crate::sys::clock::Monotonic;
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -17,10 +17,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The file.
-pub const PATH: &str = "/run/xenwarden/inhibit";
-/// The guard's number of its deadline.
-pub const NUMBER: usize = 0;
+/// The file, and the number of the guard's deadline in it.
+pub const PATH: &str = INHIBIT.0;
+const NUMBER: usize = INHIBIT.1;
 /// Where the order lies in the file, and its most bytes.
 const AT: u64 = 1024;
 const MOST: usize = 1024;
@@ -51,7 +50,7 @@ pub fn order(path: &Path, until: Monotonic, by: &str, reason: &str) -> io::Resul
         ended_by: None,
     };
     write(&setting, &order)?;
-    setting.set(NUMBER as u64, Some(until))
+    setting.set(NUMBER, Some(until))
 }
 
 /// Ends it.
@@ -65,7 +64,7 @@ pub fn end(path: &Path, by: &str) -> io::Result<()> {
         ..read(path).unwrap_or_default()
     };
     write(&setting, &order)?;
-    setting.set(NUMBER as u64, None)
+    setting.set(NUMBER, None)
 }
 
 fn write(setting: &Setting, order: &Order) -> io::Result<()> {

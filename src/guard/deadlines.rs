@@ -18,6 +18,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Where the one lies with which an operator inhibits the guard, and its number there.
+pub const INHIBIT: (&str, usize) = ("/run/xenwarden/inhibit", 0);
 /// `XWDL` and the version, in both halves: no pair by accident.
 const MARK: u64 = 0x4c44_5758_4c44_5759;
 
@@ -75,10 +77,11 @@ impl Setting {
     ///
     /// # Errors
     /// Those of pwrite(2).
-    pub fn set(&self, n: u64, until: Option<Monotonic>) -> io::Result<()> {
+    pub fn set(&self, n: usize, until: Option<Monotonic>) -> io::Result<()> {
         let pair = until.map_or([0, 0], |until| [until.0, until.0 ^ MARK]);
         let bytes: Vec<u8> = pair.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.0.write_all_at(&bytes, 16 * n)
+        let at = u64::try_from(16 * n).map_err(io::Error::other)?;
+        self.0.write_all_at(&bytes, at)
     }
 
     /// The file, for what else lies in it.

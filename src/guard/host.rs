@@ -4,9 +4,8 @@
 //! In: the clock, signals, the service manager's socket, deadlines. Out: a [`World`]. Nothing
 //! here waits, but the sleep.
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, INHIBIT};
 use super::run::World;
-use crate::control::inhibit;
 use crate::sys::clock::{Monotonic, sleep_until};
 use crate::sys::notify::Notifier;
 use std::sync::Arc;
@@ -69,7 +68,7 @@ impl World for Host {
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
-        self.deadlines.until(inhibit::NUMBER, now)
+        self.deadlines.until(INHIBIT.1, now)
     }
 
     fn looked(&mut self) {

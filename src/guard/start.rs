@@ -6,7 +6,7 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, INHIBIT};
 use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths, running};
 use super::gate::{Decision, decide, overrule};
 pub use super::host::Host;
@@ -14,7 +14,6 @@ use super::page::{self, Info, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
-use crate::control::inhibit;
 use crate::event::Coverage;
 use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
@@ -338,10 +337,11 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
 
 /// Where an operator inhibits the guard; without room for that nobody can.
 fn deadlines(longest_ns: u64) -> Deadlines {
-    Deadlines::open(Path::new(inhibit::PATH), longest_ns).unwrap_or_else(|error| {
+    let path = Path::new(INHIBIT.0);
+    Deadlines::open(path, longest_ns).unwrap_or_else(|error| {
         say!(
             "xenwardend: {}: {error}: nobody can inhibit this guard",
-            inhibit::PATH
+            path.display()
         );
         Deadlines::default()
     })
