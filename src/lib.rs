@@ -29,7 +29,8 @@
 //!       xenwarden events    xenwarden status, guests, why, ack      cli
 //! ```
 //!
-//! `xenwarden status` reads the guard page itself where the monitor is down, `xenwarden why` the
+//! `xenwarden inhibit` gives the guard a deadline itself ([`guard::deadlines`]), whether or not there is
+//! a monitor. `xenwarden status` reads the guard page itself where the monitor is down, `xenwarden why` the
 //! state directory; `xenwarden check` looks at the host, and asks neither of them. When kicks end,
 //! the monitor's recorder writes down what is so just then, and the next boot deduces from all
 //! that is left why the host went down ([`state::deduction`]).

@@ -7,9 +7,11 @@ mod check_host;
 
 use check_host::{CONFIG, Host, answers, each};
 use nix::errno::Errno;
-use xenwarden::check::Area::{Configuration, HostWatchdog, LivenessTable, NmiWatchdog};
+use xenwarden::check::Area::{Configuration, Guard, HostWatchdog, LivenessTable, NmiWatchdog};
 use xenwarden::check::Level::{Fine, Unknown, Weak, Wrong};
 use xenwarden::check::hypervisor::{Hypervisor, TableSeen};
+use xenwarden::event::Coverage;
+use xenwarden::sys::clock::Monotonic;
 use xenwarden::xen::NoTable;
 use xenwarden::xen::table::Malformed;
 
@@ -139,6 +141,13 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
             "held by sbd (pid 7)",
         ),
         (
+            "kept",
+            |h| h.link("/proc/1/fd/42", "/dev/null"),
+            HostWatchdog,
+            Fine,
+            "held by xenwardend (pid 100)",
+        ),
+        (
             "unheld",
             |h| h.remove("/proc/100/fd"),
             HostWatchdog,
@@ -250,4 +259,19 @@ fn what_the_hypervisor_says_against_it_is_told() {
             "longer",
         ),
     ]);
+}
+
+#[test]
+fn a_guard_that_is_inhibited_is_told() {
+    each(&[(
+        "inhibited",
+        |h| {
+            let now = Monotonic::now();
+            let until = now.plus_ns(600_000_000_000);
+            h.page_until("", Coverage::Full, now, Some(until));
+        },
+        Guard,
+        Weak,
+        "it is inhibited",
+    )]);
 }

@@ -231,3 +231,28 @@ fn an_answer_that_is_not_understood_is_exit_2_never_fine() {
         assert_eq!(error_line(&status_from(name, answer)).0, 2, "{name}");
     }
 }
+
+#[test]
+fn an_order_to_inhibit_that_cannot_be_is_refused_in_one_line() {
+    let path = config("maintenance", b"[maintenance]\nlongest_s = 600\n");
+    let path = path.to_str().expect("a plain path");
+    let long = "a".repeat(201);
+    let cases = [
+        ("11m", "fans", "at most 10 min (maintenance.longest_s)"),
+        ("1m", " ", "give a reason"),
+        ("1m", long.as_str(), "at most 200 characters"),
+    ];
+    for (span, reason, part) in cases {
+        let words = [
+            "--config", path, "inhibit", "--for", span, "--reason", reason,
+        ];
+        let (code, line) = error_line(&xenwarden(&words));
+        assert_eq!(code, 1);
+        assert!(line.contains(part), "{line}");
+    }
+    if !Path::new("/run/xenwarden/inhibit").exists() {
+        let (code, line) = error_line(&xenwarden(&["--config", path, "resume"]));
+        assert_eq!(code, 1);
+        assert!(line.contains("no guard has run since the boot"), "{line}");
+    }
+}

@@ -182,10 +182,13 @@ fn an_event_without_one_of_its_fields_is_refused() {
 }
 
 /// Fields that may be null, besides `guest`.
-const NULLABLE: [&str; 11] = [
+const NULLABLE: [&str; 14] = [
     "since_seen_ms",
     "gap_ms",
     "unguarded_ms",
+    "ran_on_ms",
+    "within_ms",
+    "ended_by",
     "last_kick",
     "booted",
     "uptime_ms",

@@ -115,10 +115,50 @@ fn samples() -> Vec<(Kind, &'static str)> {
                 timeout_ms: 5_000,
                 coverage: Coverage::Full,
                 unguarded_ms: Some(1_200),
+                ran_on_ms: None,
             },
             "armed /dev/watchdog0 (iTCO), timeout 5.0 s; it was unguarded for 1.2 s",
         ),
+        (
+            Kind::HostArmed {
+                device: text("/dev/watchdog0"),
+                identity: text("iTCO"),
+                timeout_ms: 5_000,
+                coverage: Coverage::Full,
+                unguarded_ms: None,
+                ran_on_ms: Some(1_200),
+            },
+            "timeout 5.0 s; it ran on, unkicked for 1.2 s",
+        ),
         (Kind::HostDisarmed {}, "is disarmed"),
+        (
+            Kind::HostKept { timeout_ms: 60_000 },
+            "takes the host watchdog over within 60.0 s, or it is disarmed",
+        ),
+        (
+            Kind::HostInhibited {
+                for_ms: 600_000,
+                by: text("ann"),
+                reason: text("microcode"),
+            },
+            "inhibited for 600.0 s by ann, kicks go on whatever the evidence says: microcode",
+        ),
+        (
+            Kind::HostIgnored {
+                reason: text("timers of pcpu 1"),
+            },
+            "only as the guard is inhibited: timers of pcpu 1",
+        ),
+        (
+            Kind::HostInhibitEnded { ended_by: None },
+            "no longer inhibited: its time is over",
+        ),
+        (
+            Kind::HostInhibitEnded {
+                ended_by: Some(text("ann")),
+            },
+            "no longer inhibited: ann ended it",
+        ),
         (
             Kind::HostKickRefused {
                 error: text("No such device"),
@@ -128,8 +168,18 @@ fn samples() -> Vec<(Kind, &'static str)> {
         ),
         (Kind::HostKickTaken { refused: 3 }, "it refused 3"),
         (
-            Kind::HostDisarmFailed { error: text("EIO") },
+            Kind::HostDisarmFailed {
+                error: text("EIO"),
+                within_ms: None,
+            },
             "cannot be disarmed and will fire: EIO",
+        ),
+        (
+            Kind::HostDisarmFailed {
+                error: text("EBUSY"),
+                within_ms: Some(60_000),
+            },
+            "will fire within 60.0 s, unless a guard starts: EBUSY",
         ),
         (
             Kind::HostGuardSilent { silent_ms: 1_100 },
@@ -210,7 +260,8 @@ fn event(what: Kind, name: &str) -> Event {
 #[test]
 fn every_kind_is_described_in_words_and_known_by_name() {
     let samples = samples();
-    let kinds: Vec<&str> = samples.iter().map(|(what, _)| what.kind()).collect();
+    let mut kinds: Vec<&str> = samples.iter().map(|(what, _)| what.kind()).collect();
+    kinds.dedup();
     assert_eq!(kinds, KINDS);
     for (what, part) in samples {
         let kind = what.kind();

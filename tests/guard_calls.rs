@@ -16,13 +16,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use xenwarden::guard::deadlines::Deadlines;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::Patched;
 use xenwarden::guard::start::Host;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::sys::watchdog::WatchdogDevice;
-use xenwarden::watchdog::HostWatchdog;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::table::Starved;
 
@@ -107,8 +108,12 @@ fn guard() {
     let mut sight = Patched::new(xen.table()).starved_after(Some(2 * PERIOD_NS));
     let mut page = Writer::private().expect("a page");
     let stop = Arc::new(AtomicBool::new(false));
+    let file = format!("xenwarden-calls-{}.deadlines", std::process::id());
+    let file = std::env::temp_dir().join(file);
+    let deadlines = Deadlines::open(&file, PERIOD_NS).expect("a file");
+    std::fs::remove_file(&file).expect("removed");
     let mut world = Marked {
-        host: Host::new(Arc::clone(&stop)),
+        host: Host::new(Arc::clone(&stop)).heeding(deadlines),
         xen: &xen,
         stop,
         looks: 0,
@@ -119,10 +124,10 @@ fn guard() {
     io::stdin().read_line(&mut line).expect("read");
     let armed = Monotonic::now();
     let watchdog = Null { device, kicks: 0 };
-    run(
+    let outcome = run(
         watchdog, &mut sight, &mut world, &mut page, armed, PERIOD_NS,
-    )
-    .expect("disarmed");
+    );
+    assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
 }
 
 struct Killed(Child);

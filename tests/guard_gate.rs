@@ -3,7 +3,7 @@
 #![allow(clippy::panic)] // how tests fail
 
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
-use xenwarden::guard::gate::{Decision, decide};
+use xenwarden::guard::gate::{Decision, decide, overrule};
 use xenwarden::sys::clock::NS_PER_MS;
 
 const LAG: Verdict = Verdict::Lagging {
@@ -35,4 +35,12 @@ fn a_reason_names_the_work_and_its_age() {
     };
     let text = "timers of pcpu 3 not serviced for 508 ms";
     assert_eq!(reason.to_string(), text);
+}
+
+#[test]
+fn only_who_is_inhibited_kicks_against_the_evidence() {
+    let withhold = decide(LAG, 0, 250);
+    assert_eq!(overrule(withhold, false), withhold);
+    assert_eq!(overrule(withhold, true), Decision::Kick);
+    assert_eq!(overrule(Decision::Kick, false), Decision::Kick);
 }

@@ -13,7 +13,7 @@ use xenwarden::guard::page::{Entry, EntryKind, Phase, Reader, Status, Writer};
 use xenwarden::guard::run::{World, next_tick, run};
 use xenwarden::guard::sight::{Patched, Sight};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
-use xenwarden::watchdog::HostWatchdog;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 
 const PERIOD_NS: u64 = 250 * NS_PER_MS;
@@ -30,6 +30,8 @@ struct Device {
     /// How long each reading of the clock, and each kick, takes from now on, ns.
     reading_takes: Cell<u64>,
     kick_takes: Cell<u64>,
+    /// Until when an operator inhibits the guard, or 0.
+    inhibited: Cell<u64>,
 }
 
 struct Handle(Rc<Device>);
@@ -106,6 +108,11 @@ impl World for Stage<'_> {
         self.stop
     }
 
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        let until = Monotonic(self.device.inhibited.get());
+        (now < until).then_some(until)
+    }
+
     fn looked(&mut self) {
         self.looked += 1;
     }
@@ -117,7 +124,7 @@ struct Outcome {
     entries: Vec<Entry>,
     /// After each look but the last.
     statuses: Vec<Status>,
-    ended: io::Result<()>,
+    ended: LetGo,
 }
 
 /// Runs a guard over a host that was seen to make progress, as the script says.
@@ -251,7 +258,7 @@ fn a_resume_tells_the_kick_before_it() {
 #[test]
 fn a_stop_disarms_a_served_host() {
     let outcome = play(|turn, _, _| if turn > 20 { Turn::Stop } else { Turn::Served });
-    assert!(outcome.device.disarmed.get() && outcome.ended.is_ok());
+    assert!(outcome.device.disarmed.get() && matches!(outcome.ended, LetGo::Disarmed));
     let status = outcome.page.status().expect("a status");
     assert_eq!(status.phase, Phase::Disarmed);
 }
@@ -308,10 +315,18 @@ fn a_device_that_cannot_be_disarmed_is_told_and_is_an_error() {
     });
     let status = outcome.page.status().expect("a status");
     assert_eq!(status.phase, Phase::StillArmed);
-    let refused = outcome.ended.as_ref().expect_err("refused");
-    assert_eq!(refused.raw_os_error(), Some(EIO));
+    let LetGo::Runs { error, .. } = &outcome.ended else {
+        panic!("refused");
+    };
+    assert_eq!(error.raw_os_error(), Some(EIO));
     let last = outcome.kinds().pop();
-    assert_eq!(last, Some(EntryKind::DisarmFailed { errno: EIO }));
+    assert_eq!(
+        last,
+        Some(EntryKind::DisarmFailed {
+            errno: EIO,
+            within_s: 0
+        })
+    );
 }
 
 #[test]
@@ -477,7 +492,7 @@ fn a_hypercall_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does
     let ended = run(
         watchdog, &mut sight, &mut stage, &mut page, armed, PERIOD_NS,
     );
-    assert!(ended.is_ok());
+    assert!(matches!(ended, LetGo::Disarmed));
     assert_eq!(held.get(), 9, "one kick a look until then");
     assert_eq!(kicks[9..11], [9, 10], "none for what is a minute old");
     let entries: Vec<_> = reader.entries(0).entries.iter().map(|e| e.kind).collect();
@@ -517,4 +532,69 @@ fn what_was_served_last_is_told_whether_or_not_the_device_takes_kicks() {
     );
     let resumed = outcome.statuses[130];
     assert_eq!(resumed.served, resumed.last_kick);
+}
+
+#[test]
+fn a_guard_that_is_inhibited_kicks_on_a_wedge_and_withholds_as_soon_as_it_is_not() {
+    let mut kicks = Vec::new();
+    let outcome = play(|turn, _, device| {
+        kicks.push(device.kicks.get());
+        if turn == 50 {
+            device.inhibited.set(device.now.get() + 100 * PERIOD_NS);
+        }
+        match turn {
+            60..200 => Turn::Wedged,
+            220.. => Turn::Stop,
+            _ => Turn::Served,
+        }
+    });
+    assert_eq!(kicks[149], kicks[49] + 100, "whatever the evidence says");
+    assert_eq!(kicks[199], kicks[150], "and not for a look longer");
+    let kinds = outcome.kinds();
+    let lag = |reason: &Reason| matches!(reason, Reason::Lagging { .. });
+    assert!(
+        matches!(
+            &kinds[..],
+            [
+                EntryKind::Inhibited { .. },
+                EntryKind::Ignored(ignored),
+                EntryKind::InhibitEnded { early: false },
+                EntryKind::Withhold(reason),
+                EntryKind::Resume,
+                EntryKind::Disarmed
+            ] if lag(ignored) && lag(reason)
+        ),
+        "{kinds:?}"
+    );
+    let [served, ignoring, ended] = [55, 100, 170].map(|turn: usize| outcome.statuses[turn]);
+    assert!(served.inhibited.is_some() && served.ignored.is_none());
+    assert!(ignoring.ignored.is_some() && ignoring.decision == Decision::Kick);
+    assert_eq!(ignoring.served, ignoring.last_kick, "no fence level fires");
+    assert_eq!((ended.inhibited, ended.ignored), (None, None));
+    assert_ne!(ended.decision, Decision::Kick);
+}
+
+#[test]
+fn an_inhibition_that_is_ended_or_moved_is_told() {
+    let outcome = play(|turn, _, device| {
+        let until = |looks: u64| device.inhibited.set(device.now.get() + looks * PERIOD_NS);
+        match turn {
+            50 => until(100),
+            60 => until(200),
+            70 => device.inhibited.set(0),
+            _ => {}
+        }
+        if turn > 80 { Turn::Stop } else { Turn::Served }
+    });
+    let kinds = outcome.kinds();
+    let [
+        EntryKind::Inhibited { until },
+        EntryKind::Inhibited { until: later },
+        EntryKind::InhibitEnded { early: true },
+        EntryKind::Disarmed,
+    ] = kinds[..]
+    else {
+        panic!("{kinds:?}");
+    };
+    assert!(later > until);
 }

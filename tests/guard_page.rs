@@ -10,8 +10,10 @@ use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::histogram::Histogram;
-use xenwarden::guard::page::{Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
-use xenwarden::guard::start::{hold, last_told};
+use xenwarden::guard::page::{
+    Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer, withheld,
+};
+use xenwarden::guard::start::hold;
 use xenwarden::sys::clock::Monotonic;
 
 fn info() -> Info {
@@ -37,6 +39,8 @@ fn status(decision: Decision) -> Status {
         last_kick: Monotonic(20),
         served: Monotonic(20),
         excused: Some(Work::PcpuScheduler(1)),
+        inhibited: None,
+        ignored: None,
         entries: 0,
         counters: Counters {
             looks: 1,
@@ -155,7 +159,17 @@ fn each_kind_of_entry_is_read_as_it_was_written() {
         },
         EntryKind::Taken { refused: 8 },
         EntryKind::Disarmed,
-        EntryKind::DisarmFailed { errno: 5 },
+        EntryKind::DisarmFailed {
+            errno: 5,
+            within_s: 60,
+        },
+        EntryKind::TakenOver,
+        EntryKind::Inhibited {
+            until: Monotonic(8),
+        },
+        EntryKind::InhibitEnded { early: true },
+        EntryKind::InhibitEnded { early: false },
+        EntryKind::Kept { after_s: 60 },
     ];
     let mut writer = Writer::private().expect("a page");
     for kind in kinds {
@@ -280,33 +294,81 @@ fn without_room_for_a_lock_there_is_a_guard_all_the_same() {
 }
 
 #[test]
-fn what_a_guard_withheld_for_is_heeded_for_twice_the_timeout_unless_it_disarmed() {
+fn what_a_guard_withheld_for_is_heeded_by_the_next_while_the_device_may_still_fire() {
     let folder = Folder::new("heeded");
     let path = folder.0.join("guard");
     let at = |s: u64| Monotonic(s * 1_000_000_000);
-    assert_eq!(last_told(&path, at(9)), None, "nobody guarded");
+    assert_eq!(withheld(&path, at(9)), None, "nobody guarded");
     let writer = Writer::create(&path, None).expect("a page");
-    assert_eq!(last_told(&path, at(9)), None, "not armed yet");
+    assert_eq!(withheld(&path, at(9)), Some(false), "not armed yet");
     let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
     let says = |phase| Status {
         phase,
         looked: at(9),
         ..status(withhold)
     };
-    writer.info(&info());
+    // By what is known of its driver it fires after 6 s, not after 3.
+    writer.info(&Info {
+        timeout_ns: at(3).0,
+        latest_ns: at(6).0,
+        ..info()
+    });
     for phase in [Phase::Armed, Phase::Stopping] {
         writer.status(&says(phase));
-        assert_eq!(last_told(&path, at(9)), Some(withhold));
-        assert_eq!(last_told(&path, Monotonic(at(19).0 - 1)), Some(withhold));
-        assert_eq!(last_told(&path, at(19)), None, "long ago");
+        assert_eq!(withheld(&path, at(9)), Some(true));
+        assert_eq!(withheld(&path, Monotonic(at(21).0 - 1)), Some(true));
+        assert_eq!(withheld(&path, at(21)), Some(false), "long ago");
+        assert_eq!(withheld(&path, at(8)), Some(false), "of no guard");
     }
     // A start that fails after it has made its page hides nothing from the next.
     let _ = Writer::create(&path, None).expect("a page");
-    assert_eq!(last_told(&path, at(9)), Some(withhold));
+    assert_eq!(withheld(&path, at(9)), Some(true));
     let writer = Writer::create(&path, None).expect("a page");
     for phase in [Phase::Disarmed, Phase::StillArmed, Phase::Starting] {
         writer.status(&says(phase));
-        assert_eq!(last_told(&path, at(9)), None, "it ended");
+        assert_eq!(withheld(&path, at(9)), Some(false), "it ended");
+    }
+    for served in [
+        Decision::Kick,
+        Decision::Withhold(Reason::Unknown(Unknown::Stale { age_ns: 9 })),
+    ] {
+        writer.status(&says(Phase::Armed));
+        writer.status(&Status {
+            decision: served,
+            ..says(Phase::Armed)
+        });
+        assert_eq!(withheld(&path, at(9)), Some(false), "{served:?}");
+    }
+}
+
+#[test]
+fn what_a_guard_withheld_for_is_heeded_whatever_its_version_and_wherever_it_was_killed() {
+    let folder = Folder::new("heeded-anyhow");
+    let path = folder.0.join("guard");
+    let writer = Writer::create(&path, None).expect("a page");
+    writer.info(&info());
+    let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
+    writer.status(&status(withhold));
+    let now = Monotonic(50);
+    let file = fs::File::options().write(true).open(&path).expect("opens");
+    // Killed while it wrote: no cell can be read.
+    for n in [8, 80] {
+        file.write_all_at(&1u64.to_ne_bytes(), n * 8)
+            .expect("written");
+    }
+    assert_eq!(Reader::open(&path).expect("a page").view(), None);
+    assert_eq!(withheld(&path, now), Some(true));
+    // Of another version of the layout, which may be of another size.
+    file.write_all_at(&9u32.to_ne_bytes(), 4).expect("written");
+    file.set_len(4_096).expect("cut");
+    assert!(Reader::open(&path).is_err());
+    assert_eq!(withheld(&path, now), Some(true));
+    let _ = Writer::create(&path, None).expect("a page");
+    assert_eq!(withheld(&path, now), Some(true), "until another guards");
+    // What is no page tells nothing.
+    for bytes in [&b"x"[..], &[7; 64]] {
+        fs::write(&path, bytes).expect("written");
+        assert_eq!(withheld(&path, now), None);
     }
 }
 
@@ -422,13 +484,19 @@ fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
 }
 
 #[test]
-fn a_guard_after_one_that_disarmed_knows_since_when_the_host_is_unguarded() {
+fn a_guard_knows_for_how_long_the_host_was_unguarded_or_its_watchdog_unkicked() {
     let folder = Folder::new("unguarded");
     let path = folder.0.join("guard");
-    for (phase, expected) in [
-        (Phase::Disarmed, Some(Monotonic(40))),
-        (Phase::Armed, None),
-        (Phase::StillArmed, None),
+    let (looked, kicked, armed) = (Monotonic(40), Monotonic(20), Monotonic(70));
+    let first = Writer::private().expect("a page");
+    assert_eq!(first.begins(armed, false), (EntryKind::Armed, armed));
+    assert_eq!(first.begins(armed, true), (EntryKind::TakenOver, armed));
+    for (phase, opened) in [
+        (Phase::Disarmed, (EntryKind::Armed, looked)),
+        (Phase::Kept, (EntryKind::Armed, looked)),
+        (Phase::Armed, (EntryKind::Armed, armed)),
+        (Phase::Stopping, (EntryKind::Armed, armed)),
+        (Phase::StillArmed, (EntryKind::TakenOver, kicked)),
     ] {
         let old = Writer::create(&path, None).expect("a page");
         old.info(&info());
@@ -437,6 +505,8 @@ fn a_guard_after_one_that_disarmed_knows_since_when_the_host_is_unguarded() {
             ..status(Decision::Kick)
         });
         let new = Writer::create(&path, None).expect("a page");
-        assert_eq!(new.disarmed(), expected, "{phase:?}");
+        assert_eq!(new.begins(armed, false), opened, "{phase:?}");
+        let ran_on = (EntryKind::TakenOver, kicked);
+        assert_eq!(new.begins(armed, true), ran_on, "{phase:?}");
     }
 }

@@ -17,6 +17,7 @@ use xenwarden::guard::sight::Sight;
 use xenwarden::guard::start::arm;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::watchdog::WatchdogInfo;
+use xenwarden::watchdog::HostWatchdog;
 use xenwarden::watchdog::device::{Asked, Driver};
 use xenwarden::watchdog::quirks::Quirk;
 use xenwarden::watchdog::set::Set;
@@ -25,6 +26,8 @@ use xenwarden::watchdog::sysfs::Attributes;
 thread_local! {
     /// What happened, in order.
     static STORY: RefCell<Vec<&'static str>> = RefCell::default();
+    /// An operator inhibits the guard.
+    static INHIBITED: Cell<bool> = const { Cell::new(false) };
 }
 
 fn note(what: &'static str) {
@@ -58,6 +61,11 @@ impl Driver for Noted {
 
     fn keepalive(&self) -> Result<(), Errno> {
         note("kick");
+        Ok(())
+    }
+
+    fn unmark(&self) -> io::Result<()> {
+        note("unmark");
         Ok(())
     }
 
@@ -103,6 +111,7 @@ struct Time<'a> {
     now: Monotonic,
     looked: &'a Cell<usize>,
     stop_at: usize,
+    inhibited: bool,
 }
 
 impl World for Time<'_> {
@@ -117,6 +126,10 @@ impl World for Time<'_> {
 
     fn stops(&self) -> bool {
         self.looked.get() >= self.stop_at
+    }
+
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        self.inhibited.then(|| now.plus_ns(NS_PER_S))
     }
 
     fn looked(&mut self) {
@@ -137,15 +150,26 @@ type Armed = Option<(Monotonic, Set<Noted>, Writer)>;
 
 /// How the start of a guard ends, on a host with these verdicts, and how long it took, ns.
 fn start(verdicts: &[Verdict], stop_at: usize) -> (Result<Armed, Failure>, u64) {
+    start_with(Vec::new(), verdicts, stop_at)
+}
+
+/// The same of one to which the service manager gives these devices, which run.
+fn start_with(
+    running: Vec<(PathBuf, Noted)>,
+    verdicts: &[Verdict],
+    stop_at: usize,
+) -> (Result<Armed, Failure>, u64) {
     let looked = &Cell::new(0);
     let mut time = Time {
         now: START,
         looked,
         stop_at,
+        inhibited: INHIBITED.with(Cell::get),
     };
     let armed = arm(
         &policy(),
         &[PathBuf::from("/dev/watchdog7")],
+        running,
         &mut Looks { verdicts, looked },
         &mut time,
         || {
@@ -199,4 +223,61 @@ fn a_stop_before_the_arming_arms_nothing() {
         assert!(armed.expect("no failure").is_none());
         assert_eq!(story(), vec!["look"; looks]);
     }
+}
+
+fn running(path: &str) -> Vec<(PathBuf, Noted)> {
+    vec![(PathBuf::from(path), Noted)]
+}
+
+#[test]
+fn what_runs_is_taken_over_after_the_look_that_finds_everything_served_and_never_opened() {
+    let verdicts = [UNPROVEN, LAGGING, SERVED];
+    let (armed, _) = start_with(running("/dev/watchdog7"), &verdicts, NEVER);
+    let (_, set, _) = armed.expect("no failure").expect("armed");
+    assert!(set.ran_on() && set.weakness().is_none());
+    assert_eq!(story(), ["look", "look", "look", "page", "unmark", "kick"]);
+}
+
+#[test]
+fn what_runs_is_kicked_even_if_nobody_asks_for_it_any_more() {
+    let (armed, _) = start_with(running("/dev/watchdog3"), &[SERVED], NEVER);
+    let (_, mut set, _) = armed.expect("no failure").expect("armed");
+    assert_eq!(set.devices(), "/dev/watchdog3, /dev/watchdog7");
+    let weakness = set.weakness().expect("said");
+    assert!(weakness.contains("not in the configuration"), "{weakness}");
+    let begun = ["look", "page", "unmark", "kick", "open", "kick"];
+    assert_eq!(story(), begun);
+    set.kick().expect("kicked");
+    assert_eq!(story(), ["kick", "kick"]);
+}
+
+#[test]
+fn what_runs_on_a_host_that_is_not_served_is_left_to_the_hardware_even_at_a_stop() {
+    let mut verdicts = vec![LAGGING; 200];
+    verdicts.push(SERVED);
+    for stop_at in [NEVER, 100] {
+        let (armed, took_ns) = start_with(running("/dev/watchdog7"), &verdicts, stop_at);
+        assert_eq!(took_ns, 50 * NS_PER_S, "longer than a start is given");
+        let armed = armed.expect("no failure");
+        assert_eq!(armed.is_some(), stop_at == NEVER);
+        let then: &[&str] = match stop_at {
+            NEVER => &["page", "unmark", "kick"],
+            _ => &["disarm"],
+        };
+        let story = story();
+        let (looks, rest) = story.split_at(201);
+        assert_eq!((looks, rest), (&["look"; 201][..], then));
+    }
+}
+
+#[test]
+fn a_guard_that_is_inhibited_starts_on_whatever_host_that_is() {
+    INHIBITED.with(|inhibited| inhibited.set(true));
+    let (armed, took_ns) = start(&[LAGGING], NEVER);
+    assert!(armed.expect("no failure").is_some());
+    assert_eq!(took_ns, 0);
+    assert_eq!(story(), ["look", "page", "open", "kick"]);
+    let (armed, _) = start_with(running("/dev/watchdog7"), &[UNPROVEN], NEVER);
+    assert!(armed.expect("no failure").is_some());
+    assert_eq!(story(), ["look", "page", "unmark", "kick"]);
 }

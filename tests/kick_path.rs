@@ -9,13 +9,14 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use uuid::Uuid;
+use xenwarden::guard::deadlines::Deadlines;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::Patched;
 use xenwarden::sys::allocator::{CountingAllocator, calls_of_this_thread};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, sleep_until};
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
-use xenwarden::watchdog::HostWatchdog;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::table::Starved;
 
@@ -46,6 +47,7 @@ struct Metered<'a> {
     looks: u64,
     base: (u64, u64),
     cost: (u64, u64),
+    deadlines: Deadlines,
 }
 
 impl World for Metered<'_> {
@@ -76,6 +78,10 @@ impl World for Metered<'_> {
         self.looks >= LOOKS
     }
 
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        self.deadlines.until(0, now)
+    }
+
     fn looked(&mut self) {
         let faults = page_faults_of_this_thread().expect("getrusage");
         let now = (calls_of_this_thread(), faults.minor + faults.major);
@@ -99,20 +105,24 @@ fn the_kick_path_allocates_nothing_and_faults_no_page() {
     let mut sight = Patched::new(xen.table()).starved_after(Some(PERIOD_NS));
     let mut page = Writer::private().expect("a page");
     let kicks = Rc::new(Cell::new(0));
+    let file = format!("xenwarden-kick-path-{}", std::process::id());
+    let file = std::env::temp_dir().join(file);
     let mut world = Metered {
         xen: &xen,
         looks: 0,
         base: (0, 0),
         cost: (0, 0),
+        deadlines: Deadlines::open(&file, PERIOD_NS).expect("a file"),
     };
+    std::fs::remove_file(&file).expect("removed");
     // Without the privilege to lock memory the faults cannot be promised, nor tested.
     lock_memory().expect("memory can be locked: run as root, or raise RLIMIT_MEMLOCK");
     let watchdog = Kicked(Rc::clone(&kicks));
     let armed = Monotonic::now();
-    run(
+    let outcome = run(
         watchdog, &mut sight, &mut world, &mut page, armed, PERIOD_NS,
-    )
-    .expect("disarmed");
+    );
+    assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
     assert!(kicks.get() > LOOKS / 4, "it kicked {} times", kicks.get());
     assert_eq!(world.cost.0, 0, "the kick path allocates");
     assert_eq!(world.cost.1, 0, "the kick path faults pages");

@@ -33,6 +33,8 @@ fn view(phase: Phase, decision: Decision) -> View {
             last_kick: LOOKED,
             served: Monotonic(0),
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 2,
             counters: Counters::default(),
         },
@@ -115,7 +117,10 @@ fn each_way_in_which_kicks_end_is_told_apart() {
             Unkicked::KickRefused,
         ),
         (
-            Kind::HostDisarmFailed { error: error() },
+            Kind::HostDisarmFailed {
+                error: error(),
+                within_ms: None,
+            },
             Unkicked::DisarmFailed,
         ),
         (

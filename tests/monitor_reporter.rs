@@ -77,6 +77,8 @@ impl Guard {
             last_kick: at,
             served: Monotonic(0),
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 0,
             counters: Counters::default(),
         });
@@ -226,7 +228,13 @@ fn refused_kicks_and_a_failed_disarm_are_events() {
     );
     guard.does(20, EntryKind::Taken { refused: 9 });
     guard.does(30, EntryKind::Excused(Work::PcpuScheduler(0)));
-    guard.does(40, EntryKind::DisarmFailed { errno: 5 });
+    guard.does(
+        40,
+        EntryKind::DisarmFailed {
+            errno: 5,
+            within_s: 60,
+        },
+    );
     monitor.turn(50);
     let expected = [
         "host.armed",

@@ -8,7 +8,7 @@ use sink_common::{Scratch, bus, close, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
-use xenwarden::control::status::{MonitorStatus, Pcpu, Starved, Status, Took};
+use xenwarden::control::status::{Inhibited, MonitorStatus, Pcpu, Starved, Status, Took};
 use xenwarden::event::{Coverage, Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
@@ -111,6 +111,10 @@ fn status() -> Status {
     status.host_watchdog.kicks = u64::MAX;
     status.kick_path.withholds = 3;
     status.kick_path.max_kick_gap_ms = 1_234;
+    status.inhibited = Some(Inhibited {
+        left_ms: 61_500,
+        ..Inhibited::default()
+    });
     status.kick_path.late = Took {
         counts: vec![5, 4, 3, 0, 0, 0, 0, 1],
         sum_us: 2_000_017,
@@ -215,6 +219,7 @@ fn the_file_has_every_series_in_a_form_that_a_strict_parser_takes() {
         (series("look_late_seconds_sum", &[]), 2.000_017),
         (series("look_late_seconds_count", &[]), 13.0),
         (series("withholding", &[]), 1.0),
+        (series("inhibited_seconds", &[]), 61.5),
         (series("coverage_full", &[]), 1.0),
         (series("pcpu_idle", &[("cpu", "0")]), 0.0),
         (series("pcpu_idle", &[("cpu", "1")]), 1.0),

@@ -24,3 +24,27 @@ fn how_the_guard_ended_is_written_down_after_it_has_at_a_shutdown() {
     let monitor = include_str!("../init/systemd/xenwarden-monitor.service");
     assert!(monitor.contains("After=xenwardend.service"), "{monitor}");
 }
+
+/// It would go with the unit that has it (systemd.exec(5)), and with it what a guard withheld for.
+#[test]
+fn no_unit_removes_what_the_guard_tells_its_successor() {
+    for unit in [
+        include_str!("../init/systemd/xenwardend.service"),
+        include_str!("../init/systemd/xenwarden-monitor.service"),
+        include_str!("../init/systemd/xenwarden-shutdown.service"),
+    ] {
+        assert!(!unit.contains("RuntimeDirectory"), "{unit}");
+    }
+}
+
+/// The reverse of the order of starts (systemd.unit(5)).
+#[test]
+fn the_host_is_guarded_until_a_shutdown_has_stopped_the_guests() {
+    let unit = include_str!("../init/systemd/xenwardend.service");
+    let before = unit.lines().find_map(|line| line.strip_prefix("Before="));
+    let stopped_first: Vec<&str> = before.unwrap_or_default().split(' ').collect();
+    for service in ["xendomains.service", "xapi-domains.service"] {
+        assert!(stopped_first.contains(&service), "{unit}");
+    }
+    assert!(unit.contains("\nFileDescriptorStoreMax="), "{unit}");
+}

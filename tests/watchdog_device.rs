@@ -7,13 +7,14 @@ use nix::errno::Errno;
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
+use xenwarden::sys::notify::Notifier;
 use xenwarden::sys::watchdog::WatchdogInfo;
-use xenwarden::watchdog::HostWatchdog;
 use xenwarden::watchdog::device::{Asked, Driver, Hardware};
 use xenwarden::watchdog::error::ArmError;
 use xenwarden::watchdog::quirks::Quirk;
 use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::sysfs::Attributes;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 
 const SETTIMEOUT: u32 = 0x80;
 const MAGICCLOSE: u32 = 0x100;
@@ -43,6 +44,13 @@ struct Ways {
     kicks: u32,
     /// It is open now.
     open: bool,
+    /// It takes no timeout above this, where it is not 0.
+    most_s: u32,
+    /// There is a service manager, and whether it keeps what it is given.
+    manager: bool,
+    keeps: bool,
+    /// Somebody wrote the magic character last.
+    marked: bool,
 }
 
 /// No device is there.
@@ -93,7 +101,7 @@ impl Driver for Fake {
     fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno> {
         assert_ne!(timeout_s, 0, "some drivers reset at once");
         with(|d| {
-            if timeout_s < d.least_s {
+            if timeout_s < d.least_s || d.most_s != 0 && timeout_s > d.most_s {
                 return Err(Errno::EINVAL);
             }
             d.timeout_s = d.rounds_to.unwrap_or(timeout_s);
@@ -113,10 +121,21 @@ impl Driver for Fake {
         Ok(())
     }
 
+    fn unmark(&self) -> io::Result<()> {
+        with(|d| d.marked = false);
+        Ok(self.keepalive()?)
+    }
+
+    fn keep(&self, _: &Notifier, name: &str) -> bool {
+        assert_eq!(name, "watchdog7");
+        with(|d| d.manager)
+    }
+
     fn disarm(self) -> io::Result<()> {
         with(|d| {
             d.open = false;
-            d.running &= d.nowayout;
+            d.marked = true;
+            d.running &= d.nowayout || d.keeps;
         });
         Ok(())
     }
@@ -338,4 +357,94 @@ fn of_several_watchdogs_all_are_armed_or_none() {
     let before = with(|d| d.kicks);
     set.kick().expect("kicked");
     assert_eq!(with(|d| d.kicks), before + 1);
+}
+
+/// How a guard that may run on for 60 s lets go of such a device; and with which timeout.
+fn let_go(ways: Ways) -> (LetGo, u32) {
+    let mut armed = arm(ways).expect("armed");
+    armed.keep(&Notifier::from_environment(), 60);
+    (armed.let_go(), with(|d| d.timeout_s))
+}
+
+#[test]
+fn what_a_guard_lets_go_of_is_disarmed_or_has_the_time_for_another_to_come() {
+    let (outcome, _) = let_go(i6300esb());
+    assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
+    let managed = Ways {
+        manager: true,
+        keeps: true,
+        ..i6300esb()
+    };
+    let (outcome, timeout_s) = let_go(managed.clone());
+    assert!(
+        matches!(outcome, LetGo::Kept { after_s: 60 }),
+        "{outcome:?}"
+    );
+    assert_eq!(timeout_s, 60);
+    assert!(with(|d| d.running && d.marked), "its close disarms");
+    // A manager that was told to keep nothing.
+    let keeps = false;
+    let (outcome, _) = let_go(Ways {
+        keeps,
+        ..managed.clone()
+    });
+    assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
+    // Of a driver without sysfs nobody knows.
+    let no_sysfs = true;
+    let (outcome, _) = let_go(Ways {
+        no_sysfs,
+        ..managed.clone()
+    });
+    assert!(
+        matches!(outcome, LetGo::Kept { after_s: 60 }),
+        "{outcome:?}"
+    );
+    let nowayout = true;
+    for ways in [i6300esb(), managed] {
+        let (outcome, timeout_s) = let_go(Ways { nowayout, ..ways });
+        let runs = matches!(
+            outcome,
+            LetGo::Runs {
+                within_s: Some(60),
+                ..
+            }
+        );
+        assert!(runs && timeout_s == 60, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_do_the_long_timeout_is_given_the_longest_half_of_it_that_it_can() {
+    for (most_s, expected) in [(30, 30), (29, 15), (5, 5)] {
+        let ways = Ways {
+            nowayout: true,
+            most_s,
+            ..i6300esb()
+        };
+        assert_eq!(let_go(ways).1, expected);
+    }
+}
+
+#[test]
+fn what_is_taken_over_is_not_opened_and_a_close_does_not_disarm_it_any_more() {
+    let left = Ways {
+        running: true,
+        marked: true,
+        timeout_s: 60,
+        ..i6300esb()
+    };
+    with(|d| *d = left.clone());
+    let taken = Hardware::take_over(Path::new("/dev/watchdog7"), Fake, 5);
+    assert_eq!((taken.timeout_s, taken.weakness.as_deref()), (5, None));
+    let (opened, marked, kicks, timeout_s) = with(|d| (d.opened, d.marked, d.kicks, d.timeout_s));
+    assert_eq!((opened, marked, timeout_s), (0, false, 5));
+    assert!(kicks > 0 && taken.ran_on());
+    // Nothing that is wrong with it is a reason to leave it unkicked.
+    let rounds_to = Some(60);
+    with(|d| *d = Ways { rounds_to, ..left });
+    let mut taken = Hardware::take_over(Path::new("/dev/watchdog7"), Fake, 5);
+    let weakness = taken.weakness.clone().expect("said");
+    assert!(weakness.contains("60 s") && taken.timeout_s == 60);
+    taken.kick().expect("kicked");
+    assert!(with(|d| !d.marked && d.running));
 }

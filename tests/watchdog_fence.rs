@@ -41,6 +41,8 @@ fn view(phase: Phase, looked: Monotonic, served: Monotonic) -> View {
             last_kick: served,
             served,
             excused: None,
+            inhibited: None,
+            ignored: None,
             entries: 0,
             counters: Counters::default(),
         },

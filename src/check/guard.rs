@@ -50,7 +50,8 @@ fn guard(system: &System) -> Vec<Finding> {
 fn of_view(view: &View) -> Vec<Finding> {
     const AREA: Area = Area::Guard;
     let info = &view.info;
-    let decided = decision(view, Monotonic::now());
+    let now = Monotonic::now();
+    let decided = decision(view, now);
     let mut findings = vec![match decided.reason {
         None => Finding::fine(
             AREA,
@@ -65,6 +66,13 @@ fn of_view(view: &View) -> Vec<Finding> {
     if !info.weakness.is_empty() {
         let mend = "xenwarden.conf(5), host-watchdog and fence";
         findings.push(Finding::weak(AREA, info.weakness.as_str(), mend));
+    }
+    if view.status.inhibited.is_some_and(|until| until > now) {
+        findings.push(Finding::weak(
+            AREA,
+            "it is inhibited: it kicks whatever the evidence says, until its time is over",
+            "xenwarden resume, when the maintenance is done",
+        ));
     }
     if info.coverage == Coverage::Partial {
         findings.push(Finding::weak(

@@ -64,6 +64,17 @@ pub enum Command {
         #[arg(long)]
         close: bool,
     },
+    /// Have the guard kick whatever the evidence says, for maintenance (root only)
+    Inhibit {
+        /// For so long: 90s, 15m, 2h
+        #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+        span: Span,
+        /// Why, for the events and the status
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// End that before its time (root only)
+    Resume,
     /// What is fine on this host, what weakens the guard, and how to mend it; touches nothing
     Check {
         /// As one line of JSON
@@ -184,6 +195,16 @@ fn digits<T: FromStr>(text: &str) -> Option<T> {
     all_digits.then(|| text.parse().ok())?
 }
 
+/// A time span, nanoseconds.
+pub type Span = u64;
+
+fn span(text: &str) -> Result<Span, String> {
+    let us = span_us(text).filter(|us| *us > 0);
+    let us = us.and_then(|us| u64::try_from(us).ok());
+    us.map(|us| us.saturating_mul(1_000))
+        .ok_or_else(|| "no span like 90s, 15m or 2h".to_owned())
+}
+
 /// A whole number of seconds, minutes, hours or days, in microseconds.
 fn span_us(text: &str) -> Option<i64> {
     let units = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)];
@@ -227,6 +248,10 @@ mod tests {
             ("events --kind", "--kind"),
             ("events --kind=", "--kind"),
             ("guests -x", "-x"),
+            ("inhibit --for 10m", "--reason"),
+            ("inhibit --for 10 --reason x", "90s"),
+            ("inhibit --for 0s --reason x", "90s"),
+            ("inhibit --reason x", "--for"),
         ];
         for (line, part) in cases {
             let error = given(line).expect_err(line);

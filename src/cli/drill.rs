@@ -129,6 +129,9 @@ impl Guard {
     /// One that kicks, with a monitor that will tell of the drill.
     fn ready(socket: &Path) -> Result<Self, String> {
         let (status, _) = ask::<Status>(socket, Request::Status)?;
+        if status.inhibited.is_some() {
+            return Err("no drill while the guard is inhibited: xenwarden resume".to_owned());
+        }
         let decision = &status.decision;
         if !decision.kick || decision.for_ms < SERVED_MS {
             let why = decision.reason.as_deref();

@@ -27,8 +27,11 @@ pub fn run(
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), &policy()?, &why)?,
     };
     let bound_ms = status.host_watchdog.fence_bound_ms;
-    let bound_ms = bound_ms.ok_or_else(|| match status.coverage {
-        Coverage::Partial if status.decision.kick => {
+    let bound_ms = bound_ms.ok_or_else(|| match (&status.inhibited, status.coverage) {
+        (Some(_), _) => {
+            "while the guard is inhibited a host may fall silent and be kicked: there is no bound"
+        }
+        (None, Coverage::Partial) if status.decision.kick => {
             "with partial coverage a host may fall silent and be kicked: there is no bound"
         }
         _ => "no host watchdog is armed: this host need not go down",

@@ -14,6 +14,7 @@ mod drill;
 mod events;
 mod fence_bound;
 mod guests;
+mod inhibit;
 mod output;
 mod status;
 pub mod text;
@@ -83,6 +84,17 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
         }
         Command::FenceBound => fence_bound::run(&control()?, || policy(arguments), output),
         Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
+        Command::Inhibit { span, reason } => {
+            let longest_ns = policy(arguments)?.inhibit_longest_ns;
+            inhibit::order(
+                &inhibit::Place::default(),
+                *span,
+                longest_ns,
+                reason,
+                output,
+            )
+        }
+        Command::Resume => inhibit::end(&inhibit::Place::default(), output),
         Command::Check { json } => {
             let config = arguments.config.as_deref();
             check::run(config.unwrap_or(Path::new(DEFAULT_PATH)), *json, output)

@@ -5,6 +5,7 @@ use super::connection::{NoAnswer, ask};
 use super::output::Output;
 use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::render;
+use crate::control::inhibit;
 use crate::control::protocol::{Request, line};
 use crate::control::status::Status;
 use crate::guard::page::{self, Reader};
@@ -40,5 +41,7 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     print_error(&format!(
         "the monitor does not answer ({why}); this is from the guard alone"
     ));
-    Ok(Status::of_guard(&view, None, Monotonic::now()))
+    let mut status = Status::of_guard(&view, None, Monotonic::now());
+    inhibit::tell(&mut status, Path::new(inhibit::PATH));
+    Ok(status)
 }

@@ -79,6 +79,14 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
     };
     let age = span(status.look_age_ms);
     writeln!(to, "evidence       coverage {coverage}, looked {age} ago")?;
+    if let Some(inhibited) = &status.inhibited {
+        let (left, by) = (span(inhibited.left_ms), plain(&inhibited.by));
+        let reason = plain(&inhibited.reason);
+        writeln!(to, "INHIBITED      for {left} more, by {by}: {reason}")?;
+        if let Some(ignored) = &inhibited.ignored {
+            writeln!(to, "IGNORED        {ignored}")?;
+        }
+    }
     if let Some(excused) = &status.excused {
         writeln!(to, "excused        {excused}: a debug key holds it up")?;
     }

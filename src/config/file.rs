@@ -20,6 +20,8 @@ pub struct File {
     pub realtime: Realtime,
     /// `[evidence]`
     pub evidence: Evidence,
+    /// `[maintenance]`
+    pub maintenance: Maintenance,
     /// `[log]`
     pub log: Log,
     /// `[control]`
@@ -46,6 +48,8 @@ pub struct HostWatchdog {
     pub device: Option<OneOrMore>,
     /// Its timeout, seconds.
     pub timeout_s: Option<u32>,
+    /// Its timeout where it runs on and no guard does, seconds.
+    pub stopped_timeout_s: Option<u32>,
 }
 
 /// `[fence]`
@@ -86,6 +90,14 @@ pub struct Evidence {
     pub sample_ms: Option<u32>,
     /// How long a runnable vCPU may wait on a pCPU that idles, seconds.
     pub starved_s: Option<u32>,
+}
+
+/// `[maintenance]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Maintenance {
+    /// How long the guard may be inhibited at a time, seconds.
+    pub longest_s: Option<u32>,
 }
 
 /// `[log]`

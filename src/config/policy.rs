@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 const DEFAULT_TIMEOUT_S: u32 = 5;
 /// Longest timeout that still deserves the name; the fence bound grows with it.
 const MAX_TIMEOUT_S: u32 = 300;
+/// Its timeout after a stop of the guard that cannot disarm it, seconds: for an upgrade.
+const DEFAULT_STOPPED_TIMEOUT_S: u32 = 60;
+const MAX_STOPPED_TIMEOUT_S: u32 = 3_600;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
 /// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
@@ -25,6 +28,9 @@ const MAX_SAMPLE_MS: u32 = 250;
 const MIN_STARVED_S: u32 = 3;
 /// Longest that still makes sense.
 const MAX_STARVED_S: u32 = 3_600;
+/// How long the guard may be inhibited at a time, seconds.
+const DEFAULT_INHIBIT_S: u32 = 3_600;
+const MAX_INHIBIT_S: u32 = 86_400;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
@@ -55,6 +61,8 @@ pub struct Policy {
     pub devices: Vec<Selector>,
     /// Its timeout, seconds.
     pub timeout_s: u32,
+    /// Its timeout where it runs on and no guard does, seconds.
+    pub stopped_timeout_s: u32,
     /// What resets the host where the hardware does not.
     pub fence: Fence,
     /// The guard's priority, SCHED_FIFO.
@@ -65,6 +73,8 @@ pub struct Policy {
     pub sample_ns: u64,
     /// How long a runnable vCPU may wait on a pCPU that idles, ns; None: for ever.
     pub starved_ns: Option<u64>,
+    /// How long the guard may be inhibited at a time, ns.
+    pub inhibit_longest_ns: u64,
     /// Log to /dev/log as well.
     pub syslog: bool,
     /// The least severe level to log.
@@ -99,6 +109,13 @@ impl Policy {
             DEFAULT_TIMEOUT_S,
             " seconds",
         );
+        let stopped_timeout_s = wrong.within(
+            "host-watchdog.stopped_timeout_s",
+            file.host_watchdog.stopped_timeout_s,
+            timeout_s..=MAX_STOPPED_TIMEOUT_S,
+            DEFAULT_STOPPED_TIMEOUT_S.max(timeout_s),
+            " seconds, and not below host-watchdog.timeout_s",
+        );
         let sample_ms = wrong.within(
             "evidence.sample_ms",
             file.evidence.sample_ms,
@@ -125,9 +142,17 @@ impl Policy {
                  the same several times; without the key no wait withholds a kick",
             )
         });
+        let longest_s = wrong.within(
+            "maintenance.longest_s",
+            file.maintenance.longest_s,
+            60..=MAX_INHIBIT_S,
+            DEFAULT_INHIBIT_S,
+            " seconds",
+        );
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
+            stopped_timeout_s,
             fence: Fence {
                 xen_slot: file.fence.xen_slot.unwrap_or(false),
                 sysrq: file.fence.sysrq.unwrap_or(true),
@@ -136,6 +161,7 @@ impl Policy {
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
             starved_ns: starved_s.map(|s| u64::from(s) * NS_PER_S),
+            inhibit_longest_ns: u64::from(longest_s) * NS_PER_S,
             syslog: file.log.syslog.unwrap_or(true),
             level: level(file.log.level.unwrap_or(Level::Info)),
             control_socket: wrong.absolute("control.socket", file.control.socket, CONTROL_SOCKET),

@@ -2,6 +2,7 @@
 //! The control socket: questions and orders; and what it shares with the event socket.
 
 pub mod client_pool;
+pub mod inhibit;
 pub mod peer;
 pub mod protocol;
 pub mod server;

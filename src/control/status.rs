@@ -35,10 +35,26 @@ pub struct Status {
     pub weakness: Option<String>,
     /// What is late, and excused.
     pub excused: Option<String>,
+    /// Whether an operator inhibits the guard; null where nobody does.
+    #[serde(default)]
+    pub inhibited: Option<Inhibited>,
     /// The kick path's own figures.
     pub kick_path: KickPath,
     /// What the monitor knows; null where it is down.
     pub monitor: Option<MonitorStatus>,
+}
+
+/// An operator has the guard kick whatever the evidence says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inhibited {
+    /// For so long from now.
+    pub left_ms: u64,
+    /// Who ordered it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// For what kicks would be withheld; null where everything is served.
+    pub ignored: Option<String>,
 }
 
 /// What the monitor adds.
@@ -70,7 +86,7 @@ pub struct HostWatchdog {
     /// A silent host is reset within this, by what is known of the device, milliseconds.
     pub resets_within_ms: u64,
     /// A host that has fallen silent is certainly down after so long, milliseconds; null where
-    /// nothing is armed, and with partial coverage.
+    /// nothing is armed, with partial coverage, and while the guard is inhibited.
     #[serde(default)]
     pub fence_bound_ms: Option<u64>,
     /// When a drill measured the host watchdog's part of it; null: it is taken for twice the
@@ -230,6 +246,7 @@ impl Status {
             look_age_ms: 0,
             weakness: None,
             excused: None,
+            inhibited: None,
             kick_path: kick_path(&Counters::default()),
             monitor: None,
         }
@@ -239,9 +256,11 @@ impl Status {
     #[must_use]
     pub fn of_guard(view: &View, measured: Option<&Measured>, now: Monotonic) -> Self {
         let View { info, status } = view;
-        // Without all of the evidence a host may be silent and be kicked.
+        // Without all of the evidence, or inhibited, a host may be silent and be kicked.
+        let inhibited = status.inhibited.is_some_and(|until| until > now);
         let is_bound = matches!(status.phase, Phase::Armed | Phase::Stopping)
-            && info.coverage == Coverage::Full;
+            && info.coverage == Coverage::Full
+            && !inhibited;
         let bound = is_bound.then(|| FenceBound::of(info, measured));
         let age_ns = now.since_ns(status.last_kick);
         Self {
@@ -262,6 +281,15 @@ impl Status {
             look_age_ms: now.since_ns(status.looked) / NS_PER_MS,
             weakness: (!info.weakness.is_empty()).then(|| info.weakness.clone()),
             excused: status.excused.map(|work| work.to_string()),
+            inhibited: status.inhibited.and_then(|until| {
+                let left_ns = until.0.checked_sub(now.0)?;
+                let ignored = status.ignored.map(|reason| reason.to_string());
+                Some(Inhibited {
+                    left_ms: left_ns / NS_PER_MS,
+                    ignored,
+                    ..Inhibited::default()
+                })
+            }),
             kick_path: kick_path(&status.counters),
             monitor: None,
         }
@@ -315,6 +343,11 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
     match (status.phase, status.decision) {
         (Phase::Starting, _) => withheld("the guard has not armed it yet".into(), info.started),
         (Phase::Disarmed, _) => withheld("the host watchdog is disarmed".into(), status.looked),
+        (Phase::Kept, _) => withheld(
+            "the guard has ended: the host watchdog is disarmed, unless another takes it over"
+                .into(),
+            status.looked,
+        ),
         (Phase::StillArmed, _) => withheld(
             "the guard has ended without disarming it".into(),
             status.looked,

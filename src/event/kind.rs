@@ -370,15 +370,52 @@ kinds! {
         coverage: Coverage,
         /// How long nothing had guarded the host since an earlier guard disarmed it, in this boot.
         unguarded_ms: Option<u64>,
+        /// Since the last kick of an earlier guard, which left it running; null where it did not.
+        #[serde(default)]
+        ran_on_ms: Option<u64>,
     } => {
             let armed = format!("host: armed {device} ({identity}), timeout {}", Seconds(timeout_ms));
-            match unguarded_ms {
-                Some(ms) => format!("{armed}; it was unguarded for {}", Seconds(ms)),
-                None => armed,
+            match (unguarded_ms, ran_on_ms) {
+                (Some(ms), _) => format!("{armed}; it was unguarded for {}", Seconds(ms)),
+                (None, Some(ms)) => format!("{armed}; it ran on, unkicked for {}", Seconds(ms)),
+                (None, None) => armed,
             }
         }
     /// The host watchdog is disarmed.
     Warning "host.disarmed" HostDisarmed {} => "host: the host watchdog is disarmed".to_owned()
+    /// The guard ended and left the running host watchdog to the service manager.
+    Warning "host.kept" HostKept {
+        /// Its timeout until another guard takes it over or the manager disarms it.
+        timeout_ms: u64,
+    } => {
+            let runs = Seconds(timeout_ms);
+            format!("host: the guard has ended; another takes the host watchdog over within {runs}, or it is disarmed")
+        }
+    /// An operator inhibits the guard: it kicks whatever the evidence says.
+    Warning "host.inhibited" HostInhibited {
+        /// For so long.
+        for_ms: u64,
+        /// Who ordered it.
+        by: String,
+        /// Why.
+        reason: String,
+    } => {
+            let span = Seconds(for_ms);
+            format!("host: inhibited for {span} by {by}, kicks go on whatever the evidence says: {reason}")
+        }
+    /// The guard would withhold, and does not, as it is inhibited.
+    Warning "host.ignored" HostIgnored {
+        /// What is not serviced, or not known.
+        reason: String,
+    } => format!("host: kicks go on only as the guard is inhibited: {reason}")
+    /// Nobody inhibits the guard any more.
+    Info "host.inhibit_ended" HostInhibitEnded {
+        /// Who ended it before its time; null where its time was over.
+        ended_by: Option<String>,
+    } => match ended_by {
+            Some(by) => format!("host: no longer inhibited: {by} ended it"),
+            None => "host: no longer inhibited: its time is over".to_owned(),
+        }
     /// The device refuses kicks: told when that begins, and once a minute while it goes on.
     Error "host.kick_refused" HostKickRefused {
         /// What the device says.
@@ -395,8 +432,14 @@ kinds! {
     Error "host.disarm_failed" HostDisarmFailed {
         /// What the device says.
         error: String,
+        /// The host goes down within this, unless a guard is started; null where it was not given
+        /// a longer timeout.
+        #[serde(default)]
+        within_ms: Option<u64>,
     } => {
-            format!("host: the host watchdog cannot be disarmed and will fire: {error}")
+            let within = within_ms.map(|ms| format!(" within {}, unless a guard starts", Seconds(&ms)));
+            let within = within.unwrap_or_default();
+            format!("host: the host watchdog cannot be disarmed and will fire{within}: {error}")
         }
     /// The guard no longer tells what it does: it hangs, was stopped, or is gone.
     Error "host.guard_silent" HostGuardSilent {

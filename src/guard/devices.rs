@@ -5,11 +5,15 @@
 
 use crate::config::Policy;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
+use crate::sys::watchdog::WatchdogDevice;
 use crate::watchdog::candidates::{candidates, choose, choose_all};
 use crate::watchdog::device::inspect;
 use crate::watchdog::error::ArmError;
-use crate::watchdog::sysfs::Attributes;
+use crate::watchdog::sysfs::{Attributes, one_number};
+use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Where the kernel shows devices: /sys and /dev.
@@ -70,10 +74,45 @@ fn first_that_can(sysfs: &Path, devices: Vec<PathBuf>, timeout_s: u32) -> Result
     }))
 }
 
+/// Of descriptors that the service manager kept, those that are watchdogs: an earlier guard
+/// left them running. Each by the path under which it is `chosen`, or by another of its own.
+#[must_use]
+pub fn running(
+    descriptors: Vec<OwnedFd>,
+    chosen: &[PathBuf],
+    shown: &Shown,
+) -> Vec<(PathBuf, WatchdogDevice)> {
+    let number_of = |metadata: &fs::Metadata| {
+        let is_device = metadata.file_type().is_char_device();
+        is_device.then(|| one_number(&shown.sysfs, metadata.rdev()))
+    };
+    let found = candidates(&shown.sysfs, &shown.dev).into_iter();
+    let nodes: Vec<(u64, PathBuf)> = chosen
+        .iter()
+        .cloned()
+        .chain(found.map(|candidate| candidate.path))
+        .filter_map(|path| Some((number_of(&fs::metadata(&path).ok()?)?, path)))
+        .collect();
+    let mut running: Vec<(PathBuf, WatchdogDevice)> = Vec::new();
+    for descriptor in descriptors {
+        let file = File::from(descriptor);
+        let number = file.metadata().ok().and_then(|found| number_of(&found));
+        let path = number.and_then(|number| nodes.iter().find(|node| node.0 == number));
+        // What is no watchdog is closed, which harms nobody; so is a second copy.
+        if let Some((_, path)) = path.filter(|node| running.iter().all(|one| one.0 != node.1)) {
+            running.push((path.clone(), WatchdogDevice::running(file.into())));
+        }
+    }
+    running
+}
+
 /// Their names, for people.
 #[must_use]
-pub fn paths(devices: &[PathBuf]) -> String {
-    let all: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
+pub fn paths<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    let all: Vec<_> = devices
+        .into_iter()
+        .map(|d| d.display().to_string())
+        .collect();
     all.join(", ")
 }
 

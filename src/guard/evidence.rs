@@ -198,6 +198,19 @@ struct SlotProgress {
     since: [Tick; SLOTS],
 }
 
+impl SlotProgress {
+    /// As if each armed slot had been fed last before its deadline and the slack.
+    fn overdue(&mut self, created: u32, slots: &[Option<Slot>; SLOTS], now: Monotonic) {
+        self.created = created;
+        for ((slot, sets), since) in slots.iter().zip(&mut self.sets).zip(&mut self.since) {
+            let Some(slot) = slot else { continue };
+            let granted = u64::from(slot.armed.unwrap_or(0)).saturating_mul(NS_PER_S);
+            let at = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
+            (*sets, *since) = (slot.sets, Tick::up(Monotonic(at)));
+        }
+    }
+}
+
 /// The work that has been due longest.
 #[derive(Clone, Copy, Debug, Default)]
 struct Longest(Option<(Work, u64)>);
@@ -253,46 +266,25 @@ impl Evidence {
         Self { starved_ns, ..self }
     }
 
-    /// Another, whose evidence is lost, has seen this work to be overdue: a guest's deadline
-    /// counts as passed until it is served or set anew, a vCPU's wait as long enough while it
-    /// goes on. A pCPU's timers and scheduler have to prove themselves anyhow.
-    pub fn overdue(&mut self, table: &Table<'_>, work: Work, now: Monotonic) {
-        match work {
-            Work::GuestWatchdog { domid, slot } => self.overdue_slot(table, domid, slot, now),
-            Work::PcpuStarving { cpu, .. } => self.overdue_vcpu(table, work, cpu, now),
-            Work::PcpuTimers(_) | Work::PcpuScheduler(_) => {}
+    /// Another, whose evidence is lost, withheld: it may have known more to be overdue than what
+    /// it named. So each guest's deadline counts as passed until it is served or set anew, and
+    /// each vCPU's wait as proved for as long as the hypervisor counts it. A pCPU's timers and
+    /// scheduler have to prove themselves anyhow.
+    pub fn overdue(&mut self, table: &Table<'_>, now: Monotonic) {
+        let used = table.domids_used();
+        for (domid, progress) in (0u16..).zip(self.domains.iter_mut().take(used)) {
+            if let Some((created, slots)) = table.armed(domid) {
+                progress.overdue(created, &slots, now);
+            }
         }
-    }
-
-    fn overdue_vcpu(&mut self, table: &Table<'_>, work: Work, cpu: u32, now: Monotonic) {
-        let n = usize::try_from(cpu).unwrap_or(usize::MAX);
-        let (Some(granted_ns), Some(record), Some(progress)) =
-            (self.starved_ns, table.pcpu(n), self.pcpus.get_mut(n))
-        else {
+        let Some(granted_ns) = self.starved_ns else {
             return;
         };
-        progress.see(&record, now);
-        let waiting = progress.starving.see(&record, now);
-        if waiting.is_some_and(|waiting| Work::starving(cpu, &waiting) == work) {
-            progress.starving.overdue(&record, granted_ns, now);
-        }
-    }
-
-    fn overdue_slot(&mut self, table: &Table<'_>, domid: u16, slot: u8, now: Monotonic) {
-        let (Some((created, slots)), Some(progress)) =
-            (table.armed(domid), self.domains.get_mut(usize::from(domid)))
-        else {
-            return;
-        };
-        progress.created = created;
-        let n = usize::from(slot).wrapping_sub(1);
-        let Some(Slot { sets, armed, .. }) = slots.get(n).copied().flatten() else {
-            return;
-        };
-        let granted = u64::from(armed.unwrap_or(0)).saturating_mul(NS_PER_S);
-        let since = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
-        if let (Some(seen), Some(at)) = (progress.sets.get_mut(n), progress.since.get_mut(n)) {
-            (*seen, *at) = (sets, Tick::up(Monotonic(since)));
+        for (n, progress) in self.pcpus.iter_mut().enumerate() {
+            if let Some(record) = table.pcpu(n).filter(|record| record.online) {
+                progress.see(&record, now);
+                progress.starving.overdue(&record, granted_ns, now);
+            }
         }
     }
 

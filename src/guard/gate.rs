@@ -54,6 +54,16 @@ pub enum Decision {
     Withhold(Reason),
 }
 
+/// What comes of a decision while an operator inhibits the guard: it kicks whatever the evidence
+/// says, and withholds again as soon as nobody does.
+#[must_use]
+pub fn overrule(decision: Decision, inhibited: bool) -> Decision {
+    match inhibited {
+        true => Decision::Kick,
+        false => decision,
+    }
+}
+
 /// Decides over a verdict that is `age_ns` old, of which anything older than `max_age_ns`
 /// proves nothing any more.
 #[must_use]

@@ -10,10 +10,12 @@
 //! may allocate, block and fail, and does so before anything is armed; from then on there is
 //! only [`run`], which does none of it.
 
+pub mod deadlines;
 pub mod devices;
 pub mod evidence;
 pub mod gate;
 pub mod histogram;
+pub mod host;
 pub mod page;
 pub mod run;
 pub mod seqlock;

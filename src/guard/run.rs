@@ -11,12 +11,12 @@
 //! withheld must go down even if somebody stops the guard meanwhile.
 
 use super::evidence::Verdict;
-use super::gate::{Decision, decide};
+use super::gate::{Decision, Reason, decide, overrule};
 use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
 use crate::sys::clock::{Monotonic, NS_PER_S};
 use crate::sys::realtime::{PageFaults, page_faults_of_this_thread};
-use crate::watchdog::HostWatchdog;
+use crate::watchdog::{HostWatchdog, LetGo};
 use std::io;
 
 /// While the device refuses kicks it is told so often, ns.
@@ -30,16 +30,17 @@ pub trait World {
     fn sleep_until(&mut self, when: Monotonic);
     /// Somebody asked the guard to stop.
     fn stops(&self) -> bool;
+    /// Until when an operator inhibits the guard, if one does now.
+    fn inhibited(&self, _now: Monotonic) -> Option<Monotonic> {
+        None
+    }
     /// Called after each look: tells the service manager what it is to know, until that has
     /// arrived. Never blocks.
     fn looked(&mut self);
 }
 
 /// Kicks `watchdog`, armed at `armed`, each `period_ns` while everything is served. Returns
-/// once it was asked to stop and has disarmed, or failed to.
-///
-/// # Errors
-/// The errno with which the device refused to be disarmed.
+/// once it was asked to stop and has let go of it.
 pub fn run<W: HostWatchdog>(
     mut watchdog: W,
     sight: &mut dyn Sight,
@@ -47,20 +48,23 @@ pub fn run<W: HostWatchdog>(
     page: &mut Writer,
     armed: Monotonic,
     period_ns: u64,
-) -> io::Result<()> {
+) -> LetGo {
     let mut history = History::new(armed);
     let mut next = world.now();
-    let unguarded_since = page.disarmed().unwrap_or(armed);
-    page.entry(armed, unguarded_since, EntryKind::Armed);
+    let (begins, before) = page.begins(armed, watchdog.ran_on());
+    page.entry(armed, before, begins);
     loop {
         let (verdict, looked) = sight.look(&|| world.now());
         history.began(looked.since_ns(next));
         let now = world.now();
-        let decision = decide(verdict, now.since_ns(looked), period_ns);
+        let evidence = decide(verdict, now.since_ns(looked), period_ns);
+        let inhibited = world.inhibited(now);
+        let decision = overrule(evidence, inhibited.is_some());
         if decision == Decision::Kick {
             let outcome = watchdog.kick();
             history.kicked(page, now, world.now(), outcome);
         }
+        history.inhibited(page, now, inhibited, evidence);
         history.decided(page, now, decision);
         history.excused(page, now, verdict);
         let stops = world.stops();
@@ -81,13 +85,17 @@ pub fn next_tick(last: Monotonic, now: Monotonic, period_ns: u64) -> Monotonic {
     if next < now { now } else { next }
 }
 
-fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> io::Result<()> {
-    let outcome = watchdog.disarm();
+fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> LetGo {
+    let outcome = watchdog.let_go();
     let (kind, phase) = match &outcome {
-        Ok(()) => (EntryKind::Disarmed, Phase::Disarmed),
-        Err(error) => {
-            let errno = errno(error);
-            (EntryKind::DisarmFailed { errno }, Phase::StillArmed)
+        LetGo::Disarmed => (EntryKind::Disarmed, Phase::Disarmed),
+        LetGo::Kept { after_s } => (EntryKind::Kept { after_s: *after_s }, Phase::Kept),
+        LetGo::Runs { error, within_s } => {
+            let (errno, within_s) = (errno(error), within_s.unwrap_or(0));
+            (
+                EntryKind::DisarmFailed { errno, within_s },
+                Phase::StillArmed,
+            )
         }
     };
     let status = &mut history.status;
@@ -121,6 +129,8 @@ impl History {
                 last_kick: armed,
                 served: armed,
                 excused: None,
+                inhibited: None,
+                ignored: None,
                 entries: 0,
                 counters: Counters::default(),
             },
@@ -193,6 +203,41 @@ impl History {
             }
         }
         status.decision = decision;
+    }
+
+    /// Notes that an operator inhibits the guard, and what that has it ignore.
+    fn inhibited(
+        &mut self,
+        page: &mut Writer,
+        now: Monotonic,
+        until: Option<Monotonic>,
+        evidence: Decision,
+    ) {
+        let Status {
+            inhibited,
+            ignored,
+            last_kick,
+            ..
+        } = &mut self.status;
+        match (*inhibited, until) {
+            (old, Some(new)) if old != Some(new) => {
+                page.entry(now, *last_kick, EntryKind::Inhibited { until: new });
+            }
+            (Some(old), None) => {
+                let early = now < old;
+                page.entry(now, *last_kick, EntryKind::InhibitEnded { early });
+            }
+            _ => {}
+        }
+        let ignores = match evidence {
+            Decision::Withhold(reason) => until.map(|_| reason),
+            Decision::Kick => None,
+        };
+        let same = |new: &Reason| ignored.is_some_and(|old| old.same_cause(new));
+        if let Some(reason) = ignores.filter(|new| !same(new)) {
+            page.entry(now, *last_kick, EntryKind::Ignored(reason));
+        }
+        (*inhibited, *ignored) = (until, ignores);
     }
 
     fn excused(&mut self, page: &mut Writer, now: Monotonic, verdict: Verdict) {

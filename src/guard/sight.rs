@@ -5,7 +5,7 @@
 //! Neither allocates or takes a lock. Looking at a table makes no hypercall; stock Xen can
 //! only be asked, which may never return: then no kick comes.
 
-use super::evidence::{Evidence, Unknown, Verdict, Work};
+use super::evidence::{Evidence, Unknown, Verdict};
 use crate::event::Coverage;
 use crate::sys::clock::Monotonic;
 use crate::sys::privcmd::Privcmd;
@@ -20,8 +20,8 @@ pub trait Sight {
     /// What a look covers.
     fn coverage(&self) -> Coverage;
 
-    /// Another has seen this work to be overdue; see [`Evidence::overdue`].
-    fn overdue(&mut self, _work: Work, _now: Monotonic) {}
+    /// Another has withheld; see [`Evidence::overdue`].
+    fn overdue(&mut self, _now: Monotonic) {}
 }
 
 /// A patched hypervisor.
@@ -60,8 +60,8 @@ impl Sight for Patched<'_> {
         Coverage::Full
     }
 
-    fn overdue(&mut self, work: Work, now: Monotonic) {
-        self.evidence.overdue(&self.table, work, now);
+    fn overdue(&mut self, now: Monotonic) {
+        self.evidence.overdue(&self.table, now);
     }
 }
 

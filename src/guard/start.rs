@@ -6,20 +6,24 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
-use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths};
-use super::gate::{Decision, Reason, decide};
-use super::page::{self, Info, Phase, Reader, View, Writer};
+use super::deadlines::{Deadlines, INHIBIT};
+use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths, running};
+use super::gate::{Decision, decide, overrule};
+pub use super::host::Host;
+use super::page::{self, Info, Writer};
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
 use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
-use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
-use crate::sys::notify::Notifier;
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+use crate::sys::inherited::inherited;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fence;
+use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
@@ -27,10 +31,11 @@ use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 /// Says a line on stderr; whoever closed that does not want to know.
@@ -49,60 +54,98 @@ const PATIENCE_NS: u64 = 10 * NS_PER_S;
 /// # Errors
 /// A [`Failure`] with nothing armed, or, at the end, that the device could not be disarmed.
 pub fn guard(policy: &Policy) -> Result<(), Failure> {
+    let kept = inherited();
+    let running = !kept.is_empty();
+    guard_with(policy, kept).map_err(|failure| match failure.code {
+        // Never one after which the service manager starts another: it would keep them
+        // meanwhile, running and unkicked. Let go of, they are disarmed as the last guard asked.
+        UNAVAILABLE if running => Failure {
+            code: OSERR,
+            ..failure
+        },
+        _ => failure,
+    })
+}
+
+fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
-    let last = last_told(path, Monotonic::now());
     let mut sight = open_hypervisor(policy)?;
-    let chosen = choose_watchdogs(policy, &Shown::default())?;
+    let shown = Shown::default();
+    let chosen = choose_watchdogs(policy, &shown)?;
+    let withheld = was_withheld(path, &chosen, policy.timeout_s);
     let devices = announced(chosen);
+    let running = running(kept, &devices, &shown);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = group_of(&groups, &policy.control_group);
     let os = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
+    let deadlines = deadlines(policy.inhibit_longest_ns);
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
-    if let Some(Decision::Withhold(Reason::Lagging { work, .. })) = last {
-        sight.overdue(work, Monotonic::now());
+    if withheld {
+        sight.overdue(Monotonic::now());
     }
-    let mut world = Host::new(stop);
+    let mut world = Host::new(stop).heeding(deadlines);
     let mut fence = Fence::default();
-    let armed = arm(policy, &devices, sight.as_mut(), &mut world, || {
-        let page = open_page(group)?;
-        fence = raise_fence(policy, &page);
-        Ok(page)
-    })?;
-    let Some((armed, watchdog, mut page)) = armed else {
+    let armed = arm(
+        policy,
+        &devices,
+        running,
+        sight.as_mut(),
+        &mut world,
+        || {
+            let page = open_page(group)?;
+            fence = raise_fence(policy, &page);
+            Ok(page)
+        },
+    )?;
+    let Some((armed, mut watchdog, mut page)) = armed else {
         return Ok(());
     };
+    watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
     let weakness = fence.weak.join("; ");
     let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
     page.info(&info);
-    run(
+    let outcome = run(
         watchdog,
         sight.as_mut(),
         &mut world,
         &mut page,
         armed,
         info.period_ns,
-    )
-    .map_err(|error| {
-        let (device, latest_s) = (info.device.display(), info.latest_ns / NS_PER_S);
-        let end = format!("the host goes down within {latest_s} s");
-        Failure::new(
-            OSERR,
-            format!("{device} cannot be disarmed ({error}): {end}"),
-        )
-    })?;
+    );
+    ended(outcome, &info, fence)
+}
+
+/// Says what became of the host watchdog.
+fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
+    let device = info.device.display();
+    let text = match outcome {
+        LetGo::Runs { error, within_s } => {
+            let latest_s = within_s.map_or(info.latest_ns / NS_PER_S, u64::from);
+            let text = format!(
+                "{device} cannot be disarmed ({error}): the host goes down within {latest_s} s \
+                 unless a guard is started"
+            );
+            return Err(Failure::new(OSERR, text));
+        }
+        LetGo::Kept { after_s } => format!(
+            "{device} is left to the service manager: another guard takes it over within \
+             {after_s} s, or it is disarmed"
+        ),
+        LetGo::Disarmed => format!("disarmed {device}"),
+    };
     // Xen's slot is not to outlive the guard that has disarmed the hardware.
     for level in fence.levels {
         let _ = level.join();
     }
-    say!("xenwardend: disarmed {}", info.device.display());
+    say!("xenwardend: {text}");
     Ok(())
 }
 
@@ -119,24 +162,32 @@ fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked
-/// to stop first. The device is opened last of all, as that kicks it.
+/// to stop first. The device is opened last of all, as that kicks it. What is `running` is taken
+/// over instead; until everything is served it is not kicked either, and the hardware decides
+/// how long that may take.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
 pub fn arm<D: Driver>(
     policy: &Policy,
     devices: &[PathBuf],
+    running: Vec<(PathBuf, D)>,
     sight: &mut dyn Sight,
     world: &mut dyn World,
     open_page: impl FnOnce() -> Result<Writer, Failure>,
 ) -> Result<Option<(Monotonic, Set<D>, Writer)>, Failure> {
-    if !await_served(sight, policy.sample_ns, world)? {
+    if !await_served(sight, policy.sample_ns, world, !running.is_empty())? {
+        for (_, device) in running {
+            // A stop of a host that is served disarms.
+            let _ = device.disarm();
+        }
         return Ok(None);
     }
     let page = open_page()?;
-    announce(policy, devices, sight.coverage());
+    announce(policy, devices, &running, sight.coverage());
     let armed = world.now();
-    let watchdog = Set::arm(devices, policy.timeout_s).map_err(arm_failure)?;
+    let watchdog = Set::arm_or_take_over(devices, running, policy.timeout_s);
+    let watchdog = watchdog.map_err(arm_failure)?;
     Ok(Some((armed, watchdog, page)))
 }
 
@@ -147,58 +198,6 @@ fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
     // To read the configuration anew takes a restart.
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
     Ok(())
-}
-
-/// What the guard has said to the service manager.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Ready,
-    Stopping,
-}
-
-/// The operating system, as the kick path meets it.
-pub struct Host {
-    stop: Arc<AtomicBool>,
-    notifier: Notifier,
-    told: Told,
-}
-
-impl Host {
-    /// `stop` is set by whoever wants the guard to end.
-    #[must_use]
-    pub fn new(stop: Arc<AtomicBool>) -> Self {
-        Self {
-            stop,
-            notifier: Notifier::from_environment(),
-            told: Told::Nothing,
-        }
-    }
-}
-
-impl World for Host {
-    fn now(&self) -> Monotonic {
-        Monotonic::now()
-    }
-
-    fn sleep_until(&mut self, when: Monotonic) {
-        sleep_until(when);
-    }
-
-    fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn looked(&mut self) {
-        let (message, then) = match (self.told, self.stops()) {
-            (Told::Nothing, false) => ("READY=1", Told::Ready),
-            (Told::Nothing | Told::Ready, true) => ("STOPPING=1", Told::Stopping),
-            _ => return,
-        };
-        if self.notifier.tell(message) {
-            self.told = then;
-        }
-    }
 }
 
 /// The way to look at the hypervisor that the policy's coverage demands.
@@ -293,16 +292,15 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
     }
 }
 
-/// What the guard before this one decided last, if it ended with the host watchdog armed: what
-/// it withheld for is not served because another guard has not seen it yet.
-#[must_use]
-pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
-    let View { info, status } = Reader::open(path).ok()?.view()?;
-    let age_ns = now.since_ns(status.looked);
-    // A host that lives on after twice the timeout was not brought down by that withhold.
-    let heeded = matches!(status.phase, Phase::Armed | Phase::Stopping)
-        && age_ns < info.timeout_ns.saturating_mul(2);
-    heeded.then_some(status.decision)
+/// Whether the guard before this one withheld to the last: what it withheld for is not served
+/// because another guard has not seen it yet. Where it left no page, a device that still runs as
+/// it would have set it is taken for a sign that it did: nobody kicks it, so the host is going down.
+fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
+    let runs = |Chosen { device, attributes }: &Chosen| {
+        attributes.was_left_running(timeout_s) && holder_of(device).is_none()
+    };
+    let told = page::withheld(path, Monotonic::now());
+    told.unwrap_or_else(|| chosen.iter().any(runs))
 }
 
 /// The fence levels behind the hardware, and what is wrong with them, for people.
@@ -337,6 +335,18 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
     fence
 }
 
+/// Where an operator inhibits the guard; without room for that nobody can.
+fn deadlines(longest_ns: u64) -> Deadlines {
+    let path = Path::new(INHIBIT.0);
+    Deadlines::open(path, longest_ns).unwrap_or_else(|error| {
+        say!(
+            "xenwardend: {}: {error}: nobody can inhibit this guard",
+            path.display()
+        );
+        Deadlines::default()
+    })
+}
+
 /// The guard page; where there is no room for one, one that nobody sees.
 fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
     Writer::create(Path::new(page::PATH), group).or_else(|error| {
@@ -356,23 +366,27 @@ fn group_of(groups: &str, name: &str) -> Option<u32> {
     found.nth(1)?.parse().ok()
 }
 
-/// Looks until everything has been seen to make progress and is served, for a while; false:
-/// somebody asked to stop meanwhile, and nothing is to be armed any more.
+/// Looks until everything has been seen to make progress and is served; false: somebody asked
+/// to stop meanwhile, and nothing is to be armed any more. Where nothing runs it gives up after
+/// a while; what runs is not let go of before it is served, neither by time nor by a stop.
 fn await_served(
     sight: &mut dyn Sight,
     sample_ns: u64,
     world: &mut dyn World,
+    runs: bool,
 ) -> Result<bool, Failure> {
     let deadline = world.now().plus_ns(PATIENCE_NS);
     loop {
-        if world.stops() {
+        if world.stops() && !runs {
             return Ok(false);
         }
         let (verdict, looked) = sight.look(&|| world.now());
         let now = world.now();
-        match decide(verdict, now.since_ns(looked), sample_ns) {
+        let decision = decide(verdict, now.since_ns(looked), sample_ns);
+        // A guard that is restarted for maintenance must come back on whatever host that is.
+        match overrule(decision, world.inhibited(now).is_some()) {
             Decision::Kick => return Ok(!world.stops()),
-            Decision::Withhold(reason) if now >= deadline => {
+            Decision::Withhold(reason) if now >= deadline && !runs => {
                 let text = format!("not arming, as this host is not served: {reason}");
                 return Err(Failure::new(UNAVAILABLE, text));
             }
@@ -404,7 +418,7 @@ fn describe(
 }
 
 /// Said before the arming: from then on nothing that may block, as stderr may, is touched.
-fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
+fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], coverage: Coverage) {
     let coverage = match coverage {
         Coverage::Full => "full (every guest watchdog and pcpu)",
         Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
@@ -412,13 +426,21 @@ fn announce(policy: &Policy, devices: &[PathBuf], coverage: Coverage) {
     let starved = policy.starved_ns.map(|ns| ns / NS_PER_S);
     let starved = starved.map(|s| format!(", a starved vcpu withholds after {s} s"));
     let starved = starved.unwrap_or_default();
+    let runs = |device: &&PathBuf| running.iter().any(|one| one.0 == **device);
+    let (taken, opened): (Vec<_>, Vec<_>) = devices.iter().partition(runs);
+    let what = [("taking over", taken), ("arming", opened)].into_iter();
+    let what = what.filter(|(_, all)| !all.is_empty());
+    let what: Vec<String> = what
+        .map(|(what, all)| format!("{what} {}", paths(all)))
+        .collect();
     say!(
-        "xenwardend: everything is served; arming {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
-        paths(devices),
+        "xenwardend: everything is served; {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
+        what.join(", "),
         policy.timeout_s,
         policy.sample_ns / NS_PER_MS,
     );
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

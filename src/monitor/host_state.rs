@@ -38,7 +38,7 @@ pub fn note(directory: &Path) -> io::Result<()> {
 #[must_use]
 pub fn of_page(view: &View, now: Monotonic) -> HostState {
     let (cause, reason) = match (view.status.phase, view.status.decision) {
-        (Phase::Starting | Phase::Disarmed, _) => return HostState::Disarmed,
+        (Phase::Starting | Phase::Disarmed | Phase::Kept, _) => return HostState::Disarmed,
         (_, Decision::Withhold(reason)) => (Unkicked::Withheld, Some(reason.to_string())),
         (phase, Decision::Kick) => {
             let silent = now.since_ns(view.status.looked) > status::silent_ns(view);
@@ -67,7 +67,7 @@ pub fn of_event(what: &Kind, now: Option<HostState>) -> Option<HostState> {
             Unkicked::KickRefused,
             format!("the host watchdog refused kicks: {error}"),
         ),
-        Kind::HostDisarmFailed { error } => unkicked(
+        Kind::HostDisarmFailed { error, .. } => unkicked(
             Unkicked::DisarmFailed,
             format!("the host watchdog could not be disarmed: {error}"),
         ),
@@ -80,7 +80,7 @@ pub fn of_event(what: &Kind, now: Option<HostState>) -> Option<HostState> {
             Some(HostState::Armed)
         }
         Kind::HostGuardBack { .. } => now,
-        Kind::HostDisarmed {} => Some(HostState::Disarmed),
+        Kind::HostDisarmed {} | Kind::HostKept { .. } => Some(HostState::Disarmed),
         _ => None,
     }
 }

@@ -10,6 +10,7 @@
 //! ([`super::told`]). The line is written at once, by one system call and before any lock;
 //! the event follows, and may wait for threads that hang.
 
+use crate::control::inhibit::{self, Order};
 use crate::control::status::{Pcpu, SILENT_NS};
 use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
@@ -224,7 +225,8 @@ impl<'r, 'a> Watcher<'r, 'a> {
             }
             let mut expected = next;
             for entry in &page.entries(next).entries {
-                let kind = event(entry, &view.info);
+                let order = || inhibit::read(&reporter.page.with_file_name("inhibit"));
+                let kind = event(entry, &view.info, order);
                 let lost = entry.number.saturating_sub(expected);
                 expected = entry.number.saturating_add(1);
                 let direct = &mut self.direct;
@@ -297,14 +299,14 @@ pub fn last_entries(page: &Reader, view: &View, most: u64, now: Monotonic) -> Ve
         .entries(view.status.entries.saturating_sub(most))
         .entries;
     let told = |entry: &Entry| {
-        let what = event(entry, &view.info).describe();
+        let what = event(entry, &view.info, || None).describe();
         (now.since_ns(entry.at) / NS_PER_MS, what)
     };
     entries.iter().map(told).collect()
 }
 
-/// The event of an entry.
-fn event(entry: &Entry, info: &Info) -> Kind {
+/// The event of an entry; `order` is asked for who inhibits the guard.
+fn event(entry: &Entry, info: &Info, order: impl Fn() -> Option<Order>) -> Kind {
     let age_ns = entry.at.since_ns(entry.last_kick);
     let left_ms = info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS;
     let age_ms = age_ns / NS_PER_MS;
@@ -316,6 +318,15 @@ fn event(entry: &Entry, info: &Info) -> Kind {
             timeout_ms: info.timeout_ns / NS_PER_MS,
             coverage: info.coverage,
             unguarded_ms: (age_ms != 0).then_some(age_ms),
+            ran_on_ms: None,
+        },
+        EntryKind::TakenOver => Kind::HostArmed {
+            device: info.device.display().to_string(),
+            identity: info.identity.clone(),
+            timeout_ms: info.timeout_ns / NS_PER_MS,
+            coverage: info.coverage,
+            unguarded_ms: None,
+            ran_on_ms: (age_ms != 0).then_some(age_ms),
         },
         EntryKind::Withhold(reason) => Kind::HostWithhold {
             reason: reason.to_string(),
@@ -335,8 +346,26 @@ fn event(entry: &Entry, info: &Info) -> Kind {
         },
         EntryKind::Taken { refused } => Kind::HostKickTaken { refused },
         EntryKind::Disarmed => Kind::HostDisarmed {},
-        EntryKind::DisarmFailed { errno } => Kind::HostDisarmFailed {
+        EntryKind::DisarmFailed { errno, within_s } => Kind::HostDisarmFailed {
             error: error(errno),
+            within_ms: (within_s != 0).then_some(u64::from(within_s) * 1_000),
+        },
+        EntryKind::Inhibited { until } => {
+            let Order { by, reason, .. } = order().unwrap_or_default();
+            Kind::HostInhibited {
+                for_ms: until.since_ns(entry.at) / NS_PER_MS,
+                by,
+                reason,
+            }
+        }
+        EntryKind::InhibitEnded { early } => Kind::HostInhibitEnded {
+            ended_by: order().filter(|_| early).and_then(|order| order.ended_by),
+        },
+        EntryKind::Ignored(reason) => Kind::HostIgnored {
+            reason: reason.to_string(),
+        },
+        EntryKind::Kept { after_s } => Kind::HostKept {
+            timeout_ms: u64::from(after_s) * 1_000,
         },
     }
 }

@@ -8,6 +8,7 @@
 
 use crate::config::Policy;
 use crate::control::client_pool;
+use crate::control::inhibit;
 use crate::control::peer::gid_of;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
@@ -105,6 +106,7 @@ impl Shared {
         let now = Monotonic::now();
         let view = guard_page().and_then(|page| page.view());
         let mut status = Status::of_page(view.as_ref(), self.measured.as_ref(), now);
+        inhibit::tell(&mut status, Path::new(inhibit::PATH));
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();
         let dropped = Dropped {

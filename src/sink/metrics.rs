@@ -176,6 +176,12 @@ fn of_host(page: &mut Page, status: &Status) {
     page.histogram(took, &status.kick_path.kick_took);
     let withholding = gauge("withholding", "1 while kicks are withheld.");
     page.one(withholding, u8::from(!status.decision.kick));
+    let left_ms = status.inhibited.as_ref().map_or(0, |one| one.left_ms);
+    let inhibited = gauge(
+        "inhibited_seconds",
+        "How long an operator still has the guard kick whatever the evidence says.",
+    );
+    page.one(inhibited, Seconds(left_ms));
     let coverage = gauge(
         "coverage_full",
         "1 if the evidence covers every guest watchdog and physical CPU.",

@@ -4,7 +4,9 @@
 //! Without NOTIFY_SOCKET in the environment there is nobody to tell. It never blocks: what
 //! the manager has no room for is to be said again.
 
-use std::io;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -46,9 +48,69 @@ impl Notifier {
     }
 }
 
+impl Notifier {
+    /// Gives the manager a copy of `descriptor`, to be kept for whoever is started next in this
+    /// process's place (`FDSTORE=1` of sd_notify(3)). Whether it was sent; whether the manager
+    /// keeps it nobody says. Never blocks.
+    #[must_use]
+    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> bool {
+        let Some((socket, address)) = &self.0 else {
+            return false;
+        };
+        let address = match (address.as_pathname(), address.as_abstract_name()) {
+            (Some(path), _) => UnixAddr::new(path),
+            (None, Some(name)) => UnixAddr::new_abstract(name),
+            (None, None) => return false,
+        };
+        // FDPOLL=0: a watchdog is nothing that could be polled for its end.
+        let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+        let descriptors = [descriptor.as_raw_fd()];
+        let sent = address.and_then(|address| {
+            sendmsg(
+                socket.as_raw_fd(),
+                &[IoSlice::new(message.as_bytes())],
+                &[ControlMessage::ScmRights(&descriptors)],
+                MsgFlags::MSG_NOSIGNAL,
+                Some(&address),
+            )
+        });
+        sent.is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_descriptor_arrives_with_its_name_and_is_the_same_open_file() {
+        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+        use std::io::IoSliceMut;
+        use std::os::fd::AsFd;
+        let name = format!("xenwarden-keep-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        let manager = UnixDatagram::bind_addr(&address).expect("binds");
+        let notifier = Notifier(Some((UnixDatagram::unbound().expect("one"), address)));
+        let file = std::fs::File::open("/dev/null").expect("opens");
+        assert!(notifier.keep("watchdog0", file.as_fd()));
+        let mut bytes = [0; 128];
+        let mut space = nix::cmsg_space!([i32; 4]);
+        let (text, kept) = {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let flags = MsgFlags::empty();
+            let message = recvmsg::<()>(manager.as_raw_fd(), &mut parts, Some(&mut space), flags);
+            let message = message.expect("arrived");
+            let kept: Vec<_> = message.cmsgs().expect("sound").collect();
+            (message.bytes, kept)
+        };
+        let text = bytes.get(..text).expect("within");
+        assert!(text.starts_with(b"FDSTORE=1\nFDNAME=watchdog0\n"));
+        let [ControlMessageOwned::ScmRights(descriptors)] = &kept[..] else {
+            panic!("{kept:?}");
+        };
+        assert_eq!(descriptors.len(), 1);
+        assert!(!Notifier(None).keep("watchdog0", file.as_fd()), "nobody");
+    }
 
     #[test]
     fn what_the_service_manager_has_no_room_for_is_not_settled() {

@@ -10,7 +10,7 @@
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// `WDIOF_SETTIMEOUT`: the timeout can be set.
@@ -64,6 +64,29 @@ impl WatchdogDevice {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).open(path)?;
         Ok(Self { file })
+    }
+
+    /// One that is open already, and runs.
+    #[must_use]
+    pub fn running(descriptor: OwnedFd) -> Self {
+        let file = descriptor.into();
+        Self { file }
+    }
+
+    /// Its descriptor.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Kicks by writing, and takes back a magic character that was written before, so that a
+    /// close does not disarm: WDIOC_KEEPALIVE leaves it be (Linux `watchdog_write()` of
+    /// drivers/watchdog/watchdog_dev.c; ib700wdt.c and ipmi_watchdog.c do the same).
+    ///
+    /// # Errors
+    /// The errno of write(2).
+    pub fn unmark(&self) -> io::Result<()> {
+        (&self.file).write_all(b"-")
     }
 
     /// What the driver says of itself (WDIOC_GETSUPPORT).

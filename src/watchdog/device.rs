@@ -6,128 +6,21 @@
 //! says otherwise, that it stops only by [`HostWatchdog::disarm`], not because the process
 //! ends, and that a device which runs is never left unkicked for a mere error.
 
-use super::HostWatchdog;
-use crate::sys::ipmi;
+pub use super::driver::{Asked, Driver};
+use super::{HostWatchdog, LetGo};
+use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{
-    WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice, WatchdogInfo,
+    WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice,
 };
 use crate::watchdog::error::ArmError;
 use crate::watchdog::holder::holder_of;
-use crate::watchdog::quirks::{IPMI, Quirk};
+use crate::watchdog::quirks::Quirk;
 use crate::watchdog::sysfs::{Attributes, is_misc_device};
 use nix::errno::Errno;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-
-/// What is done to an open device: by the kernel's, and in tests by one that is made up.
-pub trait Driver: Sized {
-    /// See [`WatchdogDevice::open`].
-    ///
-    /// # Errors
-    /// As there.
-    fn open(path: &Path) -> io::Result<Self>;
-    /// See [`WatchdogDevice::info`].
-    ///
-    /// # Errors
-    /// As there.
-    fn info(&self) -> Result<WatchdogInfo, Errno>;
-    /// See [`WatchdogDevice::set_timeout_s`].
-    ///
-    /// # Errors
-    /// As there.
-    fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno>;
-    /// See [`WatchdogDevice::timeout_s`].
-    ///
-    /// # Errors
-    /// As there.
-    fn timeout_s(&self) -> Result<u32, Errno>;
-    /// See [`WatchdogDevice::keepalive`].
-    ///
-    /// # Errors
-    /// As there.
-    fn keepalive(&self) -> Result<(), Errno>;
-    /// See [`WatchdogDevice::disarm`].
-    ///
-    /// # Errors
-    /// As there.
-    fn disarm(self) -> io::Result<()>;
-    /// What the kernel tells of `path` without opening it.
-    fn attributes(path: &Path) -> Attributes;
-    /// What the hardware of an armed device says, asked past its driver.
-    fn ask_hardware(quirk: &Quirk) -> Asked;
-    /// Whether the driver's module was told that it must not be disarmed; none where it has no
-    /// such parameter.
-    fn nowayout(quirk: &Quirk) -> Option<bool>;
-}
-
-/// What hardware says that can be asked past its driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// There is no such way.
-    NoWay,
-    /// It runs and will reset the host.
-    Runs,
-    /// It takes kicks and will not.
-    DoesNot(String),
-    /// It could not be asked.
-    Silent(String),
-}
-
-/// A BMC's own word on its watchdog: the driver tells nobody when the BMC refuses an action.
-fn ask_bmc() -> Asked {
-    match ipmi::watchdog_timer() {
-        Ok(timer) if timer.running && timer.resets() => Asked::Runs,
-        Ok(timer) if timer.running => {
-            let action = timer.action;
-            Asked::DoesNot(format!("the BMC's action is {action}, which is no reset"))
-        }
-        Ok(_) => Asked::DoesNot("the BMC says that it does not run".to_owned()),
-        Err(error) => Asked::Silent(error.to_string()),
-    }
-}
-
-impl Driver for WatchdogDevice {
-    fn open(path: &Path) -> io::Result<Self> {
-        Self::open(path)
-    }
-
-    fn info(&self) -> Result<WatchdogInfo, Errno> {
-        self.info()
-    }
-
-    fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno> {
-        self.set_timeout_s(timeout_s)
-    }
-
-    fn timeout_s(&self) -> Result<u32, Errno> {
-        self.timeout_s()
-    }
-
-    fn keepalive(&self) -> Result<(), Errno> {
-        self.keepalive()
-    }
-
-    fn disarm(self) -> io::Result<()> {
-        self.disarm()
-    }
-
-    fn attributes(path: &Path) -> Attributes {
-        Attributes::read(Path::new("/sys"), path)
-    }
-
-    fn ask_hardware(quirk: &Quirk) -> Asked {
-        match quirk.identity {
-            IPMI => ask_bmc(),
-            _ => Asked::NoWay,
-        }
-    }
-
-    fn nowayout(quirk: &Quirk) -> Option<bool> {
-        quirk.nowayout(Path::new("/sys"))
-    }
-}
 
 /// The armed host watchdog.
 #[derive(Debug)]
@@ -142,6 +35,12 @@ pub struct Hardware<D = WatchdogDevice> {
     pub latest_s: u32,
     /// What is not as it was asked for.
     pub weakness: Option<String>,
+    /// The service manager has a copy of its descriptor: it stays open, and so armed, until the
+    /// manager closes that.
+    kept: bool,
+    ran_on: bool,
+    /// The timeout with which it runs on where nobody guards, seconds.
+    stopped_s: u32,
 }
 
 /// What [`prepare`] found out.
@@ -193,6 +92,36 @@ impl<D: Driver> Hardware<D> {
         Ok(Self::running(device, path, prepared))
     }
 
+    /// Takes over a device that runs, from a guard that has ended: kicks it and sets its
+    /// timeout, without opening it. As it cannot be let go of, being kept open by the service
+    /// manager as well, it is kicked from now on whatever is wrong with it, which is its weakness.
+    pub fn take_over(path: &Path, device: D, timeout_s: u32) -> Self {
+        let unmarked = device
+            .unmark()
+            .err()
+            .map(|error| format!("the guard before may have marked it as one to disarm ({error})"));
+        let prepared = prepare(path, &device, timeout_s).unwrap_or_else(|error| {
+            let identity = device.info().map(|info| info.identity());
+            Prepared {
+                identity: identity.unwrap_or_default(),
+                timeout_s: device.timeout_s().unwrap_or(timeout_s),
+                weakness: Some(format!("{error}; it runs, so it is kicked")),
+            }
+        });
+        let mut hardware = Self::running(device, path, prepared);
+        (hardware.kept, hardware.ran_on) = (true, true);
+        if let Some(weak) = unmarked {
+            hardware.weaken(&weak);
+        }
+        hardware
+    }
+
+    /// Adds what is not as it should be.
+    pub fn weaken(&mut self, why: &str) {
+        let before = self.weakness.take().map(|before| before + "; ");
+        self.weakness = Some(before.unwrap_or_default() + why);
+    }
+
     fn running(device: D, path: &Path, prepared: Prepared) -> Self {
         let Prepared {
             identity,
@@ -206,6 +135,35 @@ impl<D: Driver> Hardware<D> {
             identity,
             timeout_s,
             weakness,
+            kept: false,
+            ran_on: false,
+            stopped_s: timeout_s,
+        }
+    }
+
+    /// Has the service manager keep it open for the next guard, where there is one that can; and
+    /// says with which timeout it then runs on, as where it cannot be disarmed.
+    pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
+        self.stopped_s = stopped_s;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.kept = self.kept || self.device.keep(manager, &name);
+    }
+
+    /// Whether it must go on being kicked, as nobody here can disarm it.
+    #[must_use]
+    pub fn must_be_kicked(&self) -> bool {
+        self.kept || self.nowayout()
+    }
+
+    /// Gives it the long timeout, or the longest of its halves that it takes. What then runs,
+    /// seconds.
+    fn lengthen(&self) -> u32 {
+        let halves = (0..).map_while(|n| self.stopped_s.checked_shr(n));
+        let longer = halves.take_while(|s| *s > self.timeout_s);
+        let mut taken = longer.filter(|s| self.device.set_timeout_s(*s).is_ok());
+        match taken.next() {
+            Some(set_s) => self.device.timeout_s().unwrap_or(set_s),
+            None => self.timeout_s,
         }
     }
 
@@ -240,6 +198,32 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     fn disarm(self) -> io::Result<()> {
         disarm(self.device, &self.path, Quirk::of(&self.identity))
     }
+
+    fn let_go(self) -> LetGo {
+        let (kept, nowayout) = (self.kept, self.nowayout());
+        let quirk = Quirk::of(&self.identity);
+        let runs_s = match kept || nowayout {
+            true => self.lengthen(),
+            false => self.timeout_s,
+        };
+        let within_s = Some(quirk.latest_s(runs_s));
+        if let Err(error) = self.device.disarm() {
+            return LetGo::Runs { error, within_s };
+        }
+        match runs_still::<D>(&self.path, quirk) {
+            Some(false) => LetGo::Disarmed,
+            Some(true) if nowayout || !kept => {
+                let error = io::Error::from_raw_os_error(libc::EBUSY);
+                LetGo::Runs { error, within_s }
+            }
+            None if !kept => LetGo::Disarmed,
+            _ => LetGo::Kept { after_s: runs_s },
+        }
+    }
+
+    fn ran_on(&self) -> bool {
+        self.ran_on
+    }
 }
 
 /// Whether the device can not be disarmed, as far as anybody tells: a driver without an entry
@@ -253,14 +237,17 @@ fn nowayout<D: Driver>(path: &Path, quirk: &Quirk) -> bool {
 /// device running all the same.
 fn disarm<D: Driver>(device: D, path: &Path, quirk: &Quirk) -> io::Result<()> {
     device.disarm()?;
-    let still = match D::attributes(path).state.as_deref() {
-        Some(state) => state == "active",
-        None => nowayout::<D>(path, quirk),
-    };
-    match still {
-        true => Err(io::Error::from_raw_os_error(libc::EBUSY)),
-        false => Ok(()),
+    match runs_still::<D>(path, quirk) {
+        Some(true) => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        Some(false) | None => Ok(()),
     }
+}
+
+/// Whether a device that was closed to be disarmed runs on; none where nobody tells.
+fn runs_still<D: Driver>(path: &Path, quirk: &Quirk) -> Option<bool> {
+    let state = D::attributes(path).state;
+    let told = state.map(|state| state == "active");
+    told.or_else(|| nowayout::<D>(path, quirk).then_some(true))
 }
 
 /// Whether `device` may become the host watchdog, as far as sysfs, normally /sys, tells: opens

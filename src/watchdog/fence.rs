@@ -79,7 +79,7 @@ pub fn judge(view: Option<&View>, pid: u32, began: Monotonic, now: Monotonic) ->
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
-        Phase::Disarmed => Judged::Ended,
+        Phase::Disarmed | Phase::Kept => Judged::Ended,
         _ if served_ns <= FRESH_NS => Judged::Fresh,
         _ if served_ns > info.latest_ns.saturating_add(SYSRQ_AFTER_NS) => Judged::Overdue,
         _ => Judged::Silent,

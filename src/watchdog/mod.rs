@@ -6,6 +6,7 @@
 
 pub mod candidates;
 pub mod device;
+pub mod driver;
 pub mod error;
 pub mod fence;
 pub mod holder;
@@ -29,4 +30,62 @@ pub trait HostWatchdog {
     /// # Errors
     /// When the device cannot be disarmed: it is then armed still and will fire.
     fn disarm(self) -> io::Result<()>;
+
+    /// The end of a guard, at which everything is served: as [`disarm`](Self::disarm), but a
+    /// device that may run on does so with a long timeout, so that another guard has the time
+    /// to come.
+    fn let_go(self) -> LetGo
+    where
+        Self: Sized,
+    {
+        match self.disarm() {
+            Ok(()) => LetGo::Disarmed,
+            Err(error) => LetGo::Runs {
+                error,
+                within_s: None,
+            },
+        }
+    }
+
+    /// Whether it ran before this guard had it, kicked by the guard before.
+    fn ran_on(&self) -> bool {
+        false
+    }
+}
+
+/// What has become of a host watchdog that a guard let go of.
+#[derive(Debug)]
+pub enum LetGo {
+    /// It is disarmed.
+    Disarmed,
+    /// The service manager keeps it open for the next guard, which takes it over as it runs;
+    /// where none comes it is disarmed as soon as the manager closes it.
+    Kept {
+        /// Until then it resets the host after so many seconds at the earliest.
+        after_s: u32,
+    },
+    /// It could not be disarmed.
+    Runs {
+        /// Why.
+        error: io::Error,
+        /// It resets the host within so many seconds; none: as it did before.
+        within_s: Option<u32>,
+    },
+}
+
+impl LetGo {
+    /// Of two the one that resets the host, and sooner.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |one: &Self| match one {
+            Self::Runs { within_s, .. } => (2, u32::MAX - within_s.unwrap_or(0)),
+            Self::Kept { after_s } => (1, u32::MAX - after_s),
+            Self::Disarmed => (0, 0),
+        };
+        if rank(&other) > rank(&self) {
+            other
+        } else {
+            self
+        }
+    }
 }

@@ -3,9 +3,10 @@
 //!
 //! In: devices. Out: an armed [`Set`], or an error with nothing armed.
 
-use super::HostWatchdog;
 use super::device::{Driver, Hardware};
 use super::error::ArmError;
+use super::{HostWatchdog, LetGo};
+use crate::sys::notify::Notifier;
 use crate::sys::watchdog::WatchdogDevice;
 use std::io;
 use std::path::PathBuf;
@@ -20,14 +21,39 @@ pub struct Set<D = WatchdogDevice> {
 
 impl<D: Driver> Set<D> {
     /// Arms each of `devices`. Where one fails the others are disarmed again; those that
-    /// cannot be (nowayout) are kept, so that they go on being kicked, with the failure as
-    /// their weakness.
+    /// cannot be (nowayout, or taken over) are kept, so that they go on being kicked, with the
+    /// failure as their weakness.
     ///
     /// # Errors
     /// [`ArmError`], with nothing armed but for [`ArmError::StillArmed`].
     pub fn arm(devices: &[PathBuf], timeout_s: u32) -> Result<Self, ArmError> {
+        Self::arm_or_take_over(devices, Vec::new(), timeout_s)
+    }
+
+    /// The same, but those that run already are taken over, also such as nobody asks for: they
+    /// would fire.
+    ///
+    /// # Errors
+    /// As [`Set::arm`].
+    pub fn arm_or_take_over(
+        devices: &[PathBuf],
+        running: Vec<(PathBuf, D)>,
+        timeout_s: u32,
+    ) -> Result<Self, ArmError> {
         let mut armed: Vec<Hardware<D>> = Vec::new();
+        for (path, device) in running {
+            let mut hardware = Hardware::take_over(&path, device, timeout_s);
+            if !devices.contains(&path) {
+                hardware.weaken(
+                    "it is not in the configuration, but runs until the guard is stopped for good",
+                );
+            }
+            armed.push(hardware);
+        }
         for device in devices {
+            if armed.iter().any(|one| one.path() == device) {
+                continue;
+            }
             match Hardware::arm(device, timeout_s) {
                 Ok(hardware) => armed.push(hardware),
                 Err(error) => return Self::without(armed, error),
@@ -40,7 +66,7 @@ impl<D: Driver> Set<D> {
     }
 
     fn without(armed: Vec<Hardware<D>>, error: ArmError) -> Result<Self, ArmError> {
-        let (kept, free): (Vec<_>, Vec<_>) = armed.into_iter().partition(Hardware::nowayout);
+        let (kept, free): (Vec<_>, Vec<_>) = armed.into_iter().partition(Hardware::must_be_kicked);
         let mut still = None;
         for hardware in free {
             still = hardware.disarm().err().or(still);
@@ -56,6 +82,12 @@ impl<D: Driver> Set<D> {
             }),
             None => Err(error),
         }
+    }
+
+    /// See [`Hardware::keep`].
+    pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
+        let armed = self.armed.iter_mut();
+        armed.for_each(|one| one.keep(manager, stopped_s));
     }
 
     /// Their devices, for people.
@@ -120,5 +152,16 @@ impl<D: Driver> HostWatchdog for Set<D> {
             outcome = one.disarm().and(outcome);
         }
         outcome
+    }
+
+    /// Lets go of all; gives what endangers the host soonest.
+    fn let_go(self) -> LetGo {
+        let mut all = self.armed.into_iter().map(HostWatchdog::let_go);
+        let first = all.next().unwrap_or(LetGo::Disarmed);
+        all.fold(first, LetGo::worse)
+    }
+
+    fn ran_on(&self) -> bool {
+        self.armed.iter().any(HostWatchdog::ran_on)
     }
 }

@@ -18,6 +18,8 @@ pub struct Attributes {
     pub min_timeout_s: Option<u32>,
     /// Greatest timeout it can do, seconds; 0 where the driver sets no limit.
     pub max_timeout_s: Option<u32>,
+    /// Its present timeout, seconds.
+    pub timeout_s: Option<u32>,
     /// It cannot be disarmed once armed.
     pub nowayout: Option<bool>,
     /// `active` or `inactive`.
@@ -60,6 +62,7 @@ impl Attributes {
             identity: text("identity"),
             min_timeout_s: number("min_timeout"),
             max_timeout_s: number("max_timeout"),
+            timeout_s: number("timeout"),
             nowayout: number("nowayout").map(|n| n != 0),
             state: text("state"),
             card_reset: card_reset(number("bootstatus"), text("options").as_deref()),
@@ -81,6 +84,15 @@ impl Attributes {
         }
     }
 
+    /// Whether it runs with a timeout as a guard that promises `promised_s` sets it, though it
+    /// could have been disarmed.
+    #[must_use]
+    pub fn was_left_running(&self, promised_s: u32) -> bool {
+        self.state.as_deref() == Some("active")
+            && self.nowayout == Some(false)
+            && self.timeout_s.is_some_and(|s| s <= promised_s)
+    }
+
     /// Whether the device says that it can do `timeout_s`; true where it says nothing.
     #[must_use]
     pub fn allows_timeout(&self, timeout_s: u32) -> bool {
@@ -97,6 +109,21 @@ impl Attributes {
 #[must_use]
 pub fn is_misc_device(device: &fs::Metadata) -> bool {
     (libc::major(device.rdev()), libc::minor(device.rdev())) == (10, 130)
+}
+
+/// The number by which a watchdog goes, whichever of its nodes has this one: /dev/watchdog is
+/// watchdog0 as well, where that is there.
+#[must_use]
+pub fn one_number(sysfs: &Path, number: u64) -> u64 {
+    if (libc::major(number), libc::minor(number)) != (10, 130) {
+        return number;
+    }
+    let text = fs::read_to_string(sysfs.join("class/watchdog/watchdog0/dev"));
+    let first = text.ok().and_then(|text| {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    });
+    first.unwrap_or(number)
 }
 
 /// The class directory whose `dev` is the device's number: /dev/watchdog is a misc device
@@ -134,6 +161,49 @@ mod tests {
         };
         assert!(unlimited.allows_timeout(2) && unlimited.allows_timeout(99_999));
         assert!(!unlimited.allows_timeout(1));
+    }
+
+    #[test]
+    fn the_misc_device_is_the_first_watchdog_where_there_is_one() {
+        let (misc, other) = (libc::makedev(10, 130), libc::makedev(248, 1));
+        let sysfs = std::env::temp_dir().join(format!("xenwarden-one-{}", std::process::id()));
+        assert_eq!(one_number(&sysfs, misc), misc, "a driver without a class");
+        let first = sysfs.join("class/watchdog/watchdog0");
+        let put = fs::create_dir_all(&first).and_then(|()| fs::write(first.join("dev"), "248:0\n"));
+        assert!(put.is_ok());
+        assert_eq!(one_number(&sysfs, misc), libc::makedev(248, 0));
+        assert_eq!(one_number(&sysfs, other), other);
+        assert!(fs::remove_dir_all(&sysfs).is_ok());
+    }
+
+    #[test]
+    fn a_device_that_could_be_disarmed_and_runs_with_our_timeout_was_left_by_a_guard_that_died() {
+        let left = Attributes {
+            state: Some("active".to_owned()),
+            nowayout: Some(false),
+            timeout_s: Some(5),
+            ..Attributes::default()
+        };
+        assert!(left.was_left_running(5));
+        let others = [
+            Attributes {
+                state: Some("inactive".to_owned()),
+                ..left.clone()
+            },
+            Attributes {
+                nowayout: Some(true),
+                ..left.clone()
+            },
+            Attributes {
+                timeout_s: Some(60),
+                ..left.clone()
+            },
+            Attributes {
+                state: None,
+                ..left
+            },
+        ];
+        assert!(others.iter().all(|other| !other.was_left_running(5)));
     }
 
     #[test]

@@ -120,6 +120,17 @@ impl Host {
     }
 
     pub fn page(&self, weakness: &str, coverage: Coverage, at: Monotonic) {
+        self.page_until(weakness, coverage, at, None);
+    }
+
+    /// The same of a guard that is inhibited until then.
+    pub fn page_until(
+        &self,
+        weakness: &str,
+        coverage: Coverage,
+        at: Monotonic,
+        inhibited: Option<Monotonic>,
+    ) {
         fs::create_dir_all(self.at("/run/xenwarden")).expect("made");
         let page = Writer::create(&self.at("/run/xenwarden/guard"), None).expect("a page");
         page.info(&Info {
@@ -142,6 +153,8 @@ impl Host {
             last_kick: at,
             served: at,
             excused: None,
+            inhibited,
+            ignored: None,
             entries: 0,
             counters: Counters::default(),
         });

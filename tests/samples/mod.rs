@@ -121,24 +121,44 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
             unkicked_ms: 1_000,
             left_ms: 4_000,
         }],
-        "host.armed" => [(Coverage::Full, None), (Coverage::Partial, Some(900))]
-            .map(|(coverage, unguarded_ms)| Kind::HostArmed {
-                device: "/dev/watchdog0".to_owned(),
-                identity: "i6300ESB timer".to_owned(),
-                timeout_ms: 5_000,
-                coverage,
-                unguarded_ms,
-            })
-            .into(),
+        "host.armed" => [
+            (Coverage::Full, None, None),
+            (Coverage::Partial, Some(900), None),
+            (Coverage::Full, None, Some(1_400)),
+        ]
+        .map(|(coverage, unguarded_ms, ran_on_ms)| Kind::HostArmed {
+            device: "/dev/watchdog0".to_owned(),
+            identity: "i6300ESB timer".to_owned(),
+            timeout_ms: 5_000,
+            coverage,
+            unguarded_ms,
+            ran_on_ms,
+        })
+        .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],
+        "host.kept" => vec![Kind::HostKept { timeout_ms: 60_000 }],
+        "host.inhibited" => vec![Kind::HostInhibited {
+            for_ms: 600_000,
+            by: "root".to_owned(),
+            reason: "microcode".to_owned(),
+        }],
+        "host.ignored" => vec![Kind::HostIgnored {
+            reason: "timers of pcpu 1 not serviced for 508 ms".to_owned(),
+        }],
+        "host.inhibit_ended" => [None, Some("root".to_owned())]
+            .map(|ended_by| Kind::HostInhibitEnded { ended_by })
+            .into(),
         "host.kick_refused" => vec![Kind::HostKickRefused {
             error: "No such device".to_owned(),
             count: 240,
         }],
         "host.kick_taken" => vec![Kind::HostKickTaken { refused: 2 }],
-        "host.disarm_failed" => vec![Kind::HostDisarmFailed {
-            error: "Input/output error".to_owned(),
-        }],
+        "host.disarm_failed" => [None, Some(60_000)]
+            .map(|within_ms| Kind::HostDisarmFailed {
+                error: "Input/output error".to_owned(),
+                within_ms,
+            })
+            .into(),
         "host.guard_silent" => vec![Kind::HostGuardSilent { silent_ms: 1_100 }],
         "host.guard_back" => vec![Kind::HostGuardBack { silent_ms: 2_500 }],
         "host.excused" => vec![Kind::HostExcused {

@@ -107,9 +107,13 @@ pub(super) fn encode_status(status: &Status) -> [u64; STATUS_WORDS] {
         counters.major_faults,
     ];
     let histograms = [counters.late, counters.kick_took];
+    let ignored = status.ignored.map_or(Decision::Kick, Decision::Withhold);
+    let inhibited = status.inhibited.map_or(0, |until| until.0);
     let values = values
         .into_iter()
-        .chain(histograms.into_iter().flat_map(Histogram::words));
+        .chain(histograms.into_iter().flat_map(Histogram::words))
+        .chain([inhibited])
+        .chain(encode_decision(ignored));
     let mut words = [0; STATUS_WORDS];
     words
         .iter_mut()
@@ -146,7 +150,10 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         ref histograms @ ..,
     ] = rest;
     let (late, histograms) = histograms.split_first_chunk()?;
-    let (kick_took, _) = histograms.split_first_chunk()?;
+    let (kick_took, last) = histograms.split_first_chunk()?;
+    let &[inhibited, ignored, c, d, ..] = last else {
+        return None;
+    };
     Some(Status {
         phase: match phase {
             0 => Phase::Starting,
@@ -154,6 +161,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
             2 => Phase::Stopping,
             3 => Phase::Disarmed,
             4 => Phase::StillArmed,
+            5 => Phase::Kept,
             _ => return None,
         },
         looked: Monotonic(looked),
@@ -162,6 +170,11 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         last_kick: Monotonic(last_kick),
         served: Monotonic(served),
         excused: decode_work(excused, who),
+        inhibited: (inhibited != 0).then_some(Monotonic(inhibited)),
+        ignored: match decode_decision([ignored, c, d])? {
+            Decision::Kick => None,
+            Decision::Withhold(reason) => Some(reason),
+        },
         entries,
         counters: Counters {
             looks,
@@ -274,7 +287,17 @@ pub(super) fn encode_kind(kind: EntryKind) -> [u64; 4] {
         EntryKind::Refused { errno, count } => [5, errno_word(errno), count, 0],
         EntryKind::Taken { refused } => [6, refused, 0, 0],
         EntryKind::Disarmed => [7, 0, 0, 0],
-        EntryKind::DisarmFailed { errno } => [8, errno_word(errno), 0, 0],
+        EntryKind::DisarmFailed { errno, within_s } => {
+            [8, errno_word(errno), u64::from(within_s), 0]
+        }
+        EntryKind::TakenOver => [9, 0, 0, 0],
+        EntryKind::Inhibited { until } => [11, until.0, 0, 0],
+        EntryKind::InhibitEnded { early } => [12, u64::from(early), 0, 0],
+        EntryKind::Ignored(reason) => {
+            let [a, b, c] = encode_decision(Decision::Withhold(reason));
+            [13, a, b, c]
+        }
+        EntryKind::Kept { after_s } => [10, u64::from(after_s), 0, 0],
     }
 }
 
@@ -296,6 +319,19 @@ pub(super) fn decode_entry(words: &[u64; ENTRY_WORDS]) -> Option<Entry> {
         7 => EntryKind::Disarmed,
         8 => EntryKind::DisarmFailed {
             errno: errno_of(a)?,
+            within_s: u32::try_from(b).ok()?,
+        },
+        9 => EntryKind::TakenOver,
+        11 => EntryKind::Inhibited {
+            until: Monotonic(a),
+        },
+        12 => EntryKind::InhibitEnded { early: a != 0 },
+        13 => match decode_decision([a, b, c])? {
+            Decision::Withhold(reason) => EntryKind::Ignored(reason),
+            Decision::Kick => return None,
+        },
+        10 => EntryKind::Kept {
+            after_s: u32::try_from(a).ok()?,
         },
         _ => return None,
     };

@@ -11,7 +11,10 @@
 //! still in it, and the numbers go on: nobody has to have read it in between. Without room for a file the
 //! guard guards all the same, on memory that nobody sees.
 
+mod latch;
 mod layout;
+
+pub use latch::withheld;
 
 use super::evidence::Work;
 use super::gate::{Decision, Reason};
@@ -83,6 +86,9 @@ pub enum Phase {
     Disarmed,
     /// The guard ends, and the host watchdog could not be disarmed.
     StillArmed,
+    /// The guard ends, and the service manager keeps the host watchdog for the next one, or
+    /// disarms it.
+    Kept,
 }
 
 /// Figures of the kick path since the host watchdog was armed.
@@ -129,6 +135,10 @@ pub struct Status {
     pub served: Monotonic,
     /// What debug keys hold up, while it is excused.
     pub excused: Option<Work>,
+    /// Until when an operator inhibits the guard, so that it kicks whatever the evidence says.
+    pub inhibited: Option<Monotonic>,
+    /// For what it would withhold, were it not for that.
+    pub ignored: Option<Reason>,
     /// Entries written into the ring so far.
     pub entries: u64,
     /// Figures.
@@ -174,6 +184,28 @@ pub enum EntryKind {
     DisarmFailed {
         /// The errno.
         errno: i32,
+        /// Within so many seconds, where it was given a longer timeout; or 0.
+        within_s: u32,
+    },
+    /// It armed nothing, but goes on with the host watchdog as it ran: the last kick is that of
+    /// the guard before it.
+    TakenOver,
+    /// An operator inhibits it from now on, or until another time than before.
+    Inhibited {
+        /// Until when.
+        until: Monotonic,
+    },
+    /// Nobody inhibits it any more.
+    InhibitEnded {
+        /// Before its time.
+        early: bool,
+    },
+    /// It kicks only because it is inhibited: it would withhold for this.
+    Ignored(Reason),
+    /// It ended and left the host watchdog to the service manager.
+    Kept {
+        /// The timeout with which it runs on until it is taken over or disarmed, seconds.
+        after_s: u32,
     },
 }
 
@@ -208,8 +240,8 @@ pub struct Writer {
     entries: u64,
     /// What [`Info::started`] is, where a guard before this one began the row of entries.
     started: Option<Monotonic>,
-    /// When that guard disarmed the host watchdog, if that was the last it did.
-    disarmed: Option<Monotonic>,
+    /// The last that the guard before this one told.
+    before: Option<Status>,
 }
 
 impl Writer {
@@ -220,7 +252,9 @@ impl Writer {
     /// The errno of making it; [`Writer::private`] is then left.
     pub fn create(path: &Path, group: Option<u32>) -> io::Result<Self> {
         let old = Reader::open(path).ok();
-        Self::create_new(path, group, old.as_ref()).or_else(|error| {
+        let latch = latch::load(path);
+        let created = Self::create_new(path, group, old.as_ref(), latch);
+        created.or_else(|error| {
             let mut options = OpenOptions::new();
             options
                 .read(true)
@@ -231,7 +265,12 @@ impl Writer {
         })
     }
 
-    fn create_new(path: &Path, group: Option<u32>, old: Option<&Reader>) -> io::Result<Self> {
+    fn create_new(
+        path: &Path,
+        group: Option<u32>,
+        old: Option<&Reader>,
+        latch: Option<[u64; 2]>,
+    ) -> io::Result<Self> {
         let new = path.with_extension("new");
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -248,6 +287,8 @@ impl Writer {
             nix::unistd::fchown(&file, None, Some(group.into()))?;
         }
         let writer = Self::over_file(&file, old)?;
+        // A start that fails after this hides nothing from the next.
+        latch::store(writer.words, latch.unwrap_or_default());
         fs::rename(&new, path)?;
         Ok(writer)
     }
@@ -280,12 +321,11 @@ impl Writer {
         if let Some(first) = words.first() {
             first.store(MAGIC, Ordering::Release);
         }
-        let status = view.as_ref().map(|view| &view.status);
-        let ended = status.filter(|status| status.phase == Phase::Disarmed);
+        let before = view.as_ref().map(|view| view.status);
         Self {
             words,
-            entries: status.map_or(0, |status| status.entries),
-            disarmed: ended.map(|status| status.looked),
+            entries: before.map_or(0, |status| status.entries),
+            before,
             started: view.map(|view| view.info.started),
         }
     }
@@ -301,6 +341,7 @@ impl Writer {
             ..info.clone()
         };
         seqlock::write(self.cell(INFO.0, INFO.1), &layout::encode_info(&info));
+        latch::lasts(self.words, &info);
     }
 
     /// Says how things are. Allocates nothing, never waits. `entries` is filled in.
@@ -309,16 +350,32 @@ impl Writer {
             entries: self.entries,
             ..*status
         };
+        latch::tell(self.words, &status);
         seqlock::write(
             self.cell(STATUS.0, STATUS.1),
             &layout::encode_status(&status),
         );
     }
 
-    /// When a guard before this one disarmed the host watchdog, if that was the last it did.
+    /// How this guard begins, which has armed the host watchdog at `armed` or, with `ran_on`,
+    /// has it as it ran; and the last kick before that, or when a guard before it disarmed.
     #[must_use]
-    pub fn disarmed(&self) -> Option<Monotonic> {
-        self.disarmed
+    pub fn begins(&self, armed: Monotonic, ran_on: bool) -> (EntryKind, Monotonic) {
+        let Some(before) = self.before else {
+            let kind = if ran_on {
+                EntryKind::TakenOver
+            } else {
+                EntryKind::Armed
+            };
+            return (kind, armed);
+        };
+        match before.phase {
+            Phase::StillArmed => (EntryKind::TakenOver, before.last_kick),
+            _ if ran_on => (EntryKind::TakenOver, before.last_kick),
+            // What the service manager kept and did not give back it has closed.
+            Phase::Disarmed | Phase::Kept => (EntryKind::Armed, before.looked),
+            Phase::Starting | Phase::Armed | Phase::Stopping => (EntryKind::Armed, armed),
+        }
     }
 
     /// Adds an entry to the ring; the next status makes it known. Allocates nothing, never

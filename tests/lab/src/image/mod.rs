@@ -19,7 +19,7 @@ use tree::Tree;
 /// The programs that users install and that the laboratory puts to the test.
 const GUARD: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
 /// The laboratory's own programs in dom0.
-const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-pulse", "dom0-tee"];
+const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-keeper", "dom0-pulse", "dom0-tee"];
 /// Xen's tools in dom0, at their installed paths.
 const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-4.17/bin/xenstored",

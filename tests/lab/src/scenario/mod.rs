@@ -10,6 +10,7 @@ pub mod fence;
 pub mod figures;
 pub mod lives;
 pub mod phase;
+pub mod restart;
 mod schema;
 pub mod sinks;
 mod starving;
@@ -97,6 +98,8 @@ impl Scenario {
             .chain(of("down", fence::DOWN))
             .chain(of("survive", fence::LIVES))
             .chain(of("survive", lives::ROWS))
+            .chain(of("down", restart::DOWN))
+            .chain(of("survive", restart::LIVES))
             .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The operating system, as the kick path meets it.
+//!
+//! In: the clock, signals, the service manager's socket, deadlines. Out: a [`World`]. Nothing
+//! here waits, but the sleep.
+
+use super::deadlines::{Deadlines, INHIBIT};
+use super::run::World;
+use crate::sys::clock::{Monotonic, sleep_until};
+use crate::sys::notify::Notifier;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the guard has said to the service manager.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Ready,
+    Stopping,
+}
+
+/// The operating system, as the kick path meets it.
+pub struct Host {
+    stop: Arc<AtomicBool>,
+    deadlines: Deadlines,
+    notifier: Notifier,
+    told: Told,
+}
+
+impl Host {
+    /// `stop` is set by whoever wants the guard to end.
+    #[must_use]
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self {
+            stop,
+            deadlines: Deadlines::default(),
+            notifier: Notifier::from_environment(),
+            told: Told::Nothing,
+        }
+    }
+}
+
+impl Host {
+    /// The service manager.
+    #[must_use]
+    pub fn manager(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// Heeds these deadlines from now on.
+    #[must_use]
+    pub fn heeding(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
+    }
+}
+
+impl World for Host {
+    fn now(&self) -> Monotonic {
+        Monotonic::now()
+    }
+
+    fn sleep_until(&mut self, when: Monotonic) {
+        sleep_until(when);
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
+        self.deadlines.until(INHIBIT.1, now)
+    }
+
+    fn looked(&mut self) {
+        let (message, then) = match (self.told, self.stops()) {
+            (Told::Nothing, false) => ("READY=1", Told::Ready),
+            (Told::Nothing | Told::Ready, true) => ("STOPPING=1", Told::Stopping),
+            _ => return,
+        };
+        if self.notifier.tell(message) {
+            self.told = then;
+        }
+    }
+}
