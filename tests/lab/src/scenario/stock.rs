@@ -21,6 +21,7 @@ pub const IN_EVERY_RUN: &[&str] = &["debug-keys-stock"];
 /// All of them.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
+    Row { name: "idle-stock", what: "without patches: a minute of peace, and what the guard costs in it", run: idle },
     Row { name: "load-stock", what: "without patches: 60 s of full load in dom0 and guests", run: |lab, phase| survive(lab, Shape::Stock, phase, lives::load) },
     Row { name: "load-apart-stock", what: "without patches, dom0 on two of four pCPUs: the same", run: |lab, phase| survive(lab, Shape::StockApart, phase, lives::load) },
     Row { name: "debug-keys-stock", what: "without patches: debug keys print all they know", run: |lab, phase| survive(lab, Shape::Stock, phase, lives::press_keys) },
@@ -48,6 +49,16 @@ fn survive(
     };
     let outcome = lives();
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn idle(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    const MEASURED: Duration = Duration::from_secs(60);
+    let mut host = ready(laboratory, Shape::StockApart, phase)?;
+    let used = host.used_while(MEASURED, |host| host.pass(MEASURED))?;
+    Ok(Figures {
+        notes: vec![used.to_string()],
+        ..Figures::default()
+    })
 }
 
 fn expire(host: &mut Host) -> Result<()> {

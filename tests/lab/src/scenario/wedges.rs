@@ -98,7 +98,8 @@ impl Wedge {
             shape: self.shape.stock()?,
             expected,
             reasons: if is_apart { self.reasons } else { ON_STOCK },
-            leaves_dom0: is_apart,
+            // The vCPU that does not come back may take the rest of dom0 along.
+            leaves_dom0: false,
             ..*self
         })
     }
