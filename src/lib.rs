@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!   hypervisor ── liveness table, mapped read-only ──┐              xen::table
+//!                 (or probes: guard::probing)        │
 //!         ┌──────────────────────────────────────────┤
 //!   ┌─────▼──── xenwardend, the guard ────────────┐  │
 //!   │ sight ─▶ evidence ─▶ gate ─▶ run ───────────┼──┼─▶ /dev/watchdogN

@@ -22,6 +22,8 @@ fn an_empty_file_is_the_default_policy() {
     assert_eq!(policy.coverage, Coverage::Full);
     assert_eq!(policy.devices, [Selector::Auto]);
     assert_eq!(policy.starved_ns, None, "no wait withholds a kick");
+    assert_eq!(policy.silent_ns, 10 * NS_PER_S);
+    assert!(policy.pin_probe);
 }
 
 #[test]
@@ -91,6 +93,14 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             &["x.conf:2", "starved_s = \"10\"", "u32"],
         ),
         (
+            "[evidence]\nsilent_s = 61",
+            &["evidence.silent_s = 61", "1 to 60 seconds"],
+        ),
+        (
+            "[evidence]\npin_probe = 1",
+            &["x.conf:2", "pin_probe = 1", "a boolean"],
+        ),
+        (
             "[control]\nsocket = \"a\\nb\"",
             &["control.socket", "absolute"],
         ),
@@ -110,6 +120,12 @@ fn a_wait_that_counts_is_what_the_file_says() {
         let policy = policy(&format!("[evidence]\nstarved_s = {seconds}")).expect("a policy");
         assert_eq!(policy.starved_ns, Some(seconds * NS_PER_S));
     }
+}
+
+#[test]
+fn what_probes_may_and_whether_pcpus_are_probed_is_what_the_file_says() {
+    let policy = policy("[evidence]\nsilent_s = 1\npin_probe = false").expect("a policy");
+    assert_eq!((policy.silent_ns, policy.pin_probe), (NS_PER_S, false));
 }
 
 #[test]

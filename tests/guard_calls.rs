@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use xenwarden::guard::deadlines::Deadlines;
 use xenwarden::guard::page::Writer;
+use xenwarden::guard::probes::Words;
 use xenwarden::guard::run::{World, run};
-use xenwarden::guard::sight::Patched;
+use xenwarden::guard::sight::{Patched, Sight, Stock};
 use xenwarden::guard::start::Host;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::sys::watchdog::WatchdogDevice;
@@ -60,6 +61,7 @@ impl HostWatchdog for Null {
 struct Marked<'a> {
     host: Host,
     xen: &'a Simulation,
+    words: &'a Words,
     stop: Arc<AtomicBool>,
     looks: u64,
 }
@@ -74,6 +76,7 @@ impl World for Marked<'_> {
         // A wedge in the middle: withholding makes no other calls than kicking.
         if !(20..40).contains(&self.looks) {
             self.xen.tick_all();
+            self.words.count(0);
         }
         // Before that a vCPU starves.
         let ms = u32::try_from(self.looks * 100).expect("small");
@@ -101,11 +104,19 @@ impl World for Marked<'_> {
     }
 }
 
-/// What the child does: says which thread it is, waits until it is followed, and guards.
-fn guard() {
+/// What the child does: says which thread it is, waits until it is followed, and guards, with a
+/// table or without.
+fn guard(has_table: bool) {
     let xen = Simulation::new(4);
     let device = WatchdogDevice::open(Path::new("/dev/null")).expect("opens");
-    let mut sight = Patched::new(xen.table()).starved_after(Some(2 * PERIOD_NS));
+    let words = Arc::new(Words::new(1, false));
+    words.count(0);
+    let mut patched = Patched::new(xen.table()).starved_after(Some(2 * PERIOD_NS));
+    let mut stock = Stock::over(Arc::clone(&words), 2 * PERIOD_NS);
+    let sight: &mut dyn Sight = match has_table {
+        true => &mut patched,
+        false => &mut stock,
+    };
     let mut page = Writer::private().expect("a page");
     let stop = Arc::new(AtomicBool::new(false));
     let file = format!("xenwarden-calls-{}.deadlines", std::process::id());
@@ -115,6 +126,7 @@ fn guard() {
     let mut world = Marked {
         host: Host::new(Arc::clone(&stop)).heeding(deadlines),
         xen: &xen,
+        words: &words,
         stop,
         looks: 0,
     };
@@ -124,9 +136,7 @@ fn guard() {
     io::stdin().read_line(&mut line).expect("read");
     let armed = Monotonic::now();
     let watchdog = Null { device, kicks: 0 };
-    let outcome = run(
-        watchdog, &mut sight, &mut world, &mut page, armed, PERIOD_NS,
-    );
+    let outcome = run(watchdog, sight, &mut world, &mut page, armed, PERIOD_NS);
     assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
 }
 
@@ -176,13 +186,22 @@ fn calls(thread: Pid) -> BTreeMap<i64, u64> {
 
 #[test]
 fn the_kick_path_makes_no_system_call_but_the_kick_the_sleep_and_the_count_of_faults() {
+    let name = "the_kick_path_makes_no_system_call_but_the_kick_the_sleep_and_the_count_of_faults";
+    makes_no_other_call(name, true);
+}
+
+#[test]
+fn nor_does_it_without_a_table() {
+    makes_no_other_call("nor_does_it_without_a_table", false);
+}
+
+fn makes_no_other_call(name: &str, has_table: bool) {
     if std::env::var_os(CHILD).is_some() {
-        return guard();
+        return guard(has_table);
     }
-    let socket = format!("xenwarden-calls-{}", std::process::id());
+    let socket = format!("xenwarden-calls-{}-{has_table}", std::process::id());
     let socket = std::env::temp_dir().join(socket);
     let manager = UnixDatagram::bind(&socket).expect("binds");
-    let name = "the_kick_path_makes_no_system_call_but_the_kick_the_sleep_and_the_count_of_faults";
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command.args([name, "--exact", "--nocapture"]);
     command.env(CHILD, "1").env("NOTIFY_SOCKET", &socket);

@@ -379,10 +379,6 @@ fn each_cause_is_said_in_words() {
         (Unknown::NoPcpu.to_string(), "no pcpu online"),
         (Unknown::NoCanaries.to_string(), "canaries are switched off"),
         (
-            Unknown::Hypercall { errno: 38 }.to_string(),
-            "not implemented",
-        ),
-        (
             Unknown::Stale {
                 age_ns: 251 * NS_PER_MS,
             }

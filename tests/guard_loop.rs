@@ -433,8 +433,7 @@ fn another_cause_is_told_and_the_same_is_not() {
     assert!(!lagging(timers(1), 1).same_cause(&lagging(timers(2), 1)));
 }
 
-/// Evidence that stays away for as long as the test says, as a hypercall does that the
-/// hypervisor holds on to.
+/// Evidence that stays away for as long as the test says: whatever hangs in it.
 struct Holds<'a> {
     looks: u64,
     hold: &'a dyn Fn(u64),
@@ -454,7 +453,7 @@ impl Sight for Holds<'_> {
 }
 
 #[test]
-fn a_hypercall_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does_is_too_old() {
+fn a_look_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does_is_too_old() {
     let xen = Simulation::new(1);
     let device = Rc::new(Device::default());
     device.now.set(START_NS);

@@ -285,9 +285,10 @@ fn each_verdict_has_its_words() {
         (Unknown::NoPcpu, "no pcpu online"),
         (Unknown::NoCanaries, "canaries are switched off"),
         (
-            Unknown::Hypercall { errno: 38 },
-            "does not answer: Function not",
+            Unknown::UnprovenVcpu { vcpu: 1 },
+            "dom0 vcpu 1 has not been",
         ),
+        (Unknown::NoVcpu, "no dom0 vcpu has been seen"),
         (Unknown::Stale { age_ns: 251 * MS }, "stale: 251 ms old"),
     ];
     for (why, words) in unknown {
@@ -297,6 +298,8 @@ fn each_verdict_has_its_words() {
         (SLOT, "guest watchdog of domain 5, slot 1"),
         (Work::PcpuTimers(2), "timers of pcpu 2"),
         (Work::PcpuScheduler(2), "scheduler of pcpu 2"),
+        (Work::Vcpu(1), "dom0 vcpu 1"),
+        (Work::Probe(3), "probe of pcpu 3"),
         (
             Work::PcpuStarving {
                 cpu: 2,

@@ -72,6 +72,8 @@ fn reasons() -> Vec<Reason> {
         },
         Work::PcpuTimers(4094),
         Work::PcpuScheduler(0),
+        Work::Vcpu(1023),
+        Work::Probe(4095),
         Work::PcpuStarving {
             cpu: 4094,
             domid: 0x7fef,
@@ -91,7 +93,8 @@ fn reasons() -> Vec<Reason> {
         Unknown::Unproven { cpu: 3 },
         Unknown::NoPcpu,
         Unknown::NoCanaries,
-        Unknown::Hypercall { errno: 38 },
+        Unknown::UnprovenVcpu { vcpu: 7 },
+        Unknown::NoVcpu,
         Unknown::Stale { age_ns: 12 },
     ];
     let unknown = unknown.into_iter().map(Reason::Unknown);

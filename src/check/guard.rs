@@ -77,7 +77,7 @@ fn of_view(view: &View) -> Vec<Finding> {
     if info.coverage == Coverage::Partial {
         findings.push(Finding::weak(
             AREA,
-            "its evidence is partial: wedges that leave dom0 running are not seen",
+            "its evidence is partial: guest watchdogs are not seen, and wedges only after a while",
             "boot a hypervisor with xen-patches applied, and set evidence.coverage = \"full\"",
         ));
     }

@@ -141,7 +141,7 @@ impl Hypervisor {
                 Coverage::Full => Finding::wrong(AREA, why.to_string(), refused),
                 Coverage::Partial => Finding::weak(
                     AREA,
-                    format!("{why}: wedges that leave dom0 running are not seen"),
+                    format!("{why}: guest watchdogs are not seen, and wedges only after a while"),
                     "boot a hypervisor with xen-patches applied",
                 ),
             },

@@ -75,7 +75,7 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
     }
     let coverage = match status.coverage {
         Coverage::Full => "full",
-        Coverage::Partial => "PARTIAL: nothing is known of guests and pcpus",
+        Coverage::Partial => "PARTIAL: dom0's vcpus and probes, nothing of guests",
     };
     let age = span(status.look_age_ms);
     writeln!(to, "evidence       coverage {coverage}, looked {age} ago")?;

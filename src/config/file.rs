@@ -90,6 +90,10 @@ pub struct Evidence {
     pub sample_ms: Option<u32>,
     /// How long a runnable vCPU may wait on a pCPU that idles, seconds.
     pub starved_s: Option<u32>,
+    /// Without a table: how long a vCPU of dom0, or a probe of a pCPU, may be silent, seconds.
+    pub silent_s: Option<u32>,
+    /// Without a table: whether pCPUs are probed.
+    pub pin_probe: Option<bool>,
 }
 
 /// `[maintenance]`

@@ -31,6 +31,10 @@ const MAX_STARVED_S: u32 = 3_600;
 /// How long the guard may be inhibited at a time, seconds.
 const DEFAULT_INHIBIT_S: u32 = 3_600;
 const MAX_INHIBIT_S: u32 = 86_400;
+/// How long a probe may be silent where there is no table, seconds. Debug keys hold a vCPU of dom0
+/// up for as long as a serial console takes, and nothing tells that from a wedge.
+const DEFAULT_SILENT_S: u32 = 10;
+const MAX_SILENT_S: u32 = 60;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
@@ -75,6 +79,10 @@ pub struct Policy {
     pub starved_ns: Option<u64>,
     /// How long the guard may be inhibited at a time, ns.
     pub inhibit_longest_ns: u64,
+    /// Without a table: how long a probe may be silent, ns.
+    pub silent_ns: u64,
+    /// Without a table: whether a vCPU of dom0 is sent to each pCPU.
+    pub pin_probe: bool,
     /// Log to /dev/log as well.
     pub syslog: bool,
     /// The least severe level to log.
@@ -149,6 +157,13 @@ impl Policy {
             DEFAULT_INHIBIT_S,
             " seconds",
         );
+        let silent_s = wrong.within(
+            "evidence.silent_s",
+            file.evidence.silent_s,
+            1..=MAX_SILENT_S,
+            DEFAULT_SILENT_S,
+            " seconds",
+        );
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
@@ -162,6 +177,8 @@ impl Policy {
             sample_ns: u64::from(sample_ms) * NS_PER_MS,
             starved_ns: starved_s.map(|s| u64::from(s) * NS_PER_S),
             inhibit_longest_ns: u64::from(longest_s) * NS_PER_S,
+            silent_ns: u64::from(silent_s) * NS_PER_S,
+            pin_probe: file.evidence.pin_probe.unwrap_or(true),
             syslog: file.log.syslog.unwrap_or(true),
             level: level(file.log.level.unwrap_or(Level::Info)),
             control_socket: wrong.absolute("control.socket", file.control.socket, CONTROL_SOCKET),

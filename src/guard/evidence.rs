@@ -20,9 +20,9 @@
 //! Until each pCPU that is online has been seen to make progress, all is unknown.
 
 use super::starving::{Starving, Waiting};
+pub use super::work::{Unknown, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::xen::table::{MAX_DOMAINS, Pcpu, SLOTS, Slot, Table};
-use std::fmt;
 
 /// How late the hypervisor may serve a piece of work, ns: 500 ms. Emulation, a slow serial
 /// line or a busy host cost tens of milliseconds; the rest of the patience is the
@@ -33,102 +33,6 @@ pub const SLACK_NS: u64 = 500 * NS_PER_MS;
 pub const EXCUSED_NS: u64 = 30 * NS_PER_S;
 /// A look that took longer than this was interrupted, ns.
 const INTERRUPTED_NS: u64 = 20 * NS_PER_MS;
-
-/// A piece of work that the hypervisor owes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Work {
-    /// The handler of a domain's watchdog slot (counted from 1).
-    GuestWatchdog {
-        /// The domain.
-        domid: u16,
-        /// The slot, from 1.
-        slot: u8,
-    },
-    /// The timers of a pCPU.
-    PcpuTimers(u32),
-    /// The scheduler of a pCPU.
-    PcpuScheduler(u32),
-    /// A turn for a runnable vCPU, on a pCPU that idles.
-    PcpuStarving {
-        /// The pCPU.
-        cpu: u32,
-        /// The vCPU's domain.
-        domid: u16,
-        /// Its number in that domain.
-        vcpu: u16,
-    },
-}
-
-impl Work {
-    fn starving(cpu: u32, waiting: &Waiting) -> Self {
-        let short = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-        Self::PcpuStarving {
-            cpu,
-            domid: short(waiting.starved.domid),
-            vcpu: short(waiting.starved.vcpu),
-        }
-    }
-}
-
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::GuestWatchdog { domid, slot } => {
-                write!(f, "guest watchdog of domain {domid}, slot {slot}")
-            }
-            Self::PcpuTimers(cpu) => write!(f, "timers of pcpu {cpu}"),
-            Self::PcpuScheduler(cpu) => write!(f, "scheduler of pcpu {cpu}"),
-            Self::PcpuStarving { cpu, domid, vcpu } => {
-                write!(
-                    f,
-                    "runnable vcpu {vcpu} of domain {domid} on idle pcpu {cpu}"
-                )
-            }
-        }
-    }
-}
-
-/// Why nothing can be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// A pCPU has not been seen to make progress yet.
-    Unproven {
-        /// Which.
-        cpu: u32,
-    },
-    /// The table shows no pCPU that is online.
-    NoPcpu,
-    /// The hypervisor's canaries are switched off.
-    NoCanaries,
-    /// A hypercall failed.
-    Hypercall {
-        /// With what errno.
-        errno: i32,
-    },
-    /// The guard was held up between looking and deciding.
-    Stale {
-        /// Age of what it saw, ns.
-        age_ns: u64,
-    },
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unproven { cpu } => write!(f, "pcpu {cpu} has not been seen to make progress"),
-            Self::NoPcpu => write!(f, "the liveness table shows no pcpu online"),
-            Self::NoCanaries => write!(
-                f,
-                "the hypervisor's canaries are switched off (command line: liveness)"
-            ),
-            Self::Hypercall { errno } => {
-                let errno = nix::errno::Errno::from_raw(*errno);
-                write!(f, "the hypervisor does not answer: {}", errno.desc())
-            }
-            Self::Stale { age_ns } => write!(f, "evidence stale: {} ms old", age_ns / NS_PER_MS),
-        }
-    }
-}
 
 /// What a look proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   liveness table ─▶ sight ─▶ evidence ─▶ gate ─▶ run ─▶ host watchdog
-//!                                                   └──▶ page ─▶ whoever maps it
+//!   or probing ─▶ probes ┘                          └──▶ page ─▶ whoever maps it
 //! ```
 //!
 //! In: a policy. Out: an armed host watchdog that is kicked, and the guard page. [`start`]
@@ -17,8 +17,11 @@ pub mod gate;
 pub mod histogram;
 pub mod host;
 pub mod page;
+pub mod probes;
+pub mod probing;
 pub mod run;
 pub mod seqlock;
 pub mod sight;
 pub mod start;
 pub mod starving;
+pub mod work;

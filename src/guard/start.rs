@@ -87,6 +87,9 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let deadlines = deadlines(policy.inhibit_longest_ns);
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
+    sight
+        .begin(policy.priority)
+        .map_err(|error| Failure::new(OSERR, format!("cannot start a probe: {error}")))?;
     if withheld {
         sight.overdue(Monotonic::now());
     }
@@ -109,6 +112,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     };
     watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
+    fence.weak.extend(sight.weakness());
     let weakness = fence.weak.join("; ");
     let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
     page.info(&info);
@@ -184,7 +188,7 @@ pub fn arm<D: Driver>(
         return Ok(None);
     }
     let page = open_page()?;
-    announce(policy, devices, &running, sight.coverage());
+    announce(policy, devices, &running, sight);
     let armed = world.now();
     let watchdog = Set::arm_or_take_over(devices, running, policy.timeout_s);
     let watchdog = watchdog.map_err(arm_failure)?;
@@ -216,7 +220,7 @@ fn open_hypervisor(policy: &Policy) -> Result<Box<dyn Sight>, Failure> {
             NOPERM,
             "the hypervisor refuses its liveness table: this is not the control domain (dom0)",
         )),
-        (Err(_), Coverage::Partial) => Ok(Box::new(Stock(privcmd))),
+        (Err(_), Coverage::Partial) => Ok(Box::new(Stock::new(privcmd, policy))),
         (Err(why), Coverage::Full) => Err(Failure::new(
             UNAVAILABLE,
             format!(
@@ -418,10 +422,13 @@ fn describe(
 }
 
 /// Said before the arming: from then on nothing that may block, as stderr may, is touched.
-fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], coverage: Coverage) {
-    let coverage = match coverage {
-        Coverage::Full => "full (every guest watchdog and pcpu)",
-        Coverage::Partial => "PARTIAL (no evidence on guests and pcpus)",
+fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], sight: &dyn Sight) {
+    let coverage = match (sight.coverage(), sight.weakness()) {
+        (Coverage::Full, _) => "full (every guest watchdog and pcpu)".to_owned(),
+        (Coverage::Partial, None) => {
+            "PARTIAL (dom0's vcpus and probes of pcpus, no guest watchdog)".to_owned()
+        }
+        (Coverage::Partial, Some(weak)) => format!("PARTIAL (dom0's vcpus only: {weak})"),
     };
     let starved = policy.starved_ns.map(|ns| ns / NS_PER_S);
     let starved = starved.map(|s| format!(", a starved vcpu withholds after {s} s"));

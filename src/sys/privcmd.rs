@@ -31,6 +31,8 @@ const COMMANDLINE: usize = 1024;
 /// `__HYPERVISOR_sched_op` (public/xen.h), `SCHEDOP_watchdog` (public/sched.h).
 const HYPERVISOR_SCHED_OP: u64 = 29;
 const SCHEDOP_WATCHDOG: u64 = 6;
+/// `SCHEDOP_pin_override` (public/sched.h), Xen 4.7 and later, for dom0 only.
+const SCHEDOP_PIN_OVERRIDE: u64 = 7;
 /// `DOMID_XEN` (public/xen.h): the owner of what the hypervisor shares.
 const DOMID_XEN: u16 = 0x7ff2;
 /// `XENMEM_resource_liveness` (public/memory.h of the patched hypervisor).
@@ -48,6 +50,12 @@ struct PrivcmdHypercall {
 struct SchedWatchdog {
     id: u32,
     timeout_s: u32,
+}
+
+/// `struct sched_pin_override` (public/sched.h).
+#[repr(C)]
+struct SchedPinOverride {
+    pcpu: i32,
 }
 
 /// `struct privcmd_mmap_resource` (uapi/xen/privcmd.h).
@@ -142,6 +150,22 @@ impl Privcmd {
         // reads.
         let taken = unsafe { self.hypercall(HYPERVISOR_SCHED_OP, [SCHEDOP_WATCHDOG, argument]) }?;
         Ok(if id == 0 { taken } else { id })
+    }
+
+    /// Sends the vCPU that this runs on to a pCPU, where it stays until it is released by -1. A
+    /// vCPU that was sent to a pCPU which schedules nothing never returns.
+    ///
+    /// # Errors
+    /// EINVAL for a pCPU that is offline or not in dom0's pool, and for a release of a vCPU that
+    /// was not sent; EBUSY where it is bound like this already; EPERM where this is not dom0 (Xen
+    /// `xen/common/sched/core.c`).
+    pub fn pin_override(&self, pcpu: i32) -> Result<(), Errno> {
+        let mut pin = SchedPinOverride { pcpu };
+        let argument = (&raw mut pin).expose_provenance() as u64;
+        // SAFETY: the argument points to a live `struct sched_pin_override`, which the hypervisor
+        // reads.
+        unsafe { self.hypercall(HYPERVISOR_SCHED_OP, [SCHEDOP_PIN_OVERRIDE, argument]) }?;
+        Ok(())
     }
 
     /// Maps the first `pages` pages of the hypervisor's liveness table, read-only.

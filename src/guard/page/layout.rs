@@ -201,6 +201,8 @@ fn encode_work(work: Work) -> [u64; 2] {
             let who = u64::from(domid) << 32 | u64::from(vcpu) << 48;
             [4, u64::from(cpu) | who]
         }
+        Work::Vcpu(vcpu) => [5, u64::from(vcpu)],
+        Work::Probe(cpu) => [6, u64::from(cpu)],
     }
 }
 
@@ -222,6 +224,8 @@ fn decode_work(kind: u64, who: u64) -> Option<Work> {
                 vcpu: u16::from_le_bytes([g, h]),
             }
         }
+        5 => Work::Vcpu(cpu()?),
+        6 => Work::Probe(cpu()?),
         _ => return None,
     })
 }
@@ -245,8 +249,9 @@ fn encode_decision(decision: Decision) -> [u64; 3] {
             Unknown::Unproven { cpu } => [16, u64::from(cpu), 0],
             Unknown::NoPcpu => [17, 0, 0],
             Unknown::NoCanaries => [18, 0, 0],
-            Unknown::Hypercall { errno } => [19, errno_word(errno), 0],
             Unknown::Stale { age_ns } => [20, age_ns, 0],
+            Unknown::UnprovenVcpu { vcpu } => [21, u64::from(vcpu), 0],
+            Unknown::NoVcpu => [22, 0, 0],
         },
     }
 }
@@ -263,10 +268,11 @@ fn decode_decision([kind, a, overdue_ns]: [u64; 3]) -> Option<Decision> {
         },
         17 => Unknown::NoPcpu,
         18 => Unknown::NoCanaries,
-        19 => Unknown::Hypercall {
-            errno: errno_of(a)?,
-        },
         20 => Unknown::Stale { age_ns: a },
+        21 => Unknown::UnprovenVcpu {
+            vcpu: u32::try_from(a).ok()?,
+        },
+        22 => Unknown::NoVcpu,
         _ => return None,
     };
     Some(Decision::Withhold(Reason::Unknown(why)))

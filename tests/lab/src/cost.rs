@@ -4,7 +4,7 @@
 //! Each instruction takes 8 ns of an emulated host's time (see [`crate::machine`]), and a guest's time stamp counter counts that time.
 //! So a batch of hypercalls takes exactly as long as the instructions that were executed for it, with those of the other pCPUs if
 //! anything ran there: the cheapest batch of many is the one in which nothing did. A guest of the laboratory's own runs them, on a host
-//! with the liveness table and on one whose hypervisor was built without it.
+//! with the liveness table and on one whose hypervisor has no patches.
 
 use crate::command::say;
 use crate::error::{Context, Error, Result};
@@ -78,7 +78,7 @@ impl Sample {
 /// Measures on both hosts, each operation `runs` times, and prints the ratios.
 pub fn run(runs: u32) -> Result<()> {
     let laboratory = Laboratory::provide_parts()?;
-    let mut host = laboratory.bare_host_without_liveness()?;
+    let mut host = laboratory.bare_host_without_patches()?;
     let without = measure(&mut host, "without the table", runs)?;
     drop(host);
     let with = measure(&mut laboratory.bare_host()?, "with the table", runs)?;

@@ -4,17 +4,17 @@
 //! The saved state is a host as it should be: two guests that feed their watchdogs, and the guard armed and kicking.
 
 use crate::command::say;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::guest::Guest;
-use crate::host::{GUARD, Host, MONITOR};
+use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::symbols::Symbols;
 use crate::machine::{Machine, Parts, SavedState, Shape, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The guests of the saved state.
@@ -25,16 +25,37 @@ const BOOT: Duration = Duration::from_secs(180);
 const OTHER_STATES: usize = 7;
 /// Files of one state.
 const FILES: usize = 2;
+/// What the guard is told where the hypervisor has no table.
+const PARTIAL: &str =
+    "sed -i 's/^coverage = .*/coverage = \"partial\"/' /etc/xenwarden/xenwarden.conf";
 /// A change of how the saved state comes about; it makes old ones invalid.
 const STATE_RECIPE: &str = "6";
+
+/// A hypervisor, its symbols, and its hash.
+struct Build {
+    image: PathBuf,
+    symbols: Arc<Symbols>,
+    key: String,
+}
+
+impl Build {
+    fn new(hypervisor: Hypervisor) -> Result<Self> {
+        Ok(Build {
+            symbols: Arc::new(Symbols::read(&hypervisor.symbols)?),
+            key: cache_key([read(&hypervisor.image)?.as_slice()]),
+            image: hypervisor.image,
+        })
+    }
+}
 
 /// Everything that hosts are made of.
 pub struct Laboratory {
     layout: Layout,
     packages: Packages,
-    symbols: Arc<Symbols>,
-    /// A host of each shape: what it is made of, and its saved state.
-    hosts: Vec<(Parts, SavedState)>,
+    images: Images,
+    patched: Build,
+    /// Without patches; built when it is asked for.
+    stock: OnceLock<Build>,
     /// Machines so far: each has a folder of its own, as several may run at once.
     machines: AtomicU32,
 }
@@ -46,7 +67,7 @@ impl Laboratory {
         // Those with other watchdogs are made when they are asked for.
         for shape in [Shape::Everywhere, Shape::Apart] {
             let (parts, state) = laboratory.made_of(shape)?;
-            laboratory.provide_state(parts, state)?;
+            laboratory.provide_state(&parts, &state)?;
         }
         Ok(laboratory)
     }
@@ -63,37 +84,52 @@ impl Laboratory {
         let packages = Packages::provide(&layout)?;
         let hypervisor = Hypervisor::provide(&layout, &packages)?;
         let images = Images::provide(&layout, &packages)?;
-        let symbols = Arc::new(Symbols::read(&hypervisor.symbols)?);
-        let image = read(&hypervisor.image)?;
-        let host = |shape: Shape| {
-            let key = cache_key([
-                STATE_RECIPE.as_bytes(),
-                &image,
-                images.key.as_bytes(),
-                definition(shape).join(" ").as_bytes(),
-            ]);
-            let states = layout.made("states");
-            let state = SavedState {
-                disk: states.join(format!("{key}.disk")),
-                memory: states.join(key),
-            };
-            let parts = Parts {
-                hypervisor: hypervisor.image.clone(),
-                kernel: images.kernel.clone(),
-                initramfs: images.dom0.clone(),
-                shape,
-                devices: "",
-            };
-            (parts, state)
-        };
-        let hosts = Shape::ALL.into_iter().map(host).collect();
         Ok(Laboratory {
             layout,
             packages,
-            symbols,
-            hosts,
+            images,
+            patched: Build::new(hypervisor)?,
+            stock: OnceLock::new(),
             machines: AtomicU32::new(0),
         })
+    }
+
+    /// The hypervisor of hosts of this shape.
+    fn build_of(&self, shape: Shape) -> Result<&Build> {
+        if !shape.is_stock() {
+            return Ok(&self.patched);
+        }
+        // Whoever makes a saved state holds the lock, and has been here before.
+        if let Some(build) = self.stock.get() {
+            return Ok(build);
+        }
+        let _lock = CacheLock::take(&self.layout)?;
+        let build = Build::new(Hypervisor::provide_stock(&self.layout, &self.packages)?)?;
+        Ok(self.stock.get_or_init(|| build))
+    }
+
+    /// What a host of this shape is made of, and where its saved state is.
+    fn made_of(&self, shape: Shape) -> Result<(Parts, SavedState)> {
+        let build = self.build_of(shape)?;
+        let key = cache_key([
+            STATE_RECIPE.as_bytes(),
+            build.key.as_bytes(),
+            self.images.key.as_bytes(),
+            definition(shape).join(" ").as_bytes(),
+        ]);
+        let states = self.layout.made("states");
+        let state = SavedState {
+            disk: states.join(format!("{key}.disk")),
+            memory: states.join(key),
+        };
+        let parts = Parts {
+            hypervisor: build.image.clone(),
+            kernel: self.images.kernel.clone(),
+            initramfs: self.images.dom0.clone(),
+            shape,
+            devices: "",
+        };
+        Ok((parts, state))
     }
 
     /// A host with dom0 on every pCPU, from the saved state, its time running.
@@ -104,55 +140,34 @@ impl Laboratory {
     /// A host of this shape, likewise.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
         let (parts, state) = self.made_of(shape)?;
-        self.provide_state(parts, state)?;
-        let machine = Machine::restore(parts, &self.run_folder(), state)?;
-        let mut host = self.host_on(machine);
+        self.provide_state(&parts, &state)?;
+        let machine = Machine::restore(&parts, &self.run_folder(), &state)?;
+        let mut host = self.host_on(machine)?;
         host.machine.resume()?;
         Ok(host)
     }
 
     /// A host with dom0 on two of four pCPUs that has just booted, without guests, guard and monitor.
     pub fn bare_host(&self) -> Result<Host> {
-        let (parts, _) = self.made_of(Shape::Apart)?;
-        self.boot_bare(parts, &self.symbols)
+        self.boot_bare(&self.made_of(Shape::Apart)?.0)
     }
 
-    /// The same on a hypervisor without the liveness table.
-    pub fn bare_host_without_liveness(&self) -> Result<Host> {
-        let hypervisor = {
-            let _lock = CacheLock::take(&self.layout)?;
-            Hypervisor::provide_without_liveness(&self.layout, &self.packages)?
-        };
-        let (parts, _) = self.made_of(Shape::Apart)?;
-        let parts = Parts {
-            hypervisor: hypervisor.image,
-            ..parts.clone()
-        };
-        let symbols = Arc::new(Symbols::read(&hypervisor.symbols)?);
-        self.boot_bare(&parts, &symbols)
+    /// The same on a hypervisor without patches.
+    pub fn bare_host_without_patches(&self) -> Result<Host> {
+        self.boot_bare(&self.made_of(Shape::StockApart)?.0)
     }
 
-    fn boot_bare(&self, parts: &Parts, symbols: &Arc<Symbols>) -> Result<Host> {
+    fn boot_bare(&self, parts: &Parts) -> Result<Host> {
         let machine = Machine::boot(parts, &self.run_folder())?;
         machine.agent.wait_ready(BOOT)?;
-        Ok(Host {
-            machine,
-            symbols: Arc::clone(symbols),
-        })
-    }
-
-    fn made_of(&self, shape: Shape) -> Result<&(Parts, SavedState)> {
-        let mut hosts = self.hosts.iter();
-        hosts
-            .find(|(parts, _)| parts.shape == shape)
-            .context(|| "no such host")
+        self.host_on(machine)
     }
 
     /// The host that was brought down, switched on again with its disk, its guard running.
     pub fn host_again(&self, host: Host) -> Result<Host> {
         let (parts, _) = self.made_of(host.machine.shape())?;
-        let machine = host.machine.boot_again(parts)?;
-        let mut host = self.host_on(machine);
+        let machine = host.machine.boot_again(&parts)?;
+        let mut host = self.host_on(machine)?;
         host.machine.agent.wait_ready(BOOT)?;
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
@@ -173,11 +188,7 @@ impl Laboratory {
     /// A host with these devices more that has just booted, without guests, its guard running.
     pub fn host_with(&self, devices: &'static str) -> Result<Host> {
         let (parts, _) = self.made_of(Shape::Everywhere)?;
-        let parts = Parts {
-            devices,
-            ..parts.clone()
-        };
-        let mut host = self.boot_bare(&parts, &self.symbols)?;
+        let mut host = self.boot_bare(&Parts { devices, ..parts })?;
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
         Ok(host)
@@ -212,7 +223,7 @@ impl Laboratory {
         prune(&folder, OTHER_STATES * FILES)?;
         let began = Instant::now();
         let machine = Machine::boot(parts, &self.run_folder())?;
-        let mut host = self.host_on(machine);
+        let mut host = self.host_on(machine)?;
         let brought_up = self.bring_up(&mut host, began);
         brought_up.map_err(|error| with_console(error, &host.machine))?;
         host.machine.save(state)
@@ -228,6 +239,9 @@ impl Laboratory {
                 began.elapsed().as_secs()
             ));
         }
+        if host.machine.shape().is_stock() {
+            host.dom0_ok(PARTIAL, PROMPT)?;
+        }
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
         say(format!(
@@ -237,11 +251,12 @@ impl Laboratory {
         Ok(())
     }
 
-    fn host_on(&self, machine: Machine) -> Host {
-        Host {
+    fn host_on(&self, machine: Machine) -> Result<Host> {
+        let symbols = &self.build_of(machine.shape())?.symbols;
+        Ok(Host {
             machine,
-            symbols: Arc::clone(&self.symbols),
-        }
+            symbols: Arc::clone(symbols),
+        })
     }
 
     /// A folder for one machine.

@@ -28,7 +28,8 @@ struct Bench {
 
 impl Bench {
     fn open() -> error::Result<Self> {
-        let laboratory = Laboratory::provide()?;
+        // Each saved state is made when the first of its hosts is asked for.
+        let laboratory = Laboratory::provide_parts()?;
         let ledger = Ledger::create(&laboratory.results()?.join("scenarios.jsonl"))?;
         Ok(Bench { laboratory, ledger })
     }

@@ -89,7 +89,7 @@ fn repeat(kind: &str, wanted: impl Fn(&Scenario) -> bool, runs: u32) -> Result<(
     if scenarios.is_empty() {
         return Err(Error::new("no scenario is called so; see: lab list"));
     }
-    let laboratory = Laboratory::provide()?;
+    let laboratory = Laboratory::provide_parts()?;
     let ledger = Ledger::create(&laboratory.results()?.join(format!("{kind}.jsonl")))?;
     let mut phases = Phases::from_clock();
     for _ in 0..runs {

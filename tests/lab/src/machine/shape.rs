@@ -16,16 +16,22 @@ pub enum Shape {
     Itco,
     /// The same with a BMC's (IPMI).
     Ipmi,
+    /// As [`Shape::Everywhere`], on a hypervisor without patches.
+    Stock,
+    /// As [`Shape::Apart`], likewise.
+    StockApart,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 5] = [
+    pub const ALL: [Shape; 7] = [
         Shape::Everywhere,
         Shape::Apart,
         Shape::Ib700,
         Shape::Itco,
         Shape::Ipmi,
+        Shape::Stock,
+        Shape::StockApart,
     ];
 
     /// What it is, for people.
@@ -36,26 +42,47 @@ impl Shape {
             Shape::Ib700 => "on two of four pCPUs, with an ib700",
             Shape::Itco => "on two of four pCPUs, with an iTCO",
             Shape::Ipmi => "on two of four pCPUs, with a BMC",
+            Shape::Stock => "on every pCPU, without patches",
+            Shape::StockApart => "on two of four pCPUs, without patches",
         }
+    }
+
+    /// The same host without patches, where the laboratory has it.
+    pub fn stock(self) -> Option<Shape> {
+        match self {
+            Shape::Everywhere => Some(Shape::Stock),
+            Shape::Apart => Some(Shape::StockApart),
+            _ => None,
+        }
+    }
+
+    /// Whether the hypervisor has no patches.
+    pub fn is_stock(self) -> bool {
+        matches!(self, Shape::Stock | Shape::StockApart)
     }
 
     /// Processors, and what the hypervisor is told of them.
     pub(super) fn processors(self) -> (&'static str, &'static str) {
         match self {
-            Shape::Everywhere => ("2", ""),
+            Shape::Everywhere | Shape::Stock => ("2", ""),
             _ => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
         }
     }
 
-    /// Its host watchdog.
-    pub fn board_name(self) -> &'static str {
-        self.board().1
+    /// What it has that others have not, for names.
+    pub fn feature(self) -> &'static str {
+        match self.is_stock() {
+            true => "stock",
+            false => self.board().1,
+        }
     }
 
     /// The board with its host watchdog, and the name of the latter's modules.
     pub(super) fn board(self) -> (&'static str, &'static str) {
         match self {
-            Shape::Everywhere | Shape::Apart => ("-machine pc -device i6300esb", "i6300esb"),
+            Shape::Everywhere | Shape::Apart | Shape::Stock | Shape::StockApart => {
+                ("-machine pc -device i6300esb", "i6300esb")
+            }
             Shape::Ib700 => ("-machine pc -device ib700", "ib700"),
             Shape::Itco => ("-machine q35 -global ICH9-LPC.noreboot=false", "itco"),
             Shape::Ipmi => (
@@ -71,7 +98,9 @@ impl Shape {
         // periods of 30 ns (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c); its granularity is 1 s. ib700: set to 4 s.
         // iTCO: 3 s are 5 ticks of 0.6 s, counted down twice, each a tick late at most.
         let (fires_after_ms, at_most_ms) = match self {
-            Shape::Everywhere | Shape::Apart => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
+            Shape::Everywhere | Shape::Apart | Shape::Stock | Shape::StockApart => {
+                (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000)
+            }
             Shape::Ib700 => (4_000, 5_000),
             Shape::Itco => (6_000, 7_200),
             Shape::Ipmi => (5_000, 6_000),

@@ -16,8 +16,6 @@ use std::process::Command;
 const PATCHES: &str = "xen-patches/4.17";
 /// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
 const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
-/// What turns the series' main part off: the patches then compile to nothing.
-const WITHOUT_LIVENESS: &[(&str, &str)] = &[("CONFIG_LIVENESS", "n")];
 /// A folder with `xen` and `xen-syms` to use instead of building, for those who work on the hypervisor.
 const OVERRIDE: &str = "XENWARDEN_LAB_XEN";
 
@@ -47,12 +45,16 @@ impl Hypervisor {
             ));
             return Ok(Self::in_folder(Path::new(&folder)));
         }
-        Self::build(layout, &Recipe::read(layout, packages, &[])?, packages)
+        Self::build(layout, &Recipe::read(layout, packages)?, packages)
     }
 
-    /// The same without the liveness table, to compare what it costs.
-    pub fn provide_without_liveness(layout: &Layout, packages: &Packages) -> Result<Self> {
-        let recipe = Recipe::read(layout, packages, WITHOUT_LIVENESS)?;
+    /// The same without a single patch: to see what is seen of it, and to compare what the patches cost.
+    pub fn provide_stock(layout: &Layout, packages: &Packages) -> Result<Self> {
+        let recipe = Recipe::read(layout, packages)?;
+        let recipe = Recipe {
+            patches: Vec::new(),
+            ..recipe
+        };
         Self::build(layout, &recipe, packages)
     }
 
@@ -97,7 +99,7 @@ struct Recipe {
 }
 
 impl Recipe {
-    fn read(layout: &Layout, packages: &Packages, changes: &[(&str, &str)]) -> Result<Self> {
+    fn read(layout: &Layout, packages: &Packages) -> Result<Self> {
         let folder = layout.project(PATCHES);
         let debian = read_text(&packages.file("/boot/xen-4.17-amd64.config"))?;
         // Without a series there is nothing to apply: the hypervisor is then Debian's own.
@@ -111,7 +113,7 @@ impl Recipe {
             .map(|path| read(&path).map(|content| (path, content)));
         Ok(Recipe {
             version: packages.xen_version.clone(),
-            config: configuration(&debian, &[CONFIG_CHANGES, changes].concat()),
+            config: configuration(&debian, CONFIG_CHANGES),
             patches: patches.collect::<Result<_>>()?,
         })
     }

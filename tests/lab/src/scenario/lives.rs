@@ -298,7 +298,7 @@ fn restart_guard(host: &mut Host) -> Result<()> {
 }
 
 /// Two busy loops for each of dom0's processors, and one in each guest.
-fn load(host: &mut Host) -> Result<()> {
+pub(super) fn load(host: &mut Host) -> Result<()> {
     for name in GUESTS {
         host.tell_guest(name, "timeout 60 sh -c \"while :; do :; done\" &")?;
     }
@@ -354,7 +354,7 @@ fn lose_monitor(host: &mut Host) -> Result<()> {
 }
 
 /// Those that print most, and those that take the most locks.
-fn press_keys(host: &mut Host) -> Result<()> {
+pub(super) fn press_keys(host: &mut Host) -> Result<()> {
     let before = host.status()?.kick_path.withholds;
     for _ in 0..3 {
         host.dom0_ok(

@@ -14,6 +14,7 @@ pub mod restart;
 mod schema;
 pub mod sinks;
 mod starving;
+pub mod stock;
 pub mod table;
 pub mod used;
 pub mod wedged;
@@ -27,6 +28,9 @@ use crate::machine::Shape;
 use figures::Figures;
 use std::time::Duration;
 use wedges::{WEDGES, Wedge};
+
+/// The wedges that `make test` also runs on hosts of other shapes.
+const ON_EVERY_HOST: &[&str] = &["timer-lost-2", "sched-lost-1"];
 
 /// A restored host of this shape that kicks, at `phase` of the timers.
 fn ready(laboratory: &Laboratory, shape: Shape, phase: Duration) -> Result<Host> {
@@ -54,6 +58,13 @@ enum Kind {
     Row(&'static Row),
 }
 
+fn group_of(wedge: &Wedge) -> &'static str {
+    match wedge.expected.is_down() {
+        true => "wedge",
+        false => "survive",
+    }
+}
+
 /// Any scenario.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -70,16 +81,9 @@ impl Scenario {
                 kind: Kind::Row(row),
             })
         };
-        let wedges = WEDGES.iter().map(|wedge| {
-            let group = if wedge.expected.is_down() {
-                "wedge"
-            } else {
-                "survive"
-            };
-            Scenario {
-                group,
-                kind: Kind::Wedge(wedge, wedge.shape),
-            }
+        let wedges = WEDGES.iter().map(|wedge| Scenario {
+            group: group_of(wedge),
+            kind: Kind::Wedge(wedge, wedge.shape),
         });
         // What ends by evidence, on the other host watchdogs.
         let devices = [Shape::Ib700, Shape::Itco, Shape::Ipmi];
@@ -92,8 +96,16 @@ impl Scenario {
                 kind: Kind::Wedge(wedge, shape),
             })
         });
+        let on_stock = WEDGES.iter().filter_map(|wedge| {
+            let stock = wedge.on_stock()?;
+            Some(Scenario {
+                group: group_of(&stock),
+                kind: Kind::Wedge(wedge, stock.shape),
+            })
+        });
         wedges
             .chain(on_devices)
+            .chain(on_stock)
             .chain(of("down", dies::ROWS))
             .chain(of("down", fence::DOWN))
             .chain(of("survive", fence::LIVES))
@@ -101,6 +113,7 @@ impl Scenario {
             .chain(of("down", restart::DOWN))
             .chain(of("survive", restart::LIVES))
             .chain(of("survive", table::ROWS))
+            .chain(of("survive", stock::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
             .chain(of("why", why::ROWS))
@@ -111,7 +124,7 @@ impl Scenario {
     pub fn name(&self) -> String {
         match self.kind {
             Kind::Wedge(wedge, shape) if shape != wedge.shape => {
-                format!("{}/{}-{}", self.group, wedge.name, shape.board_name())
+                format!("{}/{}-{}", self.group, wedge.name, shape.feature())
             }
             Kind::Wedge(wedge, _) => format!("{}/{}", self.group, wedge.name),
             Kind::Row(row) => format!("{}/{}", self.group, row.name),
@@ -142,8 +155,13 @@ impl Scenario {
     /// Whether it is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
     pub fn is_left_to_all(&self) -> bool {
         match self.kind {
-            Kind::Wedge(wedge, shape) => shape != wedge.shape && wedge.name != "timer-lost-2",
-            Kind::Row(row) => self.group == "why" && !why::IN_EVERY_RUN.contains(&row.name),
+            Kind::Wedge(wedge, shape) => {
+                shape != wedge.shape && !ON_EVERY_HOST.contains(&wedge.name)
+            }
+            Kind::Row(row) if self.group == "why" => !why::IN_EVERY_RUN.contains(&row.name),
+            Kind::Row(row) => {
+                row.name.ends_with("-stock") && !stock::IN_EVERY_RUN.contains(&row.name)
+            }
         }
     }
 

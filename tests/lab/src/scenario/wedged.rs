@@ -4,7 +4,9 @@
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::ready;
-use super::wedges::{Expected, FROM_DEADLINE, FROM_INJECTION, FROM_STARVING, Wedge};
+use super::wedges::{
+    Expected, FROM_DEADLINE, FROM_INJECTION, FROM_INJECTION_ON_STOCK, FROM_STARVING, Wedge,
+};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::laboratory::{GUESTS, Laboratory};
@@ -24,7 +26,8 @@ pub fn run(
     phase: Duration,
 ) -> Result<Figures> {
     let mut host = ready(laboratory, shape, phase)?;
-    strike(&mut host, wedge, GUESTS[0])
+    let stock = wedge.on_stock().filter(|_| shape.is_stock());
+    strike(&mut host, stock.as_ref().unwrap_or(wedge), GUESTS[0])
 }
 
 /// Injects the wedge into a host and judges what comes of it; `guest` is the one that stops feeding if the wedge needs one.
@@ -36,10 +39,23 @@ pub fn strike(host: &mut Host, wedge: &Wedge, guest: &str) -> Result<Figures> {
             let injected = host.inject(wedge.fault)?;
             down(host, &mut figures, wedge, injected, FROM_INJECTION)
         }
+        Expected::DownOnStock => {
+            let injected = host.inject(wedge.fault)?;
+            let bound = FROM_INJECTION_ON_STOCK;
+            down(host, &mut figures, wedge, injected, bound)
+        }
         Expected::DownFromDeadline => {
-            host.tell_guest(guest, "killall -9 watchdog")?;
-            let deadline = host.inject_at_deadline(wedge.fault)?;
+            let deadline = host.pass_a_deadline(wedge, guest)?;
             down(host, &mut figures, wedge, deadline, FROM_DEADLINE)
+        }
+        Expected::DownFromDeadlineOnStock => {
+            let deadline = host.pass_a_deadline(wedge, guest)?;
+            let bound = FROM_INJECTION_ON_STOCK;
+            down(host, &mut figures, wedge, deadline, bound)
+        }
+        Expected::LivesUnseen => {
+            host.pass_a_deadline(wedge, guest)?;
+            host.lives_on(WATCHED)
         }
         Expected::Lives => {
             host.inject(wedge.fault)?;
@@ -161,6 +177,12 @@ impl Withhold {
 }
 
 impl Host {
+    /// A guest stops feeding, and the fault is there when its deadline has passed, which is returned.
+    fn pass_a_deadline(&mut self, wedge: &Wedge, guest: &str) -> Result<Duration> {
+        self.tell_guest(guest, "killall -9 watchdog")?;
+        self.inject_at_deadline(wedge.fault)
+    }
+
     /// Lets some of the host's own time pass.
     pub fn pass(&mut self, time: Duration) -> Result<()> {
         let until = self.machine.clock()? + time;

@@ -26,6 +26,12 @@ pub enum Expected {
     LivesStarving(u8),
     /// Nobody is bound to the pCPU: the host lives, also with that evidence, and there is nothing to tell.
     LivesElsewhere,
+    /// Without patches: the host goes down within [`FROM_INJECTION_ON_STOCK`] of the injection.
+    DownOnStock,
+    /// Without patches: the same from the deadline of a guest that no longer feeds.
+    DownFromDeadlineOnStock,
+    /// Without patches: that a guest's deadline has passed is not seen, and the host lives.
+    LivesUnseen,
 }
 
 impl Expected {
@@ -33,7 +39,11 @@ impl Expected {
     pub fn is_down(self) -> bool {
         matches!(
             self,
-            DownFromInjection | DownFromDeadline | DownFromStarving(_)
+            DownFromInjection
+                | DownFromDeadline
+                | DownFromStarving(_)
+                | DownOnStock
+                | DownFromDeadlineOnStock
         )
     }
 }
@@ -45,8 +55,11 @@ pub const FROM_INJECTION: Duration = Duration::from_millis(1750);
 /// The hypervisor's first look 1 s, the guard's 0.25 s, what is granted 3 s, the hypervisor's next look 1 s, all before the host watchdog's own bound.
 pub const FROM_STARVING: Duration = Duration::from_millis(5_250);
 
+/// Without patches: what a probe may be silent for 10 s, a walk over the pCPUs 1 s, its last sign of life and a sample 0.5 s.
+pub const FROM_INJECTION_ON_STOCK: Duration = Duration::from_millis(11_500);
+
 /// A row of the table.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Wedge {
     /// Its name on command lines and in results.
     pub name: &'static str,
@@ -69,6 +82,27 @@ impl Wedge {
     pub fn named(name: &str) -> Option<&'static Wedge> {
         WEDGES.iter().find(|wedge| wedge.name == name)
     }
+
+    /// The same on a hypervisor without patches, where that is another row.
+    pub fn on_stock(&self) -> Option<Wedge> {
+        let expected = match (self.expected, self.fault) {
+            (DownFromDeadline, GuestHandler(Returns)) => LivesUnseen,
+            (DownFromDeadline, _) => DownFromDeadlineOnStock,
+            (DownFromInjection | DownFromStarving(_), _) => DownOnStock,
+            (Lives, _) => Lives,
+            _ => return None,
+        };
+        // A probe of the pCPU; elsewhere it depends on where dom0 happened to run.
+        let is_apart = self.leaves_dom0 && self.expected == DownFromInjection;
+        Some(Wedge {
+            shape: self.shape.stock()?,
+            expected,
+            reasons: if is_apart { self.reasons } else { ON_STOCK },
+            // The vCPU that does not come back may take the rest of dom0 along.
+            leaves_dom0: false,
+            ..*self
+        })
+    }
 }
 
 // Which evidence is the first to show a fault depends on where dom0's processors happened to run, where it runs everywhere.
@@ -80,6 +114,7 @@ const STARVED0: &[&str] = &["on idle pcpu 0"];
 const STARVED1: &[&str] = &["on idle pcpu 1"];
 const STARVED2: &[&str] = &["on idle pcpu 2"];
 const ANY_CPU: &[&str] = &["of pcpu", "guest watchdog of", "evidence stale"];
+const ON_STOCK: &[&str] = &["dom0 vcpu", "probe of pcpu", "evidence stale"];
 const HANDLER: &[&str] = &["guest watchdog of", "of pcpu 0"];
 
 /// A wedge of a host with dom0 on every pCPU: often it stops dom0 as well, before any evidence could tell.
@@ -148,7 +183,8 @@ const fn idles(
 }
 
 use Expected::{
-    DownFromDeadline, DownFromInjection, DownFromStarving, Lives, LivesElsewhere, LivesStarving,
+    DownFromDeadline, DownFromDeadlineOnStock, DownFromInjection, DownFromStarving, DownOnStock,
+    Lives, LivesElsewhere, LivesStarving, LivesUnseen,
 };
 
 /// All wedges.

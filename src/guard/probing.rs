@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The threads that probe a hypervisor without a table. Each may hang at any moment, which is
+//! what it is for; nobody waits for it.
+//!
+//! In: dom0's vCPUs, the way to the hypervisor. Out: [`Words`]. A thread on each vCPU of dom0
+//! counts. One more sends its vCPU to each pCPU in turn (`SCHEDOP_pin_override`), sleeps there
+//! for a moment, so that a timer of that pCPU has to wake it, and comes back. On a pCPU that
+//! schedules nothing, or runs no timers, it never does, and dom0 has lost a vCPU: so it keeps
+//! to the last one, and the guard's thread to the others.
+//!
+//! All are real-time, with small locked stacks, and allocate nothing once they run.
+
+use super::probes::Words;
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
+use crate::sys::privcmd::Privcmd;
+use crate::sys::realtime::become_realtime;
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+/// How often the thread of a vCPU counts, ns.
+const COUNT_EACH_NS: u64 = 250 * NS_PER_MS;
+/// How long a vCPU stays on a pCPU that it was sent to, ns.
+const STAY_NS: u64 = 5 * NS_PER_MS;
+/// A walk over all pCPUs takes this long, ns, and longer where there are more than ten.
+const WALK_NS: u64 = NS_PER_S;
+/// The shortest time between two pCPUs, ns: each costs dom0 two migrations.
+const PCPU_EACH_NS: u64 = 100 * NS_PER_MS;
+/// So many numbers in a row that are no pCPU of dom0's pool end the search for them.
+const GAP: u16 = 256;
+/// No pCPU has a higher number.
+const MOST_PCPUS: u16 = 4096;
+/// How often a thread that is alone looks for another vCPU, ns.
+const ALONE_NS: u64 = 100 * NS_PER_MS;
+/// How long the end of a stay is waited for, ns.
+const END_NS: u64 = NS_PER_S;
+/// Their stacks, bytes: locked, so small.
+const STACK: usize = 32 * 1024;
+/// The vCPUs that dom0 may have (Linux `Documentation/admin-guide/cputopology.rst`).
+const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
+
+/// A way to send the vCPU that one runs on to a pCPU: the hypervisor's, or a test's.
+pub trait Way {
+    /// To this pCPU; returns there. EINVAL: it is none of dom0's pool, or offline. EBUSY: it may not
+    /// be sent now.
+    ///
+    /// # Errors
+    /// As said; any other is for good.
+    fn send(&self, pcpu: u16) -> Result<(), Errno>;
+
+    /// Stays there for a moment.
+    fn stay(&self);
+
+    /// Back to where it was allowed to run before.
+    ///
+    /// # Errors
+    /// EINVAL: it was not sent.
+    fn release(&self) -> Result<(), Errno>;
+}
+
+impl Way for Privcmd {
+    fn send(&self, pcpu: u16) -> Result<(), Errno> {
+        self.pin_override(i32::from(pcpu))
+    }
+
+    fn stay(&self) {
+        sleep_until(Monotonic::now().plus_ns(STAY_NS));
+    }
+
+    fn release(&self) -> Result<(), Errno> {
+        self.pin_override(-1)
+    }
+}
+
+/// The way of a vCPU over the pCPUs. The first walk finds out which there are; the later ones
+/// also look for one more.
+#[derive(Debug, Default)]
+pub struct Walk {
+    next: u16,
+    /// One more than the highest number so far.
+    pcpus: u16,
+    /// Numbers in a row that were none.
+    missed: u16,
+    walked: bool,
+    sent: u32,
+}
+
+impl Walk {
+    /// Goes to the next number with this vCPU, on which it runs, and comes back.
+    ///
+    /// # Errors
+    /// It is not allowed at all.
+    pub fn step(&mut self, words: &Words, vcpu: u16, way: &impl Way) -> Result<(), Errno> {
+        let pcpu = self.next;
+        self.sent = self.sent.wrapping_add(1);
+        words.sent(self.sent, vcpu, pcpu);
+        match way.send(pcpu) {
+            Ok(()) => {
+                way.stay();
+                // Nothing is left to be done about it; it is tried again before the next one.
+                let _ = way.release();
+                self.pcpus = self.pcpus.max(pcpu + 1);
+                self.missed = 0;
+            }
+            Err(Errno::EINVAL | Errno::EBUSY) => self.missed += 1,
+            Err(errno) => return Err(errno),
+        }
+        self.next = pcpu + 1;
+        let is_end = match self.walked {
+            true => self.next > self.pcpus,
+            false => self.missed >= GAP || self.next >= MOST_PCPUS,
+        };
+        if is_end {
+            (self.next, self.walked) = (0, true);
+        }
+        if self.walked && self.pcpus == 0 {
+            return Err(Errno::EBUSY);
+        }
+        words.back(self.walked);
+        Ok(())
+    }
+
+    /// How long to wait before the next step, ns: none on the first walk, nor after a number that
+    /// is no pCPU.
+    #[must_use]
+    pub fn pause_ns(&self) -> u64 {
+        match self.walked && self.missed == 0 {
+            true => (WALK_NS / u64::from(self.pcpus.max(1))).max(PCPU_EACH_NS),
+            false => 0,
+        }
+    }
+}
+
+/// Whether the hypervisor's scheduler, by its command line, lets several vCPUs share a pCPU. With
+/// the null scheduler a vCPU that is sent to a pCPU that is taken never runs again, though all is
+/// well; the others promise no time.
+///
+/// # Errors
+/// Why not.
+pub fn scheduler_allows(command_line: &str) -> Result<(), &'static str> {
+    let words = command_line.split_whitespace();
+    let mut schedulers = words.filter_map(|word| word.strip_prefix("sched="));
+    match schedulers.next_back() {
+        None | Some("credit" | "credit2") => Ok(()),
+        Some(_) => Err("the scheduler may never let it run"),
+    }
+}
+
+/// How many vCPUs dom0 may have, by the kernel's list of them; their numbers have no gaps.
+#[must_use]
+pub fn vcpus() -> usize {
+    let text = fs::read_to_string(POSSIBLE).unwrap_or_default();
+    let count = last_of_list(&text).map_or(0, |last| last + 1);
+    count.min(CpuSet::count())
+}
+
+/// The last number of a list such as `0-3,8`.
+fn last_of_list(text: &str) -> Option<usize> {
+    text.trim().rsplit([',', '-']).next()?.parse().ok()
+}
+
+/// Binds a thread to a vCPU; 0 is this one.
+fn bind(thread: Pid, vcpus: impl Fn(usize) -> bool) -> Result<(), Errno> {
+    let mut set = CpuSet::new();
+    for vcpu in (0..CpuSet::count()).filter(|vcpu| vcpus(*vcpu)) {
+        set.set(vcpu)?;
+    }
+    sched_setaffinity(thread, &set)
+}
+
+const THIS: Pid = Pid::from_raw(0);
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name).stack_size(STACK);
+    thread.spawn(body)
+}
+
+/// Starts the thread of a vCPU, which runs for as long as the process.
+///
+/// # Errors
+/// The errno of making it.
+pub fn count_on(vcpu: usize, words: &Arc<Words>, priority: u8) -> io::Result<()> {
+    let words = Arc::clone(words);
+    let body = move || {
+        if become_realtime(priority).is_err() {
+            // It is expected for ever: nothing is served.
+            return;
+        }
+        let mut next = Monotonic::now();
+        loop {
+            if sched_getcpu() == Ok(vcpu) {
+                words.count(vcpu);
+            } else {
+                // Offline, or on the way: where it may not run it says so, and tries again.
+                words.expected(vcpu);
+                if bind(THIS, |other| other == vcpu).is_err() {
+                    words.absent(vcpu);
+                }
+            }
+            next = next.plus_ns(COUNT_EACH_NS).max(Monotonic::now());
+            sleep_until(next);
+        }
+    };
+    spawn(format!("vcpu-{vcpu}"), body).map(drop)
+}
+
+/// The thread that sends its vCPU to the pCPUs; it ends with this value.
+#[derive(Debug)]
+pub struct Sender {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Sender {
+    /// Starts it. The calling thread is kept away from its vCPU.
+    ///
+    /// # Errors
+    /// The errno of making it.
+    pub fn start(way: Privcmd, words: &Arc<Words>, priority: u8) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (words, stopped, guard) = (Arc::clone(words), Arc::clone(&stop), gettid());
+        let body = move || {
+            if become_realtime(priority).is_ok() {
+                send_in_turn(&way, &words, guard, &stopped);
+            }
+            words.off();
+        };
+        Ok(Self {
+            thread: spawn("pin-probe".to_owned(), body)?,
+            stop,
+        })
+    }
+}
+
+impl Drop for Sender {
+    /// A vCPU that is away when its thread ends would stay there.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let deadline = Monotonic::now().plus_ns(END_NS);
+        while !self.thread.is_finished() && Monotonic::now() < deadline {
+            sleep_until(Monotonic::now().plus_ns(STAY_NS));
+        }
+    }
+}
+
+fn send_in_turn(way: &impl Way, words: &Words, guard: Pid, stop: &AtomicBool) {
+    let mut walk = Walk::default();
+    let mut home = None;
+    // The vCPU that was home when it went offline: it may be away still when it comes back.
+    let mut left = None;
+    while !stop.load(Ordering::Relaxed) {
+        let is_home = home.is_some() && sched_getcpu().ok() == home;
+        if !is_home || words.counting().any(|vcpu| Some(vcpu) == left) {
+            left = left.or(home);
+            home = settle(words, guard, left);
+            if home.is_some() {
+                // It may have been left away by this thread, or by a guard that was killed.
+                let _ = way.release();
+                left = left.filter(|_| left != home);
+            }
+        }
+        let pause_ns = match home {
+            Some(vcpu) if walk.step(words, short(vcpu), way).is_err() => return,
+            Some(_) => walk.pause_ns(),
+            None => ALONE_NS,
+        };
+        if pause_ns != 0 {
+            sleep_until(Monotonic::now().plus_ns(pause_ns));
+        }
+    }
+}
+
+fn short(vcpu: usize) -> u16 {
+    u16::try_from(vcpu).unwrap_or(u16::MAX)
+}
+
+/// Chooses the vCPU that is sent: `left` if it is there, or the last of several. The guard's
+/// thread is to run on the others.
+fn settle(words: &Words, guard: Pid, left: Option<usize>) -> Option<usize> {
+    let several = words.counting().count() > 1;
+    let mut counting = words.counting();
+    let home = counting
+        .find(|vcpu| Some(*vcpu) == left)
+        .or_else(|| words.counting().last())
+        .filter(|_| several);
+    let home = home.filter(|home| {
+        bind(guard, |vcpu| vcpu != *home).is_ok() && bind(THIS, |vcpu| vcpu == *home).is_ok()
+    });
+    // At the start the others may not have counted yet.
+    if home.is_none() && words.settled() {
+        words.off();
+    }
+    home
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{last_of_list, scheduler_allows};
+
+    #[test]
+    fn a_vcpu_is_sent_only_where_several_may_share_a_pcpu() {
+        for fine in [
+            "",
+            "com1=115200",
+            "sched=credit",
+            "sched=null sched=credit2 dom0_mem=1G",
+        ] {
+            assert!(scheduler_allows(fine).is_ok(), "{fine}");
+        }
+        for not in [
+            "sched=null",
+            "dom0_mem=1G sched=rtds",
+            "sched=credit sched=arinc653",
+        ] {
+            assert!(scheduler_allows(not).is_err(), "{not}");
+        }
+    }
+
+    #[test]
+    fn the_last_vcpu_is_the_end_of_the_kernels_list() {
+        for (text, last) in [("0\n", Some(0)), ("0-3\n", Some(3)), ("0-3,8\n", Some(8))] {
+            assert_eq!(last_of_list(text), last);
+        }
+        assert_eq!(last_of_list(""), None);
+    }
+}

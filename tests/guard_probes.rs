@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What probes prove of a hypervisor without a table, moment by moment, and where they go.
+#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+
+use nix::errno::Errno;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use xenwarden::guard::evidence::{Unknown, Verdict, Work};
+use xenwarden::guard::probes::{Evidence, Words};
+use xenwarden::guard::probing::{Walk, Way, count_on};
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+
+const PATIENCE_NS: u64 = 10 * NS_PER_S;
+const SAMPLE_NS: u64 = 250 * NS_PER_MS;
+const SERVED: Verdict = Verdict::Served { excused: None };
+
+/// A guard that looks, and threads whose words are written by hand.
+struct Host {
+    words: Words,
+    evidence: Evidence,
+    now: u64,
+}
+
+impl Host {
+    fn new(vcpus: usize, sends: bool) -> Self {
+        Self {
+            words: Words::new(vcpus, sends),
+            evidence: Evidence::new(vcpus, PATIENCE_NS),
+            now: 100 * NS_PER_S,
+        }
+    }
+
+    /// All is as it should be, and was seen to be.
+    fn proven(vcpus: usize, sends: bool) -> Self {
+        let mut host = Self::new(vcpus, sends);
+        if sends {
+            host.words.back(true);
+        }
+        assert_eq!(host.count_and_look(0..vcpus), SERVED);
+        host
+    }
+
+    fn look_after(&mut self, passed_ns: u64) -> Verdict {
+        self.now += passed_ns;
+        let (verdict, at) = self.evidence.look(&self.words, || Monotonic(self.now));
+        assert_eq!(at, Monotonic(self.now));
+        verdict
+    }
+
+    fn count_and_look(&mut self, vcpus: impl IntoIterator<Item = usize>) -> Verdict {
+        vcpus.into_iter().for_each(|vcpu| self.words.count(vcpu));
+        self.look_after(SAMPLE_NS)
+    }
+
+    /// Looks until something lags, while these vCPUs count; gives what, and after how long.
+    fn until_lag(&mut self, vcpus: &[usize]) -> (Work, u64) {
+        let begin = self.now;
+        for _ in 0..1000 {
+            match self.count_and_look(vcpus.iter().copied()) {
+                Verdict::Lagging { work, overdue_ns } => {
+                    assert!(overdue_ns > PATIENCE_NS);
+                    return (work, self.now - begin);
+                }
+                verdict => assert_eq!(verdict, SERVED),
+            }
+        }
+        panic!("nothing lags");
+    }
+}
+
+#[test]
+fn a_vcpu_that_stops_counting_is_told_after_the_patience() {
+    let mut host = Host::proven(4, true);
+    assert_eq!(host.count_and_look(0..4), SERVED);
+    let (work, after_ns) = host.until_lag(&[0, 1, 3]);
+    assert_eq!(work, Work::Vcpu(2));
+    assert_eq!(after_ns, PATIENCE_NS + SAMPLE_NS, "and not a look later");
+    assert_eq!(host.count_and_look(0..4), SERVED, "nothing latches");
+}
+
+#[test]
+fn the_vcpu_that_has_been_silent_longest_is_told() {
+    let mut host = Host::proven(3, false);
+    host.count_and_look([0, 2]);
+    host.count_and_look([2]);
+    assert_eq!(host.until_lag(&[2]).0, Work::Vcpu(1));
+}
+
+#[test]
+fn a_vcpu_that_does_not_come_back_from_a_pcpu_is_told_with_that_pcpu() {
+    let mut host = Host::proven(2, true);
+    host.words.sent(7, 1, 3);
+    // Its thread cannot count either, and that is no news.
+    let (work, after_ns) = host.until_lag(&[0]);
+    assert_eq!(work, Work::Probe(3));
+    assert_eq!(
+        after_ns,
+        PATIENCE_NS + 2 * SAMPLE_NS,
+        "and not a look later"
+    );
+    host.words.back(true);
+    assert_eq!(host.count_and_look(0..2), SERVED);
+}
+
+#[test]
+fn a_vcpu_that_goes_from_pcpu_to_pcpu_is_served_however_long() {
+    let mut host = Host::proven(2, true);
+    for n in 0..200 {
+        // Never seen to be back: always another time, now and then the same place.
+        host.words.sent(n, 1, u16::try_from(n % 3).expect("small"));
+        assert_eq!(host.count_and_look(0..2), SERVED);
+    }
+}
+
+#[test]
+fn a_vcpu_that_is_taken_offline_is_neither_evidence_nor_lagging() {
+    let mut host = Host::proven(2, false);
+    host.words.absent(1);
+    for _ in 0..100 {
+        assert_eq!(host.count_and_look([0]), SERVED);
+    }
+    // It comes back, and is given its whole patience anew.
+    host.words.expected(1);
+    assert_eq!(host.until_lag(&[0]).1, PATIENCE_NS + 2 * SAMPLE_NS);
+    assert_eq!(host.count_and_look(0..2), SERVED);
+}
+
+#[test]
+fn nothing_is_served_before_each_vcpu_has_counted_and_each_pcpu_was_visited() {
+    let mut host = Host::new(2, true);
+    let unknown = Verdict::Unknown;
+    assert_eq!(host.look_after(0), unknown(Unknown::NoVcpu));
+    let unproven = |vcpu| unknown(Unknown::UnprovenVcpu { vcpu });
+    assert_eq!(host.count_and_look([0]), unproven(1));
+    host.words.sent(1, 1, 5);
+    let at = |cpu| unknown(Unknown::Unproven { cpu });
+    assert_eq!(host.count_and_look(0..2), at(5));
+    host.words.back(false);
+    assert_eq!(host.count_and_look(0..2), at(0));
+    host.words.back(true);
+    assert_eq!(host.count_and_look(0..2), SERVED);
+}
+
+#[test]
+fn without_a_vcpu_to_see_nothing_is_known() {
+    let mut host = Host::new(0, false);
+    assert_eq!(host.look_after(0), Verdict::Unknown(Unknown::NoVcpu));
+    let mut host = Host::new(2, false);
+    host.words.absent(0);
+    host.words.absent(1);
+    assert_eq!(host.look_after(0), Verdict::Unknown(Unknown::NoVcpu));
+}
+
+#[test]
+fn one_that_cannot_be_sent_anywhere_is_no_reason_to_wait_for_it() {
+    let mut host = Host::new(1, true);
+    host.words.off();
+    assert_eq!(host.count_and_look([0]), SERVED);
+}
+
+#[test]
+fn a_reader_who_was_away_does_not_take_that_for_silence() {
+    let mut host = Host::proven(2, true);
+    host.words.sent(1, 1, 0);
+    for _ in 0..19 {
+        assert_eq!(host.look_after(60 * NS_PER_S), SERVED);
+    }
+    // But it does not forget either.
+    assert_eq!(host.look_after(60 * NS_PER_S), SERVED);
+    let late = host.look_after(60 * NS_PER_S);
+    assert!(matches!(late, Verdict::Lagging { .. }), "{late:?}");
+}
+
+#[test]
+fn the_thread_of_a_vcpu_counts_if_there_is_such_a_vcpu() {
+    // More than any machine that this is built on has.
+    const NONE: usize = 1023;
+    let words = Arc::new(Words::new(NONE + 1, false));
+    // Real-time needs the privilege: run as root, as for tests/kick_path.rs.
+    for vcpu in [0, NONE] {
+        count_on(vcpu, &words, 1).expect("a thread");
+    }
+    let begin = Instant::now();
+    let counts = || words.counting().collect::<Vec<_>>() == [0];
+    while !counts() && begin.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(counts(), "only the one that is there");
+    // The other has said that it is not, so that nobody waits for it.
+    (1..NONE).for_each(|vcpu| words.absent(vcpu));
+    while !words.settled() && begin.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(words.settled());
+}
+
+/// A hypervisor with these pCPUs in dom0's pool.
+#[derive(Default)]
+struct Fake {
+    pcpus: RefCell<BTreeSet<u16>>,
+    refuses: Cell<Option<Errno>>,
+    at: Cell<Option<u16>>,
+    stays: RefCell<Vec<u16>>,
+}
+
+impl Fake {
+    fn with(pcpus: impl IntoIterator<Item = u16>) -> Self {
+        Self {
+            pcpus: RefCell::new(pcpus.into_iter().collect()),
+            ..Self::default()
+        }
+    }
+
+    fn stays(&self) -> Vec<u16> {
+        std::mem::take(&mut self.stays.borrow_mut())
+    }
+}
+
+impl Way for Fake {
+    fn send(&self, pcpu: u16) -> Result<(), Errno> {
+        if let Some(errno) = self.refuses.get() {
+            return Err(errno);
+        }
+        if self.at.get().is_some() {
+            return Err(Errno::EBUSY);
+        }
+        if !self.pcpus.borrow().contains(&pcpu) {
+            return Err(Errno::EINVAL);
+        }
+        self.at.set(Some(pcpu));
+        Ok(())
+    }
+
+    fn stay(&self) {
+        self.stays.borrow_mut().extend(self.at.get());
+    }
+
+    fn release(&self) -> Result<(), Errno> {
+        self.at.take().map(drop).ok_or(Errno::EINVAL)
+    }
+}
+
+/// Goes on until the next wait.
+fn go(walk: &mut Walk, words: &Words, way: &Fake) -> Result<(), Errno> {
+    for _ in 0..10_000 {
+        walk.step(words, 1, way)?;
+        assert_eq!(way.at.get(), None, "it is back after each step");
+        if walk.pause_ns() != 0 {
+            return Ok(());
+        }
+    }
+    panic!("it never waits");
+}
+
+#[test]
+fn each_pcpu_of_the_pool_is_visited_in_turn() {
+    let (way, words) = (Fake::with([0, 1, 5]), Words::new(2, true));
+    let mut walk = Walk::default();
+    go(&mut walk, &words, &way).expect("allowed");
+    assert_eq!(way.stays(), [0, 1, 5, 0], "at first without a pause");
+    for pcpu in [1, 5, 0, 1, 5, 0] {
+        go(&mut walk, &words, &way).expect("allowed");
+        assert_eq!(way.stays(), [pcpu]);
+    }
+}
+
+#[test]
+fn pcpus_may_come_and_go() {
+    let (way, words) = (Fake::with([0, 1]), Words::new(2, true));
+    let mut walk = Walk::default();
+    (0..4).for_each(|_| go(&mut walk, &words, &way).expect("allowed"));
+    way.stays();
+    way.pcpus.borrow_mut().extend([2]);
+    way.pcpus.borrow_mut().remove(&1);
+    (0..6).for_each(|_| go(&mut walk, &words, &way).expect("allowed"));
+    let stays: BTreeSet<u16> = way.stays().into_iter().collect();
+    assert_eq!(stays, BTreeSet::from([0, 2]));
+}
+
+#[test]
+fn the_first_walk_ends_before_anything_is_taken_for_served() {
+    let (way, words) = (Fake::with([0, 1]), Words::new(2, true));
+    let mut evidence = Evidence::new(2, PATIENCE_NS);
+    let (mut walk, mut served) = (Walk::default(), None);
+    [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+    for step in 0..1_000 {
+        walk.step(&words, 1, &way).expect("allowed");
+        let (verdict, _) = evidence.look(&words, || Monotonic(step));
+        if verdict == SERVED {
+            served = Some(way.stays());
+            break;
+        }
+    }
+    assert_eq!(served, Some(vec![0, 1]));
+}
+
+#[test]
+fn a_hypervisor_that_refuses_is_asked_no_more() {
+    let (way, words) = (Fake::with([0]), Words::new(2, true));
+    way.refuses.set(Some(Errno::EPERM));
+    assert_eq!(go(&mut Walk::default(), &words, &way), Err(Errno::EPERM));
+    // As is one that has no pCPU for it at all.
+    let none = Fake::default();
+    assert!(go(&mut Walk::default(), &words, &none).is_err());
+    // But not one that refuses for a moment.
+    let mut walk = Walk::default();
+    way.refuses.set(None);
+    go(&mut walk, &words, &way).expect("allowed");
+    way.refuses.set(Some(Errno::EBUSY));
+    (0..100).for_each(|_| walk.step(&words, 1, &way).expect("tried on"));
+    way.refuses.set(None);
+    way.stays();
+    go(&mut walk, &words, &way).expect("allowed");
+    assert_eq!(way.stays(), [0]);
+}
