@@ -14,7 +14,8 @@ use xenwarden::guard::gate::Decision;
 use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Writer};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::watchdog::fence::{
-    DomainWatchdog, Judged, Slot, judge, keep_slot, last_resort, open_sysrq, slot_timeout_s,
+    DomainWatchdog, Judged, Overdue, SYSRQ_AFTER, Slot, judge, keep_slot, last_resort, open_sysrq,
+    slot_timeout_s,
 };
 
 /// Nothing here takes so long.
@@ -61,6 +62,7 @@ fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
             pid,
             began,
             served.plus_ns(after_ms * NS_PER_MS),
+            SYSRQ_AFTER,
         )
     };
     let expected = [
@@ -81,7 +83,29 @@ fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
         (Phase::Disarmed, Judged::Ended),
     ] {
         let view = view(phase, served, served);
-        assert_eq!(judge(Some(&view), pid, began, late), expected, "{phase:?}");
+        assert_eq!(
+            judge(Some(&view), pid, began, late, SYSRQ_AFTER),
+            expected,
+            "{phase:?}"
+        );
+    }
+}
+
+#[test]
+fn a_fast_fence_counts_from_what_was_last_served_whatever_the_hardware_takes() {
+    let pid = std::process::id();
+    let began = Monotonic(100 * NS_PER_S);
+    let served = began.plus_ns(NS_PER_S);
+    let armed = view(Phase::Armed, served, served);
+    let overdue = Overdue::SinceServed(700 * NS_PER_MS);
+    for (after_ms, expected) in [
+        (0, Judged::Fresh),
+        (700, Judged::Fresh),
+        (701, Judged::Overdue),
+    ] {
+        let now = served.plus_ns(after_ms * NS_PER_MS);
+        let judged = judge(Some(&armed), pid, began, now, overdue);
+        assert_eq!(judged, expected, "{after_ms} ms after");
     }
 }
 
@@ -92,10 +116,16 @@ fn what_an_earlier_guard_told_resets_nothing() {
     let before = Monotonic(50 * NS_PER_S);
     let old = view(Phase::Armed, before, before);
     let now = began.plus_ns(NS_PER_S);
-    assert_eq!(judge(Some(&old), pid, began, now), Judged::NotYet);
+    assert_eq!(
+        judge(Some(&old), pid, began, now, SYSRQ_AFTER),
+        Judged::NotYet
+    );
     let another = view(Phase::Armed, began, began);
-    assert_eq!(judge(Some(&another), pid + 1, began, now), Judged::NotYet);
-    assert_eq!(judge(None, pid, began, now), Judged::NotYet);
+    assert_eq!(
+        judge(Some(&another), pid + 1, began, now, SYSRQ_AFTER),
+        Judged::NotYet
+    );
+    assert_eq!(judge(None, pid, began, now, SYSRQ_AFTER), Judged::NotYet);
 }
 
 #[test]

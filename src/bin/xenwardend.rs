@@ -9,6 +9,7 @@ use xenwarden::config::{self, DEFAULT_PATH, Policy};
 use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
 use xenwarden::guard::devices::{self, Shown};
 use xenwarden::guard::start;
+use xenwarden::watchdog::fast;
 
 const HELP: &str = "\
 xenwardend, the guard: arms the host watchdog and kicks it only while the hypervisor serves
@@ -25,6 +26,7 @@ usage: xenwardend [OPTIONS]
 enum Request {
     Run(PathBuf),
     CheckConfig(PathBuf),
+    FastFence(String),
     Say(&'static str),
 }
 
@@ -51,6 +53,11 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, Failure> {
                 config = arguments.value().map_err(usage)?.into();
             }
             Long("check-config") => check = true,
+            // For the guard itself.
+            Long(fast::OPTION) => {
+                let words = arguments.value().map_err(usage)?;
+                return Ok(Request::FastFence(words.to_string_lossy().into_owned()));
+            }
             Short('V') | Long("version") => {
                 return Ok(Request::Say(concat!(
                     "xenwardend ",
@@ -98,6 +105,7 @@ fn serve(request: Request) -> Result<(), Failure> {
                 .map(|line| format!("{}: {line}", path.display()));
             Err(Failure::new(CONFIG, lines.collect::<Vec<_>>().join("\n")))
         }
+        Request::FastFence(words) => fast::run(&words),
         Request::Run(path) => start::guard(&load(&path)?),
     }
 }

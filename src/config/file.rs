@@ -16,6 +16,8 @@ pub struct File {
     pub host_watchdog: HostWatchdog,
     /// `[fence]`
     pub fence: Fence,
+    /// `[fast]`
+    pub fast: Fast,
     /// `[realtime]`
     pub realtime: Realtime,
     /// `[evidence]`
@@ -60,6 +62,16 @@ pub struct Fence {
     pub xen_slot: Option<bool>,
     /// Whether sysrq does, after both.
     pub sysrq: Option<bool>,
+}
+
+/// `[fast]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fast {
+    /// Whether sysrq resets the host as soon as the guard has died.
+    pub guard_death: Option<bool>,
+    /// When nothing has been served for so long it does as well, milliseconds.
+    pub withheld_ms: Option<u32>,
 }
 
 /// `[realtime]`

@@ -7,6 +7,7 @@ use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
 use crate::watchdog::candidates::Selector;
+use crate::watchdog::fast::Fast;
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: the bounds of SPECIFICATION.md build on it.
@@ -35,6 +36,10 @@ const MAX_INHIBIT_S: u32 = 86_400;
 /// up for as long as a serial console takes, and nothing tells that from a wedge.
 const DEFAULT_SILENT_S: u32 = 10;
 const MAX_SILENT_S: u32 = 60;
+/// A withhold that may end by itself is given so long at least, milliseconds; what is longer than
+/// any timeout is left to the hardware.
+const MIN_WITHHELD_MS: u32 = 500;
+const MAX_WITHHELD_MS: u32 = 60_000;
 /// Samples a deadline must have room for, so that a few late ones do no harm.
 pub const SAMPLES_PER_DEADLINE: u64 = 20;
 /// Longest path of a unix socket (unix(7)), without the closing zero byte.
@@ -69,6 +74,8 @@ pub struct Policy {
     pub stopped_timeout_s: u32,
     /// What resets the host where the hardware does not.
     pub fence: Fence,
+    /// What resets it sooner.
+    pub fast: Fast,
     /// The guard's priority, SCHED_FIFO.
     pub priority: u8,
     /// What the evidence must cover.
@@ -164,6 +171,13 @@ impl Policy {
             DEFAULT_SILENT_S,
             " seconds",
         );
+        let fast = Fast {
+            guard_death: file.fast.guard_death.unwrap_or(false),
+            withheld_ms: file.fast.withheld_ms.map(|ms| {
+                let range = MIN_WITHHELD_MS..=MAX_WITHHELD_MS;
+                wrong.within("fast.withheld_ms", Some(ms), range, ms, " milliseconds")
+            }),
+        };
         let policy = Self {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
@@ -172,6 +186,7 @@ impl Policy {
                 xen_slot: file.fence.xen_slot.unwrap_or(false),
                 sysrq: file.fence.sysrq.unwrap_or(true),
             },
+            fast,
             priority,
             coverage: file.evidence.coverage.unwrap_or(Coverage::Full),
             sample_ns: u64::from(sample_ms) * NS_PER_MS,

@@ -22,6 +22,7 @@ use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
+use crate::watchdog::fast::Pipe;
 use crate::watchdog::fence;
 use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
@@ -85,6 +86,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
     let deadlines = deadlines(policy.inhibit_longest_ns);
+    let fast = start_fast(policy)?;
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
     sight
@@ -104,12 +106,14 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         || {
             let page = open_page(group)?;
             fence = raise_fence(policy, &page);
+            fence.fast = fast;
             Ok(page)
         },
     )?;
     let Some((armed, mut watchdog, mut page)) = armed else {
         return Ok(());
     };
+    fence.armed();
     watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
     fence.weak.extend(sight.weakness());
@@ -129,6 +133,10 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
 
 /// Says what became of the host watchdog.
 fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
+    let is_running = matches!(outcome, LetGo::Runs { within_s: None, .. });
+    if let Some(fast) = fence.fast.filter(|_| !is_running) {
+        fast.let_go();
+    }
     let device = info.device.display();
     let text = match outcome {
         LetGo::Runs { error, within_s } => {
@@ -311,7 +319,25 @@ fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
 #[derive(Default)]
 struct Fence {
     levels: Vec<JoinHandle<()>>,
+    fast: Option<Pipe>,
     weak: Vec<String>,
+}
+
+impl Fence {
+    /// The host watchdog is armed.
+    fn armed(&mut self) {
+        let told = self.fast.as_mut().map(Pipe::armed);
+        if let Some(Err(error)) = told {
+            self.weak.push(format!("no fast fence: {error}"));
+        }
+    }
+}
+
+/// Starts the process that resets the host at once, if it is asked for.
+fn start_fast(policy: &Policy) -> Result<Option<Pipe>, Failure> {
+    let start = || Pipe::start(policy.fast, policy.priority);
+    let started = policy.fast.is_on().then(start).transpose();
+    started.map_err(|error| Failure::new(OSERR, format!("cannot start the fast fence: {error}")))
 }
 
 /// Starts the fence levels behind the hardware.

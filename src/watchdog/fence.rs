@@ -33,8 +33,8 @@ const AWAY_NS: u64 = 500 * NS_PER_MS;
 const FRESH_NS: u64 = NS_PER_S;
 /// Xen's slot fires so long after the hardware should have, seconds.
 const SLOT_AFTER_S: u32 = 2;
-/// And sysrq so long after it, ns.
-const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
+/// And sysrq so long after it.
+pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(4 * NS_PER_S);
 /// Their stacks, bytes: locked, so small.
 const STACK: usize = 32 * 1024;
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
@@ -68,20 +68,39 @@ impl Judged {
     }
 }
 
+/// When a host should be down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// So long after the hardware should have reset it, ns.
+    SinceReset(u64),
+    /// So long after everything was last served, ns.
+    SinceServed(u64),
+}
+
 /// What `view`, of the guard `pid`, says to a level that began at `began`.
 #[must_use]
-pub fn judge(view: Option<&View>, pid: u32, began: Monotonic, now: Monotonic) -> Judged {
+pub fn judge(
+    view: Option<&View>,
+    pid: u32,
+    began: Monotonic,
+    now: Monotonic,
+    overdue: Overdue,
+) -> Judged {
     // A page begins with what the guard before this one told.
     let Some(View { info, status }) = view.filter(|view| view.info.pid == pid) else {
         return Judged::NotYet;
     };
     let served_ns = now.since_ns(status.served);
+    let overdue_ns = match overdue {
+        Overdue::SinceReset(ns) => info.latest_ns.saturating_add(ns),
+        Overdue::SinceServed(ns) => ns,
+    };
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
         Phase::Disarmed | Phase::Kept => Judged::Ended,
+        _ if served_ns > overdue_ns => Judged::Overdue,
         _ if served_ns <= FRESH_NS => Judged::Fresh,
-        _ if served_ns > info.latest_ns.saturating_add(SYSRQ_AFTER_NS) => Judged::Overdue,
         _ => Judged::Silent,
     }
 }
@@ -221,7 +240,8 @@ fn level(
             sleep_until(next);
             let late_ns = Monotonic::now().since_ns(next);
             let view = page.view();
-            let judged = judge(view.as_ref(), pid, began, Monotonic::now()).after(late_ns);
+            let now = Monotonic::now();
+            let judged = judge(view.as_ref(), pid, began, now, SYSRQ_AFTER).after(late_ns);
             act(judged, view.map_or(0, |view| view.info.latest_ns));
             if judged == Judged::Ended {
                 return;

@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod device;
 pub mod driver;
 pub mod error;
+pub mod fast;
 pub mod fence;
 pub mod holder;
 pub mod quirks;

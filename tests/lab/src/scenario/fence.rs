@@ -19,6 +19,9 @@ const SYSRQ: Duration = Duration::from_secs(9);
 /// How often the slower level looks, and what the hypervisor takes to reboot.
 const LATE: Duration = Duration::from_millis(3_500);
 
+/// What the fast fence is told to wait, its look each 100 ms included; and what the hypervisor takes to reboot.
+const WITHHELD: Duration = Duration::from_millis(1_200);
+const REBOOT: Duration = Duration::from_millis(1_500);
 /// What has been told already.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -26,6 +29,9 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[
     Row { name: "fence-slot", what: "the hardware does nothing: Xen's slot of dom0 resets the host", run: |lab, phase| falls(lab, phase, "xen_slot = true\nsysrq = false", SLOT) },
+    Row { name: "fast-killed", what: "the guard is killed: the fast fence resets the host at once", run: |lab, phase| falls_fast(lab, phase, "guard_death = true", GuardGoes::Killed) },
+    Row { name: "fast-stopped", what: "the guard is stopped: the fast fence resets the host a second later", run: |lab, phase| falls_fast(lab, phase, "withheld_ms = 1000", GuardGoes::Stopped) },
+    Row { name: "fast-withheld", what: "kicks are withheld for a second: the fast fence resets the host", run: |lab, phase| falls_fast(lab, phase, "withheld_ms = 1000", GuardGoes::Withholding) },
     Row { name: "fence-sysrq", what: "neither the hardware nor Xen's slot does anything: sysrq resets the host", run: |lab, phase| falls(lab, phase, "xen_slot = false", SYSRQ) },
 ];
 
@@ -33,6 +39,7 @@ pub const DOWN: &[Row] = &[
 #[rustfmt::skip]
 pub const LIVES: &[Row] = &[
     Row { name: "fence-released", what: "a guard that is stopped gives Xen's slot back; one that was cleared is taken anew", run: released },
+    Row { name: "fast-restarted", what: "a guard with a fast fence is stopped and started: nothing resets the host", run: fast_restarted },
     Row { name: "drill-without-reset", what: "a drill on a host watchdog that does nothing says so, and the guard goes on", run: drill_without_reset },
     Row { name: "not-hardware", what: "softdog and xen_wdt are refused, and left as they were", run: not_hardware },
     Row { name: "bmc-toothless", what: "a BMC that takes kicks and would never reset is refused", run: toothless },
@@ -94,6 +101,72 @@ fn falls(
         said: host.machine.log.lines_from(said),
         ..Figures::default()
     })
+}
+
+/// How the guard serves no more.
+#[derive(Clone, Copy, PartialEq)]
+enum GuardGoes {
+    Killed,
+    Stopped,
+    Withholding,
+}
+
+/// The hardware is not waited for: it would fire after five seconds.
+fn falls_fast(
+    laboratory: &Laboratory,
+    phase: Duration,
+    fast: &str,
+    goes: GuardGoes,
+) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Apart, phase)?;
+    host.reconfigure(&format!("[fast]\n{fast}"))?;
+    host.lives_on(WATCHED)?;
+    let said = host.machine.log.length();
+    let (acted, bound) = match goes {
+        GuardGoes::Withholding => {
+            let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
+            (host.inject(wedge.fault)?, FROM_INJECTION + WITHHELD)
+        }
+        _ => {
+            let (signal, bound) = match goes {
+                GuardGoes::Killed => ("-9", Duration::ZERO),
+                _ => ("-STOP", WITHHELD),
+            };
+            let acted = host.machine.clock()?;
+            // The host may be gone before it has answered.
+            let kill = format!("kill {signal} $(cat /run/xenwarden/guard.lock)");
+            host.machine.agent.send(&kill)?;
+            (acted, bound)
+        }
+    };
+    let bound = bound + REBOOT;
+    let reset = host.machine.wait_reset(acted + bound)?;
+    let failure = reset
+        .is_none()
+        .then(|| format!("no reset within {bound:?}"));
+    Ok(Figures {
+        fired_s: reset.map(|at| at.as_secs_f64() - acted.as_secs_f64()),
+        bound_s: Some(bound.as_secs_f64()),
+        failure,
+        said: host.machine.log.lines_from(said),
+        ..Figures::default()
+    })
+}
+
+fn fast_restarted(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    let mut lives = || {
+        host.reconfigure("[fast]\nguard_death = true\nwithheld_ms = 1000")?;
+        for _ in 0..3 {
+            host.end_program(GUARD, "-TERM")?;
+            host.pass(Duration::from_secs(2))?;
+            host.start_program(GUARD)?;
+        }
+        host.lives_on(WATCHED)
+    };
+    let outcome = lives();
+    let said = host.machine.log.lines_from(0);
+    Ok(Figures::of(outcome.map(|()| Vec::new()), said))
 }
 
 fn released(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
