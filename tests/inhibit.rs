@@ -85,7 +85,7 @@ fn the_status_says_who_inhibits_the_guard_for_how_long_and_what_is_ignored() {
     let path = file("status");
     let _guard = Deadlines::open(&path, HOUR_NS).expect("made");
     inhibit::order(&path, after(60), "ann", "new fans").expect("ordered");
-    let mut status = Status::of_page(None, NOW);
+    let mut status = Status::of_page(None, None, NOW);
     inhibit::tell(&mut status, &path);
     assert_eq!(status.inhibited, None, "the guard's word alone counts");
     status.host_watchdog.device = "/dev/watchdog0".into();

@@ -78,7 +78,13 @@ fn traces(fired: Option<bool>, records: &[RecordOf]) -> Traces {
 }
 
 fn reset(last: HostRecord, withhold: Option<WithholdRecord>, traces: &Traces) -> Option<Reset> {
-    Left { last, withhold }.reset(traces)
+    let drill = None;
+    Left {
+        last,
+        withhold,
+        drill,
+    }
+    .reset(traces)
 }
 
 #[test]
@@ -312,6 +318,7 @@ fn the_last_eight_resets_are_kept_newest_first_and_each_is_told_once() {
     let looked = history::look(&store, &places, None).expect("readable");
     let boots: Vec<String> = looked
         .expect("written")
+        .resets
         .resets
         .into_iter()
         .map(|r| r.boot_id)

@@ -106,7 +106,7 @@ fn quoted(text: &str) -> (String, &str) {
 }
 
 fn status() -> Status {
-    let mut status = Status::of_page(None, Monotonic::now());
+    let mut status = Status::of_page(None, None, Monotonic::now());
     status.coverage = Coverage::Full;
     status.host_watchdog.kicks = u64::MAX;
     status.kick_path.withholds = 3;

@@ -81,6 +81,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Reset this host by its host watchdog, to measure how long that takes (root only)
+    Drill {
+        /// The name of this host; without it, it is asked for
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
+    /// After how many seconds this host is certainly down once it has fallen silent
+    FenceBound,
     /// Completions of this command line for a shell
     #[command(hide = true)]
     Completions {

@@ -10,7 +10,9 @@ mod ack;
 pub mod arguments;
 mod check;
 mod connection;
+mod drill;
 mod events;
+mod fence_bound;
 mod guests;
 mod inhibit;
 mod output;
@@ -76,6 +78,11 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             let socket = control()?;
             why::run(&socket, || policy(arguments), *json, output)
         }
+        Command::Drill { host } => {
+            let policy = policy(arguments)?;
+            drill::run(&control()?, &policy, host.as_deref(), output)
+        }
+        Command::FenceBound => fence_bound::run(&control()?, || policy(arguments), output),
         Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
         Command::Inhibit { span, reason } => {
             let longest_ns = policy(arguments)?.inhibit_longest_ns;

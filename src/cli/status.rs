@@ -41,7 +41,7 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     print_error(&format!(
         "the monitor does not answer ({why}); this is from the guard alone"
     ));
-    let mut status = Status::of_page(Some(&view), Monotonic::now());
+    let mut status = Status::of_guard(&view, None, Monotonic::now());
     inhibit::tell(&mut status, Path::new(inhibit::PATH));
     Ok(status)
 }

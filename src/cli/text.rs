@@ -66,6 +66,13 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
         status.kick_path.withholds,
         status.kick_path.failed_kicks
     )?;
+    if let Some(bound) = watchdog.fence_bound_ms {
+        let by = match watchdog.fence_bound_measured {
+            Some(time) => format!("measured {time}"),
+            None => "assumed: xenwarden drill measures it".to_owned(),
+        };
+        writeln!(to, "fence bound    {}, {by}", span(bound))?;
+    }
     let coverage = match status.coverage {
         Coverage::Full => "full",
         Coverage::Partial => "PARTIAL: nothing is known of guests and pcpus",

@@ -51,12 +51,12 @@ fn without_monitor(policy: &Policy, why: &str) -> Result<Resets, String> {
     let directory = &policy.state_directory;
     let found = history::look(&Store::new(directory), &Places::default(), fired);
     match found {
-        Ok(Some(resets)) => {
+        Ok(Some(history)) => {
             print_error(&format!(
                 "the monitor does not answer ({why}); this is what it left in {}",
                 directory.display()
             ));
-            Ok(resets)
+            Ok(history.resets)
         }
         Ok(None) => Err(format!(
             "{why}; and nothing was ever written down in {}",

@@ -6,11 +6,12 @@
 //! command line can make the guard's part by itself. Ages and times are in the unit that the
 //! field's name ends with; what is not known is null.
 
-use crate::event::{Coverage, Uuid};
+use crate::event::{Coverage, Timestamp, Uuid};
 use crate::guard::gate::Decision;
 use crate::guard::histogram::Histogram;
 use crate::guard::page::{Counters, Phase, View};
 use crate::guests::report::{GuestReport, GuestsReport};
+use crate::state::drill::{FenceBound, Measured};
 use crate::state::saver::{Health, SaveError};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,14 @@ pub struct HostWatchdog {
     pub timeout_ms: u64,
     /// A silent host is reset within this, by what is known of the device, milliseconds.
     pub resets_within_ms: u64,
+    /// A host that has fallen silent is certainly down after so long, milliseconds; null where
+    /// nothing is armed, with partial coverage, and while the guard is inhibited.
+    #[serde(default)]
+    pub fence_bound_ms: Option<u64>,
+    /// When a drill measured the host watchdog's part of it; null: it is taken for twice the
+    /// timeout.
+    #[serde(default)]
+    pub fence_bound_measured: Option<Timestamp>,
     /// Until it fires unless kicked, by our clock.
     pub time_left_ms: u64,
     /// Since the last kick.
@@ -206,10 +215,12 @@ pub const SILENT_NS: u64 = 1_000 * NS_PER_MS;
 const PERIODS_WITHOUT_KICK: u64 = 4;
 
 impl Status {
-    /// The guard's part, from its page, if there is one.
+    /// The guard's part, from its page, if there is one, and what a drill has measured.
     #[must_use]
-    pub fn of_page(view: Option<&View>, now: Monotonic) -> Self {
-        view.map_or_else(Self::without_guard, |view| Self::of_guard(view, now))
+    pub fn of_page(view: Option<&View>, measured: Option<&Measured>, now: Monotonic) -> Self {
+        view.map_or_else(Self::without_guard, |view| {
+            Self::of_guard(view, measured, now)
+        })
     }
 
     fn without_guard() -> Self {
@@ -220,6 +231,8 @@ impl Status {
                 identity: String::new(),
                 timeout_ms: 0,
                 resets_within_ms: 0,
+                fence_bound_ms: None,
+                fence_bound_measured: None,
                 time_left_ms: 0,
                 last_kick_age_ms: 0,
                 kicks: 0,
@@ -239,10 +252,16 @@ impl Status {
         }
     }
 
-    /// The guard's part, from its page.
+    /// The guard's part, from its page, and what a drill has measured.
     #[must_use]
-    pub fn of_guard(view: &View, now: Monotonic) -> Self {
+    pub fn of_guard(view: &View, measured: Option<&Measured>, now: Monotonic) -> Self {
         let View { info, status } = view;
+        // Without all of the evidence, or inhibited, a host may be silent and be kicked.
+        let inhibited = status.inhibited.is_some_and(|until| until > now);
+        let is_bound = matches!(status.phase, Phase::Armed | Phase::Stopping)
+            && info.coverage == Coverage::Full
+            && !inhibited;
+        let bound = is_bound.then(|| FenceBound::of(info, measured));
         let age_ns = now.since_ns(status.last_kick);
         Self {
             version: 1,
@@ -251,6 +270,8 @@ impl Status {
                 identity: info.identity.clone(),
                 timeout_ms: info.timeout_ns / NS_PER_MS,
                 resets_within_ms: info.latest_ns / NS_PER_MS,
+                fence_bound_ms: bound.map(|bound| bound.ms),
+                fence_bound_measured: bound.and_then(|bound| bound.measured),
                 time_left_ms: info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
                 last_kick_age_ms: age_ns / NS_PER_MS,
                 kicks: status.counters.kicks,

@@ -144,3 +144,10 @@ impl<'de> Deserialize<'de> for Timestamp {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+/// The name of this host, as events bear it.
+#[must_use]
+pub fn host_name() -> Arc<str> {
+    let name = nix::unistd::gethostname().ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "localhost".to_owned()).into()
+}

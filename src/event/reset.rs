@@ -35,6 +35,8 @@ pub enum ResetCause {
     Dom0Panic,
     /// The hypervisor or dom0 crashed, and a crash kernel kept what was left.
     Crash,
+    /// A drill stopped the kicks, to see the host watchdog fire.
+    Drill,
     /// The host watchdog fired, and nobody had written down that kicks would end: dom0, the
     /// hypervisor or the guard stopped from one moment to the next.
     Watchdog,
@@ -65,6 +67,7 @@ impl fmt::Display for ResetCause {
             Self::GuardSilent => "the guard hung, was stopped or was gone",
             Self::Dom0Panic => "dom0's kernel panicked",
             Self::Crash => "the hypervisor or dom0 crashed",
+            Self::Drill => "a drill stopped the kicks",
             Self::Watchdog => "the host watchdog fired on a host that was kicked until then",
             Self::Unwatched => "nobody watched any more",
             Self::Unrecorded => "it went down without a record",

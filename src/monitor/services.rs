@@ -13,7 +13,7 @@ use crate::control::peer::gid_of;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::event::bus::Bus;
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, host_name};
 use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::page::{self, Reader};
 use crate::guests::GuestRequests;
@@ -25,6 +25,7 @@ use crate::monitor::{evidence, host_state, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
 use crate::sink::kmsg::{self, Kmsg};
+use crate::state::drill::Measured;
 use crate::state::history::Resets;
 use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
@@ -70,6 +71,7 @@ struct Shared {
     guests: GuestThreads,
     recorder: Arc<Recorder>,
     resets: Resets,
+    measured: Option<Measured>,
     bus: Arc<Bus>,
     reporter: OnceLock<Reporter<'static>>,
     group: Option<u32>,
@@ -103,7 +105,7 @@ impl Shared {
     fn status(&self) -> Status {
         let now = Monotonic::now();
         let view = guard_page().and_then(|page| page.view());
-        let mut status = Status::of_page(view.as_ref(), now);
+        let mut status = Status::of_page(view.as_ref(), self.measured.as_ref(), now);
         inhibit::tell(&mut status, Path::new(inhibit::PATH));
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();
@@ -211,6 +213,7 @@ fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure
     let shared = Arc::new(Shared {
         recorder: Arc::new(recorder),
         resets: std::mem::take(&mut opened.resets),
+        measured: opened.measured.take(),
         guests: GuestThreads::new(opened, Arc::clone(&bus)),
         bus,
         reporter: OnceLock::new(),
@@ -458,10 +461,4 @@ fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
         };
         Failure::new(code, format!("{key}: {}: {error}", path.display()))
     })
-}
-
-fn host_name() -> Arc<str> {
-    let name = nix::unistd::gethostname().ok();
-    let name = name.and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| "localhost".to_owned()).into()
 }

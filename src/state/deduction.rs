@@ -8,6 +8,7 @@
 //! | last heartbeat | and | cause | confidence |
 //! |---|---|---|---|
 //! | disarmed | | none: a stop in order | |
+//! | any other | a drill had stopped the kicks | `drill` | as of the next three |
 //! | not kicked | the device says that it fired | why not | known |
 //! | not kicked | the device cannot tell | why not | likely |
 //! | not kicked | the device says that it did not fire | why not | unknown |
@@ -21,6 +22,7 @@
 //!
 //! A panic does not hide that kicks had ended before it: whoever panics writes no more.
 
+use super::drill::{Ended, Measured};
 use super::reset_reason::{HostRecord, HostState, Watchdog};
 use super::traces::{CrashRecord, RecordOf, Traces};
 use super::withhold::{Evidence, WithholdRecord};
@@ -68,6 +70,8 @@ pub struct Left {
     pub last: HostRecord,
     /// The withhold record; it may be of any boot.
     pub withhold: Option<WithholdRecord>,
+    /// The drill that ended it, if one did.
+    pub drill: Option<Ended>,
 }
 
 /// What the records make of it.
@@ -77,20 +81,27 @@ impl Left {
     /// Why that boot ended, as seen from the one that left these traces.
     #[must_use]
     pub fn reset(self, traces: &Traces) -> Option<Reset> {
-        let Self { last, withhold } = self;
+        let Self {
+            last,
+            withhold,
+            drill,
+        } = self;
         if traces.boot_id.is_empty() || last.boot_id.is_empty() || last.boot_id == traces.boot_id {
             return None;
         }
         let withhold = withhold.filter(|record| record.boot_id == last.boot_id);
-        let (cause, confidence, reason) = match &last.state {
-            HostState::Disarmed => return None,
-            HostState::Withholding { reason, cause } => {
+        let (cause, confidence, reason) = match (&last.state, drill) {
+            (HostState::Disarmed, _) => return None,
+            (_, Some(drill)) => drilled(drill.measured.as_ref(), traces),
+            (HostState::Withholding { reason, cause }, None) => {
                 unkicked(*cause, reason, withhold.as_ref(), traces)
             }
-            HostState::Armed => match withhold.as_ref().filter(|record| follows(record, &last)) {
-                Some(record) => unkicked(record.cause, &record.reason, Some(record), traces),
-                None => kicked(&last, traces),
-            },
+            (HostState::Armed, None) => {
+                match withhold.as_ref().filter(|record| follows(record, &last)) {
+                    Some(record) => unkicked(record.cause, &record.reason, Some(record), traces),
+                    None => kicked(&last, traces),
+                }
+            }
         };
         let withhold = withhold.filter(|_| is_of_kicks(cause));
         let seen = withhold.as_ref().map(|record| {
@@ -153,6 +164,25 @@ fn is_of_kicks(cause: ResetCause) -> bool {
     matches!(cause, Withheld | KickRefused | DisarmFailed | GuardSilent)
 }
 
+/// What kicks that had ended say of the reset.
+fn by_watchdog(traces: &Traces) -> Confidence {
+    match traces.watchdog_fired {
+        Some(true) => Confidence::Known,
+        None => Confidence::Likely,
+        Some(false) => Confidence::Unknown,
+    }
+}
+
+fn drilled(measured: Option<&Measured>, traces: &Traces) -> Verdict {
+    let shown = measured.map(|measured| {
+        let s = |ms: u64| format!("{}.{:02} s", ms / 1_000, ms % 1_000 / 10);
+        let (alive, down) = (s(measured.alive_ms), s(measured.down_ms));
+        format!("a drill: the host lived for {alive} after its last kick, and was down by {down}")
+    });
+    let shown = shown.unwrap_or_else(|| "a drill that measured nothing".to_owned());
+    (ResetCause::Drill, by_watchdog(traces), shown)
+}
+
 /// Kicks had ended, and it is known why. But a guard that falls silent beside a pCPU that is
 /// late need not be at fault: the pCPU may be its own.
 fn unkicked(
@@ -162,11 +192,7 @@ fn unkicked(
     traces: &Traces,
 ) -> Verdict {
     let mut reason = reason.to_owned();
-    let mut confidence = match traces.watchdog_fired {
-        Some(true) => Confidence::Known,
-        None => Confidence::Likely,
-        Some(false) => Confidence::Unknown,
-    };
+    let mut confidence = by_watchdog(traces);
     let late = record.and_then(|record| late_pcpu(&record.evidence));
     if let (Unkicked::GuardSilent, Some(cpu)) = (cause, late) {
         reason += &format!("; pcpu {cpu} was late as well, so a wedge may have stopped it");

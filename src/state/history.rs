@@ -2,10 +2,11 @@
 //! The last resets of the host, kept for whoever asks later.
 //!
 //! In: the state directory, the traces of the last boot. Out: the resets, newest first, the
-//! one that the last boot ended with among them, and what the monitor keeps. A reset is known
-//! by its boot, so none is told twice.
+//! one that the last boot ended with among them, what a drill has measured, and what the monitor
+//! keeps. A reset is known by its boot, so none is told twice.
 
 use super::deduction::{Left, Reset};
+use super::drill::{self, DrillRecord, Measured};
 use super::reset_reason::HostRecord;
 use super::store::{Store, Stored};
 use super::traces::{Places, Traces};
@@ -32,6 +33,9 @@ pub struct History {
     /// The resets.
     #[serde(flatten)]
     pub resets: Resets,
+    /// What the last drill that measured anything has shown.
+    #[serde(default)]
+    pub measured: Option<Measured>,
     /// The names of records of crashes that were found at the last start.
     #[serde(default)]
     pub seen: BTreeSet<String>,
@@ -59,8 +63,14 @@ pub fn open(store: &Store, places: &Places, watchdog_fired: Option<bool>) -> Fou
     let (last, last_aside) = store.load::<HostRecord>();
     let (withhold, withhold_aside) = store.load::<WithholdRecord>();
     let (history, history_aside) = store.load::<History>();
-    let (history, reset) = add(history, last, withhold, places, watchdog_fired);
-    let aside = [last_aside, withhold_aside, history_aside];
+    let (drill, drill_aside) = store.load::<DrillRecord>();
+    let boot = Boot {
+        last,
+        withhold,
+        drill,
+    };
+    let (history, reset) = boot.add_to(history, store, places, watchdog_fired);
+    let aside = [last_aside, withhold_aside, history_aside, drill_aside];
     Found {
         history,
         explained: reset.is_some(),
@@ -80,37 +90,76 @@ pub fn look(
     store: &Store,
     places: &Places,
     watchdog_fired: Option<bool>,
-) -> Result<Option<Resets>, String> {
-    let (last, withhold) = (store.peek::<HostRecord>()?, store.peek::<WithholdRecord>()?);
+) -> Result<Option<History>, String> {
+    let boot = Boot {
+        last: store.peek()?,
+        withhold: store.peek()?,
+        drill: store.peek()?,
+    };
     let history = store.peek::<History>()?;
-    if last.is_none() && history.is_none() {
+    if boot.last.is_none() && history.is_none() {
         return Ok(None);
     }
-    let (history, _) = add(history, last, withhold, places, watchdog_fired);
-    Ok(Some(history.resets))
+    let (history, _) = boot.add_to(history, store, places, watchdog_fired);
+    Ok(Some(history))
 }
 
-/// With the reset that the last boot ended with; and its event, if it is new.
-fn add(
-    history: Option<History>,
+/// What the last boot wrote down, as far as it did.
+struct Boot {
     last: Option<HostRecord>,
     withhold: Option<WithholdRecord>,
-    places: &Places,
-    watchdog_fired: Option<bool>,
-) -> (History, Option<Kind>) {
-    let seen = history.as_ref().map(|history| &history.seen);
-    let since = last.as_ref().map(|last| last.time);
-    let traces = Traces::read(places, watchdog_fired, seen, since);
-    let mut history = history.unwrap_or_default();
-    let resets = &mut history.resets;
-    resets.version = History::VERSION;
-    let left = last.map(|last| Left { last, withhold });
-    let reset = left.and_then(|left| left.reset(&traces));
-    let is_known = |reset: &Reset| resets.resets.iter().any(|r| r.boot_id == reset.boot_id);
-    let reset = reset.filter(|reset| !is_known(reset));
-    let told = reset.as_ref().map(Reset::event);
-    resets.resets.splice(..0, reset);
-    resets.resets.truncate(KEPT);
-    history.seen = traces.names;
-    (history, told)
+    drill: Option<DrillRecord>,
+}
+
+impl Boot {
+    /// The history with the reset that the boot ended with; and its event, if it is new.
+    fn add_to(
+        self,
+        history: Option<History>,
+        store: &Store,
+        places: &Places,
+        watchdog_fired: Option<bool>,
+    ) -> (History, Option<Kind>) {
+        let Self {
+            last,
+            withhold,
+            drill,
+        } = self;
+        let seen = history.as_ref().map(|history| &history.seen);
+        let since = last.as_ref().map(|last| last.time);
+        let traces = Traces::read(places, watchdog_fired, seen, since);
+        // A record that somebody else's boot followed is of an earlier reset, told long ago.
+        let is_last = |drill: &DrillRecord| {
+            let last = last.as_ref().map(|last| &last.boot_id);
+            last == Some(&drill.boot_id) && drill.boot_id != traces.boot_id
+        };
+        let drill = drill.filter(is_last);
+        let drill = drill.and_then(|drill| drill::ended(drill, store, watchdog_fired));
+        let mut history = history.unwrap_or_default();
+        let measured = drill.as_ref().and_then(|drill| drill.measured.clone());
+        history.measured = measured.or(history.measured);
+        let left = last.map(|last| Left {
+            last,
+            withhold,
+            drill,
+        });
+        let told = history.explain(left, &traces);
+        history.seen = traces.names;
+        (history, told)
+    }
+}
+
+impl History {
+    /// With the reset that the last boot ended with, if it is one and not known; gives its event.
+    fn explain(&mut self, left: Option<Left>, traces: &Traces) -> Option<Kind> {
+        let resets = &mut self.resets;
+        resets.version = Self::VERSION;
+        let reset = left.and_then(|left| left.reset(traces));
+        let is_known = |reset: &Reset| resets.resets.iter().any(|r| r.boot_id == reset.boot_id);
+        let reset = reset.filter(|reset| !is_known(reset));
+        let told = reset.as_ref().map(Reset::event);
+        resets.resets.splice(..0, reset);
+        resets.resets.truncate(KEPT);
+        told
+    }
 }

@@ -2,6 +2,7 @@
 //! What outlives the monitor and the host.
 
 pub mod deduction;
+pub mod drill;
 pub mod history;
 pub mod reset_reason;
 pub mod saver;

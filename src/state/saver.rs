@@ -11,6 +11,7 @@ use crate::event::sequence::Sequence;
 use crate::event::{Kind, Timestamp};
 use crate::guests::alarm::{Moment, Rules};
 use crate::guests::registry::{Registry, SAVED_VERSION, Saved};
+use crate::state::drill::Measured;
 use crate::state::history::{self, History, Resets};
 use crate::state::reset_reason::{HostRecord, HostState, boot_id};
 use crate::state::sequence;
@@ -111,6 +112,8 @@ pub struct Opened {
     pub sequence: Arc<Sequence>,
     /// The last resets of the host.
     pub resets: Resets,
+    /// What the last drill has shown.
+    pub measured: Option<Measured>,
     /// `host.reset_reason` and `host.state_set_aside`, to be told first.
     pub told: Vec<Kind>,
 }
@@ -134,7 +137,7 @@ pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<b
     let sequence = Arc::new(sequence);
     let saver = Arc::new(Saver::new(store, Arc::clone(&sequence), boot_id));
     // Both are written once the thread runs, which is after what they hold was told.
-    let resets = found.history.resets.clone();
+    let (resets, measured) = (found.history.resets.clone(), found.history.measured.clone());
     saver.waiting().history = Some(Arc::new(found.history));
     if found.explained {
         // A host without a guard has no other words.
@@ -145,6 +148,7 @@ pub fn open(directory: &Path, rules: Rules, at: Moment, watchdog_fired: Option<b
         saver,
         sequence,
         resets,
+        measured,
         told,
     }
 }

@@ -130,6 +130,14 @@ impl Store {
         File::open(&self.directory)?.sync_all()
     }
 
+    /// Removes a file; a missing one is none.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove<T: Stored>(&self) -> io::Result<()> {
+        remove(&self.path(T::FILE))
+    }
+
     fn set_aside(&self, name: &str, problem: Problem) -> Kind {
         let path = self.path(name);
         let kept = self.aside(name);
@@ -208,11 +216,19 @@ fn parse<T: Stored>(bytes: Option<&[u8]>) -> Result<Option<T>, Problem> {
         .map_err(|e| e.to_string())
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Removes a file; a missing one is none.
+///
+/// # Errors
+/// Those of the disk.
+pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    remove(path)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

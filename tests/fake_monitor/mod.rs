@@ -128,7 +128,7 @@ pub fn status(guests: u16) -> Status {
         margin_ms: 9_800,
         expired: false,
     };
-    let mut status = Status::of_page(None, Monotonic::now());
+    let mut status = Status::of_page(None, None, Monotonic::now());
     status.monitor = Some(MonitorStatus {
         pcpus: (0..4).map(pcpu).collect(),
         guest_watchdogs: (0..guests).map(watchdog).collect(),

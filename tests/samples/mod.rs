@@ -26,13 +26,14 @@ const CLOSINGS: [Closing; 6] = [
     Closing::Unidentified,
     Closing::Evicted,
 ];
-const RESETS: [ResetCause; 9] = [
+const RESETS: [ResetCause; 10] = [
     ResetCause::Withheld,
     ResetCause::KickRefused,
     ResetCause::DisarmFailed,
     ResetCause::GuardSilent,
     ResetCause::Dom0Panic,
     ResetCause::Crash,
+    ResetCause::Drill,
     ResetCause::Watchdog,
     ResetCause::Unwatched,
     ResetCause::Unrecorded,

@@ -4,6 +4,7 @@
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::wedges::{FROM_INJECTION, Wedge};
+use super::why::SERVED;
 use super::{Row, ready};
 use crate::error::{Context, Error, Result};
 use crate::host::{GUARD, Host, PROMPT};
@@ -18,6 +19,9 @@ const SYSRQ: Duration = Duration::from_secs(9);
 /// How often the slower level looks, and what the hypervisor takes to reboot.
 const LATE: Duration = Duration::from_millis(3_500);
 
+/// What has been told already.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
 /// Rows in which the host goes down.
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[
@@ -29,6 +33,7 @@ pub const DOWN: &[Row] = &[
 #[rustfmt::skip]
 pub const LIVES: &[Row] = &[
     Row { name: "fence-released", what: "a guard that is stopped gives Xen's slot back; one that was cleared is taken anew", run: released },
+    Row { name: "drill-without-reset", what: "a drill on a host watchdog that does nothing says so, and the guard goes on", run: drill_without_reset },
     Row { name: "not-hardware", what: "softdog and xen_wdt are refused, and left as they were", run: not_hardware },
     Row { name: "bmc-toothless", what: "a BMC that takes kicks and would never reset is refused", run: toothless },
 ];
@@ -104,6 +109,30 @@ fn released(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     };
     let outcome = lives().map(|()| Vec::new());
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn drill_without_reset(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    host.machine
+        .qmp
+        .execute("set-action", json!({ "watchdog": "none" }))?;
+    host.pass(SERVED)?;
+    let drill = host.dom0("xenwarden drill --host \"$(hostname)\" 2>&1", PROMPT)?;
+    // It fired, for all that came of it, and is not to be taken for a later one.
+    let mut fired = 0;
+    while host.machine.qmp.wait_event("WATCHDOG", AT_ONCE).is_some() {
+        fired += 1;
+    }
+    let says = drill.code == 1 && drill.output.contains("DOES NOT WORK");
+    let lives = match fired > 0 && says {
+        true => host.lives_on(WATCHED),
+        false => Err(Error::new(format!(
+            "it fired {fired} times, and the drill ends with {}: {}",
+            drill.code, drill.output
+        ))),
+    };
+    let said = host.machine.log.lines_from(0);
+    Ok(Figures::of(lives.map(|()| vec![drill.output]), said))
 }
 
 fn not_hardware(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {

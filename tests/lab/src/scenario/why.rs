@@ -27,6 +27,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "power-cut", what: "after a power cut it says that there is no record", run: |lab, phase| shown(power_cut(lab, phase)) },
     Row { name: "xen-panic", what: "after a panic of Xen it claims no more than that kicks ended", run: |lab, phase| shown(xen_panic(lab, phase)) },
     Row { name: "dom0-panic", what: "after a panic of dom0 it finds what the kernel kept of it", run: |lab, _| shown(dom0_panic(lab)) },
+    Row { name: "drill", what: "a drill resets the host, and the next boot has measured the fence bound", run: |lab, phase| shown(drill(lab, phase)) },
     Row { name: "clean-reboot", what: "a reboot in order is no reset", run: |lab, phase| shown(clean_reboot(lab, phase)) },
 ];
 
@@ -40,6 +41,8 @@ const HEARTBEAT: &str =
     "until grep -q '\"armed\"' /var/lib/xenwarden/last.json; do sleep 0.2; done";
 /// How long a host may take to go down, of this machine's time.
 const DOWN: Duration = Duration::from_secs(300);
+/// For how long a host must have been served before a drill.
+pub const SERVED: Duration = Duration::from_secs(4);
 /// A debug key, and what handles it (Xen: arch/x86/nmi.c). `C` does nothing without memory for a crash kernel.
 const DEBUG_KEY: (&str, &str) = ("n", "do_nmi_stats");
 
@@ -242,6 +245,46 @@ fn dom0_panic(laboratory: &Laboratory) -> Result<Outcome> {
         expect(reset, ResetCause::Dom0Panic, Confidence::Known, fired)?;
         let kept = reset.records.first().map(|record| record.of);
         holds(kept == Some(RecordOf::Panic), "the kernel's record")
+    })
+}
+
+/// What is measured must hold what the host watchdog is known to take.
+fn drill(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    host.dom0_ok(HEARTBEAT, PROMPT)?;
+    host.pass(SERVED)?;
+    let takes_ms = host.machine.shape().watchdog().fires_after.as_millis() as u64;
+    let assumed = host.dom0_ok("xenwarden fence-bound", PROMPT)?;
+    holds(assumed.trim() == "12", "the bound that is assumed")?;
+    let other = host.dom0("xenwarden drill --host another 2>&1", PROMPT)?;
+    holds(other.code == 1, "that this is another host")?;
+    host.machine
+        .agent
+        .send("xenwarden drill --host \"$(hostname)\"")?;
+    let fired = host.machine.wait_down(DOWN)?;
+    holds(fired, "that the host watchdog fired")?;
+    let mut host = laboratory.host_after_reset(host)?;
+    let bound = host.dom0_ok("xenwarden fence-bound", PROMPT)?;
+    let status = host.status()?.host_watchdog;
+    let bound_ms = status.fence_bound_ms.unwrap_or_default();
+    holds(
+        bound.trim() == bound_ms.div_ceil(1_000).to_string(),
+        "one bound",
+    )?;
+    holds(
+        status.fence_bound_measured.is_some(),
+        "when it was measured",
+    )?;
+    // The canary's period, the slack, two looks, and the second that devices count in.
+    let down_ms = bound_ms.saturating_sub(3_000);
+    let within = takes_ms..takes_ms + 1_000;
+    holds(
+        within.contains(&down_ms),
+        &format!("{takes_ms} ms but {down_ms}"),
+    )?;
+    judged(host, 0, |resets| {
+        let reset = only(resets)?;
+        expect(reset, ResetCause::Drill, Confidence::Known, Some(true))
     })
 }
 

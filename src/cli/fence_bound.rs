@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `xenwarden fence-bound`: one number for cluster managers and scripts, from the monitor or,
+//! where that is down, from the guard page and the state directory.
+
+use super::EXIT_OK;
+use super::connection::{NoAnswer, ask};
+use super::output::Output;
+use crate::config::Policy;
+use crate::control::protocol::Request;
+use crate::control::status::Status;
+use crate::event::Coverage;
+use crate::guard::page::{self, Reader};
+use crate::state::history::History;
+use crate::state::store::Store;
+use crate::sys::clock::Monotonic;
+use std::path::Path;
+
+/// Shows after how many seconds this host is certainly down once it has fallen silent.
+pub fn run(
+    socket: &Path,
+    policy: impl FnOnce() -> Result<Policy, String>,
+    output: &mut Output,
+) -> Result<u8, String> {
+    let status = match ask::<Status>(socket, Request::Status) {
+        Ok((status, _)) => status,
+        Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
+        Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), &policy()?, &why)?,
+    };
+    let bound_ms = status.host_watchdog.fence_bound_ms;
+    let bound_ms = bound_ms.ok_or_else(|| match (&status.inhibited, status.coverage) {
+        (Some(_), _) => {
+            "while the guard is inhibited a host may fall silent and be kicked: there is no bound"
+        }
+        (None, Coverage::Partial) if status.decision.kick => {
+            "with partial coverage a host may fall silent and be kicked: there is no bound"
+        }
+        _ => "no host watchdog is armed: this host need not go down",
+    })?;
+    let text = format!("{}\n", bound_ms.div_ceil(1_000));
+    let _ = output.write(text.as_bytes())?;
+    Ok(EXIT_OK)
+}
+
+fn without_monitor(page: &Path, policy: &Policy, why: &str) -> Result<Status, String> {
+    let view = Reader::open(page).ok().and_then(|page| page.view());
+    let view = view.ok_or_else(|| why.to_owned())?;
+    // What cannot be read is not measured: the bound is then the longer one.
+    let history = Store::new(&policy.state_directory).peek::<History>();
+    let measured = history.ok().flatten().and_then(|history| history.measured);
+    Ok(Status::of_guard(&view, measured.as_ref(), Monotonic::now()))
+}
