@@ -27,15 +27,14 @@ pub fn run(
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), &policy()?, &why)?,
     };
     let bound_ms = status.host_watchdog.fence_bound_ms;
-    let bound_ms = bound_ms.ok_or_else(|| match (&status.inhibited, status.coverage) {
-        (Some(_), _) => {
-            "while the guard is inhibited a host may fall silent and be kicked: there is no bound"
-        }
+    let why = match (&status.inhibited, status.coverage) {
+        (Some(_), _) => "while the guard is inhibited a host may fall silent and be kicked",
         (None, Coverage::Partial) if status.decision.kick => {
-            "with partial coverage a host may fall silent and be kicked: there is no bound"
+            "with partial coverage a host may fall silent and be kicked"
         }
-        _ => "no host watchdog is armed: this host need not go down",
-    })?;
+        _ => "no host watchdog is armed",
+    };
+    let bound_ms = bound_ms.ok_or_else(|| format!("there is no bound: {why}"))?;
     let text = format!("{}\n", bound_ms.div_ceil(1_000));
     let _ = output.write(text.as_bytes())?;
     Ok(EXIT_OK)
