@@ -3,66 +3,17 @@
 //! that turned says how much was missed.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
+mod guard_told;
+
+use guard_told::{Folder, info, status};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
-use xenwarden::guard::histogram::Histogram;
-use xenwarden::guard::page::{
-    Counters, ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer, withheld,
-};
+use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Reader, Status, Writer};
 use xenwarden::guard::start::hold;
 use xenwarden::sys::clock::Monotonic;
-
-fn info() -> Info {
-    Info {
-        pid: 77,
-        started: Monotonic(5),
-        device: "/dev/watchdog0".into(),
-        identity: "i6300ESB timer".to_owned(),
-        timeout_ns: 5_000_000_000,
-        latest_ns: 5_000_000_000,
-        period_ns: 250_000_000,
-        coverage: Coverage::Full,
-        weakness: "it does 6 s".to_owned(),
-    }
-}
-
-fn status(decision: Decision) -> Status {
-    Status {
-        phase: Phase::Armed,
-        looked: Monotonic(40),
-        decision,
-        since: Monotonic(30),
-        last_kick: Monotonic(20),
-        served: Monotonic(20),
-        excused: Some(Work::PcpuScheduler(1)),
-        inhibited: None,
-        ignored: None,
-        entries: 0,
-        counters: Counters {
-            looks: 1,
-            kicks: 2,
-            refused: 3,
-            withholds: 4,
-            max_gap_ns: 5,
-            max_look_ns: 6,
-            max_kick_ns: 7,
-            minor_faults: 8,
-            major_faults: 9,
-            late: Histogram {
-                counts: [10, 11, 12, 13, 14, 15, 16, 17],
-                sum_ns: 18,
-            },
-            kick_took: Histogram {
-                counts: [20, 21, 22, 23, 24, 25, 26, 27],
-                sum_ns: 28,
-            },
-        },
-    }
-}
 
 fn reasons() -> Vec<Reason> {
     let works = [
@@ -99,24 +50,6 @@ fn reasons() -> Vec<Reason> {
     ];
     let unknown = unknown.into_iter().map(Reason::Unknown);
     lagging.into_iter().chain(unknown).collect()
-}
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("xenwarden-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
@@ -297,113 +230,6 @@ fn without_room_for_a_lock_there_is_a_guard_all_the_same() {
 }
 
 #[test]
-fn what_a_guard_withheld_for_is_heeded_by_the_next_while_the_device_may_still_fire() {
-    let folder = Folder::new("heeded");
-    let path = folder.0.join("guard");
-    let at = |s: u64| Monotonic(s * 1_000_000_000);
-    assert_eq!(withheld(&path, at(9)), None, "nobody guarded");
-    let writer = Writer::create(&path, None).expect("a page");
-    assert_eq!(withheld(&path, at(9)), Some(false), "not armed yet");
-    let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
-    let says = |phase| Status {
-        phase,
-        looked: at(9),
-        ..status(withhold)
-    };
-    // By what is known of its driver it fires after 6 s, not after 3.
-    writer.info(&Info {
-        timeout_ns: at(3).0,
-        latest_ns: at(6).0,
-        ..info()
-    });
-    for phase in [Phase::Armed, Phase::Stopping] {
-        writer.status(&says(phase));
-        assert_eq!(withheld(&path, at(9)), Some(true));
-        assert_eq!(withheld(&path, Monotonic(at(21).0 - 1)), Some(true));
-        assert_eq!(withheld(&path, at(21)), Some(false), "long ago");
-        assert_eq!(withheld(&path, at(8)), Some(false), "of no guard");
-    }
-    // A start that fails after it has made its page hides nothing from the next.
-    let _ = Writer::create(&path, None).expect("a page");
-    assert_eq!(withheld(&path, at(9)), Some(true));
-    let writer = Writer::create(&path, None).expect("a page");
-    for phase in [Phase::Disarmed, Phase::StillArmed, Phase::Starting] {
-        writer.status(&says(phase));
-        assert_eq!(withheld(&path, at(9)), Some(false), "it ended");
-    }
-    for served in [
-        Decision::Kick,
-        Decision::Withhold(Reason::Unknown(Unknown::Stale { age_ns: 9 })),
-    ] {
-        writer.status(&says(Phase::Armed));
-        writer.status(&Status {
-            decision: served,
-            ..says(Phase::Armed)
-        });
-        assert_eq!(withheld(&path, at(9)), Some(false), "{served:?}");
-    }
-}
-
-#[test]
-fn what_a_guard_withheld_for_is_heeded_whatever_its_version_and_wherever_it_was_killed() {
-    let folder = Folder::new("heeded-anyhow");
-    let path = folder.0.join("guard");
-    let writer = Writer::create(&path, None).expect("a page");
-    writer.info(&info());
-    let withhold = Decision::Withhold(Reason::Unknown(Unknown::NoPcpu));
-    writer.status(&status(withhold));
-    let now = Monotonic(50);
-    let file = fs::File::options().write(true).open(&path).expect("opens");
-    // Killed while it wrote: no cell can be read.
-    for n in [8, 80] {
-        file.write_all_at(&1u64.to_ne_bytes(), n * 8)
-            .expect("written");
-    }
-    assert_eq!(Reader::open(&path).expect("a page").view(), None);
-    assert_eq!(withheld(&path, now), Some(true));
-    // Of another version of the layout, which may be of another size.
-    file.write_all_at(&9u32.to_ne_bytes(), 4).expect("written");
-    file.set_len(4_096).expect("cut");
-    assert!(Reader::open(&path).is_err());
-    assert_eq!(withheld(&path, now), Some(true));
-    let _ = Writer::create(&path, None).expect("a page");
-    assert_eq!(withheld(&path, now), Some(true), "until another guards");
-    // What is no page tells nothing.
-    for bytes in [&b"x"[..], &[7; 64]] {
-        fs::write(&path, bytes).expect("written");
-        assert_eq!(withheld(&path, now), None);
-    }
-}
-
-#[test]
-fn a_new_guard_goes_on_with_what_the_last_one_told() {
-    let folder = Folder::new("goes-on");
-    let path = folder.0.join("guard");
-    let mut old = Writer::create(&path, None).expect("a page");
-    old.info(&info());
-    for n in 0..3 {
-        old.entry(Monotonic(n), Monotonic(n), EntryKind::Resume);
-    }
-    old.status(&status(Decision::Kick));
-    let mut new = Writer::create(&path, None).expect("a page");
-    let reader = Reader::open(&path).expect("a page");
-    assert_eq!(reader.entries(0).entries.len(), 3, "before it arms");
-    new.info(&Info {
-        pid: 78,
-        started: Monotonic(99),
-        ..info()
-    });
-    new.entry(Monotonic(9), Monotonic(9), EntryKind::Armed);
-    new.status(&status(Decision::Kick));
-    let read = reader.entries(0);
-    let numbers: Vec<u64> = read.entries.iter().map(|entry| entry.number).collect();
-    assert_eq!((numbers, read.lost), (vec![0, 1, 2, 3], 0));
-    assert_eq!(read.entries[3].kind, EntryKind::Armed);
-    let told = reader.info().expect("there");
-    assert_eq!((told.pid, told.started), (78, info().started));
-}
-
-#[test]
 fn a_page_has_its_memory_from_the_beginning_and_is_for_one_group() {
     let folder = Folder::new("memory");
     let path = folder.0.join("guard");
@@ -449,67 +275,4 @@ fn where_nothing_is_told_yet_a_reader_asks_for_the_same_again() {
         (nothing.next, nothing.lost, nothing.entries.len()),
         (5, 0, 0)
     );
-}
-
-#[test]
-fn a_new_guard_does_not_go_on_with_numbers_that_no_guard_can_have_given() {
-    for entries in [u64::MAX, u64::MAX - 1, 1 << 60, 1 << 23] {
-        let folder = Folder::new("numbers");
-        let path = folder.0.join("guard");
-        let old = Writer::create(&path, None).expect("a page");
-        old.info(&info());
-        old.status(&status(Decision::Kick));
-        let file = fs::File::options().write(true).open(&path).expect("there");
-        let number = 8 * (80 + 1 + 10);
-        file.write_all_at(&entries.to_le_bytes(), number)
-            .expect("written");
-        assert_eq!(
-            Reader::open(&path)
-                .expect("a page")
-                .status()
-                .map(|s| s.entries),
-            Some(entries)
-        );
-        let mut new = Writer::create(&path, None).expect("a page");
-        new.info(&Info {
-            started: Monotonic(99),
-            ..info()
-        });
-        for _ in 0..3 {
-            new.entry(Monotonic(9), Monotonic(9), EntryKind::Armed);
-        }
-        new.status(&status(Decision::Kick));
-        let reader = Reader::open(&path).expect("a page");
-        assert_eq!(reader.status().expect("there").entries, 3);
-        assert_eq!(reader.entries(0).entries.len(), 3);
-        assert_eq!(reader.info().expect("there").started, Monotonic(99));
-    }
-}
-
-#[test]
-fn a_guard_knows_for_how_long_the_host_was_unguarded_or_its_watchdog_unkicked() {
-    let folder = Folder::new("unguarded");
-    let path = folder.0.join("guard");
-    let (looked, kicked, armed) = (Monotonic(40), Monotonic(20), Monotonic(70));
-    let first = Writer::private().expect("a page");
-    assert_eq!(first.begins(armed, false), (EntryKind::Armed, armed));
-    assert_eq!(first.begins(armed, true), (EntryKind::TakenOver, armed));
-    for (phase, opened) in [
-        (Phase::Disarmed, (EntryKind::Armed, looked)),
-        (Phase::Kept, (EntryKind::Armed, looked)),
-        (Phase::Armed, (EntryKind::Armed, armed)),
-        (Phase::Stopping, (EntryKind::Armed, armed)),
-        (Phase::StillArmed, (EntryKind::TakenOver, kicked)),
-    ] {
-        let old = Writer::create(&path, None).expect("a page");
-        old.info(&info());
-        old.status(&Status {
-            phase,
-            ..status(Decision::Kick)
-        });
-        let new = Writer::create(&path, None).expect("a page");
-        assert_eq!(new.begins(armed, false), opened, "{phase:?}");
-        let ran_on = (EntryKind::TakenOver, kicked);
-        assert_eq!(new.begins(armed, true), ran_on, "{phase:?}");
-    }
 }

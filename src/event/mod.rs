@@ -12,6 +12,7 @@ pub mod kind;
 pub mod request;
 pub mod reset;
 pub mod sequence;
+mod terms;
 
 pub use kind::{Cause, Closing, Coverage, Gap, Kind, Severity};
 pub use reset::{Confidence, ResetCause, Unkicked};

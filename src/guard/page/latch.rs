@@ -6,7 +6,7 @@
 //! its layout, and each whole by itself: the guard may be killed at any moment, and followed by
 //! another version.
 
-use super::{Info, MAGIC, Phase, Status};
+use super::{Info, MAGIC, Phase, Reader, Status};
 use crate::guard::evidence::Unknown;
 use crate::guard::gate::{Decision, Reason};
 use crate::sys::clock::{Monotonic, NS_PER_S};
@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LOOKED: usize = 1;
 /// For how long from then that matters, ns.
 const LASTS: usize = 2;
+/// A device may reset so much later than it says, ns: SPECIFICATION.md's G.
+const GRANULARITY_NS: u64 = NS_PER_S;
 /// The part of the magic that every version has.
 const MARK: u64 = 0xffff_ffff;
 /// Nothing that a guard withheld for matters for longer than this, whatever the latch says.
@@ -35,9 +37,11 @@ pub(super) fn store(words: &[AtomicU64], [looked, lasts]: [u64; 2]) {
     set(words, LASTS, lasts);
 }
 
-/// A host that lives on after twice that was not brought down by what was withheld for.
+/// That guard was killed before the device fired, which the closing kicked once more: a host
+/// that lives on for longer was not brought down by what was withheld for.
 pub(super) fn lasts(words: &[AtomicU64], info: &Info) {
-    set(words, LASTS, info.latest_ns.saturating_mul(2));
+    let each_ns = info.latest_ns.saturating_add(GRANULARITY_NS);
+    set(words, LASTS, each_ns.saturating_mul(2));
 }
 
 pub(super) fn tell(words: &[AtomicU64], status: &Status) {
@@ -56,9 +60,24 @@ pub(super) fn tell(words: &[AtomicU64], status: &Status) {
 /// wrote.
 #[must_use]
 pub fn withheld(path: &Path, now: Monotonic) -> Option<bool> {
-    let [looked, lasts_ns] = load(path)?;
+    Some(holds(load(path)?, now))
+}
+
+fn holds([looked, lasts_ns]: [u64; 2], now: Monotonic) -> bool {
     let ago = now.0.checked_sub(looked).filter(|_| looked != 0);
-    Some(ago.is_some_and(|ago| ago < lasts_ns.min(AT_MOST_NS)))
+    ago.is_some_and(|ago| ago < lasts_ns.min(AT_MOST_NS))
+}
+
+impl Reader {
+    /// Whether the guard of this page withholds to the last; see [`withheld`].
+    #[must_use]
+    pub fn withheld(&self, now: Monotonic) -> bool {
+        let word = |n| {
+            let word: Option<&AtomicU64> = self.words().get(n);
+            word.map_or(0, |word| word.load(Ordering::Relaxed))
+        };
+        holds([word(LOOKED), word(LASTS)], now)
+    }
 }
 
 pub(super) fn load(path: &Path) -> Option<[u64; 2]> {
