@@ -20,3 +20,4 @@ pub mod seqlock;
 pub mod sight;
 pub mod start;
 pub mod starving;
+pub mod tick;

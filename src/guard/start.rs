@@ -18,6 +18,7 @@ use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::sys::watchdog::WatchdogDevice;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fence;
 use crate::watchdog::set::Set;
@@ -40,6 +41,8 @@ macro_rules! say {
     };
 }
 
+/// A device may reset so much later than it says, ns: SPECIFICATION.md's G.
+const GRANULARITY_NS: u64 = NS_PER_S;
 /// How long the start waits until everything is served, ns: dom0 may be busy with booting.
 const PATIENCE_NS: u64 = 10 * NS_PER_S;
 
@@ -69,9 +72,11 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     }
     let mut world = Host::new(stop);
     let mut fence = Fence::default();
-    let armed = arm(policy, &devices, sight.as_mut(), &mut world, || {
+    let coverage = sight.coverage();
+    let armed = arm::<WatchdogDevice, _>(policy, &devices, sight.as_mut(), &mut world, || {
         let page = open_page(group)?;
         fence = raise_fence(policy, &page);
+        announce(policy, &devices, coverage);
         Ok(page)
     })?;
     let Some((armed, watchdog, mut page)) = armed else {
@@ -79,7 +84,7 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
     };
     fence.weak.extend(watchdog.weakness());
     let weakness = fence.weak.join("; ");
-    let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
+    let info = describe(policy, coverage, &watchdog, armed, weakness);
     page.info(&info);
     run(
         watchdog,
@@ -106,22 +111,22 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked
-/// to stop first. The device is opened last of all, as that kicks it.
+/// to stop first. The device is opened last of all, as that kicks it; `open_page` gives the page
+/// that is to tell of it, and may say so.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
-pub fn arm<D: Driver>(
+pub fn arm<D: Driver, P>(
     policy: &Policy,
     devices: &[PathBuf],
     sight: &mut dyn Sight,
     world: &mut dyn World,
-    open_page: impl FnOnce() -> Result<Writer, Failure>,
-) -> Result<Option<(Monotonic, Set<D>, Writer)>, Failure> {
+    open_page: impl FnOnce() -> Result<P, Failure>,
+) -> Result<Option<(Monotonic, Set<D>, P)>, Failure> {
     if !await_served(sight, policy.sample_ns, world)? {
         return Ok(None);
     }
     let page = open_page()?;
-    announce(policy, devices, sight.coverage());
     let armed = world.now();
     let watchdog = Set::arm(devices, policy.timeout_s).map_err(arm_failure)?;
     Ok(Some((armed, watchdog, page)))
@@ -284,11 +289,17 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
 /// it withheld for is not served because another guard has not seen it yet.
 #[must_use]
 pub fn last_told(path: &Path, now: Monotonic) -> Option<Decision> {
-    let View { info, status } = Reader::open(path).ok()?.view()?;
-    let age_ns = now.since_ns(status.looked);
-    // A host that lives on after twice the timeout was not brought down by that withhold.
+    still_counts(&Reader::open(path).ok()?.view()?, now)
+}
+
+/// What a page says that a guard decided last, as far as that counts now.
+#[must_use]
+pub fn still_counts(View { info, status }: &View, now: Monotonic) -> Option<Decision> {
+    // That guard was killed before the device fired, which the closing kicked once more: a host
+    // that lives on for longer was not brought down by that withhold.
+    let each_ns = info.latest_ns.saturating_add(GRANULARITY_NS);
     let heeded = matches!(status.phase, Phase::Armed | Phase::Stopping)
-        && age_ns < info.timeout_ns.saturating_mul(2);
+        && now.since_ns(status.looked) < each_ns.saturating_mul(2);
     heeded.then_some(status.decision)
 }
 
@@ -368,10 +379,12 @@ fn await_served(
     }
 }
 
-fn describe(
+/// What the page tells of a guard that has armed its host watchdog.
+#[must_use]
+pub fn describe<D: Driver>(
     policy: &Policy,
     coverage: Coverage,
-    watchdog: &Set,
+    watchdog: &Set<D>,
     armed: Monotonic,
     weakness: String,
 ) -> Info {
