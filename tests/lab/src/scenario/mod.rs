@@ -6,6 +6,7 @@
 
 pub mod alarms;
 pub mod dies;
+pub mod faults;
 pub mod fence;
 pub mod figures;
 pub mod lives;
@@ -58,17 +59,23 @@ enum Kind {
 pub struct Scenario {
     group: &'static str,
     kind: Kind,
+    /// It is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
+    left: bool,
 }
 
 impl Scenario {
     /// Every scenario that there is.
     pub fn all() -> Vec<Scenario> {
-        let of = |group, rows: &'static [Row]| {
+        // `chosen`: the rows that are not left to `make test-all`; none: all.
+        let some = |group, rows: &'static [Row], chosen: Option<&'static [&str]>| {
             rows.iter().map(move |row| Scenario {
                 group,
                 kind: Kind::Row(row),
+                left: chosen.is_some_and(|chosen| !chosen.contains(&row.name)),
             })
         };
+        let of = |group, rows| some(group, rows, None);
+        let faults = |group, rows| some(group, rows, Some(faults::IN_EVERY_RUN));
         let wedges = WEDGES.iter().map(|wedge| {
             let group = if wedge.expected.is_down() {
                 "wedge"
@@ -78,6 +85,7 @@ impl Scenario {
             Scenario {
                 group,
                 kind: Kind::Wedge(wedge, wedge.shape),
+                left: false,
             }
         });
         // What ends by evidence, on the other host watchdogs.
@@ -89,6 +97,7 @@ impl Scenario {
             ends_by_evidence.map(move |wedge| Scenario {
                 group: "wedge",
                 kind: Kind::Wedge(wedge, shape),
+                left: wedge.name != "timer-lost-2",
             })
         });
         wedges
@@ -100,7 +109,12 @@ impl Scenario {
             .chain(of("survive", table::ROWS))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
-            .chain(of("why", why::ROWS))
+            .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))
+            .chain(faults("down", faults::processes::DOWN))
+            .chain(faults("survive", faults::processes::LIVES))
+            .chain(faults("survive", faults::dom0::LIVES))
+            .chain(faults("survive", faults::xen::LIVES))
+            .chain(faults("survive", faults::device::LIVES))
             .collect()
     }
 
@@ -136,12 +150,9 @@ impl Scenario {
         }
     }
 
-    /// Whether it is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
+    /// Whether it is left to `make test-all`.
     pub fn is_left_to_all(&self) -> bool {
-        match self.kind {
-            Kind::Wedge(wedge, shape) => shape != wedge.shape && wedge.name != "timer-lost-2",
-            Kind::Row(row) => self.group == "why" && !why::IN_EVERY_RUN.contains(&row.name),
-        }
+        self.left
     }
 
     /// Whether it is short and ends with a reset, if all is well.
