@@ -10,14 +10,15 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build programs prerequisites lab demo test test-all unit scenarios soak cost bench mutants fuzz lint install clean
+.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
-	@echo 'make test-all           all that takes long: every scenario at three phases, soak, broken variants,'
+	@echo 'make test-all           all that takes long: simulation, every scenario at three phases, soak, broken variants,'
 	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
 	@echo 'make unit               unit tests alone (seconds)'
+	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
@@ -49,12 +50,15 @@ unit: prerequisites
 	$(CARGO) test -p xenwarden
 	$(CARGO) test --release -p xenwarden-lab --lib --bins
 
+simulation: prerequisites
+	$(CARGO) test --release -p xenwarden --test guard_simulation -- --ignored --nocapture
+
 scenarios: lab
 	$(CARGO) test --release -p xenwarden-lab --test scenarios
 
 test: unit scenarios
 
-test-all: unit lab
+test-all: unit simulation lab
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants

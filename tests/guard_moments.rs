@@ -113,6 +113,21 @@ fn a_guest_seen_in_a_look_that_was_held_up_has_its_timeout_from_the_end_of_that(
 }
 
 #[test]
+fn a_guest_is_not_granted_more_by_each_look_that_is_held_up() {
+    let mut host = Host::proven(100 * S);
+    host.xen.arm(GUEST, 0, 1);
+    // Each look begins as soon as the one before it has ended.
+    let mut told = None;
+    for n in 0..20 {
+        host.xen.tick_all();
+        let verdict = host.look_for(100 * S + n * 240 * MS, 239 * MS);
+        told = told.or(lags(verdict).map(|_| n));
+    }
+    // Seen at 0.239 s, it is overdue after 1.739 s, and told by the look at 1.92 s.
+    assert_eq!(told, Some(8));
+}
+
+#[test]
 fn a_scheduler_that_is_asked_again_and_again_is_served_while_it_decides() {
     let mut host = Host::proven(100 * S);
     // Asked at each look, and never for the same: a busy host looks so for minutes.

@@ -172,7 +172,7 @@ fn start_with(
         running,
         &mut Looks { verdicts, looked },
         &mut time,
-        || {
+        |_, _| {
             note("page");
             Ok(Writer::private().expect("memory"))
         },

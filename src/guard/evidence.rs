@@ -20,9 +20,10 @@
 //! Until each pCPU that is online has been seen to make progress, all is unknown.
 
 use super::starving::{Starving, Waiting};
+use super::tick::Tick;
 pub use super::work::{Unknown, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
-use crate::xen::table::{MAX_DOMAINS, Pcpu, SLOTS, Slot, Table};
+use crate::xen::table::{Pcpu, SLOTS, Slot, Table};
 
 /// How late the hypervisor may serve a piece of work, ns: 500 ms. Emulation, a slow serial
 /// line or a busy host cost tens of milliseconds; the rest of the patience is the
@@ -68,31 +69,6 @@ struct PcpuProgress {
     starving: Starving,
 }
 
-/// Moments of slots, in units of 2^24 ns (17 ms), which wrap after two years: what is seen
-/// of all domids must fit into little locked memory.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tick(u32);
-
-const TICK_SHIFT: u32 = 24;
-
-impl Tick {
-    /// Rounded up, so that nothing counts for longer than it was seen.
-    fn up(at: Monotonic) -> Self {
-        let ticks = at.0.saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT;
-        Self(u32::try_from(ticks & u64::from(u32::MAX)).unwrap_or(0))
-    }
-
-    /// Nanoseconds from then to `now`; 0 from then on that it is later, or a year ago.
-    fn until_ns(self, now: Monotonic) -> u64 {
-        let now = u32::try_from((now.0 >> TICK_SHIFT) & u64::from(u32::MAX)).unwrap_or(0);
-        let passed = now.wrapping_sub(self.0);
-        if passed > u32::MAX / 2 {
-            return 0;
-        }
-        u64::from(passed) << TICK_SHIFT
-    }
-}
-
 /// What was seen of a domid's slots.
 #[derive(Clone, Copy, Debug, Default)]
 struct SlotProgress {
@@ -133,6 +109,8 @@ pub struct Evidence {
     pcpus: Box<[PcpuProgress]>,
     domains: Box<[SlotProgress]>,
     proven: bool,
+    /// The moment that the last look counts as: its beginning, or its end where it was interrupted.
+    seen: Tick,
     /// The last look that saw debug keys at work.
     excused_at: Option<Monotonic>,
     /// How long a runnable vCPU may wait on a pCPU that idles, ns; none: for ever.
@@ -140,8 +118,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Nothing seen yet; allocates all it will ever need for tables of this size: 640 KiB
-    /// and 104 bytes for each pCPU.
+    /// Nothing seen yet; allocates all it will ever need for tables of this size: 20 bytes for
+    /// each domid, 640 KiB for all, and 104 for each pCPU.
     #[must_use]
     pub fn new(table: &Table<'_>) -> Self {
         let start = Monotonic(0);
@@ -157,8 +135,9 @@ impl Evidence {
         };
         Self {
             pcpus: vec![unseen; table.nr_pcpus()].into(),
-            domains: vec![SlotProgress::default(); MAX_DOMAINS].into(),
+            domains: vec![SlotProgress::default(); table.nr_domains()].into(),
             proven: false,
+            seen: Tick::default(),
             excused_at: None,
             starved_ns: None,
         }
@@ -201,9 +180,11 @@ impl Evidence {
         let began = clock();
         let verdict = self.judge(table, began);
         let ended = clock();
-        if ended.since_ns(began) > INTERRUPTED_NS {
+        let interrupted = ended.since_ns(began) > INTERRUPTED_NS;
+        if interrupted {
             self.count_from(began, ended);
         }
+        self.seen = Tick::up(if interrupted { ended } else { began });
         (verdict, began)
     }
 
@@ -276,7 +257,7 @@ impl Evidence {
     }
 
     fn judge_guests(&mut self, table: &Table<'_>, now: Monotonic, lagging: &mut Longest) {
-        let used = table.domids_used();
+        let (used, seen) = (table.domids_used(), self.seen);
         for (domid, progress) in (0u16..).zip(self.domains.iter_mut().take(used)) {
             let Some((created, slots)) = table.armed(domid) else {
                 continue;
@@ -294,7 +275,8 @@ impl Evidence {
                 else {
                     continue;
                 };
-                let Some(unfed_ns) = slot.and_then(|slot| unfed(sets, since, &slot, now)) else {
+                let unfed = slot.and_then(|slot| unfed(sets, since, seen, &slot, now));
+                let Some(unfed_ns) = unfed else {
                     continue;
                 };
                 if unfed_ns > SLACK_NS {
@@ -305,7 +287,7 @@ impl Evidence {
         }
     }
 
-    /// What was seen first in a look that was interrupted counts from its end.
+    /// What was seen first of pCPUs in a look that was interrupted counts from its end.
     #[cold]
     fn count_from(&mut self, began: Monotonic, ended: Monotonic) {
         let later = |at: &mut Monotonic| {
@@ -322,10 +304,6 @@ impl Evidence {
                 .unwrap_or_default();
             progress.starving.count_from(began, ended);
         }
-        let (seen, end) = (Tick::up(began), Tick::up(ended));
-        let all = self.domains.iter_mut().flat_map(|d| d.since.iter_mut());
-        all.filter(|since| since.0 == seen.0)
-            .for_each(|since| *since = end);
     }
 }
 
@@ -350,14 +328,17 @@ fn judge_waiting(
 }
 
 /// How long an armed slot's deadline has passed for sure, ns; none while its handler is not
-/// due, or has come to its end.
-fn unfed(sets: &mut u32, since: &mut Tick, slot: &Slot, now: Monotonic) -> Option<u64> {
+/// due, or has come to its end. `seen`: what the last look saw first counts from here.
+fn unfed(sets: &mut u32, since: &mut Tick, seen: Tick, slot: &Slot, now: Monotonic) -> Option<u64> {
     let timeout_s = slot.armed?;
     // No slot that is armed has never been set: 0 is what nothing was seen of.
     if slot.sets != *sets {
         *sets = slot.sets;
-        *since = Tick::up(now);
+        *since = Tick::LAST_LOOK;
         return None;
+    }
+    if *since == Tick::LAST_LOOK {
+        *since = seen;
     }
     let timeout_ns = u64::from(timeout_s).saturating_mul(NS_PER_S);
     let passed = since.until_ns(now).checked_sub(timeout_ns);

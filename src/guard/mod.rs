@@ -24,4 +24,5 @@ pub mod seqlock;
 pub mod sight;
 pub mod start;
 pub mod starving;
+pub mod tick;
 pub mod work;

@@ -20,6 +20,7 @@ use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::sys::watchdog::WatchdogDevice;
 use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fast::Pipe;
@@ -97,16 +98,18 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     }
     let mut world = Host::new(stop).heeding(deadlines);
     let mut fence = Fence::default();
-    let armed = arm(
+    let coverage = sight.coverage();
+    let armed = arm::<WatchdogDevice, _>(
         policy,
         &devices,
         running,
         sight.as_mut(),
         &mut world,
-        || {
+        |running, sight| {
             let page = open_page(group)?;
             fence = raise_fence(policy, &page);
             fence.fast = fast;
+            announce(policy, &devices, running, sight);
             Ok(page)
         },
     )?;
@@ -118,7 +121,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     fence.weak.extend(watchdog.weakness());
     fence.weak.extend(sight.weakness());
     let weakness = fence.weak.join("; ");
-    let info = describe(policy, sight.coverage(), &watchdog, armed, weakness);
+    let info = describe(policy, coverage, &watchdog, armed, weakness);
     page.info(&info);
     let outcome = run(
         watchdog,
@@ -174,20 +177,20 @@ fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
 }
 
 /// Arms the host watchdog once everything is served, and says when; none where somebody asked
-/// to stop first. The device is opened last of all, as that kicks it. What is `running` is taken
-/// over instead; until everything is served it is not kicked either, and the hardware decides
-/// how long that may take.
+/// to stop first. The device is opened last of all, as that kicks it; `open_page` gives the page
+/// that is to tell of it, and may say so. What is `running` is taken over instead; until
+/// everything is served it is not kicked either, and the hardware decides how long that may take.
 ///
 /// # Errors
 /// A [`Failure`] with nothing armed.
-pub fn arm<D: Driver>(
+pub fn arm<D: Driver, P>(
     policy: &Policy,
     devices: &[PathBuf],
     running: Vec<(PathBuf, D)>,
     sight: &mut dyn Sight,
     world: &mut dyn World,
-    open_page: impl FnOnce() -> Result<Writer, Failure>,
-) -> Result<Option<(Monotonic, Set<D>, Writer)>, Failure> {
+    open_page: impl FnOnce(&[(PathBuf, D)], &dyn Sight) -> Result<P, Failure>,
+) -> Result<Option<(Monotonic, Set<D>, P)>, Failure> {
     if !await_served(sight, policy.sample_ns, world, !running.is_empty())? {
         for (_, device) in running {
             // A stop of a host that is served disarms.
@@ -195,8 +198,7 @@ pub fn arm<D: Driver>(
         }
         return Ok(None);
     }
-    let page = open_page()?;
-    announce(policy, devices, &running, sight);
+    let page = open_page(&running, sight)?;
     let armed = world.now();
     let watchdog = Set::arm_or_take_over(devices, running, policy.timeout_s);
     let watchdog = watchdog.map_err(arm_failure)?;
@@ -425,10 +427,12 @@ fn await_served(
     }
 }
 
-fn describe(
+/// What the page tells of a guard that has armed its host watchdog.
+#[must_use]
+pub fn describe<D: Driver>(
     policy: &Policy,
     coverage: Coverage,
-    watchdog: &Set,
+    watchdog: &Set<D>,
     armed: Monotonic,
     weakness: String,
 ) -> Info {

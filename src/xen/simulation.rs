@@ -41,9 +41,15 @@ impl Simulation {
     /// A host with so many pCPUs, all online and idle, and no domain.
     #[must_use]
     pub fn new(pcpus: usize) -> Self {
+        Self::sized(pcpus, MAX_DOMAINS)
+    }
+
+    /// The same with a table for so many domids alone.
+    #[must_use]
+    pub fn sized(pcpus: usize, nr_domains: usize) -> Self {
         let domains = HEADER_LEN + pcpus * RECORD_LEN;
-        let handles = domains + MAX_DOMAINS * RECORD_LEN;
-        let len = (handles + MAX_DOMAINS * HANDLE_LEN).next_multiple_of(4096) / 8;
+        let handles = domains + nr_domains * RECORD_LEN;
+        let len = (handles + nr_domains * HANDLE_LEN).next_multiple_of(4096) / 8;
         let simulation = Self {
             words: (0..len).map(|_| AtomicU64::new(0)).collect(),
             domains: domains / 8,
@@ -54,7 +60,7 @@ impl Simulation {
             pair(MAGIC, abi),
             pair(bytes(HEADER_LEN), bytes(RECORD_LEN)),
             pair(bytes(pcpus), bytes(domains)),
-            pair(bytes(RECORD_LEN), bytes(MAX_DOMAINS)),
+            pair(bytes(RECORD_LEN), bytes(nr_domains)),
             pair(bytes(handles), bytes(HANDLE_LEN)),
             pair(CANARY_PERIOD_MS, 0),
         ];

@@ -234,6 +234,12 @@ impl<'a> Table<'a> {
         self.pcpus.count
     }
 
+    /// Records of domids, used or not.
+    #[must_use]
+    pub fn nr_domains(&self) -> usize {
+        self.domains.count
+    }
+
     /// Domids that had a domain since the host booted are below this.
     #[must_use]
     pub fn domids_used(&self) -> usize {

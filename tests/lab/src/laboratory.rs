@@ -128,6 +128,7 @@ impl Laboratory {
             initramfs: self.images.dom0.clone(),
             shape,
             devices: "",
+            xen_arguments: "",
         };
         Ok((parts, state))
     }
@@ -187,11 +188,32 @@ impl Laboratory {
 
     /// A host with these devices more that has just booted, without guests, its guard running.
     pub fn host_with(&self, devices: &'static str) -> Result<Host> {
-        let (parts, _) = self.made_of(Shape::Everywhere)?;
-        let mut host = self.boot_bare(&Parts { devices, ..parts })?;
+        self.host_booted(Shape::Everywhere, devices, "")
+    }
+
+    /// A host of this shape with these devices and the hypervisor's arguments more that has just booted, without guests, its
+    /// guard running.
+    pub fn host_booted(
+        &self,
+        shape: Shape,
+        devices: &'static str,
+        xen_arguments: &'static str,
+    ) -> Result<Host> {
+        let (parts, _) = self.made_of(shape)?;
+        let parts = Parts {
+            devices,
+            xen_arguments,
+            ..parts
+        };
+        let mut host = self.boot_bare(&parts)?;
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
         Ok(host)
+    }
+
+    /// One of the programs that are put to the test.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.layout.release_binary(name)
     }
 
     /// A folder for the results of scenarios.

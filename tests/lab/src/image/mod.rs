@@ -19,7 +19,13 @@ use tree::Tree;
 /// The programs that users install and that the laboratory puts to the test.
 const GUARD: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
 /// The laboratory's own programs in dom0.
-const DOM0_HELPERS: &[&str] = &["dom0-agent", "dom0-keeper", "dom0-pulse", "dom0-tee"];
+const DOM0_HELPERS: &[&str] = &[
+    "dom0-agent",
+    "dom0-keeper",
+    "dom0-pulse",
+    "dom0-slots",
+    "dom0-tee",
+];
 /// Xen's tools in dom0, at their installed paths.
 const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-4.17/bin/xenstored",
@@ -28,13 +34,15 @@ const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-4.17/bin/xenconsole",
     "/usr/lib/xen-4.17/bin/libxl-save-helper",
     "/usr/lib/xen-4.17/bin/xl",
+    "/usr/lib/xen-4.17/bin/xen-hptool",
+    "/usr/lib/xen-4.17/bin/xenwatchdogd",
     "/usr/sbin/xenhypfs",
     "/usr/bin/xenstore-ls",
     "/usr/bin/xenstore-read",
     "/usr/bin/xenstore-write",
 ];
 /// Programs of this machine that busybox does not have.
-const HOST_PROGRAMS: &[&str] = &["/usr/bin/chrt"];
+const HOST_PROGRAMS: &[&str] = &["/usr/bin/chrt", "/usr/bin/prlimit"];
 /// Kernel modules in the order in which they load, below `/lib/modules/RELEASE/kernel`.
 const DOM0_MODULES: &[&str] = &[
     "drivers/xen/xen-privcmd",

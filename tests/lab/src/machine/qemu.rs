@@ -63,6 +63,8 @@ pub struct Parts {
     pub shape: Shape,
     /// QEMU's options for what only some machines have; it is no part of saved states.
     pub devices: &'static str,
+    /// What the hypervisor is told more, likewise.
+    pub xen_arguments: &'static str,
 }
 
 /// A machine's state on disk.
@@ -83,6 +85,10 @@ impl SavedState {
 
 /// The arguments that define the machine, apart from its files.
 pub fn definition(shape: Shape) -> Vec<String> {
+    definition_with(shape, "")
+}
+
+fn definition_with(shape: Shape, more: &str) -> Vec<String> {
     let words = "-nodefaults -no-user-config -display none -m 1536 \
                  -drive file=state.img,format=raw,if=ide,cache=unsafe \
                  -action watchdog=reset,reboot=shutdown,shutdown=pause \
@@ -94,7 +100,7 @@ pub fn definition(shape: Shape) -> Vec<String> {
                  -chardev socket,id=gdb,path=gdb,server=on,wait=off -gdb chardev:gdb";
     let (processors, arguments) = shape.processors();
     let (board, _) = shape.board();
-    let arguments = format!("{XEN_ARGUMENTS}{arguments}");
+    let arguments = format!("{XEN_ARGUMENTS}{arguments}{more}");
     let own = ["-smp", processors, "-cpu", PROCESSOR, "-append", &arguments];
     let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
     words
@@ -201,7 +207,7 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(definition(parts.shape))
+            .args(definition_with(parts.shape, parts.xen_arguments))
             .args(parts.devices.split_whitespace());
         command
             .arg("-kernel")

@@ -59,6 +59,29 @@ impl Symbols {
     }
 }
 
+/// Where in a program, counted from its beginning in memory, the one function begins whose symbol contains `part`.
+pub fn entry_of(program: &Path, part: &str) -> Result<u64> {
+    let content = read(program)?;
+    let file: ElfFile64 = ElfFile64::parse(content.as_slice())
+        .context(|| format!("cannot parse {}", program.display()))?;
+    let named = |symbol: &object::read::elf::ElfSymbol64| {
+        symbol.name().is_ok_and(|name| name.contains(part))
+    };
+    let found: Vec<u64> = file
+        .symbols()
+        .filter(named)
+        .map(|symbol| symbol.address())
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(*one),
+        _ => Err(Error::new(format!(
+            "{} functions {part} in {}",
+            found.len(),
+            program.display()
+        ))),
+    }
+}
+
 /// The name in the source: the compiler numbers a function's static variables (`sysctl_lock.1`).
 fn source_name(name: &str) -> &str {
     match name.rsplit_once('.') {

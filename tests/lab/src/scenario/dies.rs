@@ -20,7 +20,7 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(15);
 
 /// What the monitor says while the host lives on without its guard.
-const SILENCE: &str = "the guard has told nothing for";
+pub(super) const SILENCE: &str = "the guard has told nothing for";
 /// How often dom0 is looked for in kernel mode.
 const ATTEMPTS: u32 = 200;
 
@@ -32,10 +32,10 @@ pub const ROWS: &[Row] = &[
     Row { name: "dom0-hangs", what: "dom0's kernel hangs", run: |lab, phase| go_down(lab, phase, hang_dom0, None) },
 ];
 
-fn go_down(
+pub(super) fn go_down(
     laboratory: &Laboratory,
     phase: Duration,
-    act: fn(&mut Host) -> Result<()>,
+    act: impl FnOnce(&mut Host) -> Result<()>,
     says: Option<&str>,
 ) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
@@ -71,24 +71,35 @@ fn command(host: &mut Host, command: &str) -> Result<()> {
 }
 
 /// dom0's kernel never schedules again: the function that does is made to spin.
-///
-/// The debugger sees a domain's kernel only while one of its virtual processors runs in kernel mode; so dom0 is kept busy
-/// there, and the attempt is repeated until it is caught.
 fn hang_dom0(host: &mut Host) -> Result<()> {
+    // jmp to itself.
+    const SPIN: [u8; 2] = [0xeb, 0xfe];
     let line = host.dom0_ok("grep ' T schedule$' /proc/kallsyms", PROMPT)?;
     let address = line.split_whitespace().next().unwrap_or_default();
     let address = u64::from_str_radix(address, 16).context(|| format!("no address in {line:?}"))?;
+    patch_dom0(host, address, |gdb| gdb.write(address, &SPIN))
+}
+
+/// Changes dom0's kernel, around `address`.
+///
+/// The debugger sees a domain's kernel only while one of its virtual processors runs in kernel mode; so dom0 is kept busy
+/// there, and the attempt is repeated until it is caught.
+pub(super) fn patch_dom0(
+    host: &mut Host,
+    address: u64,
+    patch: impl Fn(&mut Gdb) -> Result<()>,
+) -> Result<()> {
     for _ in 0..2 {
         host.machine
             .agent
-            .send("dd if=/dev/zero of=/dev/null bs=1M count=100000")?;
+            .send("timeout 20 dd if=/dev/zero of=/dev/null bs=1M")?;
     }
     for _ in 0..ATTEMPTS {
         let symbols = Arc::clone(&host.symbols);
         let mut caught = false;
         host.machine.debug(|gdb| {
-            caught = overwrite_in_dom0(gdb, &symbols, address)?;
-            Ok(())
+            caught = sees_dom0(gdb, &symbols, address)?;
+            if caught { patch(gdb) } else { Ok(()) }
         })?;
         if caught {
             return Ok(());
@@ -97,10 +108,8 @@ fn hang_dom0(host: &mut Host) -> Result<()> {
     Err(Error::new("dom0 never runs in kernel mode"))
 }
 
-/// Writes the loop if one of the processors has dom0's kernel mapped; says whether it did.
-fn overwrite_in_dom0(gdb: &mut Gdb, symbols: &Symbols, address: u64) -> Result<bool> {
-    // jmp to itself.
-    const SPIN: [u8; 2] = [0xeb, 0xfe];
+/// Selects one of the processors that has dom0's kernel mapped; says whether there is one.
+fn sees_dom0(gdb: &mut Gdb, symbols: &Symbols, address: u64) -> Result<bool> {
     let offsets = symbols.get("__per_cpu_offset")?.address;
     let current = symbols.get("per_cpu__curr_vcpu")?.address;
     let dom0 = symbols.get("hardware_domain")?.address;
@@ -113,7 +122,6 @@ fn overwrite_in_dom0(gdb: &mut Gdb, symbols: &Symbols, address: u64) -> Result<b
         let head = gdb.read(vcpu, 128)?;
         let of_dom0 = head.chunks_exact(8).any(|word| word == dom0.to_le_bytes());
         if of_dom0 && gdb.read(address, 2).is_ok() {
-            gdb.write(address, &SPIN)?;
             return Ok(true);
         }
     }

@@ -47,7 +47,7 @@ pub const LIVES: &[Row] = &[
 
 impl Host {
     /// Adds to the guard's configuration and starts it anew.
-    fn reconfigure(&mut self, lines: &str) -> Result<()> {
+    pub(super) fn reconfigure(&mut self, lines: &str) -> Result<()> {
         self.end_program(GUARD, "-TERM")?;
         let add = format!("printf '%s\\n' '{lines}' >> /etc/xenwarden/xenwarden.conf");
         self.dom0_ok(&add, PROMPT)?;

@@ -53,10 +53,10 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// Acts at `phase` and watches what comes of it.
-fn survive(
+pub(super) fn survive(
     laboratory: &Laboratory,
     phase: Duration,
-    act: fn(&mut Host) -> Result<()>,
+    act: impl FnOnce(&mut Host) -> Result<()>,
 ) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let outcome = act(&mut host).and_then(|()| host.lives_on(WATCHED));
@@ -131,7 +131,7 @@ impl Host {
     }
 }
 
-fn stop_feeding(host: &mut Host, name: &str) -> Result<()> {
+pub(super) fn stop_feeding(host: &mut Host, name: &str) -> Result<()> {
     host.tell_guest(name, "killall -9 watchdog")
 }
 

@@ -6,6 +6,7 @@
 
 pub mod alarms;
 pub mod dies;
+pub mod faults;
 pub mod fence;
 pub mod figures;
 pub mod lives;
@@ -70,20 +71,27 @@ fn group_of(wedge: &Wedge) -> &'static str {
 pub struct Scenario {
     group: &'static str,
     kind: Kind,
+    /// It is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
+    left: bool,
 }
 
 impl Scenario {
     /// Every scenario that there is.
     pub fn all() -> Vec<Scenario> {
-        let of = |group, rows: &'static [Row]| {
+        // `chosen`: the rows that are not left to `make test-all`; none: all.
+        let some = |group, rows: &'static [Row], chosen: Option<&'static [&str]>| {
             rows.iter().map(move |row| Scenario {
                 group,
                 kind: Kind::Row(row),
+                left: chosen.is_some_and(|chosen| !chosen.contains(&row.name)),
             })
         };
+        let of = |group, rows| some(group, rows, None);
+        let faults = |group, rows| some(group, rows, Some(faults::IN_EVERY_RUN));
         let wedges = WEDGES.iter().map(|wedge| Scenario {
             group: group_of(wedge),
             kind: Kind::Wedge(wedge, wedge.shape),
+            left: false,
         });
         // What ends by evidence, on the other host watchdogs.
         let devices = [Shape::Ib700, Shape::Itco, Shape::Ipmi];
@@ -94,6 +102,7 @@ impl Scenario {
             ends_by_evidence.map(move |wedge| Scenario {
                 group: "wedge",
                 kind: Kind::Wedge(wedge, shape),
+                left: !ON_EVERY_HOST.contains(&wedge.name),
             })
         });
         let on_stock = WEDGES.iter().filter_map(|wedge| {
@@ -101,6 +110,7 @@ impl Scenario {
             Some(Scenario {
                 group: group_of(&stock),
                 kind: Kind::Wedge(wedge, stock.shape),
+                left: !ON_EVERY_HOST.contains(&wedge.name),
             })
         });
         wedges
@@ -113,10 +123,15 @@ impl Scenario {
             .chain(of("down", restart::DOWN))
             .chain(of("survive", restart::LIVES))
             .chain(of("survive", table::ROWS))
-            .chain(of("survive", stock::ROWS))
+            .chain(some("survive", stock::ROWS, Some(stock::IN_EVERY_RUN)))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
-            .chain(of("why", why::ROWS))
+            .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))
+            .chain(faults("down", faults::processes::DOWN))
+            .chain(faults("survive", faults::processes::LIVES))
+            .chain(faults("survive", faults::dom0::LIVES))
+            .chain(faults("survive", faults::xen::LIVES))
+            .chain(faults("survive", faults::device::LIVES))
             .collect()
     }
 
@@ -152,17 +167,9 @@ impl Scenario {
         }
     }
 
-    /// Whether it is left to `make test-all`: it takes a second boot, or the host watchdog is another, and another scenario shows the like.
+    /// Whether it is left to `make test-all`.
     pub fn is_left_to_all(&self) -> bool {
-        match self.kind {
-            Kind::Wedge(wedge, shape) => {
-                shape != wedge.shape && !ON_EVERY_HOST.contains(&wedge.name)
-            }
-            Kind::Row(row) if self.group == "why" => !why::IN_EVERY_RUN.contains(&row.name),
-            Kind::Row(row) => {
-                row.name.ends_with("-stock") && !stock::IN_EVERY_RUN.contains(&row.name)
-            }
-        }
+        self.left
     }
 
     /// Whether it is short and ends with a reset, if all is well.
