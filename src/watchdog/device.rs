@@ -39,7 +39,7 @@ pub struct Hardware<D = WatchdogDevice> {
     /// manager closes that.
     kept: bool,
     ran_on: bool,
-    /// The timeout with which it runs on where nobody guards, seconds.
+    /// The timeout with which it runs on where nobody guards and nobody can disarm it, seconds.
     stopped_s: u32,
 }
 
@@ -142,7 +142,7 @@ impl<D: Driver> Hardware<D> {
     }
 
     /// Has the service manager keep it open for the next guard, where there is one that can; and
-    /// says with which timeout it then runs on, as where it cannot be disarmed.
+    /// says with which timeout it runs on where it cannot be disarmed.
     pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
         self.stopped_s = stopped_s;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -155,10 +155,10 @@ impl<D: Driver> Hardware<D> {
         self.kept || self.nowayout()
     }
 
-    /// Gives it the long timeout, or the longest of its halves that it takes. What then runs,
+    /// Gives it a longer timeout, or the longest of its halves that it takes. What then runs,
     /// seconds.
-    fn lengthen(&self) -> u32 {
-        let halves = (0..).map_while(|n| self.stopped_s.checked_shr(n));
+    fn lengthen(&self, to_s: u32) -> u32 {
+        let halves = (0..).map_while(|n| to_s.checked_shr(n));
         let longer = halves.take_while(|s| *s > self.timeout_s);
         let mut taken = longer.filter(|s| self.device.set_timeout_s(*s).is_ok());
         match taken.next() {
@@ -202,9 +202,12 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     fn let_go(self) -> LetGo {
         let (kept, nowayout) = (self.kept, self.nowayout());
         let quirk = Quirk::of(&self.identity);
-        let runs_s = match kept || nowayout {
-            true => self.lengthen(),
-            false => self.timeout_s,
+        let runs_s = match (kept, nowayout) {
+            (_, true) => self.lengthen(self.stopped_s),
+            // A restart takes seconds. A host that dies just then is not to be waited for longer
+            // than for one whose watchdog nobody has measured.
+            (true, false) => self.lengthen(self.timeout_s.saturating_mul(2)),
+            (false, false) => self.timeout_s,
         };
         let within_s = Some(quirk.latest_s(runs_s));
         if let Err(error) = self.device.disarm() {
