@@ -392,3 +392,29 @@ fn golden_state() -> Saved {
     w.feeds(4);
     w.saved()
 }
+
+#[test]
+fn saves_at_once_hinder_nobody_and_what_one_that_was_cut_short_left_goes() {
+    use xenwarden::state::reset_reason::HostRecord;
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("saves-at-once");
+    let _ = fs::remove_dir_all(&directory);
+    let store = Store::new(&directory);
+    thread::scope(|scope| {
+        for n in 0..4 {
+            let store = store.clone();
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let time = xenwarden::event::Timestamp(n);
+                    let record = HostRecord::new("boot", time, HostState::Armed);
+                    store.save(&record).expect("saved");
+                    let whole = store.peek::<HostRecord>();
+                    assert!(whole.expect("whole or not at all").is_some());
+                }
+            });
+        }
+    });
+    fs::write(directory.join("last.json.new-7"), "{").expect("written");
+    assert!(store.load::<HostRecord>().0.is_some());
+    let names: Vec<_> = fs::read_dir(&directory).expect("there").flatten().collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}

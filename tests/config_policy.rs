@@ -50,7 +50,7 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
         ),
         (
             "[host-watchdog]\ntimeout_s = 0",
-            &["host-watchdog.timeout_s = 0", "1 to 300"],
+            &["host-watchdog.timeout_s = 0", "2 to 300"],
         ),
         (
             "[host-watchdog]\ntimeout_s = 301",

@@ -127,6 +127,9 @@ fn each_combination_of_records_has_its_cause_and_its_confidence() {
         // A kernel survives an oops.
         (armed(), None, &[Oops], Unrecorded, Unknown),
         (armed(), yes, &[], Watchdog, Known),
+        // Between two guards.
+        (heartbeat(HostState::Kept), yes, &[], Watchdog, Known),
+        (heartbeat(HostState::Kept), None, &[Panic], Dom0Panic, Known),
         (armed(), None, &[], Unrecorded, Unknown),
         (armed(), no, &[], Unrecorded, Unknown),
         (ended(), None, &[], Unwatched, Unknown),

@@ -7,7 +7,9 @@ use std::path::Path;
 use xenwarden::event::Coverage;
 use xenwarden::event::{Confidence, Kind, ResetCause, Timestamp};
 use xenwarden::guard::page::Info;
-use xenwarden::state::drill::{Beats, DrillRecord, FenceBound, Measured, Tried, forget};
+use xenwarden::state::drill::{
+    Beats, DrillRecord, Drills, FenceBound, Measured, Tried, forget, note_failed,
+};
 use xenwarden::state::history::{self, Found};
 use xenwarden::state::reset_reason::{HostRecord, HostState, boot_id};
 use xenwarden::state::store::Store;
@@ -143,7 +145,14 @@ fn a_drill_that_stopped_nothing_or_was_outlived_or_is_of_another_boot_is_no_reas
 
 #[test]
 fn the_fence_bound_is_twice_the_timeout_until_a_drill_has_measured_it() {
-    let bound = |info: &Info, measured: Option<&Measured>| FenceBound::of(info, measured).ms;
+    let known = |info: &Info, measured: Option<&Measured>| {
+        let drills = Drills {
+            measured: measured.cloned(),
+            outlived: None,
+        };
+        FenceBound::of(info, &drills).expect("a bound")
+    };
+    let bound = |info: &Info, measured: Option<&Measured>| known(info, measured).ms;
     // A canary's period, the slack and two looks come before: 2 s.
     assert_eq!(bound(&info(), None), 12_000);
     let slow = Info {
@@ -158,8 +167,8 @@ fn the_fence_bound_is_twice_the_timeout_until_a_drill_has_measured_it() {
         alive_ms: 5_000,
         down_ms: 5_070,
     };
-    let known = FenceBound::of(&info(), Some(&measured));
-    assert_eq!((known.ms, known.measured), (8_070, Some(TIME)));
+    let shown = known(&info(), Some(&measured));
+    assert_eq!((shown.ms, shown.measured), (8_070, Some(TIME)));
     // What is known of the driver to take longer may do so the next time.
     let twice = Info {
         latest_ns: 9 * NS_PER_S,
@@ -182,11 +191,32 @@ fn the_fence_bound_is_twice_the_timeout_until_a_drill_has_measured_it() {
         },
     ];
     for other in others {
-        let bound = FenceBound::of(&other, Some(&measured));
+        let bound = known(&other, Some(&measured));
         assert_eq!(bound.measured, None, "{other:?}");
-        assert_eq!(bound, FenceBound::of(&other, None));
+        assert_eq!(bound, known(&other, None));
     }
+    // A disk that hung at the end shortens nothing.
+    measured.down_ms = 4_100;
+    assert_eq!(bound(&info(), Some(&measured)), 8_000);
     // Less than half its timeout is no measurement: whoever beat was ended before the host was.
     measured.down_ms = 2_400;
     assert_eq!(bound(&info(), Some(&measured)), 12_000);
+}
+
+#[test]
+fn a_host_that_outlived_a_drill_has_no_bound_until_it_is_booted_again() {
+    let run = store("run");
+    let drills = |measured| Drills::new(measured, run.directory());
+    assert_eq!(drills(None), Drills::default());
+    note_failed(run.directory(), &Tried::from(&info())).expect("noted");
+    let known = drills(None);
+    assert_eq!(FenceBound::of(&info(), &known), None);
+    assert!(known.failed(&info()).is_some());
+    // Another device is another matter.
+    let other = Info {
+        device: "/dev/watchdog1".into(),
+        ..info()
+    };
+    assert_eq!(known.failed(&other), None);
+    assert!(FenceBound::of(&other, &known).is_some());
 }

@@ -43,8 +43,15 @@ fn the_host_is_guarded_until_a_shutdown_has_stopped_the_guests() {
     let unit = include_str!("../init/systemd/xenwardend.service");
     let before = unit.lines().find_map(|line| line.strip_prefix("Before="));
     let stopped_first: Vec<&str> = before.unwrap_or_default().split(' ').collect();
-    for service in ["xendomains.service", "xapi-domains.service"] {
-        assert!(stopped_first.contains(&service), "{unit}");
+    for service in ["xendomains", "xapi-domains", "libvirt-guests", "pacemaker"] {
+        let service = format!("{service}.service");
+        assert!(stopped_first.contains(&service.as_str()), "{unit}");
     }
+    // And the monitor tells until then.
+    let monitor = include_str!("../init/systemd/xenwarden-monitor.service");
+    let told = monitor
+        .lines()
+        .find_map(|line| line.strip_prefix("Before="));
+    assert_eq!(told, before);
     assert!(unit.contains("\nFileDescriptorStoreMax="), "{unit}");
 }

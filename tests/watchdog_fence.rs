@@ -79,7 +79,7 @@ fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
     for (phase, expected) in [
         (Phase::Starting, Judged::NotYet),
         (Phase::Stopping, Judged::Overdue),
-        (Phase::StillArmed, Judged::Overdue),
+        (Phase::StillArmed, Judged::Ended),
         (Phase::Disarmed, Judged::Ended),
     ] {
         let view = view(phase, served, served);

@@ -5,8 +5,9 @@
 //! In: the name of the host, so that nobody resets another one than he meant. Out: a host that
 //! goes down; the next boot tells what was measured ([`crate::state::drill`]). A host watchdog
 //! that does not fire is told, and the guard goes on. The guard is stopped by a signal: a stopped
-//! process closes no device, so that nothing kicks it once more, and its other fence levels stop
-//! with it, so that it is the hardware that is tried.
+//! process closes no device, so that nothing kicks it once more, and sysrq's level and the fast fence
+//! stop with it, so that it is the hardware that is tried. Xen's slot would fire: with it there is
+//! no drill.
 
 use super::connection::ask;
 use super::output::Output;
@@ -16,13 +17,13 @@ use crate::control::protocol::Request;
 use crate::control::status::Status;
 use crate::event::{Timestamp, host_name};
 use crate::guard::page::{self, Reader, View};
-use crate::state::drill::{Beats, DrillRecord, Tried, forget};
+use crate::state::drill::{Beats, DrillRecord, RUN, Tried, forget, note_failed};
 use crate::state::reset_reason::boot_id;
 use crate::state::store::{Store, Stored};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, sync};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use std::fs;
 use std::io::{self, BufRead};
 use std::path::Path;
@@ -55,6 +56,11 @@ pub fn run(
         print_error("only root may reset a host");
         return Ok(EXIT_NOT_OK);
     }
+    if policy.fence.xen_slot {
+        let text = "no drill with fence.xen_slot: Xen would reset the host in place of the host \
+                    watchdog; set it to false and restart the guard";
+        return Err(text.to_owned());
+    }
     let guard = Guard::ready(socket, policy.fast.is_on())?;
     let host = host_name();
     let within_s = (guard.bound_ns() / NS_PER_S).to_string();
@@ -68,11 +74,17 @@ pub fn run(
         return Ok(EXIT_NOT_OK);
     }
     write_what_is_due()?;
+    // Somebody may have taken an hour to type the name.
+    let guard = Guard::ready(socket, policy.fast.is_on())?;
     let store = Store::new(&policy.state_directory);
     let begun = begin(&store, &guard.tried);
     let ended = begun.and_then(|mut beats| guard.outlive(&mut beats));
     // Whoever comes here lives.
     forget(&store);
+    if ended.is_ok() {
+        let noted = note_failed(Path::new(RUN), &guard.tried);
+        noted.map_err(|error| format!("{RUN}: that the drill failed cannot be noted: {error}"))?;
+    }
     print_error(&ended?);
     Ok(EXIT_NOT_OK)
 }
@@ -160,9 +172,11 @@ impl Guard {
         Ok(Self {
             page,
             pid: Pid::from_raw(pid),
-            fast: match fast {
-                true => Some(child(pid)?),
-                false => None,
+            // The guard that runs may be of another configuration.
+            fast: match child(pid) {
+                Ok(pid) => Some(pid),
+                Err(why) if fast => return Err(why),
+                Err(_) => None,
             },
             tried: Tried::from(&info),
             latest_ns: info.latest_ns.max(2 * info.timeout_ns),
@@ -177,11 +191,13 @@ impl Guard {
     /// To the guard, and first to what it has started: the fast fence would be quicker than the
     /// hardware.
     fn signal(&self, signal: Signal) -> Result<(), String> {
+        let mut outcome = Ok(());
         for pid in self.fast.iter().chain([&self.pid]) {
             let sent = kill(*pid, signal);
-            sent.map_err(|errno| format!("the guard (pid {pid}): {}", errno.desc()))?;
+            let sent = sent.map_err(|errno| format!("the guard (pid {pid}): {}", errno.desc()));
+            outcome = outcome.and(sent);
         }
-        Ok(())
+        outcome
     }
 
     /// Stops the guard and beats until the host goes down. Comes back with what to say of a host
@@ -189,12 +205,11 @@ impl Guard {
     fn outlive(&self, beats: &mut Beats) -> Result<String, String> {
         // From here on nobody but the host watchdog is to end this: a drill that is ended before
         // would have measured too little.
-        for signal in [SIGHUP, SIGINT, SIGTERM, SIGTSTP] {
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP] {
             let registered = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
             registered.map_err(|error| format!("signals: {error}: nothing was done"))?;
         }
-        self.signal(Signal::SIGSTOP)?;
-        let outcome = self.beat(beats);
+        let outcome = self.signal(Signal::SIGSTOP).and_then(|()| self.beat(beats));
         self.signal(Signal::SIGCONT)?;
         outcome.map(|()| {
             let (device, s) = (&self.tried.device, self.bound_ns() / NS_PER_S);

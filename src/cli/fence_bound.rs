@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `xenwarden fence-bound`: one number for cluster managers and scripts, from the monitor or,
+//! `xenwarden fence-bound`: one number for scripts, from the monitor or,
 //! where that is down, from the guard page and the state directory.
 
 use super::EXIT_OK;
@@ -10,6 +10,7 @@ use crate::control::protocol::Request;
 use crate::control::status::Status;
 use crate::event::Coverage;
 use crate::guard::page::{self, Reader};
+use crate::state::drill::{self, Drills};
 use crate::state::history::History;
 use crate::state::store::Store;
 use crate::sys::clock::Monotonic;
@@ -27,12 +28,15 @@ pub fn run(
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), &policy()?, &why)?,
     };
     let bound_ms = status.host_watchdog.fence_bound_ms;
+    let watchdog = &status.host_watchdog;
     let why = match (&status.inhibited, status.coverage) {
-        (Some(_), _) => "while the guard is inhibited a host may fall silent and be kicked",
-        (None, Coverage::Partial) if status.decision.kick => {
-            "with partial coverage a host may fall silent and be kicked"
+        _ if watchdog.drill_failed.is_some() => {
+            "a drill has shown that the host watchdog does not reset this host"
         }
-        _ => "no host watchdog is armed",
+        _ if watchdog.device.as_os_str().is_empty() => "no host watchdog is armed",
+        (Some(_), _) => "while the guard is inhibited a host may fall silent and be kicked",
+        (None, Coverage::Partial) => "with partial coverage a host may fall silent and be kicked",
+        (None, Coverage::Full) => "no host watchdog is armed",
     };
     let bound_ms = bound_ms.ok_or_else(|| format!("there is no bound: {why}"))?;
     let text = format!("{}\n", bound_ms.div_ceil(1_000));
@@ -43,8 +47,9 @@ pub fn run(
 fn without_monitor(page: &Path, policy: &Policy, why: &str) -> Result<Status, String> {
     let view = Reader::open(page).ok().and_then(|page| page.view());
     let view = view.ok_or_else(|| why.to_owned())?;
-    // What cannot be read is not measured: the bound is then the longer one.
-    let history = Store::new(&policy.state_directory).peek::<History>();
-    let measured = history.ok().flatten().and_then(|history| history.measured);
-    Ok(Status::of_guard(&view, measured.as_ref(), Monotonic::now()))
+    // A drill may have measured more than is assumed.
+    let history = Store::new(&policy.state_directory).peek::<History>()?;
+    let measured = history.and_then(|history| history.measured);
+    let drills = Drills::new(measured, Path::new(drill::RUN));
+    Ok(Status::of_guard(&view, Some(&drills), Monotonic::now()))
 }

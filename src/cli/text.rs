@@ -66,6 +66,12 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
         status.kick_path.withholds,
         status.kick_path.failed_kicks
     )?;
+    if let Some(time) = watchdog.drill_failed {
+        writeln!(
+            to,
+            "DRILL FAILED   {time}: the host watchdog has not reset this host"
+        )?;
+    }
     if let Some(bound) = watchdog.fence_bound_ms {
         let by = match watchdog.fence_bound_measured {
             Some(time) => format!("measured {time}"),

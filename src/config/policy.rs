@@ -27,6 +27,8 @@ const MAX_SAMPLE_MS: u32 = 250;
 /// Shortest wait of a runnable vCPU that may count: the hypervisor looks once a second, and the
 /// monitor is to tell before the guard withholds.
 const MIN_STARVED_S: u32 = 3;
+/// Shortest timeout that the shortest sample fits into often enough.
+const MIN_TIMEOUT_S: u32 = 2;
 /// Longest that still makes sense.
 const MAX_STARVED_S: u32 = 3_600;
 /// How long the guard may be inhibited at a time, seconds.
@@ -120,7 +122,7 @@ impl Policy {
         let timeout_s = wrong.within(
             "host-watchdog.timeout_s",
             file.host_watchdog.timeout_s,
-            1..=MAX_TIMEOUT_S,
+            MIN_TIMEOUT_S..=MAX_TIMEOUT_S,
             DEFAULT_TIMEOUT_S,
             " seconds",
         );

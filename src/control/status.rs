@@ -11,7 +11,7 @@ use crate::guard::gate::Decision;
 use crate::guard::histogram::Histogram;
 use crate::guard::page::{Counters, Phase, View};
 use crate::guests::report::{GuestReport, GuestsReport};
-use crate::state::drill::{FenceBound, Measured};
+use crate::state::drill::{Drills, FenceBound};
 use crate::state::saver::{Health, SaveError};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
@@ -86,13 +86,17 @@ pub struct HostWatchdog {
     /// A silent host is reset within this, by what is known of the device, milliseconds.
     pub resets_within_ms: u64,
     /// A host that has fallen silent is certainly down after so long, milliseconds; null where
-    /// nothing is armed, with partial coverage, and while the guard is inhibited.
+    /// nothing is armed, with partial coverage, while the guard is inhibited, and where a drill has
+    /// failed, or what drills have shown is not known.
     #[serde(default)]
     pub fence_bound_ms: Option<u64>,
     /// When a drill measured the host watchdog's part of it; null: it is taken for twice the
     /// timeout.
     #[serde(default)]
     pub fence_bound_measured: Option<Timestamp>,
+    /// When a drill has shown, since the boot, that it does not reset this host; null otherwise.
+    #[serde(default)]
+    pub drill_failed: Option<Timestamp>,
     /// Until it fires unless kicked, by our clock.
     pub time_left_ms: u64,
     /// Since the last kick.
@@ -215,11 +219,12 @@ pub const SILENT_NS: u64 = 1_000 * NS_PER_MS;
 const PERIODS_WITHOUT_KICK: u64 = 4;
 
 impl Status {
-    /// The guard's part, from its page, if there is one, and what a drill has measured.
+    /// The guard's part, from its page, if there is one, and what drills have shown, if that is
+    /// known.
     #[must_use]
-    pub fn of_page(view: Option<&View>, measured: Option<&Measured>, now: Monotonic) -> Self {
+    pub fn of_page(view: Option<&View>, drills: Option<&Drills>, now: Monotonic) -> Self {
         view.map_or_else(Self::without_guard, |view| {
-            Self::of_guard(view, measured, now)
+            Self::of_guard(view, drills, now)
         })
     }
 
@@ -233,6 +238,7 @@ impl Status {
                 resets_within_ms: 0,
                 fence_bound_ms: None,
                 fence_bound_measured: None,
+                drill_failed: None,
                 time_left_ms: 0,
                 last_kick_age_ms: 0,
                 kicks: 0,
@@ -252,16 +258,18 @@ impl Status {
         }
     }
 
-    /// The guard's part, from its page, and what a drill has measured.
+    /// The guard's part, from its page, and what drills have shown, if that is known.
     #[must_use]
-    pub fn of_guard(view: &View, measured: Option<&Measured>, now: Monotonic) -> Self {
+    pub fn of_guard(view: &View, drills: Option<&Drills>, now: Monotonic) -> Self {
         let View { info, status } = view;
         // Without all of the evidence, or inhibited, a host may be silent and be kicked.
         let inhibited = status.inhibited.is_some_and(|until| until > now);
         let is_bound = matches!(status.phase, Phase::Armed | Phase::Stopping)
             && info.coverage == Coverage::Full
             && !inhibited;
-        let bound = is_bound.then(|| FenceBound::of(info, measured));
+        let bound = drills.filter(|_| is_bound);
+        let bound = bound.and_then(|drills| FenceBound::of(info, drills));
+        let drill_failed = drills.and_then(|drills| drills.failed(info));
         let age_ns = now.since_ns(status.last_kick);
         Self {
             version: 1,
@@ -272,6 +280,7 @@ impl Status {
                 resets_within_ms: info.latest_ns / NS_PER_MS,
                 fence_bound_ms: bound.map(|bound| bound.ms),
                 fence_bound_measured: bound.and_then(|bound| bound.measured),
+                drill_failed,
                 time_left_ms: info.timeout_ns.saturating_sub(age_ns) / NS_PER_MS,
                 last_kick_age_ms: age_ns / NS_PER_MS,
                 kicks: status.counters.kicks,

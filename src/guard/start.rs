@@ -140,6 +140,10 @@ fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
     if let Some(fast) = fence.fast.filter(|_| !is_running) {
         fast.let_go();
     }
+    // Xen's slot is not to outlive the guard, which feeds it.
+    for level in fence.levels {
+        let _ = level.join();
+    }
     let device = info.device.display();
     let text = match outcome {
         LetGo::Runs { error, within_s } => {
@@ -156,10 +160,6 @@ fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
         ),
         LetGo::Disarmed => format!("disarmed {device}"),
     };
-    // Xen's slot is not to outlive the guard that has disarmed the hardware.
-    for level in fence.levels {
-        let _ = level.join();
-    }
     say!("xenwardend: {text}");
     Ok(())
 }
@@ -320,6 +320,7 @@ fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
 /// The fence levels behind the hardware, and what is wrong with them, for people.
 #[derive(Default)]
 struct Fence {
+    /// Those whose end is to be waited for.
     levels: Vec<JoinHandle<()>>,
     fast: Option<Pipe>,
     weak: Vec<String>,
@@ -347,20 +348,21 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
     let priority = policy.priority;
     let sysrq = || {
         let file = fence::open_sysrq(Path::new(fence::SYSRQ))?;
-        fence::last_resort(file, page.reader(), priority)
+        // It has nothing to give back.
+        fence::last_resort(file, page.reader(), priority).map(|_| None)
     };
     let slot = || {
         let slot = fence::Slot::new(Privcmd::open()?);
-        fence::keep_slot(slot, page.reader(), priority)
+        fence::keep_slot(slot, page.reader(), priority).map(Some)
     };
     let mut fence = Fence::default();
     let mut raise =
-        |wanted: bool, what: &str, level: &dyn Fn() -> io::Result<JoinHandle<()>>| match wanted
-            .then(level)
-        {
-            None => {}
-            Some(Ok(thread)) => fence.levels.push(thread),
-            Some(Err(error)) => fence.weak.push(format!("no fence by {what}: {error}")),
+        |wanted: bool, what: &str, level: &dyn Fn() -> io::Result<Option<JoinHandle<()>>>| {
+            match wanted.then(level) {
+                None => {}
+                Some(Ok(thread)) => fence.levels.extend(thread),
+                Some(Err(error)) => fence.weak.push(format!("no fence by {what}: {error}")),
+            }
         };
     raise(policy.fence.sysrq, "sysrq", &sysrq);
     raise(policy.fence.xen_slot, "dom0's watchdog in Xen", &slot);

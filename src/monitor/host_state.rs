@@ -28,8 +28,11 @@ pub fn present() -> Option<HostState> {
 /// # Errors
 /// Those of writing.
 pub fn note(directory: &Path) -> io::Result<()> {
-    let Some(state) = present() else {
-        return Ok(());
+    let state = match present() {
+        None => return Ok(()),
+        // At a shutdown no other guard comes: the service manager has disarmed it.
+        Some(HostState::Kept) => HostState::Disarmed,
+        Some(state) => state,
     };
     Store::new(directory).save(&HostRecord::now(&boot_id(), state, true))
 }
@@ -38,7 +41,8 @@ pub fn note(directory: &Path) -> io::Result<()> {
 #[must_use]
 pub fn of_page(view: &View, now: Monotonic) -> HostState {
     let (cause, reason) = match (view.status.phase, view.status.decision) {
-        (Phase::Starting | Phase::Disarmed | Phase::Kept, _) => return HostState::Disarmed,
+        (Phase::Starting | Phase::Disarmed, _) => return HostState::Disarmed,
+        (Phase::Kept, _) => return HostState::Kept,
         (_, Decision::Withhold(reason)) => (Unkicked::Withheld, Some(reason.to_string())),
         (phase, Decision::Kick) => {
             let silent = now.since_ns(view.status.looked) > status::silent_ns(view);
@@ -80,7 +84,8 @@ pub fn of_event(what: &Kind, now: Option<HostState>) -> Option<HostState> {
             Some(HostState::Armed)
         }
         Kind::HostGuardBack { .. } => now,
-        Kind::HostDisarmed {} | Kind::HostKept { .. } => Some(HostState::Disarmed),
+        Kind::HostDisarmed {} => Some(HostState::Disarmed),
+        Kind::HostKept { .. } => Some(HostState::Kept),
         _ => None,
     }
 }

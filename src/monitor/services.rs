@@ -25,7 +25,7 @@ use crate::monitor::{evidence, host_state, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
 use crate::sink::kmsg::{self, Kmsg};
-use crate::state::drill::Measured;
+use crate::state::drill::{self, Drills, Measured};
 use crate::state::history::Resets;
 use crate::state::reset_reason::HostState;
 use crate::sys::clock::Monotonic;
@@ -105,7 +105,8 @@ impl Shared {
     fn status(&self) -> Status {
         let now = Monotonic::now();
         let view = guard_page().and_then(|page| page.view());
-        let mut status = Status::of_page(view.as_ref(), self.measured.as_ref(), now);
+        let drills = Drills::new(self.measured.clone(), Path::new(drill::RUN));
+        let mut status = Status::of_page(view.as_ref(), Some(&drills), now);
         inhibit::tell(&mut status, Path::new(inhibit::PATH));
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();

@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | disarmed | | none: a stop in order | |
 //! | any other | a drill had stopped the kicks | `drill` | as of the next three |
+//! | between two guards | | as of a host that was kicked | |
 //! | not kicked | the device says that it fired | why not | known |
 //! | not kicked | the device cannot tell | why not | likely |
 //! | not kicked | the device says that it did not fire | why not | unknown |
@@ -96,7 +97,7 @@ impl Left {
             (HostState::Withholding { reason, cause }, None) => {
                 unkicked(*cause, reason, withhold.as_ref(), traces)
             }
-            (HostState::Armed, None) => {
+            (HostState::Armed | HostState::Kept, None) => {
                 match withhold.as_ref().filter(|record| follows(record, &last)) {
                     Some(record) => unkicked(record.cause, &record.reason, Some(record), traces),
                     None => kicked(&last, traces),

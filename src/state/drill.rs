@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Beats that there must be, so that the time between them is known.
 const FEWEST_BEATS: usize = 10;
@@ -83,6 +83,67 @@ pub struct Measured {
     pub alive_ms: u64,
     /// And so long after it it was down.
     pub down_ms: u64,
+}
+
+/// A drill that the host has outlived: its watchdog does not work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedDrill {
+    /// Of the form.
+    pub version: u32,
+    /// When.
+    pub time: Timestamp,
+    /// What was tried.
+    #[serde(flatten)]
+    pub tried: Tried,
+}
+
+impl Stored for FailedDrill {
+    const FILE: &'static str = "drill-failed";
+    const VERSION: u32 = 1;
+}
+
+/// What drills have shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drills {
+    /// The last that measured anything.
+    pub measured: Option<Measured>,
+    /// One that was outlived since the boot.
+    pub outlived: Option<FailedDrill>,
+}
+
+impl Drills {
+    /// These, with what lies in `run`, normally [`RUN`], which no disk can hold up.
+    #[must_use]
+    pub fn new(measured: Option<Measured>, run: &Path) -> Self {
+        Self {
+            measured,
+            outlived: Store::new(run).peek().ok().flatten(),
+        }
+    }
+
+    /// When this host watchdog was shown not to work, if it was.
+    #[must_use]
+    pub fn failed(&self, info: &Info) -> Option<Timestamp> {
+        let failed = self.outlived.as_ref();
+        let failed = failed.filter(|failed| failed.tried == Tried::from(info));
+        failed.map(|failed| failed.time)
+    }
+}
+
+/// Where it is noted that a host has outlived a drill: for this boot, as the next one may have
+/// been mended.
+pub const RUN: &str = "/run/xenwarden";
+
+/// Notes it.
+///
+/// # Errors
+/// The errno of writing it.
+pub fn note_failed(run: &Path, tried: &Tried) -> io::Result<()> {
+    Store::new(run).save(&FailedDrill {
+        version: FailedDrill::VERSION,
+        time: Timestamp::now(),
+        tried: tried.clone(),
+    })
 }
 
 /// The beats of a drill, on their way to the disk.
@@ -186,26 +247,34 @@ pub struct FenceBound {
 }
 
 impl FenceBound {
-    /// Of the host watchdog that the guard has armed.
+    /// Of the host watchdog that the guard has armed. None where a drill has shown that it
+    /// does not reset this host.
     #[must_use]
-    pub fn of(info: &Info, measured: Option<&Measured>) -> Self {
+    pub fn of(info: &Info, drills: &Drills) -> Option<Self> {
+        if drills.failed(info).is_some() {
+            return None;
+        }
         let evidence_ms = (CANARY_PERIOD_NS + SLACK_NS + 2 * info.period_ns) / NS_PER_MS;
         // What ended within half the timeout was the drill, killed before the host was.
         let holds = |measured: &&Measured| {
             measured.tried == Tried::from(info)
                 && measured.down_ms.saturating_mul(2) > measured.tried.timeout_ms
         };
-        let measured = measured.filter(holds);
+        let measured = drills.measured.as_ref().filter(holds);
         let latest_ms = info.latest_ns / NS_PER_MS;
         let device_ms = match measured {
-            Some(measured) => measured.down_ms.saturating_add(GRANULARITY_MS),
+            // A short measurement, as of a disk that hung at the end, shortens nothing.
+            Some(Measured { down_ms, tried, .. }) => {
+                let down_ms = *down_ms.max(&tried.timeout_ms);
+                down_ms.saturating_add(GRANULARITY_MS)
+            }
             None => info.timeout_ns.saturating_mul(2) / NS_PER_MS,
         };
         let device_ms = device_ms.max(latest_ms);
-        Self {
+        Some(Self {
             ms: device_ms.saturating_add(evidence_ms),
             measured: measured.map(|measured| measured.time),
-        }
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub enum HostState {
     Armed,
     /// It is not armed: the host may go down as it likes.
     Disarmed,
+    /// It runs on from one guard to the next.
+    Kept,
     /// It is armed and not kicked.
     Withholding {
         /// Why, for people.

@@ -15,11 +15,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a file that is read: far more than 4096 guests need.
 const MOST_BYTES: u64 = 16 << 20;
 /// Files of one name that are kept aside; the oldest go.
 const KEPT_ASIDE: usize = 5;
+/// What the name of a file ends with while it is written, before a number.
+const NEW: &str = ".new-";
+/// How often this process has saved.
+static SAVES: AtomicU32 = AtomicU32::new(0);
 
 /// The state directory.
 #[derive(Clone, Debug)]
@@ -66,6 +71,7 @@ impl Store {
     /// event that says so is given.
     #[must_use]
     pub fn load<T: Stored>(&self) -> (Option<T>, Option<Kind>) {
+        self.clear_new(T::FILE);
         match self.read(T::FILE).and_then(|bytes| parse(bytes.as_deref())) {
             Ok(value) => (value, None),
             Err(problem) => (None, Some(self.set_aside(T::FILE, problem))),
@@ -116,7 +122,10 @@ impl Store {
         if bytes.len() as u64 > MOST_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
         }
-        let (path, new) = (self.path(T::FILE), self.path(&format!("{}.new", T::FILE)));
+        // Each save has a file of its own: two threads may save at once.
+        let number = SAVES.fetch_add(1, Ordering::Relaxed);
+        let new = self.path(&format!("{}{NEW}{number}", T::FILE));
+        let path = self.path(T::FILE);
         DirBuilder::new()
             .recursive(true)
             .mode(0o750)
@@ -136,6 +145,21 @@ impl Store {
     /// Those of the disk.
     pub fn remove<T: Stored>(&self) -> io::Result<()> {
         remove(&self.path(T::FILE))
+    }
+
+    /// Removes what a save that was cut short has left.
+    fn clear_new(&self, name: &str) {
+        let prefix = format!("{name}{NEW}");
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            let left = entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(prefix.as_bytes());
+            if left {
+                let _ = remove(&entry.path());
+            }
+        }
     }
 
     fn set_aside(&self, name: &str, problem: Problem) -> Kind {

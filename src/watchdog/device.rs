@@ -209,7 +209,8 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
             (true, false) => self.lengthen(self.timeout_s.saturating_mul(2)),
             (false, false) => self.timeout_s,
         };
-        let within_s = Some(quirk.latest_s(runs_s));
+        let longer = runs_s > self.timeout_s;
+        let within_s = longer.then(|| quirk.latest_s(runs_s));
         if let Err(error) = self.device.disarm() {
             return LetGo::Runs { error, within_s };
         }

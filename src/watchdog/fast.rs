@@ -3,8 +3,7 @@
 //! has been served for a set time, for clusters that count seconds. It is a process of its own
 //! beside the guard, as no thread of the guard outlives it.
 //!
-//! In: a pipe from the guard, which ends with it, and the guard page. Out: sysrq b. It allocates
-//! nothing once the host watchdog is armed. A guard that lets go of the host watchdog in order
+//! In: a pipe from the guard, which ends with it, and the guard page. Out: sysrq b. A guard that lets go of the host watchdog in order
 //! says so first, and one that is inhibited serves; whoever kills both is left to the hardware.
 
 use super::fence::{Judged, Overdue, SYSRQ, judge, open_sysrq};
@@ -207,8 +206,11 @@ fn watch(words: Words, pipe: &mut (impl Read + AsFd), path: &str) -> Outcome {
         };
         let late_ns = now.since_ns(asked.plus_ns(u64::from(EACH_MS) * NS_PER_MS));
         let view = page.view();
-        if judge(view.as_ref(), guard, began, now, overdue).after(late_ns) == Judged::Overdue {
-            return Outcome::Reset;
+        match judge(view.as_ref(), guard, began, now, overdue).after(late_ns) {
+            Judged::Overdue => return Outcome::Reset,
+            // A dead guard will tell nothing else.
+            Judged::Ended | Judged::NotYet if dead => return Outcome::Over,
+            _ => {}
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum Judged {
     Silent,
     /// The host should be down.
     Overdue,
-    /// The guard has disarmed the host watchdog.
+    /// The guard has let go of the host watchdog.
     Ended,
 }
 
@@ -98,7 +98,8 @@ pub fn judge(
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
-        Phase::Disarmed | Phase::Kept => Judged::Ended,
+        // Nobody feeds Xen's slot from then on, and another guard may come.
+        Phase::Disarmed | Phase::Kept | Phase::StillArmed => Judged::Ended,
         _ if served_ns > overdue_ns => Judged::Overdue,
         _ if served_ns <= FRESH_NS => Judged::Fresh,
         _ => Judged::Silent,

@@ -8,6 +8,7 @@ use super::error::ArmError;
 use super::{HostWatchdog, LetGo};
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::WatchdogDevice;
+use nix::errno::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -42,6 +43,10 @@ impl<D: Driver> Set<D> {
     ) -> Result<Self, ArmError> {
         let mut armed: Vec<Hardware<D>> = Vec::new();
         for (path, device) in running {
+            // Of a device that was taken away, and may be back: what was kept is of the old one.
+            if matches!(device.info(), Err(Errno::ENODEV)) {
+                continue;
+            }
             let mut hardware = Hardware::take_over(&path, device, timeout_s);
             if !devices.contains(&path) {
                 hardware.weaken(

@@ -54,6 +54,15 @@ impl Host {
         self.start_program(GUARD)
     }
 
+    /// As a drill has shown that nothing would bring the host down.
+    fn has_no_fence_bound(&mut self) -> Result<()> {
+        let outcome = self.dom0("xenwarden fence-bound 2>&1", PROMPT)?;
+        match outcome.code == 2 && outcome.output.contains("a drill has shown") {
+            true => Ok(()),
+            false => Err(Error::new(format!("a bound: {}", outcome.output))),
+        }
+    }
+
     /// A guard with this device, which must refuse it and say why.
     fn refuses(&mut self, device: &str, why: &str) -> Result<()> {
         let config =
@@ -198,7 +207,9 @@ fn drill_without_reset(laboratory: &Laboratory, phase: Duration) -> Result<Figur
     }
     let says = drill.code == 1 && drill.output.contains("DOES NOT WORK");
     let lives = match fired > 0 && says {
-        true => host.lives_on(WATCHED),
+        true => host
+            .lives_on(WATCHED)
+            .and_then(|()| host.has_no_fence_bound()),
         false => Err(Error::new(format!(
             "it fired {fired} times, and the drill ends with {}: {}",
             drill.code, drill.output
