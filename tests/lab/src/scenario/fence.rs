@@ -25,6 +25,18 @@ const REBOOT: Duration = Duration::from_millis(1_500);
 /// What has been told already.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
+/// Rows that also `make test` runs.
+pub const IN_EVERY_RUN: &[&str] = &[
+    "fence-slot",
+    "fence-sysrq",
+    "fast-killed",
+    "fast-withheld",
+    "fence-released",
+    "drill-without-reset",
+    "not-hardware",
+    "bmc-toothless",
+];
+
 /// Rows in which the host goes down.
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[

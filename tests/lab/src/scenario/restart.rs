@@ -26,6 +26,9 @@ const BOUND: Duration = Duration::from_secs(6);
 /// How long after the bound a reset is still waited for.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// Rows that also `make test` runs.
+pub const IN_EVERY_RUN: &[&str] = &["restart-ten", "inhibited"];
+
 /// Rows that a host must live through.
 #[rustfmt::skip]
 pub const LIVES: &[Row] = &[
