@@ -302,14 +302,7 @@ fn a_look_that_does_not_return_ends_the_kicks_and_what_it_says_when_it_does_is_t
         kicks.push(device.kicks.get());
         if turn < 20 { Turn::Served } else { Turn::Stop }
     };
-    let mut stage = Stage {
-        xen: &xen,
-        device: Rc::clone(&device),
-        turn: 0,
-        stop: false,
-        looked: 0,
-        script: &mut script,
-    };
+    let mut stage = Stage::new(&xen, &device, &mut script);
     let mut sight = Holds {
         looks: 0,
         hold: &hold,

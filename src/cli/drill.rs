@@ -15,12 +15,12 @@ use super::{EXIT_NOT_OK, print_error};
 use crate::config::Policy;
 use crate::control::protocol::Request;
 use crate::control::status::Status;
-use crate::event::{Timestamp, host_name};
+use crate::event::host_name;
 use crate::guard::page::{self, Reader, View};
 use crate::state::drill::{Beats, DrillRecord, RUN, Tried, forget, note_failed};
-use crate::state::reset_reason::boot_id;
-use crate::state::store::{Store, Stored};
+use crate::state::store::Store;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+use crossbeam_channel::bounded;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, sync};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
@@ -29,7 +29,6 @@ use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -103,7 +102,7 @@ fn is_named(host: &str, named: Option<&str>, output: &mut Output) -> Result<bool
 
 /// sync(2), which may hang.
 fn write_what_is_due() -> Result<(), String> {
-    let (done, is_done) = channel();
+    let (done, is_done) = bounded(1);
     thread::spawn(move || {
         sync();
         done.send(())
@@ -116,12 +115,7 @@ fn write_what_is_due() -> Result<(), String> {
 }
 
 fn begin(store: &Store, tried: &Tried) -> Result<Beats, String> {
-    let record = DrillRecord {
-        version: DrillRecord::VERSION,
-        boot_id: boot_id(),
-        time: Timestamp::now(),
-        tried: tried.clone(),
-    };
+    let record = DrillRecord::now(tried.clone());
     // The record is the last: without it the beats mean nothing.
     let begun = Beats::create(store).and_then(|beats| store.save(&record).map(|()| beats));
     begun.map_err(|error| {

@@ -45,8 +45,7 @@ pub fn run(
 }
 
 fn without_monitor(page: &Path, policy: &Policy, why: &str) -> Result<Status, String> {
-    let view = Reader::open(page).ok().and_then(|page| page.view());
-    let view = view.ok_or_else(|| why.to_owned())?;
+    let view = Reader::view_at(page).ok_or_else(|| why.to_owned())?;
     // A drill may have measured more than is assumed.
     let history = Store::new(&policy.state_directory).peek::<History>()?;
     let measured = history.and_then(|history| history.measured);

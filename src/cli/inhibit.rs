@@ -114,8 +114,7 @@ fn refuse(place: &Place, error: &io::Error) -> Result<u8, String> {
 fn heeded(place: &Place, until: Option<Monotonic>) -> bool {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let view = Reader::open(&place.page).ok().and_then(|page| page.view());
-        let told = view.map(|view| view.status.inhibited);
+        let told = Reader::view_at(&place.page).map(|view| view.status.inhibited);
         if told == Some(until) || told.is_none() && until.is_none() {
             return true;
         }

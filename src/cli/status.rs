@@ -35,7 +35,7 @@ pub fn run(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String>
 
 /// What the guard itself tells.
 fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
-    let Some(view) = Reader::open(page).ok().and_then(|page| page.view()) else {
+    let Some(view) = Reader::view_at(page) else {
         return Err(why);
     };
     print_error(&format!(

@@ -38,9 +38,7 @@ impl Host {
             told: Told::Nothing,
         }
     }
-}
 
-impl Host {
     /// The service manager.
     #[must_use]
     pub fn manager(&self) -> &Notifier {

@@ -13,7 +13,7 @@
 use super::probes::Words;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
-use crate::sys::realtime::become_realtime;
+use crate::sys::realtime::{become_realtime, spawn};
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
@@ -21,7 +21,7 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// How often the thread of a vCPU counts, ns.
 const COUNT_EACH_NS: u64 = 250 * NS_PER_MS;
@@ -39,8 +39,6 @@ const MOST_PCPUS: u16 = 4096;
 const ALONE_NS: u64 = 100 * NS_PER_MS;
 /// How long the end of a stay is waited for, ns.
 const END_NS: u64 = NS_PER_S;
-/// Their stacks, bytes: locked, so small.
-const STACK: usize = 32 * 1024;
 /// The vCPUs that dom0 may have (Linux `Documentation/admin-guide/cputopology.rst`).
 const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 
@@ -175,11 +173,6 @@ fn bind(thread: Pid, vcpus: impl Fn(usize) -> bool) -> Result<(), Errno> {
 
 const THIS: Pid = Pid::from_raw(0);
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let thread = thread::Builder::new().name(name).stack_size(STACK);
-    thread.spawn(body)
-}
-
 /// Starts the thread of a vCPU, which runs for as long as the process.
 ///
 /// # Errors
@@ -206,7 +199,7 @@ pub fn count_on(vcpu: usize, words: &Arc<Words>, priority: u8) -> io::Result<()>
             sleep_until(next);
         }
     };
-    spawn(format!("vcpu-{vcpu}"), body).map(drop)
+    spawn(&format!("vcpu-{vcpu}"), body).map(drop)
 }
 
 /// The thread that sends its vCPU to the pCPUs; it ends with this value.
@@ -231,7 +224,7 @@ impl Sender {
             words.off();
         };
         Ok(Self {
-            thread: spawn("pin-probe".to_owned(), body)?,
+            thread: spawn("pin-probe", body)?,
             stop,
         })
     }

@@ -18,7 +18,7 @@ use std::path::Path;
 /// What the host watchdog does, as the guard page tells; none where there is none.
 #[must_use]
 pub fn present() -> Option<HostState> {
-    let view = Reader::open(Path::new(page::PATH)).ok()?.view()?;
+    let view = Reader::view_at(Path::new(page::PATH))?;
     Some(of_page(&view, Monotonic::now()))
 }
 

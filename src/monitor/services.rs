@@ -104,7 +104,7 @@ impl Shared {
     /// All that is known; none where there never was a guard page.
     fn status(&self) -> Status {
         let now = Monotonic::now();
-        let view = guard_page().and_then(|page| page.view());
+        let view = Reader::view_at(Path::new(page::PATH));
         let drills = Drills::new(self.measured.clone(), Path::new(drill::RUN));
         let mut status = Status::of_page(view.as_ref(), Some(&drills), now);
         inhibit::tell(&mut status, Path::new(inhibit::PATH));
@@ -154,10 +154,6 @@ impl SinkQueues {
             metrics: metrics.map(|path| (path, attach(sink::metrics::NAME))),
         })
     }
-}
-
-fn guard_page() -> Option<Reader> {
-    Reader::open(Path::new(page::PATH)).ok()
 }
 
 /// Runs until told to stop. Its start may block on disks.

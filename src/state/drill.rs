@@ -6,6 +6,7 @@
 //! kick. Out: [`Measured`], within what time the host watchdog reset the host. Nobody outlives
 //! the reset: it came after the last beat, and before the one that would have been next.
 
+use super::reset_reason::boot_id;
 use super::store::{Store, Stored, remove};
 use crate::event::Timestamp;
 use crate::guard::evidence::SLACK_NS;
@@ -50,18 +51,31 @@ impl From<&Info> for Tried {
     }
 }
 
-/// A drill that has begun.
+/// A drill that has begun; or, in [`RUN`], one that the host has outlived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillRecord {
     /// Of the form.
     pub version: u32,
-    /// dom0's boot, which the drill ends.
+    /// dom0's boot, which the drill is to end.
     pub boot_id: String,
     /// When.
     pub time: Timestamp,
     /// What is tried.
     #[serde(flatten)]
     pub tried: Tried,
+}
+
+impl DrillRecord {
+    /// Of this boot and moment.
+    #[must_use]
+    pub fn now(tried: Tried) -> Self {
+        Self {
+            version: Self::VERSION,
+            boot_id: boot_id(),
+            time: Timestamp::now(),
+            tried,
+        }
+    }
 }
 
 impl Stored for DrillRecord {
@@ -85,30 +99,13 @@ pub struct Measured {
     pub down_ms: u64,
 }
 
-/// A drill that the host has outlived: its watchdog does not work.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailedDrill {
-    /// Of the form.
-    pub version: u32,
-    /// When.
-    pub time: Timestamp,
-    /// What was tried.
-    #[serde(flatten)]
-    pub tried: Tried,
-}
-
-impl Stored for FailedDrill {
-    const FILE: &'static str = "drill-failed";
-    const VERSION: u32 = 1;
-}
-
 /// What drills have shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drills {
     /// The last that measured anything.
     pub measured: Option<Measured>,
-    /// One that was outlived since the boot.
-    pub outlived: Option<FailedDrill>,
+    /// One that the host has outlived since it was booted: its watchdog does not work.
+    pub outlived: Option<DrillRecord>,
 }
 
 impl Drills {
@@ -139,11 +136,7 @@ pub const RUN: &str = "/run/xenwarden";
 /// # Errors
 /// The errno of writing it.
 pub fn note_failed(run: &Path, tried: &Tried) -> io::Result<()> {
-    Store::new(run).save(&FailedDrill {
-        version: FailedDrill::VERSION,
-        time: Timestamp::now(),
-        tried: tried.clone(),
-    })
+    Store::new(run).save(&DrillRecord::now(tried.clone()))
 }
 
 /// The beats of a drill, on their way to the disk.

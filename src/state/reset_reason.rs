@@ -74,7 +74,7 @@ impl Watchdog {
     /// As the guard page has it now; none where there is no guard.
     #[must_use]
     pub fn now() -> Option<Self> {
-        let view = Reader::open(Path::new(page::PATH)).ok()?.view()?;
+        let view = Reader::view_at(Path::new(page::PATH))?;
         Some(Self::of_view(&view, Monotonic::now()))
     }
 }

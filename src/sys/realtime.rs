@@ -7,6 +7,23 @@ use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::fs;
+use std::io;
+use std::thread::{self, JoinHandle};
+
+/// The stack of each of the guard's threads besides its own, bytes: locked, so small.
+const STACK: usize = 32 * 1024;
+
+/// Starts a thread of the guard's process beside the one that kicks. It becomes real-time by
+/// itself ([`become_realtime`]).
+///
+/// # Errors
+/// The errno of making it.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK);
+    thread.spawn(body)
+}
 
 /// Locks every page the process has or will have into memory.
 ///

@@ -67,8 +67,7 @@ impl<D: Driver> Hardware<D> {
             Err(error @ ArmError::NotAWatchdog { .. }) => return Err(error),
             Err(error) => error,
         };
-        let identity = device.info().map(|info| info.identity());
-        let identity = identity.unwrap_or_default();
+        let identity = identity_of(&device);
         let device = if nowayout::<D>(path, Quirk::of(&identity)) {
             device
         } else {
@@ -100,13 +99,10 @@ impl<D: Driver> Hardware<D> {
             .unmark()
             .err()
             .map(|error| format!("the guard before may have marked it as one to disarm ({error})"));
-        let prepared = prepare(path, &device, timeout_s).unwrap_or_else(|error| {
-            let identity = device.info().map(|info| info.identity());
-            Prepared {
-                identity: identity.unwrap_or_default(),
-                timeout_s: device.timeout_s().unwrap_or(timeout_s),
-                weakness: Some(format!("{error}; it runs, so it is kicked")),
-            }
+        let prepared = prepare(path, &device, timeout_s).unwrap_or_else(|error| Prepared {
+            identity: identity_of(&device),
+            timeout_s: device.timeout_s().unwrap_or(timeout_s),
+            weakness: Some(format!("{error}; it runs, so it is kicked")),
         });
         let mut hardware = Self::running(device, path, prepared);
         (hardware.kept, hardware.ran_on) = (true, true);
@@ -178,6 +174,12 @@ impl<D: Driver> Hardware<D> {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// What the driver calls it; empty where it does not say.
+fn identity_of<D: Driver>(device: &D) -> String {
+    let identity = device.info().map(|info| info.identity());
+    identity.unwrap_or_default()
 }
 
 fn open<D: Driver>(path: &Path) -> Result<D, ArmError> {

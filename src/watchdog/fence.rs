@@ -16,12 +16,12 @@
 use crate::guard::page::{Phase, Reader, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
-use crate::sys::realtime::become_realtime;
+use crate::sys::realtime::{become_realtime, spawn};
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// How often the slot's level looks, ns: what it feeds is to follow the last kick closely.
 const SLOT_EACH_NS: u64 = 500 * NS_PER_MS;
@@ -35,8 +35,6 @@ const FRESH_NS: u64 = NS_PER_S;
 const SLOT_AFTER_S: u32 = 2;
 /// And sysrq so long after it.
 pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(4 * NS_PER_S);
-/// Their stacks, bytes: locked, so small.
-const STACK: usize = 32 * 1024;
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
 /// `Documentation/admin-guide/sysrq.rst`).
 pub const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -229,10 +227,7 @@ fn level(
 ) -> io::Result<JoinHandle<()>> {
     let pid = std::process::id();
     let began = Monotonic::now();
-    let thread = thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK);
-    thread.spawn(move || {
+    spawn(name, move || {
         // Without it this level is late on a busy host; the ones before it are not.
         let _ = become_realtime(priority);
         let mut next = began;

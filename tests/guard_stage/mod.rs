@@ -75,6 +75,24 @@ pub enum Turn {
     StopWedged,
 }
 
+impl<'a> Stage<'a> {
+    /// Before its first turn.
+    pub fn new(
+        xen: &'a Simulation,
+        device: &Rc<Device>,
+        script: &'a mut dyn FnMut(u64, &Simulation, &Device) -> Turn,
+    ) -> Self {
+        Self {
+            xen,
+            device: Rc::clone(device),
+            turn: 0,
+            stop: false,
+            looked: 0,
+            script,
+        }
+    }
+}
+
 impl World for Stage<'_> {
     fn now(&self) -> Monotonic {
         let Device {
@@ -144,14 +162,7 @@ pub fn play(mut script: impl FnMut(u64, &Simulation, &Device) -> Turn) -> Outcom
         script(turn, xen, device)
     };
     device.now.set(START_NS);
-    let mut stage = Stage {
-        xen: &xen,
-        device: Rc::clone(&device),
-        turn: 0,
-        stop: false,
-        looked: 0,
-        script: &mut collecting,
-    };
+    let mut stage = Stage::new(&xen, &device, &mut collecting);
     let mut sight = Patched::new(xen.table());
     let armed = stage.now();
     let ended = run(

@@ -413,6 +413,13 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// What the page at `path` tells now; none where there is no guard page, or it tells nothing.
+    /// Does not block.
+    #[must_use]
+    pub fn view_at(path: &Path) -> Option<View> {
+        Self::open(path).ok()?.view()
+    }
+
     /// Maps the page at `path`. Does not block, whatever is there.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::host::{GUARD, Host, PROMPT};
 use crate::laboratory::Laboratory;
 use crate::machine::Shape;
 use serde_json::json;
+use std::ops::Range;
 use std::time::Duration;
 
 /// What the hardware should have done within 5 s and does not, the next levels do: so long after the last time that all was served.
@@ -66,6 +67,14 @@ impl Host {
         self.start_program(GUARD)
     }
 
+    /// Sends a signal to the guard alone, and says when. The host may be gone before it has answered.
+    fn signal_guard(&mut self, signal: &str) -> Result<Duration> {
+        let at = self.machine.clock()?;
+        let kill = format!("kill {signal} $(cat /run/xenwarden/guard.lock)");
+        self.machine.agent.send(&kill)?;
+        Ok(at)
+    }
+
     /// As a drill has shown that nothing would bring the host down.
     fn has_no_fence_bound(&mut self) -> Result<()> {
         let outcome = self.dom0("xenwarden fence-bound 2>&1", PROMPT)?;
@@ -106,13 +115,24 @@ fn falls(
     let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
     let said = host.machine.log.length();
     let injected = host.inject(wedge.fault)?;
-    let bound = FROM_INJECTION + after + LATE;
-    let reset = host.machine.wait_reset(injected + bound)?;
-    let reset_s = reset.map(|at| (at - injected).as_secs_f64());
     // Not before its time: the levels before it are given theirs.
+    let within = after..FROM_INJECTION + after + LATE;
+    wait_reset(&mut host, injected, within, said)
+}
+
+/// The host must be reset so long after it was acted on.
+fn wait_reset(
+    host: &mut Host,
+    acted: Duration,
+    within: Range<Duration>,
+    said: usize,
+) -> Result<Figures> {
+    let bound = within.end;
+    let reset = host.machine.wait_reset(acted + bound)?;
+    let reset_s = reset.map(|at| at.as_secs_f64() - acted.as_secs_f64());
     let failure = match reset {
         None => Some(format!("no reset within {bound:?}")),
-        Some(at) if at < injected + after => Some(format!("reset too early, at {reset_s:?} s")),
+        Some(at) if at < acted + within.start => Some(format!("reset too early, at {reset_s:?} s")),
         Some(_) => None,
     };
     Ok(Figures {
@@ -125,7 +145,7 @@ fn falls(
 }
 
 /// How the guard serves no more.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum GuardGoes {
     Killed,
     Stopped,
@@ -148,30 +168,10 @@ fn falls_fast(
             let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
             (host.inject(wedge.fault)?, FROM_INJECTION + WITHHELD)
         }
-        _ => {
-            let (signal, bound) = match goes {
-                GuardGoes::Killed => ("-9", Duration::ZERO),
-                _ => ("-STOP", WITHHELD),
-            };
-            let acted = host.machine.clock()?;
-            // The host may be gone before it has answered.
-            let kill = format!("kill {signal} $(cat /run/xenwarden/guard.lock)");
-            host.machine.agent.send(&kill)?;
-            (acted, bound)
-        }
+        GuardGoes::Stopped => (host.signal_guard("-STOP")?, WITHHELD),
+        GuardGoes::Killed => (host.signal_guard("-9")?, Duration::ZERO),
     };
-    let bound = bound + REBOOT;
-    let reset = host.machine.wait_reset(acted + bound)?;
-    let failure = reset
-        .is_none()
-        .then(|| format!("no reset within {bound:?}"));
-    Ok(Figures {
-        fired_s: reset.map(|at| at.as_secs_f64() - acted.as_secs_f64()),
-        bound_s: Some(bound.as_secs_f64()),
-        failure,
-        said: host.machine.log.lines_from(said),
-        ..Figures::default()
-    })
+    wait_reset(&mut host, acted, Duration::ZERO..bound + REBOOT, said)
 }
 
 fn fast_restarted(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
