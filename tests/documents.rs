@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The documents: their links lead somewhere, and whoever is called at night finds each event that
+//! is a warning or an error.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All documents of the project.
+fn documents() -> Vec<PathBuf> {
+    let directories = ["", "doc", "xen-patches", "fuzz", "tests/lab"];
+    let found = directories.iter().flat_map(|directory| {
+        let entries = fs::read_dir(root().join(directory));
+        entries.into_iter().flatten().flatten()
+    });
+    let paths = found.map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect()
+}
+
+/// Where the links of a text lead, of the form `[words](target)`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.split("](").skip(1);
+    ends.filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+}
+
+/// The name by which a heading is linked to.
+fn anchor(heading: &str) -> String {
+    let plain = heading.trim_start_matches('#').trim().to_lowercase();
+    plain
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+#[test]
+fn each_link_within_the_project_leads_somewhere() {
+    let documents = documents();
+    assert!(documents.len() >= 5, "{documents:?}");
+    let mut tried = 0;
+    for document in &documents {
+        let text = fs::read_to_string(document).expect("a document");
+        for link in links(&text).filter(|link| !link.contains("://")) {
+            tried += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.clone(),
+                file => document.parent().expect("a directory").join(file),
+            };
+            assert!(target.exists(), "{}: {link}", document.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).expect("a document");
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let found = headings.any(|line| anchor(line) == heading);
+                assert!(found, "{}: {link}", document.display());
+            }
+        }
+    }
+    assert!(tried > 5, "{tried} links");
+}
+
+#[test]
+fn whoever_is_called_at_night_finds_each_event_and_each_cause() {
+    let operating = fs::read_to_string(root().join("doc/operating.md")).expect("a document");
+    let schema = fs::read_to_string(root().join("doc/events.schema.json")).expect("a schema");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
+    let kinds = schema["$defs"].as_object().expect("kinds");
+    let mut looked = 0;
+    for (kind, form) in kinds.iter().filter(|(kind, _)| kind.contains('.')) {
+        let severity = form["properties"]["severity"]["const"].as_str();
+        if severity.expect("a severity") == "info" {
+            continue;
+        }
+        looked += 1;
+        assert!(operating.contains(&format!("`{kind}`")), "{kind}");
+    }
+    assert!(looked > 10, "{looked} kinds");
+    let causes = &kinds["host.reset_reason"]["properties"]["cause"]["enum"];
+    for cause in causes.as_array().expect("causes") {
+        let cause = cause.as_str().expect("a word");
+        assert!(operating.contains(&format!("| `{cause}` |")), "{cause}");
+    }
+}
