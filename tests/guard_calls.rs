@@ -23,6 +23,7 @@ use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::{Patched, Sight, Stock};
 use xenwarden::guard::start::Host;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
+use xenwarden::sys::notify::Notifier;
 use xenwarden::sys::watchdog::WatchdogDevice;
 use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
@@ -124,7 +125,7 @@ fn guard(has_table: bool) {
     let deadlines = Deadlines::open(&file, PERIOD_NS).expect("a file");
     std::fs::remove_file(&file).expect("removed");
     let mut world = Marked {
-        host: Host::new(Arc::clone(&stop)).heeding(deadlines),
+        host: Host::new(Arc::clone(&stop), Notifier::from_environment()).heeding(deadlines),
         xen: &xen,
         words: &words,
         stop,

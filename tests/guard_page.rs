@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
-use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
+use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer, withheld};
 use xenwarden::guard::start::hold;
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
@@ -221,6 +221,66 @@ fn a_second_guard_does_not_take_the_place_of_one_that_guards() {
     drop(held);
     let next = hold(&path).expect("nobody guards any more");
     assert!(next.is_some());
+}
+
+#[test]
+fn what_lies_in_the_place_of_page_or_lock_holds_nobody_up() {
+    let folder = Folder::new("fifo");
+    let path = folder.0.join("guard");
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&path, mode).expect("made");
+    assert_eq!(withheld(&path, Monotonic(1)), None, "no page");
+    assert!(Reader::open(&path).is_err());
+    nix::unistd::mkfifo(&path.with_extension("lock"), mode).expect("made");
+    assert!(hold(&path).expect("no failure").is_none());
+}
+
+#[test]
+fn a_lock_that_is_a_link_is_not_followed() {
+    let folder = Folder::new("link");
+    let path = folder.0.join("guard");
+    let elsewhere = folder.0.join("elsewhere");
+    fs::write(&elsewhere, b"mine").expect("written");
+    std::os::unix::fs::symlink(&elsewhere, path.with_extension("lock")).expect("made");
+    assert!(hold(&path).expect("no failure").is_none());
+    assert_eq!(fs::read(&elsewhere).expect("read"), b"mine");
+}
+
+#[test]
+fn texts_are_cut_to_what_the_page_has_room_for() {
+    let page = Writer::private().expect("a page");
+    let long = "0123456789".repeat(30);
+    page.info(&Info {
+        identity: long.clone(),
+        weakness: long.clone(),
+        device: PathBuf::from(&long),
+        ..info()
+    });
+    let read = page.reader().info().expect("told");
+    assert_eq!(read.identity, long[..31]);
+    assert_eq!(read.weakness, long[..255]);
+    assert_eq!(read.device, PathBuf::from(&long[..127]));
+    assert!(read.xen_slot, "what comes after them is whole");
+}
+
+#[test]
+fn each_phase_is_read_as_it_was_told() {
+    let page = Writer::private().expect("a page");
+    for phase in [
+        Phase::Starting,
+        Phase::Armed,
+        Phase::Stopping,
+        Phase::Disarmed,
+        Phase::StillArmed,
+        Phase::Kept,
+    ] {
+        page.status(&Status {
+            phase,
+            ..status(Decision::Kick)
+        });
+        let read = page.reader().status().expect("told");
+        assert_eq!(read.phase, phase);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::probes::{Evidence, Words};
-use xenwarden::guard::probing::{Walk, Way, count_on};
+use xenwarden::guard::probing::{Walk, Way, choose_home, count_on};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 
 const PATIENCE_NS: u64 = 10 * NS_PER_S;
@@ -87,6 +87,54 @@ fn the_vcpu_that_has_been_silent_longest_is_told() {
     host.count_and_look([0, 2]);
     host.count_and_look([2]);
     assert_eq!(host.until_lag(&[2]).0, Work::Vcpu(1));
+    let mut host = Host::proven(3, false);
+    host.count_and_look([1, 2]);
+    host.count_and_look([2]);
+    assert_eq!(
+        host.until_lag(&[2]).0,
+        Work::Vcpu(0),
+        "whichever comes first"
+    );
+    let mut host = Host::proven(3, false);
+    let told = host.until_lag(&[0]).0;
+    assert_eq!(
+        told,
+        Work::Vcpu(1),
+        "of two that fell silent together the first"
+    );
+}
+
+#[test]
+fn words_tell_what_is_expected_and_whether_anything_is_sent() {
+    let words = Words::new(2, true);
+    assert!(words.len() == 2 && !words.is_empty() && Words::new(0, true).is_empty());
+    let counting = || words.counting().collect::<Vec<_>>();
+    assert!(!words.settled() && counting().is_empty());
+    words.count(0);
+    assert!(!words.settled() && counting() == [0]);
+    words.absent(1);
+    assert!(words.settled() && counting() == [0]);
+    // One that comes back counts from its first count on.
+    words.count(1);
+    assert!(words.settled() && counting() == [0, 1]);
+    assert!(words.sends());
+    words.off();
+    assert!(!words.sends());
+    assert!(!Words::new(2, false).sends());
+}
+
+#[test]
+fn the_vcpu_that_is_sent_is_the_one_that_was_left_away_or_the_last_of_several() {
+    let words = Words::new(4, true);
+    assert_eq!(choose_home(&words, None), None, "none is there");
+    words.count(1);
+    assert_eq!(choose_home(&words, None), None, "it would be alone");
+    assert_eq!(choose_home(&words, Some(1)), None);
+    words.count(2);
+    words.count(3);
+    assert_eq!(choose_home(&words, None), Some(3));
+    assert_eq!(choose_home(&words, Some(1)), Some(1));
+    assert_eq!(choose_home(&words, Some(0)), Some(3), "it is offline still");
 }
 
 #[test]
@@ -264,6 +312,17 @@ fn each_pcpu_of_the_pool_is_visited_in_turn() {
     for pcpu in [1, 5, 0, 1, 5, 0] {
         go(&mut walk, &words, &way).expect("allowed");
         assert_eq!(way.stays(), [pcpu]);
+    }
+}
+
+#[test]
+fn a_walk_takes_a_second_or_a_tenth_for_each_pcpu() {
+    for (pcpus, each_ms) in [(1, 1_000), (4, 250), (10, 100), (40, 100)] {
+        let (way, words) = (Fake::with(0..pcpus), Words::new(2, true));
+        let mut walk = Walk::default();
+        assert_eq!(walk.pause_ns(), 0, "not while it finds out which there are");
+        go(&mut walk, &words, &way).expect("allowed");
+        assert_eq!(walk.pause_ns(), each_ms * NS_PER_MS, "{pcpus} pcpus");
     }
 }
 

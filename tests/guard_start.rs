@@ -11,10 +11,12 @@ use xenwarden::config::{self, Policy};
 use xenwarden::event::Coverage;
 use xenwarden::exit::{Failure, UNAVAILABLE};
 use xenwarden::guard::arming::{Begun, arm};
+use xenwarden::guard::devices::Chosen;
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::run::World;
 use xenwarden::guard::sight::Sight;
+use xenwarden::guard::start::{describe, was_withheld};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::device::{Asked, Driver};
@@ -315,4 +317,49 @@ fn a_guard_that_is_inhibited_starts_on_whatever_host_that_is() {
     let (armed, _) = start_with(running("/dev/watchdog7"), &[UNPROVEN], NEVER);
     in_arms(armed);
     assert_eq!(story(), ["look", "page", "unmark", "kick"]);
+}
+
+#[test]
+fn the_page_tells_the_timeout_that_runs_and_a_period_that_fits_it() {
+    let (armed, _) = start(&[SERVED], NEVER);
+    let (at, set) = in_arms(armed);
+    let policy = policy();
+    let told = describe(&policy, Coverage::Full, &set, at, "weak".to_owned());
+    assert_eq!(told.timeout_ns, 5 * NS_PER_S);
+    assert_eq!(told.latest_ns, 5 * NS_PER_S);
+    assert_eq!(told.period_ns, 250 * NS_PER_MS, "as asked");
+    assert_eq!((told.started, told.pid), (at, std::process::id()));
+    assert_eq!(told.weakness, "weak");
+    let rarely = Policy {
+        sample_ns: NS_PER_S,
+        ..policy
+    };
+    let told = describe(&rarely, Coverage::Full, &set, at, String::new());
+    assert_eq!(
+        told.period_ns,
+        250 * NS_PER_MS,
+        "a twentieth of the timeout"
+    );
+}
+
+#[test]
+fn a_device_that_nobody_kicks_is_a_sign_of_a_withhold_where_no_page_tells() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guard-start-page");
+    // None is left of an earlier run.
+    let _ = std::fs::remove_file(&path);
+    let left = |state: &str, timeout_s| Chosen {
+        device: "/dev/watchdog-of-nobody".into(),
+        attributes: Attributes {
+            state: Some(state.to_owned()),
+            nowayout: Some(false),
+            timeout_s: Some(timeout_s),
+            ..Attributes::default()
+        },
+    };
+    assert!(was_withheld(&path, &[left("active", 5)], 5));
+    assert!(!was_withheld(&path, &[left("inactive", 5)], 5));
+    assert!(!was_withheld(&path, &[left("active", 60)], 5), "another's");
+    assert!(!was_withheld(&path, &[], 5));
+    let _page = Writer::create(&path, None).expect("a page");
+    assert!(!was_withheld(&path, &[left("active", 5)], 5), "it says so");
 }

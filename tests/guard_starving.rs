@@ -169,6 +169,18 @@ fn another_vcpu_is_another_wait() {
 }
 
 #[test]
+fn a_wait_ends_when_another_vcpu_is_the_one_that_waits_longest() {
+    let mut host = Host::guarded();
+    host.until_not_served(20, goes_on).expect("withheld");
+    let other = starved(3).map(|one| Starved {
+        vcpu: one.vcpu + 1,
+        ..one
+    });
+    host.second(|xen| xen.scan(1, true, other));
+    assert_eq!(host.look(), SERVED);
+}
+
+#[test]
 fn a_reader_who_was_away_does_not_take_that_for_a_wait() {
     let mut host = Host::guarded();
     for n in 0..60 {

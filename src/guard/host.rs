@@ -33,11 +33,11 @@ pub struct Host {
 impl Host {
     /// `stop` is set by whoever wants the guard to end.
     #[must_use]
-    pub fn new(stop: Arc<AtomicBool>) -> Self {
+    pub fn new(stop: Arc<AtomicBool>, notifier: Notifier) -> Self {
         Self {
             stop,
             deadlines: Deadlines::default(),
-            notifier: Notifier::from_environment(),
+            notifier,
             told: Told::Nothing,
             sysrq: None,
         }

@@ -272,16 +272,20 @@ fn short(vcpu: usize) -> u16 {
     u16::try_from(vcpu).unwrap_or(u16::MAX)
 }
 
-/// Chooses the vCPU that is sent: `left` if it is there, or the last of several. The guard's
-/// thread is to run on the others.
-fn settle(words: &Words, guard: Pid, left: Option<usize>) -> Option<usize> {
+/// The vCPU that is to be sent: `left` if it is there, or the last of several.
+#[must_use]
+pub fn choose_home(words: &Words, left: Option<usize>) -> Option<usize> {
     let several = words.counting().count() > 1;
     let mut counting = words.counting();
-    let home = counting
+    counting
         .find(|vcpu| Some(*vcpu) == left)
         .or_else(|| words.counting().last())
-        .filter(|_| several);
-    let home = home.filter(|home| {
+        .filter(|_| several)
+}
+
+/// Binds this thread to the vCPU that is sent, and the guard's to the others.
+fn settle(words: &Words, guard: Pid, left: Option<usize>) -> Option<usize> {
+    let home = choose_home(words, left).filter(|home| {
         bind(guard, |vcpu| vcpu != *home).is_ok() && bind(THIS, |vcpu| vcpu == *home).is_ok()
     });
     // At the start the others may not have counted yet.

@@ -18,6 +18,7 @@ use crate::event::Coverage;
 use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited;
+use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::sys::watchdog::WatchdogDevice;
@@ -101,7 +102,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         .fence
         .sysrq
         .then(|| fence::open_sysrq(SYSRQ.as_ref()));
-    let mut world = Host::new(stop)
+    let mut world = Host::new(stop, Notifier::from_environment())
         .heeding(deadlines)
         .resorting_to(sysrq.and_then(Result::ok));
     let mut fence = Fence::default();
@@ -320,7 +321,8 @@ fn live_guard(path: &Path) -> Option<u32> {
 /// Whether the guard before this one withheld to the last: what it withheld for is not served
 /// because another guard has not seen it yet. Where it left no page, a device that still runs as
 /// it would have set it is taken for a sign that it did: nobody kicks it, so the host is going down.
-fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
+#[must_use]
+pub fn was_withheld(path: &Path, chosen: &[Chosen], timeout_s: u32) -> bool {
     let runs = |Chosen { device, attributes }: &Chosen| {
         attributes.was_left_running(timeout_s) && holder_of(device).is_none()
     };

@@ -7,6 +7,7 @@
 use super::clock::{Monotonic, NS_PER_MS, sleep_until};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -26,15 +27,24 @@ impl Notifier {
     /// needs nothing more.
     #[must_use]
     pub fn from_environment() -> Self {
-        Self(std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
+        let name = std::env::var_os("NOTIFY_SOCKET");
+        name.map_or(Self(None), |name| Self::to(&name))
+    }
+
+    /// To a socket of this name: a path, or one in the abstract namespace after an @. To nobody
+    /// where there can be no such socket.
+    #[must_use]
+    pub fn to(name: &OsStr) -> Self {
+        let open = || -> io::Result<(UnixDatagram, SocketAddr)> {
             let address = match name.as_bytes() {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-                _ => SocketAddr::from_pathname(&name),
-            };
-            let socket = UnixDatagram::unbound().ok()?;
-            socket.set_nonblocking(true).ok()?;
-            Some((socket, address.ok()?))
-        }))
+                _ => SocketAddr::from_pathname(name),
+            }?;
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            Ok((socket, address))
+        };
+        Self(open().ok())
     }
 
     /// Says `message`, such as `READY=1`. Gives whether that is settled: it arrived, there is

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The operating system as the kick path meets it: what the service manager hears and when, what
+//! stops the guard, and what it does last.
+#![allow(clippy::expect_used)] // how tests fail
+
+mod guard_told;
+
+use guard_told::Folder;
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use xenwarden::guard::deadlines::{Deadlines, INHIBIT, Setting};
+use xenwarden::guard::host::Host;
+use xenwarden::guard::run::World;
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+use xenwarden::sys::notify::Notifier;
+
+/// A guard's world, what stops it, and the manager that it tells.
+fn world(folder: &Folder) -> (Host, Arc<AtomicBool>, UnixDatagram) {
+    let path = folder.0.join("manager");
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    manager.set_nonblocking(true).expect("set");
+    let stop = Arc::new(AtomicBool::new(false));
+    let host = Host::new(Arc::clone(&stop), Notifier::to(path.as_os_str()));
+    (host, stop, manager)
+}
+
+/// All that it has heard since.
+fn heard(manager: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 64];
+    let next = || {
+        manager
+            .recv(&mut buffer)
+            .ok()
+            .map(|len| buffer[..len].to_vec())
+    };
+    let all = std::iter::from_fn(next);
+    all.map(|bytes| String::from_utf8(bytes).expect("text"))
+        .collect()
+}
+
+#[test]
+fn the_service_manager_hears_once_that_the_guard_is_ready_and_once_that_it_stops() {
+    let folder = Folder::new("ready");
+    let (mut host, stop, manager) = world(&folder);
+    assert!(heard(&manager).is_empty() && !host.stops());
+    host.looked();
+    host.looked();
+    assert_eq!(heard(&manager), ["READY=1"]);
+    stop.store(true, Ordering::Relaxed);
+    assert!(host.stops());
+    host.looked();
+    host.looked();
+    assert_eq!(heard(&manager), ["STOPPING=1"]);
+    // One that is to stop before it was ready never is.
+    let folder = Folder::new("never-ready");
+    let (mut host, stop, manager) = world(&folder);
+    stop.store(true, Ordering::Relaxed);
+    host.looked();
+    assert_eq!(heard(&manager), ["STOPPING=1"]);
+}
+
+#[test]
+fn an_operator_inhibits_the_guard_until_his_time_is_over() {
+    let folder = Folder::new("inhibits");
+    let path = folder.0.join("deadlines");
+    let deadlines = Deadlines::open(&path, NS_PER_S).expect("a file");
+    let (host, ..) = world(&folder);
+    let now = host.now();
+    assert_eq!(host.inhibited(now), None);
+    let host = host.heeding(deadlines);
+    assert_eq!(host.inhibited(now), None);
+    let until = now.plus_ns(NS_PER_S / 2);
+    let setting = Setting::open(&path).expect("the file");
+    setting.set(INHIBIT.1, Some(until)).expect("set");
+    assert_eq!(host.inhibited(now), Some(until));
+    assert_eq!(host.inhibited(until), None);
+}
+
+#[test]
+fn it_sleeps_until_the_moment_and_resorts_to_what_it_was_given() {
+    let folder = Folder::new("resorts");
+    let (mut host, ..) = world(&folder);
+    let when = Monotonic::now().plus_ns(20 * NS_PER_MS);
+    host.sleep_until(when);
+    assert!(Monotonic::now() >= when);
+    host.last_resort();
+    let path = folder.0.join("sysrq");
+    let mut host = host.resorting_to(Some(File::create(&path).expect("made")));
+    host.last_resort();
+    assert_eq!(fs::read(&path).expect("read"), b"b");
+}
