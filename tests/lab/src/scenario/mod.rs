@@ -130,6 +130,7 @@ impl Scenario {
             .chain(faults("down", faults::processes::DOWN))
             .chain(faults("survive", faults::processes::LIVES))
             .chain(faults("survive", faults::dom0::LIVES))
+            .chain(faults("down", faults::xen::DOWN))
             .chain(faults("survive", faults::xen::LIVES))
             .chain(faults("down", faults::device::DOWN))
             .chain(faults("survive", faults::device::LIVES))
