@@ -8,11 +8,13 @@ use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::{Laboratory, PARTIAL};
 use crate::machine::Shape;
 use crate::machine::agent::Outcome;
+use crate::scenario::dies::go_down;
 use crate::scenario::figures::Figures;
 use crate::scenario::lives::WATCHED;
 use crate::scenario::wedged::strike;
 use crate::scenario::wedges::Wedge;
 use crate::scenario::{Row, ready};
+use serde_json::json;
 use std::time::Duration;
 
 /// How long something may take that a slow console holds up.
@@ -38,6 +40,7 @@ pub const LIVES: &[Row] = &[
     Row { name: "sched-core", what: "the hypervisor schedules whole cores", run: |lab, _| works(lab.host_booted(Shape::Apart, "-smp threads=2", " sched-gran=core")?, GRANULARITY, "core") },
     Row { name: "live-patch", what: "a live patch is applied to the hypervisor and reverted, under load", run: live_patch },
     Row { name: "microcode", what: "all pCPUs meet for a microcode, which they do not take", run: microcode },
+    Row { name: "suspended", what: "the host sleeps (S3) and is woken, three times", run: |lab, phase| lives(lab, phase, Shape::Everywhere, sleep) },
     Row { name: "no-table", what: "the hypervisor has no memory for its table: the guard says so, and can go by probes", run: no_table },
 ];
 
@@ -45,6 +48,7 @@ pub const LIVES: &[Row] = &[
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[
     Row { name: "sched-null-lost", what: "the null scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=null") },
+    Row { name: "suspended-killed", what: "the host sleeps (S3), and when it was woken its guard is killed", run: |lab, phase| go_down(lab, phase, sleep_and_lose_guard, None) },
     Row { name: "sched-rtds-lost", what: "the RTDS scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=rtds") },
 ];
 
@@ -195,6 +199,38 @@ fn microcode(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
         }
     });
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+/// It sleeps three times, until these years.
+fn sleep(host: &mut Host) -> Result<()> {
+    for year in [50, 51, 52] {
+        sleep_until(host, year)?;
+        host.lives_on(WATCHED)?;
+    }
+    Ok(())
+}
+
+fn sleep_and_lose_guard(host: &mut Host) -> Result<()> {
+    sleep_until(host, 50)?;
+    host.lives_on(WATCHED)?;
+    host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)
+        .map(drop)
+}
+
+/// The host's own time stands still meanwhile; it learns from its real-time clock for how long it has slept. A sleep resets the serial
+/// port, and whoever reads that waits for ever: another agent takes over.
+fn sleep_until(host: &mut Host, year: u8) -> Result<()> {
+    const SLEEP: &str = "setsid sh -c 'echo mem > /sys/power/state; stty -F /dev/ttyS1 115200 raw -echo; killall dom0-agent'";
+    host.machine.agent.send(SLEEP)?;
+    let asleep = host.machine.qmp.wait_event("SUSPEND", SLOW);
+    asleep.context(|| "the host does not sleep")?;
+    // Register 9, in decimal digits (MC146818).
+    for command in ["o /b 0x70 9".to_owned(), format!("o /b 0x71 0x{year}")] {
+        let set = json!({ "command-line": command });
+        host.machine.qmp.execute("human-monitor-command", set)?;
+    }
+    host.machine.qmp.execute("system_wakeup", json!({}))?;
+    host.machine.agent.wait_ready(SLOW)
 }
 
 /// The allocation fails where the table is made.
