@@ -114,6 +114,19 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
             "it allows 30 to",
         ),
         (
+            "pretimeout",
+            |h| {
+                h.put("/sys/class/watchdog/watchdog0/pretimeout", "2\n");
+                h.put(
+                    "/sys/class/watchdog/watchdog0/pretimeout_governor",
+                    "panic\n",
+                );
+            },
+            HostWatchdog,
+            Weak,
+            "panic 2 s before its reset",
+        ),
+        (
             "nowayout",
             |h| h.put("/sys/class/watchdog/watchdog0/nowayout", "1\n"),
             HostWatchdog,

@@ -144,6 +144,14 @@ fn said_of(
         ),
     }];
     findings.extend(holder(system, device, attributes));
+    if let Some(before_s) = attributes.panics_before_s(policy.timeout_s) {
+        findings.push(Finding::weak(
+            AREA,
+            format!("{shown}: it has dom0 panic {before_s} s before its reset (pretimeout)"),
+            "write 0 into its pretimeout in /sys/class/watchdog, or noop into its \
+             pretimeout_governor, unless that panic is wanted for a crash dump",
+        ));
+    }
     if identity == Some(IPMI) && !system.exists("/dev/ipmi0") {
         findings.push(Finding::weak(
             AREA,

@@ -58,9 +58,13 @@ pub trait Driver: Sized {
     fn suspended_ns() -> u64 {
         0
     }
-    /// Gives the service manager a copy under this name; whether that was sent.
-    fn keep(&self, _manager: &Notifier, _name: &str) -> bool {
-        false
+    /// Gives the service manager a copy under this name; whether there is one. See
+    /// [`Notifier::keep`].
+    ///
+    /// # Errors
+    /// As there.
+    fn keep(&self, _manager: &Notifier, _name: &str) -> Result<bool, Errno> {
+        Ok(false)
     }
     /// See [`WatchdogDevice::disarm`].
     ///
@@ -135,7 +139,7 @@ impl Driver for WatchdogDevice {
         suspended_ns()
     }
 
-    fn keep(&self, manager: &Notifier, name: &str) -> bool {
+    fn keep(&self, manager: &Notifier, name: &str) -> Result<bool, Errno> {
         manager.keep(name, self.descriptor())
     }
 

@@ -13,7 +13,7 @@
 //!   T + L+4  sysrq b: dom0's kernel does, 2 s later at the latest
 //! ```
 
-use crate::guard::page::{Phase, Reader, View};
+use crate::guard::page::{Phase, Reader, Vitals};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, spawn};
@@ -34,7 +34,9 @@ const FRESH_NS: u64 = NS_PER_S;
 /// Xen's slot fires so long after the hardware should have, seconds.
 const SLOT_AFTER_S: u32 = 2;
 /// And sysrq so long after it.
-pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(4 * NS_PER_S);
+pub const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
+/// The same, as what is judged.
+pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(SYSRQ_AFTER_NS);
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
 /// `Documentation/admin-guide/sysrq.rst`).
 pub const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -71,28 +73,33 @@ impl Judged {
 pub enum Overdue {
     /// So long after the hardware should have reset it, ns.
     SinceReset(u64),
-    /// So long after everything was last served, ns.
+    /// So long after everything was last served, ns. The time that the device takes for a kick
+    /// is not counted: while it does, the hardware decides.
     SinceServed(u64),
 }
 
-/// What `view`, of the guard `pid`, says to a level that began at `began`.
+/// What `told`, of the guard `pid`, says to a level that began at `began`.
 #[must_use]
 pub fn judge(
-    view: Option<&View>,
+    told: Option<Vitals>,
     pid: u32,
     began: Monotonic,
     now: Monotonic,
     overdue: Overdue,
 ) -> Judged {
     // A page begins with what the guard before this one told.
-    let Some(View { info, status }) = view.filter(|view| view.info.pid == pid) else {
+    let Some(Vitals {
+        latest_ns, status, ..
+    }) = told.filter(|told| told.pid == pid)
+    else {
         return Judged::NotYet;
     };
-    let served_ns = now.since_ns(status.served);
-    let overdue_ns = match overdue {
-        Overdue::SinceReset(ns) => info.latest_ns.saturating_add(ns),
-        Overdue::SinceServed(ns) => ns,
+    let (since, overdue_ns) = match overdue {
+        Overdue::SinceReset(ns) => (status.served, latest_ns.saturating_add(ns)),
+        Overdue::SinceServed(_) if status.answered < status.served => (status.served, latest_ns),
+        Overdue::SinceServed(ns) => (status.answered, ns),
     };
+    let served_ns = now.since_ns(since);
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
@@ -235,10 +242,10 @@ fn level(
             next = next.plus_ns(each_ns).max(Monotonic::now());
             sleep_until(next);
             let late_ns = Monotonic::now().since_ns(next);
-            let view = page.view();
+            let told = page.vitals();
             let now = Monotonic::now();
-            let judged = judge(view.as_ref(), pid, began, now, SYSRQ_AFTER).after(late_ns);
-            act(judged, view.map_or(0, |view| view.info.latest_ns));
+            let judged = judge(told, pid, began, now, SYSRQ_AFTER).after(late_ns);
+            act(judged, told.map_or(0, |told| told.latest_ns));
             if judged == Judged::Ended {
                 return;
             }

@@ -26,6 +26,10 @@ pub struct Attributes {
     pub state: Option<String>,
     /// The last reset was its doing.
     pub card_reset: Option<bool>,
+    /// It raises an interrupt or NMI so long before its reset, seconds; 0: it does not.
+    pub pretimeout_s: Option<u32>,
+    /// What the kernel does then: `panic`, or `noop`, which tells its log.
+    pub pretimeout_governor: Option<String>,
 }
 
 /// `WDIOF_CARDRESET` (uapi/linux/watchdog.h).
@@ -66,6 +70,8 @@ impl Attributes {
             nowayout: number("nowayout").map(|n| n != 0),
             state: text("state"),
             card_reset: card_reset(number("bootstatus"), text("options").as_deref()),
+            pretimeout_s: number("pretimeout"),
+            pretimeout_governor: text("pretimeout_governor"),
         }
     }
 
@@ -91,6 +97,16 @@ impl Attributes {
         self.state.as_deref() == Some("active")
             && self.nowayout == Some(false)
             && self.timeout_s.is_some_and(|s| s <= promised_s)
+    }
+
+    /// How long before its reset the device has dom0 panic, seconds, with a timeout of
+    /// `timeout_s`: the kernel forgets a pretimeout that is no shorter (Linux
+    /// `drivers/watchdog/watchdog_dev.c`).
+    #[must_use]
+    pub fn panics_before_s(&self, timeout_s: u32) -> Option<u32> {
+        let panics = self.pretimeout_governor.as_deref() == Some("panic");
+        let before_s = self.pretimeout_s.filter(|_| panics)?;
+        (1..timeout_s).contains(&before_s).then_some(before_s)
     }
 
     /// Whether the device says that it can do `timeout_s`; true where it says nothing.
@@ -218,6 +234,29 @@ mod tests {
         ];
         for (bootstatus, options, expected) in cases {
             assert_eq!(card_reset(bootstatus, options), expected);
+        }
+    }
+
+    #[test]
+    fn a_pretimeout_counts_where_it_fits_and_its_governor_panics() {
+        let cases = [
+            (Some(2), Some("panic"), Some(2)),
+            (Some(4), Some("panic"), Some(4)),
+            // The kernel forgets these.
+            (Some(5), Some("panic"), None),
+            (Some(0), Some("panic"), None),
+            (Some(2), Some("noop"), None),
+            (Some(2), None, None),
+            (None, Some("panic"), None),
+        ];
+        for (pretimeout_s, governor, expected) in cases {
+            let attributes = Attributes {
+                pretimeout_s,
+                pretimeout_governor: governor.map(str::to_owned),
+                ..Attributes::default()
+            };
+            let panics = attributes.panics_before_s(5);
+            assert_eq!(panics, expected, "{pretimeout_s:?} {governor:?}");
         }
     }
 }
