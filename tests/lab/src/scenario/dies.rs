@@ -24,6 +24,9 @@ pub(super) const SILENCE: &str = "the guard has told nothing for";
 /// How often dom0 is looked for in kernel mode.
 const ATTEMPTS: u32 = 200;
 
+/// The one that runs at three phases of the timers even where nobody asks for more.
+pub const AT_EVERY_PHASE: &str = "guard-killed";
+
 /// All ways to lose the guard.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
