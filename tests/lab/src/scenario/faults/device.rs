@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Faults of the host watchdog's driver, and others at dom0's slots in Xen.
+//! Faults of the host watchdog's driver, two host watchdogs at once, and others at dom0's slots in Xen.
 //!
 //! The driver is made slow, or made to refuse, by a call at its beginning, where the kernel keeps room for ftrace's, to code in
 //! another function of it that only an arming runs. A device that rounds, and one that ignores the magic close, are drivers made up

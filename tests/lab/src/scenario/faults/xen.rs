@@ -217,8 +217,8 @@ fn sleep_and_lose_guard(host: &mut Host) -> Result<()> {
         .map(drop)
 }
 
-/// The host's own time stands still meanwhile; it learns from its real-time clock for how long it has slept. A sleep resets the serial
-/// port, and whoever reads that waits for ever: another agent takes over.
+/// The host's own time stands still meanwhile, and is counted from nought after it; it learns from its real-time clock for how long it
+/// has slept. A sleep resets the serial port, and whoever reads that waits for ever: another agent takes over.
 fn sleep_until(host: &mut Host, year: u8) -> Result<()> {
     const SLEEP: &str = "setsid sh -c 'echo mem > /sys/power/state; stty -F /dev/ttyS1 115200 raw -echo; killall dom0-agent'";
     host.machine.agent.send(SLEEP)?;
