@@ -61,6 +61,13 @@ pub fn boottime_ns() -> Option<u64> {
     Some(s.saturating_mul(NS_PER_S).saturating_add(ns))
 }
 
+/// Nanoseconds for which the machine was suspended since its kernel started. Does not block.
+#[must_use]
+pub fn suspended_ns() -> u64 {
+    let running = Monotonic::now();
+    boottime_ns().map_or(0, |all| Monotonic(all).since_ns(running))
+}
+
 /// Blocks until `when`; returns at once when it has passed. Signals do not cut it short.
 pub fn sleep_until(when: Monotonic) {
     let target = Duration::from_nanos(when.0).into();

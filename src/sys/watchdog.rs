@@ -20,6 +20,10 @@ pub const WDIOF_MAGICCLOSE: u32 = 0x0100;
 /// `WDIOF_KEEPALIVEPING`: WDIOC_KEEPALIVE kicks.
 pub const WDIOF_KEEPALIVEPING: u32 = 0x8000;
 
+/// `WDIOS_DISABLECARD`, `WDIOS_ENABLECARD`: what WDIOC_SETOPTIONS does.
+const WDIOS_DISABLECARD: libc::c_int = 1;
+const WDIOS_ENABLECARD: libc::c_int = 2;
+
 /// `struct watchdog_info` (uapi/linux/watchdog.h).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +49,7 @@ mod ioctls {
     #![allow(missing_docs, clippy::undocumented_unsafe_blocks)]
     use super::WatchdogInfo;
     nix::ioctl_read!(getsupport, b'W', 0, WatchdogInfo);
+    nix::ioctl_read!(setoptions, b'W', 4, libc::c_int);
     nix::ioctl_read!(keepalive, b'W', 5, libc::c_int);
     nix::ioctl_readwrite!(settimeout, b'W', 6, libc::c_int);
     nix::ioctl_read!(gettimeout, b'W', 7, libc::c_int);
@@ -132,6 +137,22 @@ impl WatchdogDevice {
         // SAFETY: the descriptor is open and the pointer is a live int.
         unsafe { ioctls::keepalive(self.file.as_raw_fd(), &raw mut unused) }?;
         Ok(())
+    }
+
+    /// Stops it and starts it again (WDIOC_SETOPTIONS): nothing else starts a device that has
+    /// forgotten that it ran, as the watchdog core takes it to run.
+    ///
+    /// # Errors
+    /// EBUSY when it may not be stopped (nowayout), EOPNOTSUPP when the driver cannot do this.
+    pub fn start_again(&self) -> Result<(), Errno> {
+        let set = |option: libc::c_int| {
+            let mut option = option;
+            // SAFETY: the descriptor is open and the pointer is a live int.
+            unsafe { ioctls::setoptions(self.file.as_raw_fd(), &raw mut option) }
+        };
+        let stopped = set(WDIOS_DISABLECARD);
+        set(WDIOS_ENABLECARD)?;
+        stopped.map(drop)
     }
 
     /// Writes the magic character and closes: disarms, unless the kernel was told

@@ -22,6 +22,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+/// No sleep is so short, and two clocks are read within less, ns.
+const SLEEP_NS: u64 = 500_000_000;
+
 /// The armed host watchdog.
 #[derive(Debug)]
 pub struct Hardware<D = WatchdogDevice> {
@@ -41,6 +44,8 @@ pub struct Hardware<D = WatchdogDevice> {
     ran_on: bool,
     /// The timeout with which it runs on where nobody guards and nobody can disarm it, seconds.
     stopped_s: u32,
+    /// For how long the host had been asleep when it was last started, ns.
+    suspended_ns: u64,
 }
 
 /// What [`prepare`] found out.
@@ -134,6 +139,7 @@ impl<D: Driver> Hardware<D> {
             kept: false,
             ran_on: false,
             stopped_s: timeout_s,
+            suspended_ns: D::suspended_ns(),
         }
     }
 
@@ -174,6 +180,18 @@ impl<D: Driver> Hardware<D> {
         }
     }
 
+    /// A host that slept (S3) may have reset its device, whose driver need not start it again
+    /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried once.
+    fn start_after_sleep(&mut self) -> Result<(), Errno> {
+        let suspended_ns = D::suspended_ns();
+        if suspended_ns.saturating_sub(self.suspended_ns) < SLEEP_NS {
+            return Ok(());
+        }
+        self.suspended_ns = suspended_ns;
+        self.device.start_again()?;
+        self.device.set_timeout_s(self.timeout_s)
+    }
+
     /// Whether it cannot be disarmed, as far as anybody tells.
     #[must_use]
     pub fn nowayout(&self) -> bool {
@@ -205,7 +223,9 @@ fn open<D: Driver>(path: &Path) -> Result<D, ArmError> {
 
 impl<D: Driver> HostWatchdog for Hardware<D> {
     fn kick(&mut self) -> io::Result<()> {
-        Ok(self.device.keepalive()?)
+        let started = self.start_after_sleep();
+        self.device.keepalive()?;
+        Ok(started?)
     }
 
     fn disarm(self) -> io::Result<()> {

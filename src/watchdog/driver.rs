@@ -5,6 +5,7 @@
 
 use super::quirks::{IPMI, Quirk};
 use super::sysfs::Attributes;
+use crate::sys::clock::suspended_ns;
 use crate::sys::ipmi;
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{WatchdogDevice, WatchdogInfo};
@@ -45,6 +46,17 @@ pub trait Driver: Sized {
     /// As there.
     fn unmark(&self) -> io::Result<()> {
         Ok(self.keepalive()?)
+    }
+    /// See [`WatchdogDevice::start_again`].
+    ///
+    /// # Errors
+    /// As there.
+    fn start_again(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+    /// See [`suspended_ns`].
+    fn suspended_ns() -> u64 {
+        0
     }
     /// Gives the service manager a copy under this name; whether there is one. See
     /// [`Notifier::keep`].
@@ -117,6 +129,14 @@ impl Driver for WatchdogDevice {
 
     fn unmark(&self) -> io::Result<()> {
         self.unmark()
+    }
+
+    fn start_again(&self) -> Result<(), Errno> {
+        self.start_again()
+    }
+
+    fn suspended_ns() -> u64 {
+        suspended_ns()
     }
 
     fn keep(&self, manager: &Notifier, name: &str) -> Result<bool, Errno> {

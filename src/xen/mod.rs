@@ -16,7 +16,8 @@ use table::{Malformed, Table};
 /// Why there is no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTable {
-    /// The hypervisor's errno: ESRCH where it keeps none, EPERM where this is not dom0.
+    /// The hypervisor's errno: ESRCH where it keeps none, EINVAL where it could and has none,
+    /// EPERM where this is not dom0.
     Errno(Errno),
     /// It cannot be read.
     Malformed(Malformed),
@@ -28,7 +29,8 @@ impl fmt::Display for NoTable {
             Self::Errno(Errno::ESRCH) => write!(f, "the hypervisor keeps no liveness table"),
             Self::Errno(Errno::EINVAL) => write!(
                 f,
-                "the hypervisor's liveness table is switched off (command line: liveness=0)"
+                "the hypervisor has no liveness table: it is switched off (command line: \
+                 liveness=0), or there was no memory for it (its console says so)"
             ),
             Self::Errno(errno) => write!(f, "mapping the liveness table fails: {}", errno.desc()),
             Self::Malformed(why) => write!(f, "the liveness table cannot be read: {why}"),

@@ -74,6 +74,18 @@ impl Host {
         }
     }
 
+    /// Writes a file in dom0.
+    pub fn write_file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        /// As much as one command may hold, four characters a byte.
+        const PART: usize = 4096;
+        self.dom0_ok(&format!(": > {path}"), PROMPT)?;
+        for part in bytes.chunks(PART) {
+            let octal: String = part.iter().map(|byte| format!("\\{byte:03o}")).collect();
+            self.dom0_ok(&format!("printf '{octal}' >> {path}"), PROMPT)?;
+        }
+        Ok(())
+    }
+
     /// Starts the guard or the monitor, and waits until it serves.
     pub fn start_program(&mut self, program: &str) -> Result<()> {
         let log = self.machine.log.clone();

@@ -9,6 +9,7 @@ use crate::guest::Guest;
 use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
+use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
 use crate::machine::{Machine, Parts, SavedState, Shape, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
@@ -26,7 +27,7 @@ const OTHER_STATES: usize = 7;
 /// Files of one state.
 const FILES: usize = 2;
 /// What the guard is told where the hypervisor has no table.
-const PARTIAL: &str =
+pub const PARTIAL: &str =
     "sed -i 's/^coverage = .*/coverage = \"partial\"/' /etc/xenwarden/xenwarden.conf";
 /// A change of how the saved state comes about; it makes old ones invalid.
 const STATE_RECIPE: &str = "6";
@@ -34,6 +35,7 @@ const STATE_RECIPE: &str = "6";
 /// A hypervisor, its symbols, and its hash.
 struct Build {
     image: PathBuf,
+    live_patch: PathBuf,
     symbols: Arc<Symbols>,
     key: String,
 }
@@ -44,6 +46,7 @@ impl Build {
             symbols: Arc::new(Symbols::read(&hypervisor.symbols)?),
             key: cache_key([read(&hypervisor.image)?.as_slice()]),
             image: hypervisor.image,
+            live_patch: hypervisor.live_patch,
         })
     }
 }
@@ -56,6 +59,8 @@ pub struct Laboratory {
     patched: Build,
     /// Without patches; built when it is asked for.
     stock: OnceLock<Build>,
+    /// With more schedulers, likewise.
+    extended: OnceLock<Build>,
     /// Machines so far: each has a folder of its own, as several may run at once.
     machines: AtomicU32,
 }
@@ -90,22 +95,26 @@ impl Laboratory {
             images,
             patched: Build::new(hypervisor)?,
             stock: OnceLock::new(),
+            extended: OnceLock::new(),
             machines: AtomicU32::new(0),
         })
     }
 
     /// The hypervisor of hosts of this shape.
     fn build_of(&self, shape: Shape) -> Result<&Build> {
-        if !shape.is_stock() {
-            return Ok(&self.patched);
-        }
+        type Provide = fn(&Layout, &Packages) -> Result<Hypervisor>;
+        let (kept, provide): (_, Provide) = match shape {
+            Shape::Stock | Shape::StockApart => (&self.stock, Hypervisor::provide_stock),
+            Shape::Extended => (&self.extended, Hypervisor::provide_extended),
+            _ => return Ok(&self.patched),
+        };
         // Whoever makes a saved state holds the lock, and has been here before.
-        if let Some(build) = self.stock.get() {
+        if let Some(build) = kept.get() {
             return Ok(build);
         }
         let _lock = CacheLock::take(&self.layout)?;
-        let build = Build::new(Hypervisor::provide_stock(&self.layout, &self.packages)?)?;
-        Ok(self.stock.get_or_init(|| build))
+        let build = Build::new(provide(&self.layout, &self.packages)?)?;
+        Ok(kept.get_or_init(|| build))
     }
 
     /// What a host of this shape is made of, and where its saved state is.
@@ -151,6 +160,20 @@ impl Laboratory {
     /// A host with dom0 on two of four pCPUs that has just booted, without guests, guard and monitor.
     pub fn bare_host(&self) -> Result<Host> {
         self.boot_bare(&self.made_of(Shape::Apart)?.0)
+    }
+
+    /// The same, but something is done to the hypervisor while it boots.
+    pub fn bare_host_tampered(
+        &self,
+        tamper: impl FnOnce(&mut Gdb, &Symbols) -> Result<()>,
+    ) -> Result<Host> {
+        let (parts, _) = self.made_of(Shape::Apart)?;
+        let machine = Machine::boot(&parts, &self.run_folder())?;
+        let mut host = self.host_on(machine)?;
+        let symbols = Arc::clone(&host.symbols);
+        host.machine.debug(|gdb| tamper(gdb, &symbols))?;
+        host.machine.agent.wait_ready(BOOT)?;
+        Ok(host)
     }
 
     /// The same on a hypervisor without patches.
@@ -214,6 +237,11 @@ impl Laboratory {
     /// One of the programs that are put to the test.
     pub fn program(&self, name: &str) -> PathBuf {
         self.layout.release_binary(name)
+    }
+
+    /// A live patch for the hypervisor of hosts of this shape.
+    pub fn live_patch(&self, shape: Shape) -> Result<Vec<u8>> {
+        read(&self.build_of(shape)?.live_patch)
     }
 
     /// A folder for the results of scenarios.

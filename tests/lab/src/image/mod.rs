@@ -35,6 +35,8 @@ const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-4.17/bin/libxl-save-helper",
     "/usr/lib/xen-4.17/bin/xl",
     "/usr/lib/xen-4.17/bin/xen-hptool",
+    "/usr/lib/xen-4.17/bin/xen-livepatch",
+    "/usr/lib/xen-4.17/bin/xen-ucode",
     "/usr/lib/xen-4.17/bin/xenwatchdogd",
     "/usr/sbin/xenhypfs",
     "/usr/bin/xenstore-ls",

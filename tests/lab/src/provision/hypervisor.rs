@@ -16,6 +16,15 @@ use std::process::Command;
 const PATCHES: &str = "xen-patches/4.17";
 /// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
 const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
+/// Schedulers that Debian leaves out, and what shows them to a configuration.
+const MORE_SCHEDULERS: &[(&str, &str)] = &[
+    ("CONFIG_EXPERT", "y"),
+    ("CONFIG_UNSUPPORTED", "y"),
+    ("CONFIG_SCHED_NULL", "y"),
+    ("CONFIG_SCHED_RTDS", "y"),
+];
+/// Xen's own live patch for tests (Xen: test/livepatch), which fits the build that it comes from.
+const LIVE_PATCH: &str = "xen_hello_world.livepatch";
 /// A folder with `xen` and `xen-syms` to use instead of building, for those who work on the hypervisor.
 const OVERRIDE: &str = "XENWARDEN_LAB_XEN";
 
@@ -26,6 +35,8 @@ pub struct Hypervisor {
     pub image: PathBuf,
     /// The 64-bit ELF file with the symbol table.
     pub symbols: PathBuf,
+    /// A live patch for it, if there is one.
+    pub live_patch: PathBuf,
 }
 
 impl Hypervisor {
@@ -33,6 +44,7 @@ impl Hypervisor {
         Hypervisor {
             image: folder.join("xen"),
             symbols: folder.join("xen-syms"),
+            live_patch: folder.join(LIVE_PATCH),
         }
     }
 
@@ -53,6 +65,17 @@ impl Hypervisor {
         let recipe = Recipe::read(layout, packages)?;
         let recipe = Recipe {
             patches: Vec::new(),
+            ..recipe
+        };
+        Self::build(layout, &recipe, packages)
+    }
+
+    /// The patched hypervisor with the schedulers that Debian leaves out, and a live patch for it.
+    pub fn provide_extended(layout: &Layout, packages: &Packages) -> Result<Self> {
+        let recipe = Recipe::read(layout, packages)?;
+        let recipe = Recipe {
+            config: configuration(&recipe.config, MORE_SCHEDULERS),
+            live_patch: true,
             ..recipe
         };
         Self::build(layout, &recipe, packages)
@@ -79,11 +102,15 @@ impl Hypervisor {
         )?;
         recipe.apply_patches(&tree)?;
         recipe.build(&tree, &folder)?;
-        // xen-syms first: the pair counts as complete when both are there.
-        for (built, kept) in [
+        let live_patch = format!("xen/test/livepatch/{LIVE_PATCH}");
+        let patch = recipe
+            .live_patch
+            .then_some((live_patch.as_str(), &hypervisor.live_patch));
+        // The image last: the build counts as complete when it is there.
+        for (built, kept) in patch.into_iter().chain([
             ("xen/xen-syms", &hypervisor.symbols),
             ("xen/xen", &hypervisor.image),
-        ] {
+        ]) {
             fs::copy(tree.join(built), kept).context(|| format!("the build left no {built}"))?;
         }
         fs::remove_dir_all(&tree).context(|| format!("cannot remove {}", tree.display()))?;
@@ -96,6 +123,8 @@ struct Recipe {
     version: String,
     config: String,
     patches: Vec<(PathBuf, Vec<u8>)>,
+    /// Whether a live patch is built, too.
+    live_patch: bool,
 }
 
 impl Recipe {
@@ -115,6 +144,7 @@ impl Recipe {
             version: packages.xen_version.clone(),
             config: configuration(&debian, CONFIG_CHANGES),
             patches: patches.collect::<Result<_>>()?,
+            live_patch: false,
         })
     }
 
@@ -156,6 +186,9 @@ impl Recipe {
         output(make().arg("olddefconfig"))?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         logged(make().arg(format!("-j{jobs}")), &folder.join("build.log"))?;
+        if self.live_patch {
+            logged(make().arg("tests"), &folder.join("tests.log"))?;
+        }
         fs::copy(tree.join("xen/.config"), folder.join("config"))
             .context(|| "cannot keep the configuration")
             .map(drop)

@@ -137,7 +137,7 @@ impl Scenario {
             .chain(some("down", fence::DOWN, Some(fence::IN_EVERY_RUN)))
             .chain(some("survive", fence::LIVES, Some(fence::IN_EVERY_RUN)))
             .chain(of("survive", lives::ROWS))
-            .chain(of("down", restart::DOWN))
+            .chain(some("down", restart::DOWN, Some(restart::IN_EVERY_RUN)))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
             .chain(some("survive", stock::ROWS, Some(stock::IN_EVERY_RUN)))
@@ -147,7 +147,9 @@ impl Scenario {
             .chain(faults("down", faults::processes::DOWN))
             .chain(faults("survive", faults::processes::LIVES))
             .chain(faults("survive", faults::dom0::LIVES))
+            .chain(faults("down", faults::xen::DOWN))
             .chain(faults("survive", faults::xen::LIVES))
+            .chain(faults("down", faults::device::DOWN))
             .chain(faults("survive", faults::device::LIVES))
             .map(|scenario| Scenario {
                 left: scenario.left || LEFT.contains(&scenario.name().as_str()),

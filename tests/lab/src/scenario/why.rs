@@ -2,6 +2,7 @@
 //! Why the host went down: a row brings it down in one way, has it boot again with its disk, and compares what `xenwarden why`
 //! says with what was done. Each takes a second boot; those not in [`IN_EVERY_RUN`] are left to `make test-all`.
 
+use super::faults::device::refuse_all;
 use super::figures::Figures;
 use super::wedges::Wedge;
 use super::{Row, ready};
@@ -24,6 +25,8 @@ pub const IN_EVERY_RUN: &[&str] = &["wedge", "power-cut"];
 pub const ROWS: &[Row] = &[
     Row { name: "wedge", what: "after a wedge that leaves dom0 alive the next boot has the reason and its evidence", run: |lab, phase| shown(wedge(lab, phase)) },
     Row { name: "guard-killed", what: "after a kill of the guard it says that the guard was gone", run: |lab, phase| shown(guard_killed(lab, phase)) },
+    Row { name: "kick-refused", what: "after a reset because the device refused kicks it says so", run: |lab, phase| shown(kick_refused(lab, phase)) },
+    Row { name: "disarm-failed", what: "a guard is stopped whose device cannot be disarmed, and which then fires: it says so", run: |lab, phase| shown(disarm_failed(lab, phase)) },
     Row { name: "power-cut", what: "after a power cut it says that there is no record", run: |lab, phase| shown(power_cut(lab, phase)) },
     Row { name: "xen-panic", what: "after a panic of Xen it claims no more than that kicks ended", run: |lab, phase| shown(xen_panic(lab, phase)) },
     Row { name: "dom0-panic", what: "after a panic of dom0 it finds what the kernel kept of it", run: |lab, _| shown(dom0_panic(lab)) },
@@ -190,6 +193,36 @@ fn guard_killed(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
             Confidence::Known,
             Some(true),
         )
+    })
+}
+
+fn kick_refused(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    refuse_all(&mut host)?;
+    host.machine.wait_down(DOWN)?;
+    let host = laboratory.host_after_reset(host)?;
+    judged(host, 0, |resets| {
+        let reset = only(resets)?;
+        let cause = ResetCause::KickRefused;
+        expect(reset, cause, Confidence::Known, Some(true))?;
+        let refused = reset.reason.contains("refused kicks");
+        holds(refused, "that kicks were refused")
+    })
+}
+
+fn disarm_failed(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    host.cannot_be_disarmed()?;
+    host.start_program(GUARD)?;
+    host.end_program(GUARD, "-TERM")?;
+    host.machine.wait_down(DOWN)?;
+    let host = laboratory.host_after_reset(host)?;
+    judged(host, 0, |resets| {
+        let reset = only(resets)?;
+        let cause = ResetCause::DisarmFailed;
+        expect(reset, cause, Confidence::Known, Some(true))?;
+        let failed = reset.reason.contains("could not be disarmed");
+        holds(failed, "that the disarm failed")
     })
 }
 

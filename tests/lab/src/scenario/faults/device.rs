@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Faults of the host watchdog's driver, and others at dom0's slots in Xen.
+//! Faults of the host watchdog's driver, two host watchdogs at once, and others at dom0's slots in Xen.
 //!
 //! The driver is made slow, or made to refuse, by a call at its beginning, where the kernel keeps room for ftrace's, to code in
 //! another function of it that only an arming runs. A device that rounds, and one that ignores the magic close, are drivers made up
 //! in tests/watchdog_device.rs; the lab's ib700 rounds as well.
 
 use crate::error::{Context, Error, Result};
-use crate::host::{Host, PROMPT};
+use crate::host::{GUARD, Host, PROMPT};
 use crate::laboratory::Laboratory;
+use crate::machine::{Shape, Watchdog};
 use crate::scenario::Row;
 use crate::scenario::dies::patch_dom0;
 use crate::scenario::figures::Figures;
 use crate::scenario::lives::{WATCHED, survive};
+use serde_json::json;
+use std::path::Path;
 use std::time::Duration;
 
 /// What kicks the device, and what runs at an arming alone (Linux: drivers/watchdog/i6300esb.c).
@@ -22,6 +25,10 @@ const NOPL: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// The spare function's own beginning stays.
 const BEHIND_ENTRY: u64 = 16;
+/// How often the guard kicks.
+const SAMPLE: Duration = Duration::from_millis(250);
+/// How long after the bound a reset is still waited for.
+const GRACE: Duration = Duration::from_secs(15);
 /// An instruction takes this long.
 const INSTRUCTION_NS: u32 = 8;
 
@@ -31,9 +38,92 @@ pub const LIVES: &[Row] = &[
     Row { name: "kick-50-ms", what: "a kick takes 50 ms", run: |lab, phase| survive(lab, phase, |host| slow(host, Duration::from_millis(50))) },
     Row { name: "kick-1-s", what: "a kick takes a second", run: |lab, phase| survive(lab, phase, |host| slow(host, Duration::from_secs(1))) },
     Row { name: "kick-refused", what: "the device refuses about every second kick, which is told", run: |lab, phase| survive(lab, phase, refuse) },
+    Row { name: "two-devices", what: "two host watchdogs are armed, and disarmed at the end", run: two },
     Row { name: "xenwatchdogd", what: "xenwatchdogd has one of dom0's slots in Xen, the guard the other", run: beside },
     Row { name: "slots-cleared", what: "another clears both of dom0's slots in Xen, again and again", run: cleared },
 ];
+
+/// In which the host goes down.
+#[rustfmt::skip]
+pub const DOWN: &[Row] = &[
+    Row { name: "two-devices-killed", what: "two host watchdogs are armed, and the guard is killed: the quicker one fires", run: |lab, phase| killed(lab, phase, QUICKER, false) },
+    Row { name: "two-devices-one-left", what: "likewise, and the quicker one does nothing: the other fires", run: |lab, phase| killed(lab, phase, SLOWER, true) },
+];
+
+/// Which of the two fires first.
+const QUICKER: Shape = Shape::Ib700;
+const SLOWER: Shape = Shape::Apart;
+
+/// A host with an ib700 and an i6300esb that has just booted; the guard kicks both.
+fn with_two(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
+    let mut host = laboratory.host_booted(QUICKER, "-device i6300esb", "")?;
+    host.end_program(GUARD, "-TERM")?;
+    // The driver of the first one has /dev/watchdog for itself.
+    let both = r#"device = ["identity:IB700 WDT", "identity:i6300ESB timer"]"#;
+    let configure = format!(
+        "insmod /watchdog/i6300esb/*.ko && sed -i '/host-watchdog/a {both}' /etc/xenwarden/xenwarden.conf"
+    );
+    host.dom0_ok(&configure, PROMPT)?;
+    host.start_program(GUARD)?;
+    let status = host.status()?.host_watchdog;
+    if status.device != Path::new("/dev/watchdog, /dev/watchdog1") {
+        return Err(Error::new(format!("it has armed {status:?}")));
+    }
+    host.pass(phase)?;
+    Ok(host)
+}
+
+fn two(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = with_two(laboratory, phase)?;
+    let mut lives = || {
+        host.lives_on(WATCHED)?;
+        // And nothing of either is left running.
+        host.end_program(GUARD, "-TERM")?;
+        host.pass(WATCHED)
+    };
+    let outcome = lives().map(|()| Vec::new());
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+/// `fires`: the host whose watchdog must fire, and not before its time.
+fn killed(
+    laboratory: &Laboratory,
+    phase: Duration,
+    fires: Shape,
+    one_left: bool,
+) -> Result<Figures> {
+    let mut host = with_two(laboratory, phase)?;
+    let Watchdog {
+        fires_after,
+        at_most,
+    } = fires.watchdog();
+    let said = host.machine.log.length();
+    let killed = host.machine.clock()?;
+    host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)?;
+    let acted = host.machine.clock()?;
+    if one_left {
+        // The port that disarms it (QEMU: hw/watchdog/wdt_ib700.c).
+        let disarm = json!({ "command-line": "o /b 0x441 0" });
+        host.machine.qmp.execute("human-monitor-command", disarm)?;
+    }
+    // Before the guard is killed it has kicked, at most a sample ago.
+    let early = killed + fires_after - SAMPLE;
+    let reset = host.machine.wait_fired(acted + at_most + GRACE)?;
+    let fired_s = reset.map(|at| at.as_secs_f64() - acted.as_secs_f64());
+    let failure = match reset {
+        None => Some("no host watchdog has fired".to_owned()),
+        Some(at) if at < early => Some(format!("fired too early, at {fired_s:?} s")),
+        Some(at) if at > acted + at_most => Some(format!("fired late, at {fired_s:?} s")),
+        Some(_) => None,
+    };
+    Ok(Figures {
+        fired_s,
+        bound_s: Some(at_most.as_secs_f64()),
+        failure,
+        said: host.machine.log.lines_from(said),
+        ..Figures::default()
+    })
+}
 
 /// Has a kick call `code` first.
 fn kick_calls(host: &mut Host, code: &[u8]) -> Result<()> {
@@ -73,13 +163,19 @@ fn slow(host: &mut Host, by: Duration) -> Result<()> {
     Ok(())
 }
 
+/// What a kick's call does to have it refused: add $8,%rsp; mov $-EIO,%eax; ret
+const REFUSES: [u8; 10] = [0x48, 0x83, 0xc4, 0x08, 0xb8, 0xfb, 0xff, 0xff, 0xff, 0xc3];
+
+/// From now on the device refuses every kick.
+pub(in crate::scenario) fn refuse_all(host: &mut Host) -> Result<()> {
+    kick_calls(host, &REFUSES)
+}
+
 /// In every second quarter of a second, by the processor's clock of 1 GHz.
 fn refuse(host: &mut Host) -> Result<()> {
-    // rdtsc; test $1<<28,%eax; jnz 1f; ret; 1: add $8,%rsp; mov $-EIO,%eax; ret
-    let code = [
-        0x0f, 0x31, 0xa9, 0x00, 0x00, 0x00, 0x10, 0x75, 0x01, 0xc3, 0x48, 0x83, 0xc4, 0x08, 0xb8,
-        0xfb, 0xff, 0xff, 0xff, 0xc3,
-    ];
+    // rdtsc; test $1<<28,%eax; jnz 1f; ret; 1:
+    let now_and_then = [0x0f, 0x31, 0xa9, 0x00, 0x00, 0x00, 0x10, 0x75, 0x01, 0xc3];
+    let code = [&now_and_then[..], &REFUSES].concat();
     let said = host.machine.log.length();
     kick_calls(host, &code)?;
     host.pass(WATCHED)?;

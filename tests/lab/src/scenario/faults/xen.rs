@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What is done to the hypervisor: pCPUs that go, come and change pools, other schedulers, a slow console. All of it is lawful.
 //!
-//! Debian's hypervisor has the credit and the credit2 scheduler alone.
+//! Debian's hypervisor has the credit and the credit2 scheduler alone; for the others the laboratory builds one more.
 
-use crate::error::{Error, Result};
-use crate::host::{Host, PROMPT};
-use crate::laboratory::Laboratory;
+use crate::error::{Context, Error, Result};
+use crate::host::{GUARD, Host, MONITOR, PROMPT};
+use crate::laboratory::{Laboratory, PARTIAL};
 use crate::machine::Shape;
+use crate::machine::agent::Outcome;
+use crate::scenario::dies::go_down;
 use crate::scenario::figures::Figures;
 use crate::scenario::lives::WATCHED;
+use crate::scenario::wedged::strike;
+use crate::scenario::wedges::Wedge;
 use crate::scenario::{Row, ready};
+use serde_json::json;
 use std::time::Duration;
 
 /// How long something may take that a slow console holds up.
@@ -30,7 +35,21 @@ pub const LIVES: &[Row] = &[
     Row { name: "cpupools", what: "a pCPU is moved between cpupools, with other schedulers", run: |lab, phase| lives(lab, phase, Shape::Apart, move_between_pools) },
     Row { name: "console-slow", what: "debug keys print to a console of 115,200 baud", run: |lab, phase| lives(lab, phase, Shape::Everywhere, slow_console) },
     Row { name: "sched-credit", what: "the hypervisor runs the credit scheduler", run: |lab, _| works(lab.host_booted(Shape::Everywhere, "", " sched=credit")?, SCHEDULER, "credit") },
+    Row { name: "sched-null", what: "the hypervisor runs the null scheduler", run: |lab, _| works(lab.host_booted(Shape::Extended, "", " sched=null")?, SCHEDULER, "null") },
+    Row { name: "sched-rtds", what: "the hypervisor runs the RTDS scheduler", run: |lab, _| works(lab.host_booted(Shape::Extended, "", " sched=rtds")?, SCHEDULER, "rtds") },
     Row { name: "sched-core", what: "the hypervisor schedules whole cores", run: |lab, _| works(lab.host_booted(Shape::Apart, "-smp threads=2", " sched-gran=core")?, GRANULARITY, "core") },
+    Row { name: "live-patch", what: "a live patch is applied to the hypervisor and reverted, under load", run: live_patch },
+    Row { name: "microcode", what: "all pCPUs meet for a microcode, which they do not take", run: microcode },
+    Row { name: "suspended", what: "the host sleeps (S3) and is woken, three times", run: |lab, phase| lives(lab, phase, Shape::Everywhere, sleep) },
+    Row { name: "no-table", what: "the hypervisor has no memory for its table: the guard says so, and can go by probes", run: no_table },
+];
+
+/// In which the host goes down.
+#[rustfmt::skip]
+pub const DOWN: &[Row] = &[
+    Row { name: "sched-null-lost", what: "the null scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=null") },
+    Row { name: "suspended-killed", what: "the host sleeps (S3), and when it was woken its guard is killed", run: |lab, phase| go_down(lab, phase, sleep_and_lose_guard, None) },
+    Row { name: "sched-rtds-lost", what: "the RTDS scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=rtds") },
 ];
 
 /// It must live, and not even be withheld.
@@ -59,14 +78,28 @@ fn unwithheld(host: &mut Host, act: impl FnOnce(&mut Host) -> Result<()>) -> Res
 /// A host that has just booted with what `ask` must say, under load.
 fn works(mut host: Host, ask: &str, is: &str) -> Result<Figures> {
     let outcome = unwithheld(&mut host, |host| {
-        let said = host.dom0_ok(ask, PROMPT)?;
-        if said.trim() != is {
-            return Err(Error::new(format!("it is {said}, not {is}")));
-        }
+        says(host, ask, is)?;
         let busy = "for n in 1 2 3 4; do timeout 20 sh -c 'while :; do :; done' & done; wait; true";
         host.dom0_ok(busy, SLOW).map(drop)
     });
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+fn says(host: &mut Host, ask: &str, is: &str) -> Result<()> {
+    let said = host.dom0_ok(ask, PROMPT)?;
+    match said.trim() == is {
+        true => Ok(()),
+        false => Err(Error::new(format!("it is {said}, not {is}"))),
+    }
+}
+
+/// A wedge that leaves dom0 alone, on a host that has just booted: as on any other, it goes down in time, and why is said.
+fn stops(laboratory: &Laboratory, phase: Duration, scheduler: &'static str) -> Result<Figures> {
+    let wedge = Wedge::named("sched-lost-2").context(|| "no such wedge")?;
+    let mut host = laboratory.host_booted(Shape::Extended, "", scheduler)?;
+    host.pass(phase)?;
+    // There are no guests, and it needs none.
+    strike(&mut host, wedge, "")
 }
 
 fn offline(host: &mut Host) -> Result<()> {
@@ -97,6 +130,152 @@ fn move_between_pools(host: &mut Host) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Xen's own, for its tests, replaces what is its version's end.
+fn live_patch(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    const FILE: &str = "/run/hello.livepatch";
+    const VERSION: &str = "xl info | sed -n 's/^xen_extra *: //p'";
+    let patch = laboratory.live_patch(Shape::Extended)?;
+    let mut host = laboratory.host_booted(Shape::Extended, "", "")?;
+    host.pass(phase)?;
+    let outcome = unwithheld(&mut host, |host| {
+        let before = host.dom0_ok(VERSION, PROMPT)?;
+        host.write_file(FILE, &patch)?;
+        let busy =
+            "for n in 1 2; do timeout 60 sh -c 'while :; do :; done' > /dev/null 2>&1 & done";
+        host.dom0_ok(busy, PROMPT)?;
+        for _ in 0..3 {
+            host.dom0_ok(&format!("xen-livepatch upload hello {FILE}"), SLOW)?;
+            host.dom0_ok("xen-livepatch apply hello", SLOW)?;
+            says(host, VERSION, "Hello World")?;
+            host.dom0_ok("xen-livepatch revert hello", SLOW)?;
+            says(host, VERSION, before.trim())?;
+            host.dom0_ok("xen-livepatch unload hello", SLOW)?;
+        }
+        Ok(())
+    });
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+/// One for this processor that is made up (Xen: arch/x86/cpu/microcode/amd.c): the pCPUs stop whatever they do and meet in an NMI, the
+/// first one loads it, and its revision stays as it was.
+fn microcode(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    /// Family, model and stepping of QEMU's EPYC.
+    const SIGNATURE: u32 = 0x0080_0f12;
+    const EQUIVALENT: u32 = 0x8012;
+    const REVISION: u32 = 0x0800_ffff;
+    // The container, the table of processors with its end, and a microcode: a header of 64 bytes, and no more.
+    let mut words = vec![
+        0x0041_4d44,
+        0,
+        32,
+        SIGNATURE,
+        0,
+        0,
+        EQUIVALENT,
+        0,
+        0,
+        0,
+        0,
+        1,
+        64,
+    ];
+    words.extend([0x0101_2026, REVISION, 0, 0, 0, 0, EQUIVALENT, 0]);
+    words.extend([0; 8]);
+    let blob: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    // It is on no list of those that are known.
+    let mut host = laboratory.host_booted(Shape::Apart, "", " ucode=no-digest-check")?;
+    host.pass(phase)?;
+    let outcome = unwithheld(&mut host, |host| {
+        host.write_file("/run/microcode", &blob)?;
+        for _ in 0..3 {
+            host.dom0("xen-ucode /run/microcode", PROMPT)?;
+        }
+        let met = "Late loading aborted: CPU0 failed to update ucode";
+        match host.machine.console().matches(met).count() {
+            3 => Ok(()),
+            times => Err(Error::new(format!("the pCPUs met {times} times"))),
+        }
+    });
+    Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
+}
+
+/// It sleeps three times, until these years.
+fn sleep(host: &mut Host) -> Result<()> {
+    for year in [50, 51, 52] {
+        sleep_until(host, year)?;
+        host.lives_on(WATCHED)?;
+    }
+    Ok(())
+}
+
+fn sleep_and_lose_guard(host: &mut Host) -> Result<()> {
+    sleep_until(host, 50)?;
+    host.lives_on(WATCHED)?;
+    host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)
+        .map(drop)
+}
+
+/// The host's own time stands still meanwhile, and is counted from nought after it; it learns from its real-time clock for how long it
+/// has slept. A sleep resets the serial port, and whoever reads that waits for ever: another agent takes over.
+fn sleep_until(host: &mut Host, year: u8) -> Result<()> {
+    const SLEEP: &str = "setsid sh -c 'echo mem > /sys/power/state; stty -F /dev/ttyS1 115200 raw -echo; killall dom0-agent'";
+    host.machine.agent.send(SLEEP)?;
+    let asleep = host.machine.qmp.wait_event("SUSPEND", SLOW);
+    asleep.context(|| "the host does not sleep")?;
+    // Register 9, in decimal digits (MC146818).
+    for command in ["o /b 0x70 9".to_owned(), format!("o /b 0x71 0x{year}")] {
+        let set = json!({ "command-line": command });
+        host.machine.qmp.execute("human-monitor-command", set)?;
+    }
+    host.machine.qmp.execute("system_wakeup", json!({}))?;
+    host.machine.agent.wait_ready(SLOW)
+}
+
+/// The allocation fails where the table is made.
+fn no_table(laboratory: &Laboratory, _: Duration) -> Result<Figures> {
+    /// sysexits(3)
+    const UNAVAILABLE: i32 = 69;
+    let mut host = laboratory.bare_host_tampered(|gdb, symbols| {
+        let address = |name| symbols.get(name).map(|symbol| symbol.address);
+        let allocates = address("alloc_xenheap_pages")?;
+        gdb.run_until(address("liveness_init")?, PROMPT)?;
+        // xor %eax,%eax; ret
+        let fails = [0x31, 0xc0, 0xc3];
+        let sound = gdb.read(allocates, fails.len())?;
+        gdb.write(allocates, &fails)?;
+        // Xen says so at once.
+        gdb.run_until(address("printk")?, PROMPT)?;
+        gdb.write(allocates, &sound)
+    })?;
+    let outcome = without_table(&mut host, UNAVAILABLE);
+    Ok(Figures::of(
+        outcome.map(|()| Vec::new()),
+        host.machine.log.lines_from(0),
+    ))
+}
+
+fn without_table(host: &mut Host, unavailable: i32) -> Result<()> {
+    let console = host.machine.console();
+    if !console.contains("No memory for the liveness table") {
+        return Err(Error::new("the hypervisor has its table"));
+    }
+    let refused = host.dom0(&format!("{GUARD} 2>&1"), PROMPT)?;
+    if refused.code != unavailable || !refused.output.contains("no memory for it") {
+        let Outcome { code, output } = refused;
+        return Err(Error::new(format!("the guard ends with {code}: {output}")));
+    }
+    says(host, "cat /sys/class/watchdog/watchdog0/state", "inactive")?;
+    host.dom0_ok(PARTIAL, PROMPT)?;
+    host.start_program(GUARD)?;
+    host.start_program(MONITOR)?;
+    host.lives_on(WATCHED)?;
+    let seen = host.status()?.monitor.and_then(|monitor| monitor.no_table);
+    match seen.is_some_and(|why| why.contains("no memory for it")) {
+        true => Ok(()),
+        false => Err(Error::new("the monitor does not say why it sees no guests")),
+    }
 }
 
 /// A byte takes as long as ten bits at that rate, 87 us.

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A host that sleeps (S3) may reset its watchdog, and a driver need not start it again (Linux
+//! drivers/watchdog/i6300esb.c does not): then kicks succeed and nothing would ever fire.
+#![allow(clippy::expect_used)] // how tests fail
+
+use nix::errno::Errno;
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+use xenwarden::sys::watchdog::WatchdogInfo;
+use xenwarden::watchdog::HostWatchdog;
+use xenwarden::watchdog::device::{Asked, Driver, Hardware};
+use xenwarden::watchdog::quirks::Quirk;
+use xenwarden::watchdog::sysfs::Attributes;
+
+/// What was done to the device, and for how long its host has slept.
+#[derive(Default)]
+struct Seen {
+    kicks: u32,
+    timeout_s: u32,
+    started_again: u32,
+    cannot_start_again: bool,
+    slept_ms: u64,
+}
+
+thread_local! {
+    static SEEN: RefCell<Seen> = RefCell::default();
+}
+
+fn with<T>(change: impl FnOnce(&mut Seen) -> T) -> T {
+    SEEN.with(|seen| change(&mut seen.borrow_mut()))
+}
+
+/// A device that runs with its driver's own timeout once it was started.
+struct Sleeper;
+
+impl Driver for Sleeper {
+    fn open(_: &Path) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    fn info(&self) -> Result<WatchdogInfo, Errno> {
+        Ok(WatchdogInfo::default())
+    }
+
+    fn set_timeout_s(&self, timeout_s: u32) -> Result<(), Errno> {
+        with(|seen| seen.timeout_s = timeout_s);
+        Ok(())
+    }
+
+    fn timeout_s(&self) -> Result<u32, Errno> {
+        Ok(with(|seen| seen.timeout_s))
+    }
+
+    fn keepalive(&self) -> Result<(), Errno> {
+        with(|seen| seen.kicks += 1);
+        Ok(())
+    }
+
+    fn start_again(&self) -> Result<(), Errno> {
+        with(|seen| {
+            if seen.cannot_start_again {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            (seen.started_again, seen.timeout_s) = (seen.started_again + 1, 30);
+            Ok(())
+        })
+    }
+
+    fn suspended_ns() -> u64 {
+        with(|seen| seen.slept_ms * 1_000_000)
+    }
+
+    fn disarm(self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn attributes(_: &Path) -> Attributes {
+        Attributes::default()
+    }
+
+    fn ask_hardware(_: &Quirk) -> Asked {
+        Asked::NoWay
+    }
+
+    fn nowayout(_: &Quirk) -> Option<bool> {
+        None
+    }
+}
+
+/// Armed on a host that had slept before, and kicked: the arming is a kick, too.
+fn armed() -> Hardware<Sleeper> {
+    with(|seen| seen.slept_ms = 7_000);
+    let mut armed = Hardware::arm(Path::new("/dev/watchdog7"), 5).expect("armed");
+    armed.kick().expect("a kick");
+    assert_eq!(with(|seen| seen.started_again), 0, "it slept before");
+    armed
+}
+
+#[test]
+fn what_forgot_in_a_sleep_that_it_ran_is_started_again_with_the_next_kick() {
+    let mut armed = armed();
+    for slept in 1..=2 {
+        with(|seen| seen.slept_ms += 1_000);
+        for _ in 0..3 {
+            armed.kick().expect("a kick");
+        }
+        let (times, timeout_s) = with(|seen| (seen.started_again, seen.timeout_s));
+        assert_eq!((times, timeout_s), (slept, 5), "with its timeout");
+    }
+    assert_eq!(with(|seen| seen.kicks), 8);
+}
+
+#[test]
+fn two_clocks_that_are_not_read_at_once_are_no_sleep() {
+    let mut armed = armed();
+    with(|seen| seen.slept_ms += 300);
+    armed.kick().expect("a kick");
+    assert_eq!(with(|seen| seen.started_again), 0);
+}
+
+#[test]
+fn what_cannot_be_started_after_a_sleep_is_told_once_and_kicked() {
+    let mut armed = armed();
+    with(|seen| (seen.slept_ms, seen.cannot_start_again) = (60_000, true));
+    let error = armed.kick().expect_err("told");
+    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+    armed.kick().expect("kicked all the same");
+    assert_eq!(with(|seen| seen.kicks), 4);
+}
