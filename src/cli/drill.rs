@@ -56,8 +56,8 @@ pub fn run(
         return Ok(EXIT_NOT_OK);
     }
     if policy.fence.xen_slot {
-        let text = "no drill with fence.xen_slot: Xen would reset the host in place of the host \
-                    watchdog; set it to false and restart the guard";
+        let text = "no drill with fence.xen_slot or [crash_dump]: Xen would reset the host in place \
+                    of the host watchdog; take it out and restart the guard";
         return Err(text.to_owned());
     }
     let guard = Guard::ready(socket, policy.fast.is_on())?;

@@ -12,6 +12,9 @@
 //!   T + L+2  Xen's slot expires: the hypervisor reboots the host
 //!   T + L+4  sysrq b: dom0's kernel does, 2 s later at the latest
 //! ```
+//!
+//! With a crash dump Xen's slot is the first: it expires `timeout_s` and 0.5 to 1 s later than T + 0, Xen
+//! runs its crash kernel, and the hardware, which was armed with a longer timeout, gives that its time.
 
 use crate::guard::page::{Phase, Reader, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
@@ -31,8 +34,8 @@ const SYSRQ_EACH_NS: u64 = 2 * NS_PER_S;
 const AWAY_NS: u64 = 500 * NS_PER_MS;
 /// What was served within this is fresh, ns: some looks of the guard may be late.
 const FRESH_NS: u64 = NS_PER_S;
-/// Xen's slot fires so long after the hardware should have, seconds.
-const SLOT_AFTER_S: u32 = 2;
+/// Xen's slot fires so long after the hardware should have.
+pub const SLOT_AFTER: Overdue = Overdue::SinceReset(2 * NS_PER_S);
 /// And sysrq so long after it.
 pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(4 * NS_PER_S);
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
@@ -75,6 +78,16 @@ pub enum Overdue {
     SinceServed(u64),
 }
 
+impl Overdue {
+    /// How long after everything was last served, where the hardware resets within `latest_ns`, ns.
+    fn ns(self, latest_ns: u64) -> u64 {
+        match self {
+            Self::SinceReset(ns) => latest_ns.saturating_add(ns),
+            Self::SinceServed(ns) => ns,
+        }
+    }
+}
+
 /// What `view`, of the guard `pid`, says to a level that began at `began`.
 #[must_use]
 pub fn judge(
@@ -89,10 +102,7 @@ pub fn judge(
         return Judged::NotYet;
     };
     let served_ns = now.since_ns(status.served);
-    let overdue_ns = match overdue {
-        Overdue::SinceReset(ns) => info.latest_ns.saturating_add(ns),
-        Overdue::SinceServed(ns) => ns,
-    };
+    let overdue_ns = overdue.ns(info.latest_ns);
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
@@ -145,6 +155,19 @@ impl<W: DomainWatchdog> Slot<W> {
         Ok(())
     }
 
+    /// Takes one and gives it back.
+    ///
+    /// # Errors
+    /// None can be had now; one that is given back later is taken then.
+    pub fn try_one(mut self, timeout_s: u32) -> io::Result<()> {
+        self.feed(timeout_s).map_err(|errno| match errno {
+            Errno::ENOSPC => io::Error::other("both slots are taken"),
+            errno => errno.into(),
+        })?;
+        self.release();
+        Ok(())
+    }
+
     /// Disarms it.
     pub fn release(&mut self) {
         if let Some(id) = self.id.take() {
@@ -154,11 +177,18 @@ impl<W: DomainWatchdog> Slot<W> {
     }
 }
 
+/// Whether dom0 has a slot to take now.
+///
+/// # Errors
+/// As [`Slot::try_one`], and those of the way to the hypervisor.
+pub fn try_slot(timeout_s: u32) -> io::Result<()> {
+    Slot::new(Privcmd::open()?).try_one(timeout_s)
+}
+
 /// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds.
 #[must_use]
-pub fn slot_timeout_s(latest_ns: u64) -> u32 {
-    let latest_s = u32::try_from(latest_ns.div_ceil(NS_PER_S)).unwrap_or(u32::MAX);
-    latest_s.saturating_add(SLOT_AFTER_S)
+pub fn slot_timeout_s(latest_ns: u64, fires: Overdue) -> u32 {
+    u32::try_from(fires.ns(latest_ns).div_ceil(NS_PER_S)).unwrap_or(u32::MAX)
 }
 
 /// Where sysrq is to be triggered; opened early, as a host that is going down may open nothing.
@@ -170,11 +200,16 @@ pub fn open_sysrq(path: &Path) -> io::Result<File> {
 }
 
 /// Feeds `slot` while the guard page is fresh, by a thread of `priority`, which ends when the
-/// guard has disarmed the host watchdog: then it is disarmed as well.
+/// guard has disarmed the host watchdog: then it is disarmed as well. It expires when it `fires`.
 ///
 /// # Errors
 /// The errno of making the thread.
-pub fn keep_slot<W>(mut slot: Slot<W>, page: Reader, priority: u8) -> io::Result<JoinHandle<()>>
+pub fn keep_slot<W>(
+    mut slot: Slot<W>,
+    page: Reader,
+    priority: u8,
+    fires: Overdue,
+) -> io::Result<JoinHandle<()>>
 where
     W: DomainWatchdog + 'static,
 {
@@ -185,7 +220,7 @@ where
         priority,
         move |judged, latest_ns| match judged {
             Judged::Fresh => {
-                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns)) {
+                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns, fires)) {
                     // Whoever has it may give it back. This thread may hang in saying so.
                     if !std::mem::replace(&mut told, true) {
                         let why = errno.desc();
