@@ -5,6 +5,7 @@
 //! that it is given, and measures in the host's own time.
 
 pub mod alarms;
+pub mod crash;
 pub mod dies;
 pub mod faults;
 pub mod fence;
@@ -120,6 +121,7 @@ impl Scenario {
             .chain(some("down", fence::DOWN, Some(fence::IN_EVERY_RUN)))
             .chain(some("survive", fence::LIVES, Some(fence::IN_EVERY_RUN)))
             .chain(of("survive", lives::ROWS))
+            .chain(of("down", crash::ROWS))
             .chain(of("down", restart::DOWN))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
