@@ -7,6 +7,7 @@ mod guard_stage;
 
 use guard_stage::{Device, EIO, Handle, PERIOD_NS, START_NS, Stage, Turn, play};
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use xenwarden::event::Coverage;
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
@@ -15,7 +16,7 @@ use xenwarden::guard::page::{EntryKind, Phase, Status, Writer};
 use xenwarden::guard::run::{next_tick, run};
 use xenwarden::guard::sight::Sight;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
-use xenwarden::watchdog::LetGo;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 
 #[test]
@@ -352,4 +353,67 @@ fn what_was_served_last_is_told_whether_or_not_the_device_takes_kicks() {
     );
     let resumed = outcome.statuses[130];
     assert_eq!(resumed.served, resumed.last_kick);
+}
+
+/// A device that shows, in the midst of a kick, what the page tells then.
+struct Slow<'a> {
+    device: Handle,
+    during: &'a dyn Fn(),
+}
+
+impl HostWatchdog for Slow<'_> {
+    fn kick(&mut self) -> io::Result<()> {
+        (self.during)();
+        self.device.kick()
+    }
+
+    fn disarm(self) -> io::Result<()> {
+        self.device.disarm()
+    }
+}
+
+#[test]
+fn a_kick_is_told_before_it_and_once_the_device_has_answered() {
+    let xen = Simulation::new(1);
+    let device = Rc::new(Device::default());
+    device.now.set(START_NS);
+    device.kick_takes.set(100 * NS_PER_MS);
+    let mut page = Writer::private().expect("a page");
+    let reader = page.reader();
+    let before = Cell::new(Monotonic(0));
+    let during = || {
+        let Some(status) = reader.status() else {
+            panic!("nothing told");
+        };
+        assert_eq!(status.served.0, device.now.get(), "the gate has said kick");
+        assert!(
+            status.answered < status.served,
+            "the device has not answered"
+        );
+        before.set(status.served);
+    };
+    let mut kicked = 0;
+    let mut script = |turn, _: &Simulation, _: &Device| {
+        let Status {
+            served, answered, ..
+        } = reader.status().expect("a status");
+        assert_eq!(served, before.get());
+        assert_eq!(answered.since_ns(served), 100 * NS_PER_MS);
+        kicked += 1;
+        if turn < 5 { Turn::Served } else { Turn::Stop }
+    };
+    let mut stage = Stage::new(&xen, &device, &mut script);
+    let mut sight = Holds {
+        looks: 0,
+        hold: &|_| {},
+    };
+    let watchdog = Slow {
+        device: Handle(Rc::clone(&device)),
+        during: &during,
+    };
+    let armed = Monotonic(START_NS - 1);
+    run(
+        watchdog, &mut sight, &mut stage, &mut page, armed, PERIOD_NS,
+    );
+    assert_eq!(kicked, 5);
 }

@@ -11,9 +11,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
-use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Reader, Status, Writer};
+use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer};
 use xenwarden::guard::start::hold;
-use xenwarden::sys::clock::Monotonic;
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 fn reasons() -> Vec<Reason> {
     let works = [
@@ -227,6 +227,41 @@ fn a_second_guard_does_not_take_the_place_of_one_that_guards() {
 fn without_room_for_a_lock_there_is_a_guard_all_the_same() {
     let held = hold(PathBuf::from("/proc/version/guard").as_path());
     assert!(held.expect("no failure").is_none());
+}
+
+#[test]
+fn without_a_lock_a_second_guard_still_leaves_the_page_to_one_that_lives() {
+    let folder = Folder::new("unlocked");
+    let path = folder.0.join("guard");
+    fs::create_dir(path.with_extension("lock")).expect("made");
+    let is_refused = |pid, phase, looked_ago_s| {
+        let writer = Writer::create(&path, None).expect("a page");
+        writer.info(&Info { pid, ..info() });
+        let now = Monotonic::now().0;
+        writer.status(&Status {
+            phase,
+            looked: Monotonic(now.saturating_sub(looked_ago_s * NS_PER_S)),
+            ..status(Decision::Kick)
+        });
+        match hold(&path) {
+            Ok(held) => {
+                assert!(held.is_none(), "no lock can be had");
+                false
+            }
+            Err(failure) => {
+                let own = format!("another xenwardend (pid {pid}) ");
+                assert!(failure.message.starts_with(&own), "{}", failure.message);
+                true
+            }
+        }
+    };
+    let alive = std::process::id();
+    assert!(is_refused(alive, Phase::Armed, 0));
+    assert!(is_refused(alive, Phase::Stopping, 0));
+    assert!(!is_refused(alive, Phase::Disarmed, 0), "it has ended");
+    assert!(!is_refused(alive, Phase::Armed, 60), "it is long silent");
+    let nobody = u32::MAX >> 2;
+    assert!(!is_refused(nobody, Phase::Armed, 0), "it was killed");
 }
 
 #[test]

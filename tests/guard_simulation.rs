@@ -20,12 +20,13 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use xenwarden::config::{self, Policy};
 use xenwarden::event::Coverage;
+use xenwarden::guard::arming::{Begun, arm};
 use xenwarden::guard::evidence::{Verdict, Work};
 use xenwarden::guard::gate::{Decision, Reason};
 use xenwarden::guard::page::{Counters, Phase, Reader, Status, Writer};
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::{Patched, Sight};
-use xenwarden::guard::start::{arm, describe};
+use xenwarden::guard::start::describe;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS as MS, NS_PER_S as S};
 use xenwarden::watchdog::LetGo;
 
@@ -129,7 +130,7 @@ impl Bench {
         let none = Vec::new();
         let open = |_: &[_], _: &dyn Sight| Ok(page);
         let armed = arm::<Simulated, _>(policy, &devices, none, &mut sight, &mut world, open);
-        let Ok(Some((armed, watchdog, page))) = armed else {
+        let Ok(Begun::Armed(armed, watchdog, page)) = armed else {
             return Ended::NotArmed;
         };
         let info = describe(policy, Coverage::Full, &watchdog, armed, String::new());
@@ -262,6 +263,7 @@ fn nothing_told() -> Status {
         since: never,
         last_kick: never,
         served: never,
+        answered: never,
         excused: None,
         inhibited: None,
         ignored: None,

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use xenwarden::config::{self, Policy};
 use xenwarden::event::Coverage;
 use xenwarden::exit::{Failure, UNAVAILABLE};
+use xenwarden::guard::arming::{Begun, arm};
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::run::World;
 use xenwarden::guard::sight::Sight;
-use xenwarden::guard::start::arm;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::watchdog::WatchdogInfo;
-use xenwarden::watchdog::HostWatchdog;
 use xenwarden::watchdog::device::{Asked, Driver};
 use xenwarden::watchdog::quirks::Quirk;
 use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::sysfs::Attributes;
+use xenwarden::watchdog::{HostWatchdog, LetGo};
 
 thread_local! {
     /// What happened, in order.
@@ -132,6 +132,10 @@ impl World for Time<'_> {
         self.inhibited.then(|| now.plus_ns(NS_PER_S))
     }
 
+    fn last_resort(&mut self) {
+        note("sysrq");
+    }
+
     fn looked(&mut self) {
         panic!("the service manager is told nothing before the arming");
     }
@@ -151,7 +155,7 @@ fn policy_with(name: &str, more: &str) -> Policy {
 const START: Monotonic = Monotonic(77 * NS_PER_S);
 const NEVER: usize = usize::MAX;
 
-type Armed = Option<(Monotonic, Set<Noted>, Writer)>;
+type Armed = Begun<Noted, Writer>;
 
 /// How the start of a guard ends, on a host with these verdicts, and how long it took, ns.
 fn start(verdicts: &[Verdict], stop_at: usize) -> (Result<Armed, Failure>, u64) {
@@ -194,6 +198,14 @@ fn start_by(
     (armed, time.now.since_ns(START))
 }
 
+/// What is armed, and since when.
+fn in_arms(armed: Result<Armed, Failure>) -> (Monotonic, Set<Noted>) {
+    match armed.expect("no failure") {
+        Begun::Armed(at, set, _) => (at, set),
+        Begun::Stopped(_) => panic!("stopped"),
+    }
+}
+
 const SERVED: Verdict = Verdict::Served { excused: None };
 const UNPROVEN: Verdict = Verdict::Unknown(Unknown::Unproven { cpu: 0 });
 const LAGGING: Verdict = Verdict::Lagging {
@@ -214,7 +226,7 @@ fn for_a_crash_dump_the_hardware_is_asked_for_the_longer_timeout() {
 #[test]
 fn the_device_is_opened_after_the_look_that_finds_everything_served() {
     let (armed, took_ns) = start(&[UNPROVEN, LAGGING, UNPROVEN, SERVED], NEVER);
-    let (at, ..) = armed.expect("no failure").expect("armed");
+    let (at, _) = in_arms(armed);
     assert_eq!(at.since_ns(START), 750 * NS_PER_MS, "a look each period");
     assert_eq!(took_ns, 750 * NS_PER_MS);
     let expected = ["look", "look", "look", "look", "page", "open", "kick"];
@@ -244,7 +256,10 @@ fn a_stop_before_the_arming_arms_nothing() {
         (&[SERVED], 0, 0),
     ] {
         let (armed, _) = start(verdicts, stop_at);
-        assert!(armed.expect("no failure").is_none());
+        let Begun::Stopped(none) = armed.expect("no failure") else {
+            panic!("armed");
+        };
+        assert!(none.is_empty());
         assert_eq!(story(), vec!["look"; looks]);
     }
 }
@@ -257,7 +272,7 @@ fn running(path: &str) -> Vec<(PathBuf, Noted)> {
 fn what_runs_is_taken_over_after_the_look_that_finds_everything_served_and_never_opened() {
     let verdicts = [UNPROVEN, LAGGING, SERVED];
     let (armed, _) = start_with(running("/dev/watchdog7"), &verdicts, NEVER);
-    let (_, set, _) = armed.expect("no failure").expect("armed");
+    let (_, set) = in_arms(armed);
     assert!(set.ran_on() && set.weakness().is_none());
     assert_eq!(story(), ["look", "look", "look", "page", "unmark", "kick"]);
 }
@@ -265,7 +280,7 @@ fn what_runs_is_taken_over_after_the_look_that_finds_everything_served_and_never
 #[test]
 fn what_runs_is_kicked_even_if_nobody_asks_for_it_any_more() {
     let (armed, _) = start_with(running("/dev/watchdog3"), &[SERVED], NEVER);
-    let (_, mut set, _) = armed.expect("no failure").expect("armed");
+    let (_, mut set) = in_arms(armed);
     assert_eq!(set.devices(), "/dev/watchdog3, /dev/watchdog7");
     let weakness = set.weakness().expect("said");
     assert!(weakness.contains("not in the configuration"), "{weakness}");
@@ -277,31 +292,51 @@ fn what_runs_is_kicked_even_if_nobody_asks_for_it_any_more() {
 
 #[test]
 fn what_runs_on_a_host_that_is_not_served_is_left_to_the_hardware_even_at_a_stop() {
-    let mut verdicts = vec![LAGGING; 200];
+    let mut verdicts = vec![LAGGING; 30];
     verdicts.push(SERVED);
-    for stop_at in [NEVER, 100] {
+    for stop_at in [NEVER, 20] {
         let (armed, took_ns) = start_with(running("/dev/watchdog7"), &verdicts, stop_at);
-        assert_eq!(took_ns, 50 * NS_PER_S, "longer than a start is given");
-        let armed = armed.expect("no failure");
-        assert_eq!(armed.is_some(), stop_at == NEVER);
-        let then: &[&str] = match stop_at {
-            NEVER => &["page", "unmark", "kick"],
-            _ => &["disarm"],
+        assert_eq!(took_ns, 7_500 * NS_PER_MS);
+        let then: &[&str] = match armed.expect("no failure") {
+            Begun::Armed(..) => {
+                assert_eq!(stop_at, NEVER);
+                &["page", "unmark", "kick"]
+            }
+            Begun::Stopped(had_run) => {
+                assert_eq!(stop_at, 20);
+                assert!(matches!(had_run.let_go(), LetGo::Kept { .. }), "told");
+                &["unmark", "kick", "disarm"]
+            }
         };
         let story = story();
-        let (looks, rest) = story.split_at(201);
-        assert_eq!((looks, rest), (&["look"; 201][..], then));
+        let (looks, rest) = story.split_at(31);
+        assert_eq!((looks, rest), (&["look"; 31][..], then));
     }
+}
+
+#[test]
+fn a_host_that_is_not_served_and_outlives_its_running_watchdog_is_reset() {
+    let mut verdicts = vec![LAGGING; 200];
+    verdicts.push(SERVED);
+    let (armed, took_ns) = start_with(running("/dev/watchdog7"), &verdicts, NEVER);
+    assert_eq!(took_ns, 50 * NS_PER_S, "longer than a start is given");
+    in_arms(armed);
+    let story = story();
+    // The device does 5 s; four more are its own, and the looks are 250 ms apart.
+    let first = story.iter().position(|what| *what == "sysrq");
+    assert_eq!(first, Some((5 + 4) * 4 + 1));
+    let tries = story.iter().filter(|what| **what == "sysrq").count();
+    assert_eq!(tries, 200 - 36, "again and again, should it fail");
 }
 
 #[test]
 fn a_guard_that_is_inhibited_starts_on_whatever_host_that_is() {
     INHIBITED.with(|inhibited| inhibited.set(true));
     let (armed, took_ns) = start(&[LAGGING], NEVER);
-    assert!(armed.expect("no failure").is_some());
+    in_arms(armed);
     assert_eq!(took_ns, 0);
     assert_eq!(story(), ["look", "page", "open", "kick"]);
     let (armed, _) = start_with(running("/dev/watchdog7"), &[UNPROVEN], NEVER);
-    assert!(armed.expect("no failure").is_some());
+    in_arms(armed);
     assert_eq!(story(), ["look", "page", "unmark", "kick"]);
 }

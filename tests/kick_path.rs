@@ -5,12 +5,16 @@
 //! allocator that counts each thread's calls; then over the words of probes.
 #![allow(clippy::expect_used)] // how tests fail
 
+mod guard_told;
+
+use guard_told::{info, status};
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use uuid::Uuid;
 use xenwarden::guard::deadlines::Deadlines;
+use xenwarden::guard::gate::Decision;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::probes::Words;
 use xenwarden::guard::run::{World, run};
@@ -18,6 +22,7 @@ use xenwarden::guard::sight::{Patched, Sight, Stock};
 use xenwarden::sys::allocator::{CountingAllocator, calls_of_this_thread};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, sleep_until};
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
+use xenwarden::watchdog::fence::{Judged, SYSRQ_AFTER, judge};
 use xenwarden::watchdog::{HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::table::Starved;
@@ -157,4 +162,18 @@ fn costs_nothing(name: &str, sight: &mut dyn Sight, host: &dyn Fn(u64)) {
     assert!(kicks.get() > LOOKS / 4, "it kicked {} times", kicks.get());
     assert_eq!(world.cost.0, 0, "the kick path allocates");
     assert_eq!(world.cost.1, 0, "the kick path faults pages");
+}
+
+#[test]
+fn a_fence_level_allocates_nothing_for_its_look() {
+    let page = Writer::private().expect("a page");
+    let now = Monotonic::now();
+    page.info(&info());
+    page.status(&status(Decision::Kick));
+    let read = page.reader();
+    let before = calls_of_this_thread();
+    let told = read.vitals();
+    let judged = judge(told, 77, Monotonic(0), now, SYSRQ_AFTER);
+    assert_eq!(calls_of_this_thread(), before, "a level allocates");
+    assert_ne!(judged, Judged::NotYet);
 }

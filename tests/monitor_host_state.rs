@@ -23,6 +23,7 @@ fn view(phase: Phase, decision: Decision) -> View {
             latest_ns: 5 * NS_PER_S,
             period_ns: NS_PER_S / 4,
             coverage: Coverage::Full,
+            xen_slot: false,
             weakness: String::new(),
         },
         status: Status {
@@ -32,6 +33,7 @@ fn view(phase: Phase, decision: Decision) -> View {
             since: LOOKED,
             last_kick: LOOKED,
             served: Monotonic(0),
+            answered: Monotonic(0),
             excused: None,
             inhibited: None,
             ignored: None,

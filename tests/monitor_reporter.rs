@@ -53,6 +53,7 @@ impl Guard {
             latest_ns: 5_000 * MS,
             period_ns: 250 * MS,
             coverage: Coverage::Full,
+            xen_slot: false,
             weakness: String::new(),
         });
         let mut guard = Self(writer);
@@ -76,6 +77,7 @@ impl Guard {
             since: at,
             last_kick: at,
             served: Monotonic(0),
+            answered: Monotonic(0),
             excused: None,
             inhibited: None,
             ignored: None,

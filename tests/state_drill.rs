@@ -37,6 +37,7 @@ fn info() -> Info {
         latest_ns: 5 * NS_PER_S,
         period_ns: 250 * NS_PER_MS,
         coverage: Coverage::Full,
+        xen_slot: false,
         weakness: String::new(),
     }
 }

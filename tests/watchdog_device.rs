@@ -49,6 +49,8 @@ struct Ways {
     /// There is a service manager, and whether it keeps what it is given.
     manager: bool,
     keeps: bool,
+    /// It has no room for what it is given.
+    full: bool,
     /// Somebody wrote the magic character last.
     marked: bool,
 }
@@ -126,9 +128,15 @@ impl Driver for Fake {
         Ok(self.keepalive()?)
     }
 
-    fn keep(&self, _: &Notifier, name: &str) -> bool {
+    fn keep(&self, _: &Notifier, name: &str) -> Result<bool, Errno> {
         assert_eq!(name, "watchdog7");
-        with(|d| d.manager)
+        with(|d| {
+            if d.full {
+                Err(Errno::EAGAIN)
+            } else {
+                Ok(d.manager)
+            }
+        })
     }
 
     fn disarm(self) -> io::Result<()> {
@@ -364,6 +372,20 @@ fn let_go(ways: Ways) -> (LetGo, u32) {
     let mut armed = arm(ways).expect("armed");
     armed.keep(&Notifier::from_environment(), 60);
     (armed.let_go(), with(|d| d.timeout_s))
+}
+
+#[test]
+fn what_the_service_manager_does_not_take_is_told_and_disarmed_at_a_stop() {
+    let mut armed = arm(Ways {
+        manager: true,
+        full: true,
+        ..i6300esb()
+    })
+    .expect("armed");
+    armed.keep(&Notifier::from_environment(), 60);
+    let weakness = armed.weakness.clone().expect("said");
+    assert!(weakness.contains("leaves a gap"), "{weakness}");
+    assert!(matches!(armed.let_go(), LetGo::Disarmed));
 }
 
 #[test]

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 use xenwarden::event::Coverage;
 use xenwarden::guard::gate::Decision;
-use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Writer};
+use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Vitals, Writer};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::watchdog::fence::{
-    DomainWatchdog, Judged, Overdue, SLOT_AFTER, SYSRQ_AFTER, Slot, judge, keep_slot, last_resort,
-    open_sysrq, slot_timeout_s,
+    DomainWatchdog, Judged, Overdue, SYSRQ_AFTER, Slot, judge, keep_slot, last_resort, open_sysrq,
+    slot_timeout_s,
 };
 
 /// Nothing here takes so long.
@@ -32,6 +32,7 @@ fn view(phase: Phase, looked: Monotonic, served: Monotonic) -> View {
             latest_ns: 6 * NS_PER_S,
             period_ns: 250 * NS_PER_MS,
             coverage: Coverage::Full,
+            xen_slot: false,
             weakness: String::new(),
         },
         status: Status {
@@ -41,6 +42,7 @@ fn view(phase: Phase, looked: Monotonic, served: Monotonic) -> View {
             since: looked,
             last_kick: served,
             served,
+            answered: served,
             excused: None,
             inhibited: None,
             ignored: None,
@@ -50,15 +52,35 @@ fn view(phase: Phase, looked: Monotonic, served: Monotonic) -> View {
     }
 }
 
+/// The same, as a fence level reads it.
+fn vitals(phase: Phase, looked: Monotonic, served: Monotonic) -> Vitals {
+    let View { info, status } = view(phase, looked, served);
+    Vitals {
+        pid: info.pid,
+        latest_ns: info.latest_ns,
+        status,
+    }
+}
+
+#[test]
+fn a_level_reads_the_same_as_everybody_else() {
+    let page = Writer::private().expect("a page");
+    let expected = vitals(Phase::Armed, Monotonic(7), Monotonic(6));
+    assert_eq!(page.reader().vitals(), None, "nothing told yet");
+    page.info(&view(Phase::Armed, Monotonic(7), Monotonic(6)).info);
+    page.status(&expected.status);
+    assert_eq!(page.reader().vitals(), Some(expected));
+}
+
 #[test]
 fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
     let pid = std::process::id();
     let began = Monotonic(100 * NS_PER_S);
     let served = began.plus_ns(NS_PER_S);
-    let armed = view(Phase::Armed, served, served);
+    let armed = vitals(Phase::Armed, served, served);
     let judged = |after_ms| {
         judge(
-            Some(&armed),
+            Some(armed),
             pid,
             began,
             served.plus_ns(after_ms * NS_PER_MS),
@@ -82,9 +104,9 @@ fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
         (Phase::StillArmed, Judged::Ended),
         (Phase::Disarmed, Judged::Ended),
     ] {
-        let view = view(phase, served, served);
+        let told = vitals(phase, served, served);
         assert_eq!(
-            judge(Some(&view), pid, began, late, SYSRQ_AFTER),
+            judge(Some(told), pid, began, late, SYSRQ_AFTER),
             expected,
             "{phase:?}"
         );
@@ -96,7 +118,7 @@ fn a_fast_fence_counts_from_what_was_last_served_whatever_the_hardware_takes() {
     let pid = std::process::id();
     let began = Monotonic(100 * NS_PER_S);
     let served = began.plus_ns(NS_PER_S);
-    let armed = view(Phase::Armed, served, served);
+    let armed = vitals(Phase::Armed, served, served);
     let overdue = Overdue::SinceServed(700 * NS_PER_MS);
     for (after_ms, expected) in [
         (0, Judged::Fresh),
@@ -104,8 +126,34 @@ fn a_fast_fence_counts_from_what_was_last_served_whatever_the_hardware_takes() {
         (701, Judged::Overdue),
     ] {
         let now = served.plus_ns(after_ms * NS_PER_MS);
-        let judged = judge(Some(&armed), pid, began, now, overdue);
+        let judged = judge(Some(armed), pid, began, now, overdue);
         assert_eq!(judged, expected, "{after_ms} ms after");
+    }
+}
+
+#[test]
+fn a_device_that_takes_its_time_for_a_kick_is_left_to_the_hardware() {
+    let pid = std::process::id();
+    let began = Monotonic(100 * NS_PER_S);
+    let served = began.plus_ns(NS_PER_S);
+    let overdue = Overdue::SinceServed(700 * NS_PER_MS);
+    let judged = |told, after_ms| {
+        let now = served.plus_ns(after_ms * NS_PER_MS);
+        judge(Some(told), pid, began, now, overdue)
+    };
+    let mut told = vitals(Phase::Armed, served, served);
+    told.status.answered = Monotonic(served.0 - 1);
+    for (after_ms, expected) in [(6_000, Judged::Silent), (6_001, Judged::Overdue)] {
+        assert_eq!(
+            judged(told, after_ms),
+            expected,
+            "{after_ms} ms, still kicking"
+        );
+    }
+    // It has answered, after 900 ms: what follows is counted from there.
+    told.status.answered = served.plus_ns(900 * NS_PER_MS);
+    for (after_ms, expected) in [(1_600, Judged::Fresh), (1_601, Judged::Overdue)] {
+        assert_eq!(judged(told, after_ms), expected, "{after_ms} ms");
     }
 }
 
@@ -114,15 +162,15 @@ fn what_an_earlier_guard_told_resets_nothing() {
     let pid = std::process::id();
     let began = Monotonic(100 * NS_PER_S);
     let before = Monotonic(50 * NS_PER_S);
-    let old = view(Phase::Armed, before, before);
+    let old = vitals(Phase::Armed, before, before);
     let now = began.plus_ns(NS_PER_S);
     assert_eq!(
-        judge(Some(&old), pid, began, now, SYSRQ_AFTER),
+        judge(Some(old), pid, began, now, SYSRQ_AFTER),
         Judged::NotYet
     );
-    let another = view(Phase::Armed, began, began);
+    let another = vitals(Phase::Armed, began, began);
     assert_eq!(
-        judge(Some(&another), pid + 1, began, now, SYSRQ_AFTER),
+        judge(Some(another), pid + 1, began, now, SYSRQ_AFTER),
         Judged::NotYet
     );
     assert_eq!(judge(None, pid, began, now, SYSRQ_AFTER), Judged::NotYet);
@@ -140,14 +188,13 @@ fn a_level_that_was_away_itself_gives_the_guard_its_turn_first() {
 
 #[test]
 fn xens_slot_fires_two_seconds_after_the_hardware_should_have() {
-    let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS, SLOT_AFTER));
+    let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS, None));
     assert_eq!(timeouts, [7, 8, 9]);
 }
 
 #[test]
 fn for_a_crash_dump_xens_slot_fires_first_whatever_the_hardware_takes() {
-    let fires = Overdue::SinceServed(5 * NS_PER_S);
-    let timeouts = [20, 60, 3_600].map(|s| slot_timeout_s(s * NS_PER_S, fires));
+    let timeouts = [20, 60, 3_600].map(|s| slot_timeout_s(s * NS_PER_S, Some(5)));
     assert_eq!(timeouts, [5, 5, 5]);
 }
 
@@ -241,7 +288,7 @@ fn xens_slot_is_fed_while_everything_is_served_and_given_back_at_the_end() {
     let page = Writer::private().expect("a page");
     page.info(&view(Phase::Armed, Monotonic(0), Monotonic(0)).info);
     let xen = Xen::default();
-    let level = keep_slot(Slot::new(xen.clone()), page.reader(), 1, SLOT_AFTER).expect("a thread");
+    let level = keep_slot(Slot::new(xen.clone()), page.reader(), 1, None).expect("a thread");
     eventually("armed", || {
         tell(&page, Phase::Armed, Monotonic::now());
         xen.with(|slots| slots.armed[0]) == Some(8)

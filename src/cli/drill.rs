@@ -55,11 +55,6 @@ pub fn run(
         print_error("only root may reset a host");
         return Ok(EXIT_NOT_OK);
     }
-    if policy.fence.xen_slot {
-        let text = "no drill with fence.xen_slot or [crash_dump]: Xen would reset the host in place \
-                    of the host watchdog; take it out and restart the guard";
-        return Err(text.to_owned());
-    }
     let guard = Guard::ready(socket, policy.fast.is_on())?;
     let host = host_name();
     let within_s = (guard.bound_ns() / NS_PER_S).to_string();
@@ -162,6 +157,11 @@ impl Guard {
         let page = Reader::open(Path::new(page::PATH));
         let page = page.map_err(|error| format!("{}: {error}", page::PATH))?;
         let View { info, .. } = page.view().ok_or("the guard page cannot be read")?;
+        if info.xen_slot {
+            let text = "no drill with fence.xen_slot or [crash_dump]: Xen would reset the host in \
+                        place of the host watchdog; take it out and restart the guard";
+            return Err(text.to_owned());
+        }
         let pid = i32::try_from(info.pid).map_err(|error| format!("the guard's pid: {error}"))?;
         Ok(Self {
             page,

@@ -8,7 +8,6 @@ use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
 use crate::watchdog::candidates::Selector;
 use crate::watchdog::fast::Fast;
-use crate::watchdog::fence::{Overdue, SLOT_AFTER};
 use std::path::{Path, PathBuf};
 
 /// The host watchdog's timeout, seconds: the bounds of SPECIFICATION.md build on it.
@@ -288,13 +287,10 @@ impl Policy {
         self.crash_dump_s.unwrap_or(self.timeout_s)
     }
 
-    /// When Xen's slot fires.
+    /// The timeout of Xen's slot where it fires first, seconds; None: it fires after the hardware.
     #[must_use]
-    pub fn slot_fires(&self) -> Overdue {
-        match self.crash_dump_s {
-            Some(_) => Overdue::SinceServed(self.timeout_ns()),
-            None => SLOT_AFTER,
-        }
+    pub fn slot_first_s(&self) -> Option<u32> {
+        self.crash_dump_s.map(|_| self.timeout_s)
     }
 
     /// The key that says with which timeout the hardware is armed.

@@ -8,6 +8,8 @@ use super::deadlines::{Deadlines, INHIBIT};
 use super::run::World;
 use crate::sys::clock::{Monotonic, sleep_until};
 use crate::sys::notify::Notifier;
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +27,7 @@ pub struct Host {
     deadlines: Deadlines,
     notifier: Notifier,
     told: Told,
+    sysrq: Option<File>,
 }
 
 impl Host {
@@ -36,6 +39,7 @@ impl Host {
             deadlines: Deadlines::default(),
             notifier: Notifier::from_environment(),
             told: Told::Nothing,
+            sysrq: None,
         }
     }
 
@@ -49,6 +53,12 @@ impl Host {
     #[must_use]
     pub fn heeding(self, deadlines: Deadlines) -> Self {
         Self { deadlines, ..self }
+    }
+
+    /// Resets the host through this, where nothing else does.
+    #[must_use]
+    pub fn resorting_to(self, sysrq: Option<File>) -> Self {
+        Self { sysrq, ..self }
     }
 }
 
@@ -67,6 +77,13 @@ impl World for Host {
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
         self.deadlines.until(INHIBIT.1, now)
+    }
+
+    fn last_resort(&mut self) {
+        if let Some(sysrq) = &mut self.sysrq {
+            // It does not return. Should it fail, it is tried again.
+            let _ = sysrq.write_all(b"b");
+        }
     }
 
     fn looked(&mut self) {

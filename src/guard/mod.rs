@@ -10,6 +10,7 @@
 //! may allocate, block and fail, and does so before anything is armed; from then on there is
 //! only [`run`], which does none of it.
 
+pub mod arming;
 pub mod deadlines;
 pub mod devices;
 pub mod evidence;

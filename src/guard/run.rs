@@ -34,6 +34,8 @@ pub trait World {
     fn inhibited(&self, _now: Monotonic) -> Option<Monotonic> {
         None
     }
+    /// The host should be down long since, and is not: resets it, if that is allowed.
+    fn last_resort(&mut self) {}
     /// Called after each look: tells the service manager what it is to know, until that has
     /// arrived. Never blocks.
     fn looked(&mut self);
@@ -61,6 +63,7 @@ pub fn run<W: HostWatchdog>(
         let inhibited = world.inhibited(now);
         let decision = overrule(evidence, inhibited.is_some());
         if decision == Decision::Kick {
+            history.serves(page, now);
             let outcome = watchdog.kick();
             history.kicked(page, now, world.now(), outcome);
         }
@@ -128,6 +131,7 @@ impl History {
                 since: armed,
                 last_kick: armed,
                 served: armed,
+                answered: armed,
                 excused: None,
                 inhibited: None,
                 ignored: None,
@@ -145,6 +149,13 @@ impl History {
         self.status.counters.late.add(late_ns);
     }
 
+    /// The gate says kick: told at once, as whoever counts from here on must not count the time
+    /// that the device takes.
+    fn serves(&mut self, page: &mut Writer, now: Monotonic) {
+        self.status.served = now;
+        page.status(&self.status);
+    }
+
     fn kicked(
         &mut self,
         page: &mut Writer,
@@ -155,8 +166,10 @@ impl History {
         let Status {
             counters,
             last_kick,
+            answered,
             ..
         } = &mut self.status;
+        *answered = ended;
         let took_ns = ended.since_ns(began);
         counters.max_kick_ns = counters.max_kick_ns.max(took_ns);
         counters.kick_took.add(took_ns);
@@ -196,11 +209,8 @@ impl History {
         if let Some(kind) = told {
             page.entry(now, status.last_kick, kind);
         }
-        if decision == Decision::Kick {
-            status.served = now;
-            if self.refused == 0 {
-                status.last_kick = now;
-            }
+        if decision == Decision::Kick && self.refused == 0 {
+            status.last_kick = now;
         }
         status.decision = decision;
     }

@@ -6,12 +6,12 @@
 //! it; and a host that is not seen to make progress is not opened at all, so that a guard that
 //! is restarted on a host that is going down does not help it live on.
 
+use super::arming::{Begun, arm};
 use super::deadlines::{Deadlines, INHIBIT};
-use super::devices::{Chosen, Shown, arm_failure, choose_watchdogs, paths, running};
-use super::gate::{Decision, decide, overrule};
+use super::devices::{Chosen, Shown, choose_watchdogs, paths, running};
 pub use super::host::Host;
-use super::page::{self, Info, Writer};
-use super::run::{World, run};
+use super::page::{self, Info, Phase, Reader, Writer};
+use super::run::run;
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
@@ -21,10 +21,11 @@ use crate::sys::inherited::inherited;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, lock_memory};
 use crate::sys::watchdog::WatchdogDevice;
+use crate::watchdog::HostWatchdog;
 use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fast::Pipe;
-use crate::watchdog::fence;
+use crate::watchdog::fence::{self, SYSRQ};
 use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
 use crate::xen::{self, NoTable};
@@ -47,8 +48,8 @@ macro_rules! say {
     };
 }
 
-/// How long the start waits until everything is served, ns: dom0 may be busy with booting.
-const PATIENCE_NS: u64 = 10 * NS_PER_S;
+/// A guard that looked so long ago lives, ns.
+const ALIVE_NS: u64 = 3 * NS_PER_S;
 
 /// Guards until told to stop. Says what it does on stderr until it arms
 /// the host watchdog; from then on the guard page tells.
@@ -96,10 +97,16 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     if withheld {
         sight.overdue(Monotonic::now());
     }
-    let mut world = Host::new(stop).heeding(deadlines);
+    let sysrq = policy
+        .fence
+        .sysrq
+        .then(|| fence::open_sysrq(SYSRQ.as_ref()));
+    let mut world = Host::new(stop)
+        .heeding(deadlines)
+        .resorting_to(sysrq.and_then(Result::ok));
     let mut fence = Fence::default();
     let coverage = sight.coverage();
-    let armed = arm::<WatchdogDevice, _>(
+    let begun = arm::<WatchdogDevice, _>(
         policy,
         &devices,
         running,
@@ -113,15 +120,19 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
             Ok(page)
         },
     )?;
-    let Some((armed, mut watchdog, mut page)) = armed else {
-        return Ok(());
+    let (armed, mut watchdog, mut page) = match begun {
+        Begun::Armed(armed, watchdog, page) => (armed, watchdog, page),
+        Begun::Stopped(had_run) => return stopped(had_run, &world, policy),
     };
     fence.armed();
     watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
     fence.weak.extend(sight.weakness());
     let weakness = fence.weak.join("; ");
-    let info = describe(policy, coverage, &watchdog, armed, weakness);
+    let info = Info {
+        xen_slot: !fence.levels.is_empty(),
+        ..describe(policy, coverage, &watchdog, armed, weakness)
+    };
     page.info(&info);
     let outcome = run(
         watchdog,
@@ -132,6 +143,17 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         info.period_ns,
     );
     ended(outcome, &info, fence)
+}
+
+/// Lets go of what had run, where somebody asked to stop before it was taken over.
+fn stopped(mut had_run: Set, world: &Host, policy: &Policy) -> Result<(), Failure> {
+    if had_run.is_empty() {
+        return Ok(());
+    }
+    had_run.keep(world.manager(), policy.stopped_timeout_s);
+    let now = Monotonic::now();
+    let info = describe(policy, policy.coverage, &had_run, now, String::new());
+    ended(had_run.let_go(), &info, Fence::default())
 }
 
 /// Says what became of the host watchdog.
@@ -174,35 +196,6 @@ fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
         device
     });
     chosen.collect()
-}
-
-/// Arms the host watchdog once everything is served, and says when; none where somebody asked
-/// to stop first. The device is opened last of all, as that kicks it; `open_page` gives the page
-/// that is to tell of it, and may say so. What is `running` is taken over instead; until
-/// everything is served it is not kicked either, and the hardware decides how long that may take.
-///
-/// # Errors
-/// A [`Failure`] with nothing armed.
-pub fn arm<D: Driver, P>(
-    policy: &Policy,
-    devices: &[PathBuf],
-    running: Vec<(PathBuf, D)>,
-    sight: &mut dyn Sight,
-    world: &mut dyn World,
-    open_page: impl FnOnce(&[(PathBuf, D)], &dyn Sight) -> Result<P, Failure>,
-) -> Result<Option<(Monotonic, Set<D>, P)>, Failure> {
-    if !await_served(sight, policy.sample_ns, world, !running.is_empty())? {
-        for (_, device) in running {
-            // A stop of a host that is served disarms.
-            let _ = device.disarm();
-        }
-        return Ok(None);
-    }
-    let page = open_page(&running, sight)?;
-    let armed = world.now();
-    let watchdog = Set::arm_or_take_over(devices, running, policy.hardware_s());
-    let watchdog = watchdog.map_err(arm_failure)?;
-    Ok(Some((armed, watchdog, page)))
 }
 
 fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
@@ -265,7 +258,7 @@ fn no_xen(error: io::Error) -> Failure {
 /// # Errors
 /// Another holds it.
 pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
-    let path = path.with_extension("lock");
+    let (page, path) = (path, path.with_extension("lock"));
     let open = || -> io::Result<File> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -295,15 +288,33 @@ pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
             let pid = if pid.is_empty() { "unknown" } else { &pid };
-            let text = format!("another xenwardend (pid {pid}) guards this host");
-            Err(Failure::new(UNAVAILABLE, text))
+            Err(another(pid))
         }
-        // The device has one user at most, with or without a lock.
+        // The device has one user at most, with or without a lock; the page is not to be taken
+        // from a guard that tells on it.
         Err(error) => {
             say!("xenwardend: {}: {error}: not locked", path.display());
-            Ok(None)
+            match live_guard(page) {
+                Some(pid) => Err(another(&pid.to_string())),
+                None => Ok(None),
+            }
         }
     }
+}
+
+fn another(pid: &str) -> Failure {
+    let text = format!("another xenwardend (pid {pid}) guards this host");
+    Failure::new(UNAVAILABLE, text)
+}
+
+/// The guard that tells on the page at `path`, if one lives.
+fn live_guard(path: &Path) -> Option<u32> {
+    let view = Reader::view_at(path)?;
+    let ago_ns = Monotonic::now().since_ns(view.status.looked);
+    let pid = view.info.pid;
+    let guards = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
+    let lives = guards && ago_ns < ALIVE_NS && Path::new(&format!("/proc/{pid}")).exists();
+    lives.then_some(pid)
 }
 
 /// Whether the guard before this one withheld to the last: what it withheld for is not served
@@ -347,13 +358,13 @@ fn start_fast(policy: &Policy) -> Result<Option<Pipe>, Failure> {
 fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
     let priority = policy.priority;
     let sysrq = || {
-        let file = fence::open_sysrq(Path::new(fence::SYSRQ))?;
+        let file = fence::open_sysrq(Path::new(SYSRQ))?;
         // It has nothing to give back.
         fence::last_resort(file, page.reader(), priority).map(|_| None)
     };
     let slot = || {
         let slot = fence::Slot::new(Privcmd::open()?);
-        fence::keep_slot(slot, page.reader(), priority, policy.slot_fires()).map(Some)
+        fence::keep_slot(slot, page.reader(), priority, policy.slot_first_s()).map(Some)
     };
     let one = || {
         fence::try_slot(policy.timeout_s)?;
@@ -406,36 +417,7 @@ fn group_of(groups: &str, name: &str) -> Option<u32> {
     found.nth(1)?.parse().ok()
 }
 
-/// Looks until everything has been seen to make progress and is served; false: somebody asked
-/// to stop meanwhile, and nothing is to be armed any more. Where nothing runs it gives up after
-/// a while; what runs is not let go of before it is served, neither by time nor by a stop.
-fn await_served(
-    sight: &mut dyn Sight,
-    sample_ns: u64,
-    world: &mut dyn World,
-    runs: bool,
-) -> Result<bool, Failure> {
-    let deadline = world.now().plus_ns(PATIENCE_NS);
-    loop {
-        if world.stops() && !runs {
-            return Ok(false);
-        }
-        let (verdict, looked) = sight.look(&|| world.now());
-        let now = world.now();
-        let decision = decide(verdict, now.since_ns(looked), sample_ns);
-        // A guard that is restarted for maintenance must come back on whatever host that is.
-        match overrule(decision, world.inhibited(now).is_some()) {
-            Decision::Kick => return Ok(!world.stops()),
-            Decision::Withhold(reason) if now >= deadline && !runs => {
-                let text = format!("not arming, as this host is not served: {reason}");
-                return Err(Failure::new(UNAVAILABLE, text));
-            }
-            Decision::Withhold(_) => world.sleep_until(now.plus_ns(sample_ns)),
-        }
-    }
-}
-
-/// What the page tells of a guard that has armed its host watchdog.
+/// What the page tells of a guard that has armed its host watchdog, with no level behind it.
 #[must_use]
 pub fn describe<D: Driver>(
     policy: &Policy,
@@ -455,6 +437,7 @@ pub fn describe<D: Driver>(
         // A device that may reset earlier than it was asked to is looked for more often.
         period_ns: policy.sample_ns.min(timeout_ns / SAMPLES_PER_DEADLINE),
         coverage,
+        xen_slot: false,
         weakness,
     }
 }

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Telling the service manager: the sd_notify(3) protocol, one datagram each.
 //!
-//! Without NOTIFY_SOCKET in the environment there is nobody to tell. It never blocks: what
+//! Without NOTIFY_SOCKET in the environment there is nobody to tell. Telling never blocks: what
 //! the manager has no room for is to be said again.
 
+use super::clock::{Monotonic, NS_PER_MS, sleep_until};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// A manager that has no room for a descriptor is asked again after so long, ns, and so often.
+const AGAIN_NS: u64 = 10 * NS_PER_MS;
+const TIMES: u32 = 50;
 
 /// The way to the service manager.
 #[derive(Debug)]
@@ -50,22 +56,25 @@ impl Notifier {
 
 impl Notifier {
     /// Gives the manager a copy of `descriptor`, to be kept for whoever is started next in this
-    /// process's place (`FDSTORE=1` of sd_notify(3)). Whether it was sent; whether the manager
-    /// keeps it nobody says. Never blocks.
-    #[must_use]
-    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> bool {
+    /// process's place (`FDSTORE=1` of sd_notify(3)). False: there is nobody. Whether a manager
+    /// to whom it was sent keeps it nobody says. Blocks for half a second, while the manager has
+    /// no room.
+    ///
+    /// # Errors
+    /// The errno of sending it.
+    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
         let Some((socket, address)) = &self.0 else {
-            return false;
+            return Ok(false);
         };
         let address = match (address.as_pathname(), address.as_abstract_name()) {
-            (Some(path), _) => UnixAddr::new(path),
-            (None, Some(name)) => UnixAddr::new_abstract(name),
-            (None, None) => return false,
+            (Some(path), _) => UnixAddr::new(path)?,
+            (None, Some(name)) => UnixAddr::new_abstract(name)?,
+            (None, None) => return Ok(false),
         };
         // FDPOLL=0: a watchdog is nothing that could be polled for its end.
         let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
         let descriptors = [descriptor.as_raw_fd()];
-        let sent = address.and_then(|address| {
+        let send = || {
             sendmsg(
                 socket.as_raw_fd(),
                 &[IoSlice::new(message.as_bytes())],
@@ -73,8 +82,16 @@ impl Notifier {
                 MsgFlags::MSG_NOSIGNAL,
                 Some(&address),
             )
-        });
-        sent.is_ok()
+        };
+        let mut sent = send();
+        for _ in 0..TIMES {
+            if !matches!(sent, Err(Errno::EAGAIN | Errno::EINTR)) {
+                break;
+            }
+            sleep_until(Monotonic::now().plus_ns(AGAIN_NS));
+            sent = send();
+        }
+        sent.map(|_| true)
     }
 }
 
@@ -92,7 +109,7 @@ mod tests {
         let manager = UnixDatagram::bind_addr(&address).expect("binds");
         let notifier = Notifier(Some((UnixDatagram::unbound().expect("one"), address)));
         let file = std::fs::File::open("/dev/null").expect("opens");
-        assert!(notifier.keep("watchdog0", file.as_fd()));
+        assert_eq!(notifier.keep("watchdog0", file.as_fd()), Ok(true));
         let mut bytes = [0; 128];
         let mut space = nix::cmsg_space!([i32; 4]);
         let (text, kept) = {
@@ -109,7 +126,30 @@ mod tests {
             panic!("{kept:?}");
         };
         assert_eq!(descriptors.len(), 1);
-        assert!(!Notifier(None).keep("watchdog0", file.as_fd()), "nobody");
+        let nobody = Notifier(None).keep("watchdog0", file.as_fd());
+        assert_eq!(nobody, Ok(false));
+        drop(manager);
+        assert!(notifier.keep("watchdog0", file.as_fd()).is_err(), "gone");
+    }
+
+    #[test]
+    fn a_descriptor_waits_for_a_manager_that_is_busy_but_not_for_ever() {
+        use std::os::fd::AsFd;
+        let name = format!("xenwarden-busy-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        let manager = UnixDatagram::bind_addr(&address).expect("binds");
+        let socket = UnixDatagram::unbound().expect("a socket");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let notifier = Notifier(Some((socket, address)));
+        while notifier.tell("READY=1") {}
+        let file = std::fs::File::open("/dev/null").expect("opens");
+        let busy = notifier.keep("watchdog0", file.as_fd());
+        assert_eq!(busy, Err(Errno::EAGAIN));
+        std::thread::scope(|scope| {
+            scope.spawn(|| while manager.recv(&mut [0; 16]).is_ok_and(|len| len < 16) {});
+            let kept = notifier.keep("watchdog0", file.as_fd());
+            assert_eq!(kept, Ok(true), "there is room again");
+        });
     }
 
     #[test]

@@ -142,7 +142,18 @@ impl<D: Driver> Hardware<D> {
     pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
         self.stopped_s = stopped_s;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        self.kept = self.kept || self.device.keep(manager, &name);
+        if self.kept {
+            return;
+        }
+        match self.device.keep(manager, &name) {
+            Ok(kept) => self.kept = kept,
+            Err(errno) => {
+                let why = errno.desc();
+                self.weaken(&format!(
+                    "the service manager does not keep it ({why}): a restart leaves a gap"
+                ));
+            }
+        }
     }
 
     /// Whether it must go on being kicked, as nobody here can disarm it.

@@ -46,9 +46,13 @@ pub trait Driver: Sized {
     fn unmark(&self) -> io::Result<()> {
         Ok(self.keepalive()?)
     }
-    /// Gives the service manager a copy under this name; whether that was sent.
-    fn keep(&self, _manager: &Notifier, _name: &str) -> bool {
-        false
+    /// Gives the service manager a copy under this name; whether there is one. See
+    /// [`Notifier::keep`].
+    ///
+    /// # Errors
+    /// As there.
+    fn keep(&self, _manager: &Notifier, _name: &str) -> Result<bool, Errno> {
+        Ok(false)
     }
     /// See [`WatchdogDevice::disarm`].
     ///
@@ -115,7 +119,7 @@ impl Driver for WatchdogDevice {
         self.unmark()
     }
 
-    fn keep(&self, manager: &Notifier, name: &str) -> bool {
+    fn keep(&self, manager: &Notifier, name: &str) -> Result<bool, Errno> {
         manager.keep(name, self.descriptor())
     }
 

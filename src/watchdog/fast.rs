@@ -205,8 +205,7 @@ fn watch(words: Words, pipe: &mut (impl Read + AsFd), path: &str) -> Outcome {
             continue;
         };
         let late_ns = now.since_ns(asked.plus_ns(u64::from(EACH_MS) * NS_PER_MS));
-        let view = page.view();
-        match judge(view.as_ref(), guard, began, now, overdue).after(late_ns) {
+        match judge(page.vitals(), guard, began, now, overdue).after(late_ns) {
             Judged::Overdue => return Outcome::Reset,
             // A dead guard will tell nothing else.
             Judged::Ended | Judged::NotYet if dead => return Outcome::Over,

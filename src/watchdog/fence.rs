@@ -16,7 +16,7 @@
 //! With a crash dump Xen's slot is the first: it expires `timeout_s` and 0.5 to 1 s later than T + 0, Xen
 //! runs its crash kernel, and the hardware, which was armed with a longer timeout, gives that its time.
 
-use crate::guard::page::{Phase, Reader, View};
+use crate::guard::page::{Phase, Reader, Vitals};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, spawn};
@@ -34,10 +34,12 @@ const SYSRQ_EACH_NS: u64 = 2 * NS_PER_S;
 const AWAY_NS: u64 = 500 * NS_PER_MS;
 /// What was served within this is fresh, ns: some looks of the guard may be late.
 const FRESH_NS: u64 = NS_PER_S;
-/// Xen's slot fires so long after the hardware should have.
-pub const SLOT_AFTER: Overdue = Overdue::SinceReset(2 * NS_PER_S);
+/// Xen's slot fires so long after the hardware should have, seconds.
+const SLOT_AFTER_S: u32 = 2;
 /// And sysrq so long after it.
-pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(4 * NS_PER_S);
+pub const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
+/// The same, as what is judged.
+pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(SYSRQ_AFTER_NS);
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
 /// `Documentation/admin-guide/sysrq.rst`).
 pub const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -74,35 +76,33 @@ impl Judged {
 pub enum Overdue {
     /// So long after the hardware should have reset it, ns.
     SinceReset(u64),
-    /// So long after everything was last served, ns.
+    /// So long after everything was last served, ns. The time that the device takes for a kick
+    /// is not counted: while it does, the hardware decides.
     SinceServed(u64),
 }
 
-impl Overdue {
-    /// How long after everything was last served, where the hardware resets within `latest_ns`, ns.
-    fn ns(self, latest_ns: u64) -> u64 {
-        match self {
-            Self::SinceReset(ns) => latest_ns.saturating_add(ns),
-            Self::SinceServed(ns) => ns,
-        }
-    }
-}
-
-/// What `view`, of the guard `pid`, says to a level that began at `began`.
+/// What `told`, of the guard `pid`, says to a level that began at `began`.
 #[must_use]
 pub fn judge(
-    view: Option<&View>,
+    told: Option<Vitals>,
     pid: u32,
     began: Monotonic,
     now: Monotonic,
     overdue: Overdue,
 ) -> Judged {
     // A page begins with what the guard before this one told.
-    let Some(View { info, status }) = view.filter(|view| view.info.pid == pid) else {
+    let Some(Vitals {
+        latest_ns, status, ..
+    }) = told.filter(|told| told.pid == pid)
+    else {
         return Judged::NotYet;
     };
-    let served_ns = now.since_ns(status.served);
-    let overdue_ns = overdue.ns(info.latest_ns);
+    let (since, overdue_ns) = match overdue {
+        Overdue::SinceReset(ns) => (status.served, latest_ns.saturating_add(ns)),
+        Overdue::SinceServed(_) if status.answered < status.served => (status.served, latest_ns),
+        Overdue::SinceServed(ns) => (status.answered, ns),
+    };
+    let served_ns = now.since_ns(since);
     match status.phase {
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
@@ -185,10 +185,12 @@ pub fn try_slot(timeout_s: u32) -> io::Result<()> {
     Slot::new(Privcmd::open()?).try_one(timeout_s)
 }
 
-/// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds.
+/// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds. `first_s` is
+/// what it is where the slot is to fire before the hardware.
 #[must_use]
-pub fn slot_timeout_s(latest_ns: u64, fires: Overdue) -> u32 {
-    u32::try_from(fires.ns(latest_ns).div_ceil(NS_PER_S)).unwrap_or(u32::MAX)
+pub fn slot_timeout_s(latest_ns: u64, first_s: Option<u32>) -> u32 {
+    let latest_s = u32::try_from(latest_ns.div_ceil(NS_PER_S)).unwrap_or(u32::MAX);
+    first_s.unwrap_or(latest_s.saturating_add(SLOT_AFTER_S))
 }
 
 /// Where sysrq is to be triggered; opened early, as a host that is going down may open nothing.
@@ -200,7 +202,8 @@ pub fn open_sysrq(path: &Path) -> io::Result<File> {
 }
 
 /// Feeds `slot` while the guard page is fresh, by a thread of `priority`, which ends when the
-/// guard has disarmed the host watchdog: then it is disarmed as well. It expires when it `fires`.
+/// guard has disarmed the host watchdog: then it is disarmed as well. For its
+/// timeout see [`slot_timeout_s`].
 ///
 /// # Errors
 /// The errno of making the thread.
@@ -208,7 +211,7 @@ pub fn keep_slot<W>(
     mut slot: Slot<W>,
     page: Reader,
     priority: u8,
-    fires: Overdue,
+    first_s: Option<u32>,
 ) -> io::Result<JoinHandle<()>>
 where
     W: DomainWatchdog + 'static,
@@ -220,7 +223,7 @@ where
         priority,
         move |judged, latest_ns| match judged {
             Judged::Fresh => {
-                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns, fires)) {
+                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns, first_s)) {
                     // Whoever has it may give it back. This thread may hang in saying so.
                     if !std::mem::replace(&mut told, true) {
                         let why = errno.desc();
@@ -270,10 +273,10 @@ fn level(
             next = next.plus_ns(each_ns).max(Monotonic::now());
             sleep_until(next);
             let late_ns = Monotonic::now().since_ns(next);
-            let view = page.view();
+            let told = page.vitals();
             let now = Monotonic::now();
-            let judged = judge(view.as_ref(), pid, began, now, SYSRQ_AFTER).after(late_ns);
-            act(judged, view.map_or(0, |view| view.info.latest_ns));
+            let judged = judge(told, pid, began, now, SYSRQ_AFTER).after(late_ns);
+            act(judged, told.map_or(0, |told| told.latest_ns));
             if judged == Judged::Ended {
                 return;
             }

@@ -125,6 +125,12 @@ impl<D: Driver> Set<D> {
         all.min().unwrap_or(0)
     }
 
+    /// There is none: all that ran were taken away.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.armed.is_empty()
+    }
+
     /// What is not as it was asked for.
     #[must_use]
     pub fn weakness(&self) -> Option<String> {

@@ -143,6 +143,7 @@ impl Host {
             // Kicks of a guard that looks but once a minute are never late in a test.
             period_ns: 60_000_000_000,
             coverage,
+            xen_slot: false,
             weakness: weakness.to_owned(),
         });
         page.status(&Status {
@@ -152,6 +153,7 @@ impl Host {
             since: at,
             last_kick: at,
             served: at,
+            answered: at,
             excused: None,
             inhibited,
             ignored: None,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a guard page tells in tests, and where it lies.
 
+#![allow(dead_code)] // each program tells a part of it
+
 use std::fs;
 use std::path::PathBuf;
 use xenwarden::event::Coverage;
@@ -21,6 +23,7 @@ pub fn info() -> Info {
         latest_ns: 5_000_000_000,
         period_ns: 250_000_000,
         coverage: Coverage::Full,
+        xen_slot: true,
         weakness: "it does 6 s".to_owned(),
     }
 }
@@ -34,6 +37,7 @@ pub fn status(decision: Decision) -> Status {
         since: Monotonic(30),
         last_kick: Monotonic(20),
         served: Monotonic(20),
+        answered: Monotonic(20),
         excused: Some(Work::PcpuScheduler(1)),
         inhibited: None,
         ignored: None,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the guard page's words mean: each value to words, and back as far as they are one.
 
-use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status};
+use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status, Vitals};
 use crate::event::Coverage;
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
@@ -46,7 +46,8 @@ pub(super) fn encode_info(info: &Info) -> [u64; INFO_WORDS] {
     let device = info.device.as_os_str().as_encoded_bytes();
     let texts = text_words(device, DEVICE)
         .chain(text_words(info.identity.as_bytes(), IDENTITY))
-        .chain(text_words(info.weakness.as_bytes(), WEAKNESS));
+        .chain(text_words(info.weakness.as_bytes(), WEAKNESS))
+        .chain([u64::from(info.xen_slot)]);
     let mut words = [0; INFO_WORDS];
     words
         .iter_mut()
@@ -62,7 +63,7 @@ pub(super) fn decode_info(words: &[u64; INFO_WORDS]) -> Option<Info> {
     };
     let (device, texts) = texts.split_at_checked(DEVICE / 8)?;
     let (identity, texts) = texts.split_at_checked(IDENTITY / 8)?;
-    let (weakness, _) = texts.split_at_checked(WEAKNESS / 8)?;
+    let (weakness, last) = texts.split_at_checked(WEAKNESS / 8)?;
     Some(Info {
         pid: u32::try_from(pid).ok()?,
         started: Monotonic(started),
@@ -76,7 +77,17 @@ pub(super) fn decode_info(words: &[u64; INFO_WORDS]) -> Option<Info> {
         } else {
             Coverage::Partial
         },
+        xen_slot: last.first() == Some(&1),
         weakness: text(weakness),
+    })
+}
+
+pub(super) fn decode_vitals(words: &[u64; INFO_WORDS], status: Status) -> Option<Vitals> {
+    let &[pid, _, _, latest_ns, ..] = words;
+    Some(Vitals {
+        pid: u32::try_from(pid).ok()?,
+        latest_ns,
+        status,
     })
 }
 
@@ -113,7 +124,8 @@ pub(super) fn encode_status(status: &Status) -> [u64; STATUS_WORDS] {
         .into_iter()
         .chain(histograms.into_iter().flat_map(Histogram::words))
         .chain([inhibited])
-        .chain(encode_decision(ignored));
+        .chain(encode_decision(ignored))
+        .chain([status.answered.0]);
     let mut words = [0; STATUS_WORDS];
     words
         .iter_mut()
@@ -151,7 +163,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
     ] = rest;
     let (late, histograms) = histograms.split_first_chunk()?;
     let (kick_took, last) = histograms.split_first_chunk()?;
-    let &[inhibited, ignored, c, d, ..] = last else {
+    let &[inhibited, ignored, c, d, answered, ..] = last else {
         return None;
     };
     Some(Status {
@@ -169,6 +181,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
         since: Monotonic(since),
         last_kick: Monotonic(last_kick),
         served: Monotonic(served),
+        answered: Monotonic(answered),
         excused: decode_work(excused, who),
         inhibited: (inhibited != 0).then_some(Monotonic(inhibited)),
         ignored: match decode_decision([ignored, c, d])? {

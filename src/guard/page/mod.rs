@@ -69,6 +69,8 @@ pub struct Info {
     pub period_ns: u64,
     /// What the evidence covers.
     pub coverage: Coverage,
+    /// Xen's watchdog of dom0 stands behind it as a fence level.
+    pub xen_slot: bool,
     /// What is not as it should be, though the guard guards.
     pub weakness: String,
 }
@@ -131,8 +133,11 @@ pub struct Status {
     pub since: Monotonic,
     /// The last kick that the device took; the arming counts as the first.
     pub last_kick: Monotonic,
-    /// When the gate last said kick, whether or not the device took it.
+    /// When the gate last said kick, whether or not the device took it. Told before the kick, as
+    /// that may take its time.
     pub served: Monotonic,
+    /// When the device last answered to a kick; before `served` while it has not.
+    pub answered: Monotonic,
     /// What debug keys hold up, while it is excused.
     pub excused: Option<Work>,
     /// Until when an operator inhibits the guard, so that it kicks whatever the evidence says.
@@ -151,6 +156,17 @@ pub struct View {
     /// What does not change.
     pub info: Info,
     /// What does.
+    pub status: Status,
+}
+
+/// What a fence level goes by. Reading it allocates nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vitals {
+    /// As [`Info::pid`].
+    pub pid: u32,
+    /// As [`Info::latest_ns`].
+    pub latest_ns: u64,
+    /// The present.
     pub status: Status,
 }
 
@@ -466,6 +482,13 @@ impl Reader {
             info: self.info()?,
             status: self.status()?,
         })
+    }
+
+    /// What a fence level goes by; none as for [`Self::view`]. Allocates nothing.
+    #[must_use]
+    pub fn vitals(&self) -> Option<Vitals> {
+        let status = self.status()?;
+        layout::decode_vitals(&self.cell(INFO.0)?, status)
     }
 
     /// What does not change.
