@@ -101,6 +101,45 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             &["x.conf:2", "pin_probe = 1", "a boolean"],
         ),
         (
+            "[crash_dump]\nhardware_s = 19",
+            &["crash_dump.hardware_s = 19", "20 to 3600 seconds", "boot"],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 29\n[host-watchdog]\ntimeout_s = 10",
+            &["crash_dump.hardware_s = 29", "30 to 3600"],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 3601",
+            &["crash_dump.hardware_s = 3601"],
+        ),
+        (
+            "[crash_dump]\ntimeout_s = 60",
+            &["x.conf:2", "unknown field `timeout_s`", "hardware_s"],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 60\n[fence]\nxen_slot = false",
+            &[
+                "crash_dump.hardware_s = 60",
+                "fence.xen_slot = false",
+                "fight",
+            ],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 60\n[fast]\nguard_death = true",
+            &["crash_dump.hardware_s = 60", "[fast]", "fight"],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 60\n[fast]\nwithheld_ms = 1000",
+            &["crash_dump.hardware_s = 60", "[fast]", "fight"],
+        ),
+        (
+            "[crash_dump]\nhardware_s = 60\n[host-watchdog]\nstopped_timeout_s = 59",
+            &[
+                "host-watchdog.stopped_timeout_s = 59",
+                "crash_dump.hardware_s",
+            ],
+        ),
+        (
             "[control]\nsocket = \"a\\nb\"",
             &["control.socket", "absolute"],
         ),
@@ -120,6 +159,26 @@ fn a_wait_that_counts_is_what_the_file_says() {
         let policy = policy(&format!("[evidence]\nstarved_s = {seconds}")).expect("a policy");
         assert_eq!(policy.starved_ns, Some(seconds * NS_PER_S));
     }
+}
+
+#[test]
+fn a_crash_dump_lengthens_the_hardware_alone_and_takes_xens_slot() {
+    let without = policy("[crash_dump]").expect("off");
+    assert_eq!((without.hardware_s(), without.fence.xen_slot), (5, false));
+    let with = policy("[crash_dump]\nhardware_s = 90").expect("a policy");
+    assert_eq!((with.timeout_s, with.hardware_s()), (5, 90));
+    assert!(with.fence.xen_slot);
+    assert_eq!(
+        with.stopped_timeout_s, 90,
+        "never shorter than the hardware's own"
+    );
+    // What nothing may outlast is still the timeout.
+    let text = "[crash_dump]\nhardware_s = 90\n[host-watchdog]\ntimeout_s = 2";
+    assert!(
+        policy(text)
+            .expect_err("too few samples")
+            .contains("sample_ms")
+    );
 }
 
 #[test]

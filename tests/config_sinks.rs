@@ -196,7 +196,12 @@ fn bad_input_names_the_key_and_what_to_do_in_one_line() {
 fn the_shipped_file_documents_every_key_with_its_default() {
     let shipped = include_str!("../init/xenwarden.conf");
     assert_eq!(policy(shipped), policy(""));
-    // With every `#key = value` line taken, it is still valid.
+    // With every `#key = value` line taken, it is still valid; but for one that excludes others.
+    let dump = "#hardware_s = 120";
+    assert!(shipped.lines().any(|line| line == dump), "{dump}");
+    let dumps = policy(&shipped.replace(dump, &dump[1..])).expect("valid");
+    assert_eq!(dumps.hardware_s(), 120);
+    let shipped = shipped.replace(dump, "");
     let is_key = |line: &str| {
         let key = line.split(" = ").next().unwrap_or_default();
         line.contains(" = ") && !key.contains(' ')

@@ -144,8 +144,13 @@ impl World for Time<'_> {
 }
 
 fn policy() -> Policy {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guard-start.conf");
-    std::fs::write(&path, b"[host-watchdog]\ndevice = \"/dev/watchdog7\"\n").expect("written");
+    policy_with("guard-start", "")
+}
+
+fn policy_with(name: &str, more: &str) -> Policy {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.conf"));
+    let text = format!("[host-watchdog]\ndevice = \"/dev/watchdog7\"\n{more}");
+    std::fs::write(&path, text).expect("written");
     config::load(&path).expect("a policy")
 }
 
@@ -165,6 +170,15 @@ fn start_with(
     verdicts: &[Verdict],
     stop_at: usize,
 ) -> (Result<Armed, Failure>, u64) {
+    start_by(&policy(), running, verdicts, stop_at)
+}
+
+fn start_by(
+    policy: &Policy,
+    running: Vec<(PathBuf, Noted)>,
+    verdicts: &[Verdict],
+    stop_at: usize,
+) -> (Result<Armed, Failure>, u64) {
     let looked = &Cell::new(0);
     let mut time = Time {
         now: START,
@@ -173,7 +187,7 @@ fn start_with(
         inhibited: INHIBITED.with(Cell::get),
     };
     let armed = arm(
-        &policy(),
+        policy,
         &[PathBuf::from("/dev/watchdog7")],
         running,
         &mut Looks { verdicts, looked },
@@ -200,6 +214,16 @@ const LAGGING: Verdict = Verdict::Lagging {
     work: Work::PcpuTimers(0),
     overdue_ns: 600_000_000,
 };
+
+#[test]
+fn for_a_crash_dump_the_hardware_is_asked_for_the_longer_timeout() {
+    let policy = policy_with("guard-start-dump", "[crash_dump]\nhardware_s = 60\n");
+    let (armed, _) = start_by(&policy, Vec::new(), &[SERVED], NEVER);
+    let refused = armed.err().expect("this device does 5 s and no other");
+    let asked = "a timeout of 60 s (host-watchdog.timeout_s, or crash_dump.hardware_s";
+    assert!(refused.message.contains(asked), "{}", refused.message);
+    assert_eq!(story(), ["look", "page", "open", "disarm"]);
+}
 
 #[test]
 fn the_device_is_opened_after_the_look_that_finds_everything_served() {

@@ -108,6 +108,9 @@ fn each_combination_of_records_has_its_cause_and_its_confidence() {
         (not(Unkicked::Withheld), yes, &[], Withheld, Known),
         (not(Unkicked::Withheld), None, &[], Withheld, Likely),
         (not(Unkicked::Withheld), no, &[], Withheld, Unknown),
+        // The crash kernel, which Xen's slot had it run, was done before the device fired.
+        (not(Unkicked::Withheld), no, &[Kexec], Withheld, Likely),
+        (not(Unkicked::Withheld), yes, &[Kexec], Withheld, Known),
         // Whoever panics writes no more: kicks had ended before.
         (not(Unkicked::Withheld), yes, &[Panic], Withheld, Known),
         (not(Unkicked::KickRefused), yes, &[], KickRefused, Known),

@@ -226,7 +226,7 @@ fn a_device_that_rounds_is_refused_and_disarmed() {
     };
     let error = arm(ways).err().expect("refused").to_string();
     assert!(
-        error.contains("timeout_s = 5") && error.contains("6 s"),
+        error.contains("timeout of 5 s") && error.contains("6 s"),
         "{error}"
     );
     let (running, open) = with(|d| (d.running, d.open));

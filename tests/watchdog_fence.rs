@@ -188,8 +188,26 @@ fn a_level_that_was_away_itself_gives_the_guard_its_turn_first() {
 
 #[test]
 fn xens_slot_fires_two_seconds_after_the_hardware_should_have() {
-    let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS));
+    let timeouts = [5_000, 6_000, 6_001].map(|ms| slot_timeout_s(ms * NS_PER_MS, None));
     assert_eq!(timeouts, [7, 8, 9]);
+}
+
+#[test]
+fn for_a_crash_dump_xens_slot_fires_first_whatever_the_hardware_takes() {
+    let timeouts = [20, 60, 3_600].map(|s| slot_timeout_s(s * NS_PER_S, Some(5)));
+    assert_eq!(timeouts, [5, 5, 5]);
+}
+
+#[test]
+fn whether_a_slot_is_to_be_had_is_tried_and_takes_none() {
+    let xen = Xen::default();
+    let tried = Slot::new(xen.clone()).try_one(5);
+    assert!(tried.is_ok(), "{tried:?}");
+    assert_eq!(xen.with(|slots| slots.armed), [None, None]);
+    xen.with(|slots| slots.armed = [Some(9), Some(9)]);
+    let refused = Slot::new(xen.clone()).try_one(5).expect_err("none is free");
+    assert_eq!(refused.to_string(), "both slots are taken");
+    assert_eq!(xen.with(|slots| slots.armed), [Some(9), Some(9)]);
 }
 
 /// Dom0's two slots, as the hypervisor keeps them.
@@ -270,7 +288,7 @@ fn xens_slot_is_fed_while_everything_is_served_and_given_back_at_the_end() {
     let page = Writer::private().expect("a page");
     page.info(&view(Phase::Armed, Monotonic(0), Monotonic(0)).info);
     let xen = Xen::default();
-    let level = keep_slot(Slot::new(xen.clone()), page.reader(), 1).expect("a thread");
+    let level = keep_slot(Slot::new(xen.clone()), page.reader(), 1, None).expect("a thread");
     eventually("armed", || {
         tell(&page, Phase::Armed, Monotonic::now());
         xen.with(|slots| slots.armed[0]) == Some(8)

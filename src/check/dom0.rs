@@ -2,6 +2,7 @@
 //! The control domain: its vCPUs, its clock, its crash kernel.
 
 use super::{Area, Finding, System};
+use crate::config::Policy;
 
 const AREA: Area = Area::Dom0;
 const ONLINE: &str = "/sys/devices/system/cpu/online";
@@ -9,8 +10,9 @@ const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocks
 const CRASH: &str = "/sys/kernel/kexec_crash_loaded";
 
 /// What is said of it.
-pub fn look(system: &System) -> Vec<Finding> {
-    vec![vcpus(system), clock(system), crash_kernel(system)]
+pub fn look(system: &System, policy: &Option<Policy>) -> Vec<Finding> {
+    let crash = crash_kernel(system, policy.as_ref());
+    vec![vcpus(system), clock(system), crash]
 }
 
 fn not_told(path: &str) -> Finding {
@@ -55,8 +57,40 @@ fn clock(system: &System) -> Finding {
     }
 }
 
-/// With kdump the dead host runs on, in a kernel that must see to the armed device itself.
-fn crash_kernel(system: &System) -> Finding {
+/// With kdump the dead host runs on, in a kernel that must see to the armed device itself, or be done
+/// in time. On Xen it is the hypervisor that has it, and kexec-tools loads it there.
+fn crash_kernel(system: &System, policy: Option<&Policy>) -> Finding {
+    let dump = policy.and_then(|policy| Some((policy.crash_dump_s?, policy.timeout_s)));
+    match (system.hypervisor.crash_kernel(), dump) {
+        (Ok(true), Some((hardware_s, timeout_s))) => Finding::fine(
+            AREA,
+            format!(
+                "Xen has a crash kernel loaded, which the host watchdog gives {} s for its dump, \
+                 unless it drives that itself",
+                hardware_s.saturating_sub(timeout_s + 1)
+            ),
+        ),
+        (Ok(true), None) => Finding::fine(
+            AREA,
+            "Xen has a crash kernel loaded: it must drive the host watchdog itself, or the reset \
+             cuts its dump short; a wedge ends without one (crash_dump.hardware_s)",
+        ),
+        (Ok(false), Some(_)) => Finding::weak(
+            AREA,
+            "Xen has no crash kernel loaded: with [crash_dump] a wedge resets the host, and there \
+             is no dump",
+            "boot Xen with crashkernel=..., and have kexec-tools load one in dom0 (kexec -p)",
+        ),
+        (Err(why), Some(_)) => Finding::unknown(
+            AREA,
+            format!("whether Xen has a crash kernel loaded is not told: {why}"),
+            "run the check as root in dom0, or kexec -S",
+        ),
+        (Ok(false) | Err(_), None) => crash_kernel_of_linux(system),
+    }
+}
+
+fn crash_kernel_of_linux(system: &System) -> Finding {
     match system.text(CRASH).as_deref() {
         Some("0") => Finding::fine(AREA, "its kernel has no crash kernel loaded"),
         Some("1") => Finding::fine(

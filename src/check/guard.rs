@@ -104,19 +104,23 @@ fn monitor(processes: &[Process]) -> Finding {
 
 fn fence(system: &System, policy: &Policy) -> Finding {
     const AREA: Area = Area::Fence;
-    let slot = match policy.fence.xen_slot {
-        true => ", Xen's watchdog of dom0",
-        false => "",
+    let levels = match (policy.crash_dump_s, policy.fence.xen_slot) {
+        (Some(hardware_s), _) => format!(
+            "Xen's watchdog of dom0 ({} s), for a crash dump, the hardware ({hardware_s} s)",
+            policy.timeout_s
+        ),
+        (None, true) => "the hardware, Xen's watchdog of dom0".to_owned(),
+        (None, false) => "the hardware".to_owned(),
     };
     if !policy.fence.sysrq {
-        let text = format!("the levels are the hardware{slot}; sysrq is switched off");
+        let text = format!("the levels are {levels}; sysrq is switched off");
         return Finding::weak(AREA, text, "set fence.sysrq = true");
     }
     match system.exists(SYSRQ) {
-        true => Finding::fine(AREA, format!("the levels are the hardware{slot}, sysrq")),
+        true => Finding::fine(AREA, format!("the levels are {levels}, sysrq")),
         false => Finding::weak(
             AREA,
-            format!("the levels are the hardware{slot}; for sysrq there is no {SYSRQ}"),
+            format!("the levels are {levels}; for sysrq there is no {SYSRQ}"),
             "take a kernel with CONFIG_MAGIC_SYSRQ",
         ),
     }

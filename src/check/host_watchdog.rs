@@ -68,12 +68,14 @@ fn first_that_can(
             continue;
         }
         let attributes = attributes(system, &device);
-        match suits(&sysfs, &device, &attributes, policy.timeout_s) {
+        match suits(&sysfs, &device, &attributes, policy.hardware_s()) {
             Ok(latest_s) => {
                 let said = said_of(system, policy, selector, &device, &attributes, latest_s);
                 return (Some(device), said);
             }
-            Err(error) => refused = refused.or_else(|| Some(refusal(&error))),
+            Err(error) => {
+                refused = refused.or_else(|| Some(refusal(&error, policy.hardware_key())))
+            }
         }
     }
     (None, refused.into_iter().collect())
@@ -95,15 +97,14 @@ fn attributes(system: &System, device: &Path) -> Attributes {
 }
 
 /// Why it cannot be used, with what to do apart, which such an error says at its end.
-fn refusal(error: &ArmError) -> Finding {
+fn refusal(error: &ArmError, key: &str) -> Finding {
     let text = error.to_string();
     match (error, text.rsplit_once(": ")) {
         (ArmError::Unsuitable { .. }, Some((text, mend))) => Finding::wrong(AREA, text, mend),
         _ => Finding::wrong(
             AREA,
             text,
-            "set host-watchdog.timeout_s to what it allows, or name another in \
-             host-watchdog.device",
+            &format!("set {key} to what it allows, or name another in host-watchdog.device"),
         ),
     }
 }
@@ -123,7 +124,7 @@ fn said_of(
         Some(true) => "; nowayout: a stop of the guard does not disarm it, the host goes down",
         Some(false) | None => "",
     };
-    let mut findings = vec![match (identity, latest_s > policy.timeout_s) {
+    let mut findings = vec![match (identity, latest_s > policy.hardware_s()) {
         (None, _) => Finding::unknown(
             AREA,
             format!("{shown}: the kernel does not say what it is{nowayout}"),
@@ -134,9 +135,12 @@ fn said_of(
             AREA,
             format!(
                 "{shown}: its reset may take {latest_s} s instead of {} s{nowayout}",
-                policy.timeout_s
+                policy.hardware_s()
             ),
-            "count on the longer time, or set a shorter host-watchdog.timeout_s",
+            &format!(
+                "count on the longer time, or set a shorter {}",
+                policy.hardware_key()
+            ),
         ),
         (Some(_), false) => Finding::fine(
             AREA,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What the hypervisor says: its liveness table, and its command line, which tells of its own
-//! NMI watchdog.
+//! What the hypervisor says: its liveness table, its command line, which tells of its own
+//! NMI watchdog, and whether it has a crash kernel.
 //!
 //! A hypercall blocks for as long as the hypervisor holds on to it: it is made by a thread
 //! that may be lost.
@@ -60,6 +60,8 @@ pub enum Hypervisor {
         table: Result<TableSeen, NoTable>,
         /// Its command line, or why that is not to be had.
         command_line: Result<String, String>,
+        /// Whether it has a crash kernel loaded, or why that is not told.
+        crash_kernel: Result<bool, String>,
     },
 }
 
@@ -93,6 +95,7 @@ impl Hypervisor {
         Self::Answers {
             table: xen::map_table(&privcmd).map(|table| TableSeen::of(&table)),
             command_line: privcmd.command_line().map_err(|e| e.desc().to_owned()),
+            crash_kernel: privcmd.has_crash_kernel().map_err(|e| e.desc().to_owned()),
         }
     }
 
@@ -101,6 +104,18 @@ impl Hypervisor {
     pub fn findings(&self, policy: &Option<Policy>) -> Vec<Finding> {
         let coverage = policy.as_ref().map_or(Coverage::Full, |p| p.coverage);
         vec![self.table(coverage), self.nmi_watchdog()]
+    }
+
+    /// Whether it has a crash kernel loaded, or why that is not told.
+    pub(super) fn crash_kernel(&self) -> Result<bool, &str> {
+        match self {
+            Self::NotRoot => Err("only root may ask"),
+            Self::None(why) => Err(why),
+            Self::Silent => Err("the hypervisor does not answer"),
+            Self::Answers { crash_kernel, .. } => {
+                crash_kernel.as_ref().copied().map_err(|e| e.as_str())
+            }
+        }
     }
 
     fn table(&self, coverage: Coverage) -> Finding {

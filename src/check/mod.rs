@@ -201,7 +201,7 @@ pub fn examine(system: &System, config: &Path) -> Report {
     findings.extend(system.hypervisor.findings(&policy));
     findings.extend(others::look(system, &policy, &processes));
     findings.extend(realtime::look(system, &policy, &processes));
-    findings.extend(dom0::look(system));
+    findings.extend(dom0::look(system, &policy));
     findings.extend(guard::look(system, &policy, &processes));
     let worst = findings.iter().map(|finding| finding.level).max();
     Report {

@@ -21,8 +21,13 @@ const OF_SLOTS: [(&str, u8); 2] = [("xenwatchdogd", 1), ("xhad", 2)];
 /// What is said of them.
 pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = processes.iter().filter_map(of_device).collect();
-    let slot = policy.as_ref().is_some_and(|policy| policy.fence.xen_slot);
-    findings.extend(processes.iter().filter_map(|p| of_slots(p, slot)));
+    let wanted = policy
+        .as_ref()
+        .and_then(|policy| match policy.crash_dump_s {
+            Some(_) => Some("[crash_dump]"),
+            None => policy.fence.xen_slot.then_some("fence.xen_slot"),
+        });
+    findings.extend(processes.iter().filter_map(|p| of_slots(p, wanted)));
     if !all_seen(processes) {
         let text = "not all processes are to be seen in /proc";
         findings.push(Finding::unknown(AREA, text, "run the check as root"));
@@ -50,17 +55,17 @@ fn of_device(process: &Process) -> Option<Finding> {
     ))
 }
 
-fn of_slots(process: &Process, wanted: bool) -> Option<Finding> {
+fn of_slots(process: &Process, wanted: Option<&str>) -> Option<Finding> {
     let (name, takes) = OF_SLOTS.iter().find(|(name, _)| process.is(name))?;
     let text = format!(
         "{name} (pid {}) runs: it takes {takes} of the 2 watchdog slots that Xen has for dom0",
         process.pid
     );
     Some(match (wanted, takes) {
-        (true, 2) => Finding::weak(
+        (Some(wanted), 2) => Finding::weak(
             AREA,
-            format!("{text}, and fence.xen_slot wants one"),
-            "set fence.xen_slot = false",
+            format!("{text}, and {wanted} wants one"),
+            &format!("take {wanted} out of the configuration"),
         ),
         _ => Finding::fine(AREA, text),
     })

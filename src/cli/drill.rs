@@ -158,8 +158,8 @@ impl Guard {
         let page = page.map_err(|error| format!("{}: {error}", page::PATH))?;
         let View { info, .. } = page.view().ok_or("the guard page cannot be read")?;
         if info.xen_slot {
-            let text = "no drill with fence.xen_slot: Xen would reset the host in place of the \
-                        host watchdog; set it to false and restart the guard";
+            let text = "no drill with fence.xen_slot or [crash_dump]: Xen would reset the host in \
+                        place of the host watchdog; take it out and restart the guard";
             return Err(text.to_owned());
         }
         let pid = i32::try_from(info.pid).map_err(|error| format!("the guard's pid: {error}"))?;

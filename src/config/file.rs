@@ -18,6 +18,9 @@ pub struct File {
     pub fence: Fence,
     /// `[fast]`
     pub fast: Fast,
+    /// `[crash_dump]`
+    #[serde(rename = "crash_dump")]
+    pub crash_dump: CrashDump,
     /// `[realtime]`
     pub realtime: Realtime,
     /// `[evidence]`
@@ -72,6 +75,14 @@ pub struct Fast {
     pub guard_death: Option<bool>,
     /// When nothing has been served for so long it does as well, milliseconds.
     pub withheld_ms: Option<u32>,
+}
+
+/// `[crash_dump]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrashDump {
+    /// The hardware's timeout where Xen runs a crash kernel first, seconds.
+    pub hardware_s: Option<u32>,
 }
 
 /// `[realtime]`

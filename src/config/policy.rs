@@ -38,6 +38,10 @@ const MAX_INHIBIT_S: u32 = 86_400;
 /// up for as long as a serial console takes, and nothing tells that from a wedge.
 const DEFAULT_SILENT_S: u32 = 10;
 const MAX_SILENT_S: u32 = 60;
+/// The key that gives the hardware more time.
+const CRASH_DUMP: &str = "crash_dump.hardware_s";
+/// What a crash kernel has at least, seconds: it must boot.
+const MIN_DUMP_S: u32 = 5;
 /// A withhold that may end by itself is given so long at least, milliseconds; what is longer than
 /// any timeout is left to the hardware.
 const MIN_WITHHELD_MS: u32 = 500;
@@ -59,7 +63,8 @@ const MAX_PRIORITY: u32 = 99;
 /// The fence levels behind the hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fence {
-    /// One of Xen's two watchdog slots of dom0. Off unless asked for: xhad wants both.
+    /// One of Xen's two watchdog slots of dom0. Off unless asked for, itself or by a crash dump:
+    /// xhad wants both.
     pub xen_slot: bool,
     /// sysrq.
     pub sysrq: bool,
@@ -74,6 +79,9 @@ pub struct Policy {
     pub timeout_s: u32,
     /// Its timeout where it runs on and no guard does, seconds.
     pub stopped_timeout_s: u32,
+    /// The hardware's timeout where Xen's slot fires first, after `timeout_s`, to have a crash
+    /// kernel dump, seconds; None: the hardware's is `timeout_s`.
+    pub crash_dump_s: Option<u32>,
     /// What resets the host where the hardware does not.
     pub fence: Fence,
     /// What resets it sooner.
@@ -126,12 +134,14 @@ impl Policy {
             DEFAULT_TIMEOUT_S,
             " seconds",
         );
+        let crash_dump_s = crash_dump_s(&file, timeout_s, &mut wrong);
+        let hardware_s = crash_dump_s.unwrap_or(timeout_s);
         let stopped_timeout_s = wrong.within(
             "host-watchdog.stopped_timeout_s",
             file.host_watchdog.stopped_timeout_s,
-            timeout_s..=MAX_STOPPED_TIMEOUT_S,
-            DEFAULT_STOPPED_TIMEOUT_S.max(timeout_s),
-            " seconds, and not below host-watchdog.timeout_s",
+            hardware_s..=MAX_STOPPED_TIMEOUT_S,
+            DEFAULT_STOPPED_TIMEOUT_S.max(hardware_s),
+            " seconds, and not below host-watchdog.timeout_s or crash_dump.hardware_s",
         );
         let sample_ms = wrong.within(
             "evidence.sample_ms",
@@ -184,8 +194,9 @@ impl Policy {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
             stopped_timeout_s,
+            crash_dump_s,
             fence: Fence {
-                xen_slot: file.fence.xen_slot.unwrap_or(false),
+                xen_slot: file.fence.xen_slot.unwrap_or(false) || crash_dump_s.is_some(),
                 sysrq: file.fence.sysrq.unwrap_or(true),
             },
             fast,
@@ -212,6 +223,7 @@ impl Policy {
         };
         let together = [
             policy.enough_samples(),
+            policy.one_is_first(),
             fits_a_socket("control.socket", &policy.control_socket),
             fits_a_socket("events.socket", &policy.events.socket),
             policy.different_paths(),
@@ -258,11 +270,64 @@ impl Policy {
         ))
     }
 
-    /// The host watchdog's timeout, ns.
+    /// What is faster than Xen's slot leaves nothing to dump.
+    fn one_is_first(&self) -> Result<(), String> {
+        match self.crash_dump_s.filter(|_| self.fast.is_on()) {
+            None => Ok(()),
+            Some(s) => Err(format!(
+                "{CRASH_DUMP} = {s} and [fast] fight: sysrq would reset the host before \
+                 Xen runs its crash kernel; leave one of them out"
+            )),
+        }
+    }
+
+    /// The timeout that the hardware is armed with, seconds.
+    #[must_use]
+    pub fn hardware_s(&self) -> u32 {
+        self.crash_dump_s.unwrap_or(self.timeout_s)
+    }
+
+    /// The timeout of Xen's slot where it fires first, seconds; None: it fires after the hardware.
+    #[must_use]
+    pub fn slot_first_s(&self) -> Option<u32> {
+        self.crash_dump_s.map(|_| self.timeout_s)
+    }
+
+    /// The key that says with which timeout the hardware is armed.
+    #[must_use]
+    pub fn hardware_key(&self) -> &'static str {
+        match self.crash_dump_s {
+            Some(_) => CRASH_DUMP,
+            None => "host-watchdog.timeout_s",
+        }
+    }
+
+    /// How long a host may go unserved before what fires first does, ns.
     #[must_use]
     pub fn timeout_ns(&self) -> u64 {
         u64::from(self.timeout_s) * NS_PER_S
     }
+}
+
+/// The hardware's timeout where a crash kernel is to dump first. Some devices reset after half of
+/// theirs, and even those only after Xen's slot.
+fn crash_dump_s(file: &File, timeout_s: u32, wrong: &mut Problems) -> Option<u32> {
+    let given = file.crash_dump.hardware_s?;
+    if file.fence.xen_slot == Some(false) {
+        wrong.add(format!(
+            "{CRASH_DUMP} = {given} and fence.xen_slot = false fight: it is that slot that has Xen run \
+             its crash kernel; leave fence.xen_slot out"
+        ));
+    }
+    let least_s = 2 * (timeout_s + MIN_DUMP_S);
+    Some(wrong.within(
+        CRASH_DUMP,
+        Some(given),
+        least_s..=MAX_STOPPED_TIMEOUT_S,
+        least_s,
+        " seconds: Xen's slot fires after host-watchdog.timeout_s, the hardware after half of this \
+         on some boards, and a crash kernel must boot in between",
+    ))
 }
 
 fn devices(given: Option<OneOrMore>, wrong: &mut Problems) -> Vec<Selector> {

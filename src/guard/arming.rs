@@ -46,12 +46,12 @@ pub fn arm<D: Driver, P>(
 ) -> Result<Begun<D, P>, Failure> {
     let fires_ns = (!running.is_empty()).then(|| fires_within_ns(policy, &running));
     if !await_served(sight, policy.sample_ns, world, fires_ns)? {
-        let had_run = Set::arm_or_take_over(&[], running, policy.timeout_s);
+        let had_run = Set::arm_or_take_over(&[], running, policy.hardware_s());
         return had_run.map(Begun::Stopped).map_err(arm_failure);
     }
     let page = open_page(&running, sight)?;
     let armed = world.now();
-    let watchdog = Set::arm_or_take_over(devices, running, policy.timeout_s);
+    let watchdog = Set::arm_or_take_over(devices, running, policy.hardware_s());
     let watchdog = watchdog.map_err(arm_failure)?;
     Ok(Begun::Armed(armed, watchdog, page))
 }

@@ -54,7 +54,9 @@ pub fn choose_watchdogs(policy: &Policy, shown: &Shown) -> Result<Vec<Chosen>, F
         choose_all(&policy.devices, &found).map_err(|text| Failure::new(UNAVAILABLE, text))?;
     let fitting = fitting.into_iter();
     fitting
-        .map(|devices| first_that_can(&shown.sysfs, devices, policy.timeout_s).map_err(arm_failure))
+        .map(|devices| {
+            first_that_can(&shown.sysfs, devices, policy.hardware_s()).map_err(arm_failure)
+        })
         .collect()
 }
 
@@ -150,7 +152,7 @@ pub fn check_devices(policy: &Policy, shown: &Shown) -> Result<String, Failure> 
             }
         };
         lines.push(
-            match first_that_can(&shown.sysfs, fitting, policy.timeout_s) {
+            match first_that_can(&shown.sysfs, fitting, policy.hardware_s()) {
                 Ok(Chosen { device, attributes }) => {
                     let identity = attributes.identity.as_deref();
                     let identity = identity.unwrap_or("identity unknown");

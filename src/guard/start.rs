@@ -79,7 +79,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let mut sight = open_hypervisor(policy)?;
     let shown = Shown::default();
     let chosen = choose_watchdogs(policy, &shown)?;
-    let withheld = was_withheld(path, &chosen, policy.timeout_s);
+    let withheld = was_withheld(path, &chosen, policy.hardware_s());
     let devices = announced(chosen);
     let running = running(kept, &devices, &shown);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -366,7 +366,11 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
     };
     let slot = || {
         let slot = fence::Slot::new(Privcmd::open()?);
-        fence::keep_slot(slot, page.reader(), priority).map(Some)
+        fence::keep_slot(slot, page.reader(), priority, policy.slot_first_s()).map(Some)
+    };
+    let one = || {
+        fence::try_slot(policy.timeout_s)?;
+        Ok(None)
     };
     let mut fence = Fence::default();
     let mut raise =
@@ -378,7 +382,9 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
             }
         };
     raise(policy.fence.sysrq, "sysrq", &sysrq);
-    raise(policy.fence.xen_slot, "dom0's watchdog in Xen", &slot);
+    for level in [&one as &dyn Fn() -> _, &slot] {
+        raise(policy.fence.xen_slot, "dom0's watchdog in Xen", level);
+    }
     fence
 }
 
@@ -460,7 +466,7 @@ fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], s
     say!(
         "xenwardend: everything is served; {}, timeout {} s, sample {} ms, coverage {coverage}{starved}",
         what.join(", "),
-        policy.timeout_s,
+        policy.hardware_s(),
         policy.sample_ns / NS_PER_MS,
     );
 }

@@ -13,6 +13,7 @@
 //! | not kicked | the device says that it fired | why not | known |
 //! | not kicked | the device cannot tell | why not | likely |
 //! | not kicked | the device says that it did not fire | why not | unknown |
+//! | not kicked | that, and a crash kernel left a record, as after Xen's slot | why not | likely |
 //! | the guard silent | a pCPU was late as well | `guard_silent` | likely at most |
 //! | kicked | a dump of a panic | `dom0_panic` | known |
 //! | kicked | a record of a crash kernel | `crash` | known |
@@ -193,7 +194,10 @@ fn unkicked(
     traces: &Traces,
 ) -> Verdict {
     let mut reason = reason.to_owned();
-    let mut confidence = by_watchdog(traces);
+    let mut confidence = match by_watchdog(traces) {
+        Confidence::Unknown if traces.first(RecordOf::Crash).is_some() => Confidence::Likely,
+        confidence => confidence,
+    };
     let late = record.and_then(|record| late_pcpu(&record.evidence));
     if let (Unkicked::GuardSilent, Some(cpu)) = (cause, late) {
         reason += &format!("; pcpu {cpu} was late as well, so a wedge may have stopped it");

@@ -3,7 +3,7 @@
 //!
 //! Sources: Linux `include/uapi/xen/privcmd.h` (IOCTL_PRIVCMD_HYPERCALL,
 //! IOCTL_PRIVCMD_MMAP_RESOURCE) and `drivers/xen/privcmd.c`; Xen's
-//! `xen/include/public/{xen,version,sched,memory,liveness}.h` for numbers and layouts.
+//! `xen/include/public/{xen,version,sched,kexec,memory,liveness}.h` for numbers and layouts.
 //!
 //! A hypercall blocks for as long as the hypervisor holds on to it, for ever if the
 //! hypervisor is stuck; whoever calls must be a thread that may be lost. Looking at the
@@ -33,6 +33,11 @@ const HYPERVISOR_SCHED_OP: u64 = 29;
 const SCHEDOP_WATCHDOG: u64 = 6;
 /// `SCHEDOP_pin_override` (public/sched.h), Xen 4.7 and later, for dom0 only.
 const SCHEDOP_PIN_OVERRIDE: u64 = 7;
+/// `__HYPERVISOR_kexec_op` (public/xen.h); `KEXEC_CMD_kexec_status`, `KEXEC_TYPE_CRASH`
+/// (public/kexec.h), Xen 4.9 and later.
+const HYPERVISOR_KEXEC_OP: u64 = 37;
+const KEXEC_CMD_KEXEC_STATUS: u64 = 6;
+const KEXEC_TYPE_CRASH: u8 = 1;
 /// `DOMID_XEN` (public/xen.h): the owner of what the hypervisor shares.
 const DOMID_XEN: u16 = 0x7ff2;
 /// `XENMEM_resource_liveness` (public/memory.h of the patched hypervisor).
@@ -56,6 +61,12 @@ struct SchedWatchdog {
 #[repr(C)]
 struct SchedPinOverride {
     pcpu: i32,
+}
+
+/// `struct xen_kexec_status` (public/kexec.h).
+#[repr(C)]
+struct XenKexecStatus {
+    kind: u8,
 }
 
 /// `struct privcmd_mmap_resource` (uapi/xen/privcmd.h).
@@ -135,6 +146,22 @@ impl Privcmd {
         unsafe { self.hypercall(HYPERVISOR_XEN_VERSION, [XENVER_COMMANDLINE, buffer]) }?;
         let line = text.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(line).into_owned())
+    }
+
+    /// Whether the hypervisor has a crash kernel loaded, as `kexec -S` shows it.
+    ///
+    /// # Errors
+    /// The hypervisor's errno.
+    pub fn has_crash_kernel(&self) -> Result<bool, Errno> {
+        let mut status = XenKexecStatus {
+            kind: KEXEC_TYPE_CRASH,
+        };
+        let argument = (&raw mut status).expose_provenance() as u64;
+        // SAFETY: the argument points to a live `struct xen_kexec_status`, which the hypervisor
+        // reads.
+        let loaded =
+            unsafe { self.hypercall(HYPERVISOR_KEXEC_OP, [KEXEC_CMD_KEXEC_STATUS, argument]) }?;
+        Ok(loaded == 1)
     }
 
     /// Sets a slot of this domain's own watchdog: `id` 0 takes a free one, `timeout_s` 0 gives

@@ -95,7 +95,8 @@ impl fmt::Display for ArmError {
                 instead,
             } => write!(
                 f,
-                "host-watchdog.timeout_s = {asked_s}: {} cannot do it: {instead}",
+                "a timeout of {asked_s} s (host-watchdog.timeout_s, or crash_dump.hardware_s where \
+                 that is set): {} cannot do it: {instead}",
                 device.display()
             ),
         }

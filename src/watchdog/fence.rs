@@ -12,6 +12,9 @@
 //!   T + L+2  Xen's slot expires: the hypervisor reboots the host
 //!   T + L+4  sysrq b: dom0's kernel does, 2 s later at the latest
 //! ```
+//!
+//! With a crash dump Xen's slot is the first: it expires `timeout_s` and 0.5 to 1 s later than T + 0, Xen
+//! runs its crash kernel, and the hardware, which was armed with a longer timeout, gives that its time.
 
 use crate::guard::page::{Phase, Reader, Vitals};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
@@ -152,6 +155,19 @@ impl<W: DomainWatchdog> Slot<W> {
         Ok(())
     }
 
+    /// Takes one and gives it back.
+    ///
+    /// # Errors
+    /// None can be had now; one that is given back later is taken then.
+    pub fn try_one(mut self, timeout_s: u32) -> io::Result<()> {
+        self.feed(timeout_s).map_err(|errno| match errno {
+            Errno::ENOSPC => io::Error::other("both slots are taken"),
+            errno => errno.into(),
+        })?;
+        self.release();
+        Ok(())
+    }
+
     /// Disarms it.
     pub fn release(&mut self) {
         if let Some(id) = self.id.take() {
@@ -161,11 +177,20 @@ impl<W: DomainWatchdog> Slot<W> {
     }
 }
 
-/// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds.
+/// Whether dom0 has a slot to take now.
+///
+/// # Errors
+/// As [`Slot::try_one`], and those of the way to the hypervisor.
+pub fn try_slot(timeout_s: u32) -> io::Result<()> {
+    Slot::new(Privcmd::open()?).try_one(timeout_s)
+}
+
+/// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds. `first_s` is
+/// what it is where the slot is to fire before the hardware.
 #[must_use]
-pub fn slot_timeout_s(latest_ns: u64) -> u32 {
+pub fn slot_timeout_s(latest_ns: u64, first_s: Option<u32>) -> u32 {
     let latest_s = u32::try_from(latest_ns.div_ceil(NS_PER_S)).unwrap_or(u32::MAX);
-    latest_s.saturating_add(SLOT_AFTER_S)
+    first_s.unwrap_or(latest_s.saturating_add(SLOT_AFTER_S))
 }
 
 /// Where sysrq is to be triggered; opened early, as a host that is going down may open nothing.
@@ -177,11 +202,17 @@ pub fn open_sysrq(path: &Path) -> io::Result<File> {
 }
 
 /// Feeds `slot` while the guard page is fresh, by a thread of `priority`, which ends when the
-/// guard has disarmed the host watchdog: then it is disarmed as well.
+/// guard has disarmed the host watchdog: then it is disarmed as well. For its
+/// timeout see [`slot_timeout_s`].
 ///
 /// # Errors
 /// The errno of making the thread.
-pub fn keep_slot<W>(mut slot: Slot<W>, page: Reader, priority: u8) -> io::Result<JoinHandle<()>>
+pub fn keep_slot<W>(
+    mut slot: Slot<W>,
+    page: Reader,
+    priority: u8,
+    first_s: Option<u32>,
+) -> io::Result<JoinHandle<()>>
 where
     W: DomainWatchdog + 'static,
 {
@@ -192,7 +223,7 @@ where
         priority,
         move |judged, latest_ns| match judged {
             Judged::Fresh => {
-                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns)) {
+                if let Err(errno) = slot.feed(slot_timeout_s(latest_ns, first_s)) {
                     // Whoever has it may give it back. This thread may hang in saying so.
                     if !std::mem::replace(&mut told, true) {
                         let why = errno.desc();

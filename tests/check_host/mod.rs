@@ -171,6 +171,7 @@ pub fn answers(table: Result<TableSeen, NoTable>, command_line: &str) -> Hypervi
     Hypervisor::Answers {
         table,
         command_line: Ok(command_line.to_owned()),
+        crash_kernel: Ok(false),
     }
 }
 

@@ -29,6 +29,7 @@ mkdir -p /var/lib/xenwarden
 tries=0
 until [ -b /dev/sda ] || [ $tries -ge 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 mount -t ext4 /dev/sda /var/lib/xenwarden || echo "dom0-init: no state disk"
+ln -s /var/lib/xenwarden/crash /var/crash
 
 # From here on a log line costs a slow serial port nothing.
 echo 1 > /proc/sys/kernel/printk

@@ -29,6 +29,12 @@ const FILES: usize = 2;
 /// What the guard is told where the hypervisor has no table.
 pub const PARTIAL: &str =
     "sed -i 's/^coverage = .*/coverage = \"partial\"/' /etc/xenwarden/xenwarden.conf";
+/// Memory for a crash kernel, as the hypervisor is told.
+const CRASH_MEMORY: &str = " crashkernel=128M";
+/// Loads one. It has one processor, and no clock that Xen stops when it crashes.
+const LOAD_CRASH_KERNEL: &str = "kexec -p /crash/vmlinuz --initrd=/crash/initramfs --append='console=ttyS0,115200 maxcpus=1 reset_devices hpet=disable'";
+/// How long that may take.
+const LOADING: Duration = Duration::from_secs(120);
 /// A change of how the saved state comes about; it makes old ones invalid.
 const STATE_RECIPE: &str = "6";
 
@@ -229,6 +235,26 @@ impl Laboratory {
             ..parts
         };
         let mut host = self.boot_bare(&parts)?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
+        Ok(host)
+    }
+
+    /// A host with dom0 on two of four pCPUs that has just booted, with a crash kernel in the hypervisor and without guests, its
+    /// guard running.
+    pub fn host_with_crash_kernel(&self) -> Result<Host> {
+        let (parts, _) = self.made_of(Shape::Apart)?;
+        let lock = CacheLock::take(&self.layout)?;
+        let images = &self.images;
+        let initramfs = images.with_crash_kernel(&self.layout, &self.packages)?;
+        drop(lock);
+        let parts = Parts {
+            initramfs,
+            xen_arguments: CRASH_MEMORY,
+            ..parts
+        };
+        let mut host = self.boot_bare(&parts)?;
+        host.dom0_ok(LOAD_CRASH_KERNEL, LOADING)?;
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
         Ok(host)

@@ -10,7 +10,7 @@ mod tiny;
 mod tree;
 
 use crate::error::{Error, Result};
-use crate::layout::{Layout, cache_key, make_dir, prune, write};
+use crate::layout::{Layout, cache_key, make_dir, prune, read, write};
 use crate::provision::Packages;
 use libraries::Libraries;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,9 @@ const DOM0_MODULES: &[&str] = &[
     "drivers/xen/xen-gntalloc",
     "drivers/xen/xenfs/xenfs",
     "drivers/watchdog/watchdog",
+];
+/// Those of the disk, which dom0 and its crash kernel load.
+const DISK_MODULES: &[&str] = &[
     "drivers/scsi/scsi_common",
     "drivers/scsi/scsi_mod",
     "drivers/ata/libata",
@@ -124,8 +127,12 @@ const FOLDERS: &[&str] = &[
 ];
 
 const DOM0_INIT: &str = include_str!("../../images/dom0-init.sh");
+const CRASH_INIT: &str = include_str!("../../images/crash-init.sh");
 const GUEST_INIT: &str = include_str!("../../images/guest-init.sh");
 const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
+
+/// The program that loads a crash kernel: where it is installed, and where it is put.
+const KEXEC: (&str, &str) = ("/sbin/kexec", "/usr/sbin/kexec");
 
 /// How many files of other versions are kept besides the ones in use.
 const OTHER_IMAGES: usize = 3;
@@ -165,6 +172,22 @@ impl Images {
             key,
         })
     }
+
+    /// dom0's initramfs with a crash kernel in `/crash`, and the program that loads it. Few hosts have one: it is no part of the
+    /// others' images.
+    pub fn with_crash_kernel(&self, layout: &Layout, packages: &Packages) -> Result<PathBuf> {
+        let folder = layout.made("crash");
+        make_dir(&folder)?;
+        let crash = Parts { layout, packages }.crash()?.into_cpio();
+        let key = cache_key([self.key.as_bytes(), &crash]);
+        let path = folder.join(format!("dom0-{key}"));
+        if !path.exists() {
+            prune(&folder, OTHER_IMAGES)?;
+            // An initramfs may be several archives, one behind another.
+            write(&path, [read(&self.dom0)?, crash].concat())?;
+        }
+        Ok(path)
+    }
 }
 
 /// Where an image's parts come from.
@@ -186,7 +209,7 @@ impl Parts<'_> {
             .iter()
             .map(|path| ((*path).to_owned(), PathBuf::from(path)));
         let programs: Vec<_> = guard.chain(xen).chain(host).collect();
-        let mut tree = self.base(DOM0_INIT, DOM0_MODULES, &programs)?;
+        let mut tree = self.base(DOM0_INIT, &[DOM0_MODULES, DISK_MODULES].concat(), &programs)?;
         for (watchdog, modules) in WATCHDOG_MODULES {
             self.modules(&mut tree, &format!("/watchdog/{watchdog}"), modules)?;
         }
@@ -199,6 +222,21 @@ impl Parts<'_> {
         let mut broken = Tree::default();
         broken.file("/broken", "");
         tree.file("/guest/broken", broken.into_cpio());
+        Ok(tree)
+    }
+
+    fn crash(&self) -> Result<Tree> {
+        let mut tree = Tree::default();
+        let release = &self.packages.kernel_release;
+        let kernel = self.packages.file(&format!("/boot/vmlinuz-{release}"));
+        tree.copy("/crash/vmlinuz", &kernel)?;
+        let initramfs = self.base(CRASH_INIT, DISK_MODULES, &[])?;
+        tree.file("/crash/initramfs", initramfs.into_cpio());
+        let kexec = self.packages.file(KEXEC.0);
+        tree.copy(KEXEC.1, &kexec)?;
+        let mut libraries = Libraries::new(&self.packages.file("/"));
+        libraries.add(&kexec)?;
+        libraries.install(&mut tree)?;
         Ok(tree)
     }
 

@@ -30,7 +30,7 @@ const XEN_TOOLS: &[&str] = &[
     "libxentoollog1",
 ];
 /// What Xen's tools need from elsewhere and what few machines have.
-const OTHERS: &[&str] = &["libyajl2", "busybox-static"];
+const OTHERS: &[&str] = &["libyajl2", "busybox-static", "kexec-tools"];
 /// The version that is tried first: its source is known to be in the archive.
 const PREFERRED: &str = "4.17.5+72-g01140da4e8-1";
 /// The hypervisor's series that xen-patches/4.17 is for.

@@ -5,6 +5,7 @@
 //! that it is given, and measures in the host's own time.
 
 pub mod alarms;
+pub mod crash;
 pub mod dies;
 pub mod faults;
 pub mod fence;
@@ -138,6 +139,7 @@ impl Scenario {
             .chain(some("survive", fence::LIVES, Some(fence::IN_EVERY_RUN)))
             .chain(of("survive", lives::ROWS))
             .chain(some("down", restart::DOWN, Some(restart::IN_EVERY_RUN)))
+            .chain(some("down", crash::ROWS, Some(&[])))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
             .chain(some("survive", stock::ROWS, Some(stock::IN_EVERY_RUN)))

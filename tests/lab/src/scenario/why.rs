@@ -40,28 +40,29 @@ const SHUTDOWN_UNIT: &str = include_str!("../../../../init/systemd/xenwarden-shu
 const RECORD_STORE: &str =
     "-object memory-backend-ram,id=erst,size=128K -device acpi-erst,memdev=erst";
 /// Waits until the monitor, which has just started, has written down that the host is kicked.
-const HEARTBEAT: &str =
+pub(super) const HEARTBEAT: &str =
     "until grep -q '\"armed\"' /var/lib/xenwarden/last.json; do sleep 0.2; done";
 /// How long a host may take to go down, of this machine's time.
-const DOWN: Duration = Duration::from_secs(300);
+pub(super) const DOWN: Duration = Duration::from_secs(300);
 /// For how long a host must have been served before a drill.
 pub const SERVED: Duration = Duration::from_secs(4);
 /// A debug key, and what handles it (Xen: arch/x86/nmi.c). `C` does nothing without memory for a crash kernel.
 const DEBUG_KEY: (&str, &str) = ("n", "do_nmi_stats");
 
-fn shown(outcome: Result<Outcome>) -> Result<Figures> {
+pub(super) fn shown(outcome: Result<Outcome>) -> Result<Figures> {
     let Outcome { notes, said } = outcome?;
     Ok(Figures::of(Ok(notes), said))
 }
 
 /// A row that held.
-struct Outcome {
-    notes: Vec<String>,
+pub(super) struct Outcome {
+    /// What it was, in words.
+    pub(super) notes: Vec<String>,
     said: Vec<String>,
 }
 
 /// Asks the host that has booted again, and has `judge` look at what it says; `code` is the exit code that must go with it.
-fn judged(
+pub(super) fn judged(
     mut host: Host,
     code: i32,
     judge: impl FnOnce(&[Reset]) -> Result<()>,
@@ -102,7 +103,7 @@ fn judged(
 }
 
 /// The one reset that there is must be this.
-fn only(resets: &[Reset]) -> Result<&Reset> {
+pub(super) fn only(resets: &[Reset]) -> Result<&Reset> {
     match resets {
         [reset] => Ok(reset),
         _ => Err(Error::new(format!(
@@ -135,7 +136,7 @@ fn expect(
     holds(device, "the host watchdog")
 }
 
-fn holds(holds: bool, what: &str) -> Result<()> {
+pub(super) fn holds(holds: bool, what: &str) -> Result<()> {
     match holds {
         true => Ok(()),
         false => Err(Error::new(format!("it does not tell {what}"))),
