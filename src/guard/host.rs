@@ -8,8 +8,8 @@ use super::deadlines::{Deadlines, INHIBIT};
 use super::run::World;
 use crate::sys::clock::{Monotonic, sleep_until};
 use crate::sys::notify::Notifier;
+use crate::watchdog::fence::reset;
 use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,8 +81,7 @@ impl World for Host {
 
     fn last_resort(&mut self) {
         if let Some(sysrq) = &mut self.sysrq {
-            // It does not return. Should it fail, it is tried again.
-            let _ = sysrq.write_all(b"b");
+            reset(sysrq);
         }
     }
 

@@ -369,8 +369,8 @@ fn raise_fence(policy: &Policy, page: &Writer) -> Fence {
         fence::keep_slot(slot, page.reader(), priority, policy.slot_first_s()).map(Some)
     };
     let one = || {
-        fence::try_slot(policy.timeout_s)?;
-        Ok(None)
+        let slot = fence::Slot::new(Privcmd::open()?);
+        slot.try_one(policy.timeout_s).map(|()| None)
     };
     let mut fence = Fence::default();
     let mut raise =

@@ -109,15 +109,20 @@ impl Notifier {
 mod tests {
     use super::*;
 
+    /// A manager, and the way to it.
+    fn manager(name: &str) -> (UnixDatagram, Notifier) {
+        let name = format!("@xenwarden-{name}-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name[1..]).expect("a name");
+        let manager = UnixDatagram::bind_addr(&address).expect("binds");
+        (manager, Notifier::to(name.as_ref()))
+    }
+
     #[test]
     fn a_descriptor_arrives_with_its_name_and_is_the_same_open_file() {
         use nix::sys::socket::{ControlMessageOwned, recvmsg};
         use std::io::IoSliceMut;
         use std::os::fd::AsFd;
-        let name = format!("xenwarden-keep-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        let manager = UnixDatagram::bind_addr(&address).expect("binds");
-        let notifier = Notifier(Some((UnixDatagram::unbound().expect("one"), address)));
+        let (manager, notifier) = manager("keep");
         let file = std::fs::File::open("/dev/null").expect("opens");
         assert_eq!(notifier.keep("watchdog0", file.as_fd()), Ok(true));
         let mut bytes = [0; 128];
@@ -145,12 +150,7 @@ mod tests {
     #[test]
     fn a_descriptor_waits_for_a_manager_that_is_busy_but_not_for_ever() {
         use std::os::fd::AsFd;
-        let name = format!("xenwarden-busy-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        let manager = UnixDatagram::bind_addr(&address).expect("binds");
-        let socket = UnixDatagram::unbound().expect("a socket");
-        socket.set_nonblocking(true).expect("non-blocking");
-        let notifier = Notifier(Some((socket, address)));
+        let (manager, notifier) = manager("busy");
         while notifier.tell("READY=1") {}
         let file = std::fs::File::open("/dev/null").expect("opens");
         let busy = notifier.keep("watchdog0", file.as_fd());
@@ -164,12 +164,7 @@ mod tests {
 
     #[test]
     fn what_the_service_manager_has_no_room_for_is_not_settled() {
-        let name = format!("xenwarden-notify-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        let manager = UnixDatagram::bind_addr(&address).expect("binds");
-        let socket = UnixDatagram::unbound().expect("a socket");
-        socket.set_nonblocking(true).expect("non-blocking");
-        let notifier = Notifier(Some((socket, address)));
+        let (manager, notifier) = manager("notify");
         let sent = (0..1 << 16)
             .take_while(|_| notifier.tell("READY=1"))
             .count();

@@ -8,6 +8,7 @@
 
 pub use super::driver::{Asked, Driver};
 use super::{HostWatchdog, LetGo};
+use crate::sys::clock::NS_PER_MS;
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{
     WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice,
@@ -23,7 +24,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// No sleep is so short, and two clocks are read within less, ns.
-const SLEEP_NS: u64 = 500_000_000;
+const SLEEP_NS: u64 = 500 * NS_PER_MS;
 
 /// The armed host watchdog.
 #[derive(Debug)]
@@ -147,10 +148,10 @@ impl<D: Driver> Hardware<D> {
     /// says with which timeout it runs on where it cannot be disarmed.
     pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
         self.stopped_s = stopped_s;
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         if self.kept {
             return;
         }
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         match self.device.keep(manager, &name) {
             Ok(kept) => self.kept = kept,
             Err(errno) => {

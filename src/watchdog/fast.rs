@@ -6,7 +6,7 @@
 //! In: a pipe from the guard, which ends with it, and the guard page. Out: sysrq b. A guard that lets go of the host watchdog in order
 //! says so first, and one that is inhibited serves; whoever kills both is left to the hardware.
 
-use super::fence::{Judged, Overdue, SYSRQ, judge, open_sysrq};
+use super::fence::{Judged, Overdue, SYSRQ, judge, open_sysrq, reset};
 use crate::exit::{Failure, OSERR, USAGE};
 use crate::guard::page::{self, Reader};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
@@ -152,8 +152,8 @@ pub fn run(text: &str) -> Result<(), Failure> {
     lock_memory().map_err(|errno| failed("locked memory", errno.into()))?;
     become_realtime(words.priority).map_err(|errno| failed("real time", errno.into()))?;
     if watch(words, &mut io::stdin().lock(), page::PATH) == Outcome::Reset {
-        // It does not return. Should it fail, the other levels are there.
-        let _ = sysrq.write_all(b"b");
+        // Should it fail, the other levels are there.
+        reset(&mut sysrq);
     }
     Ok(())
 }

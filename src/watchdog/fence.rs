@@ -177,14 +177,6 @@ impl<W: DomainWatchdog> Slot<W> {
     }
 }
 
-/// Whether dom0 has a slot to take now.
-///
-/// # Errors
-/// As [`Slot::try_one`], and those of the way to the hypervisor.
-pub fn try_slot(timeout_s: u32) -> io::Result<()> {
-    Slot::new(Privcmd::open()?).try_one(timeout_s)
-}
-
 /// The timeout of Xen's slot, where the hardware resets within `latest_ns`, seconds. `first_s` is
 /// what it is where the slot is to fire before the hardware.
 #[must_use]
@@ -199,6 +191,12 @@ pub fn slot_timeout_s(latest_ns: u64, first_s: Option<u32>) -> u32 {
 /// The errno of open(2).
 pub fn open_sysrq(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).open(path)
+}
+
+/// Resets the host through `sysrq`. It does not return, unless that fails; then it may be tried
+/// again.
+pub fn reset(sysrq: &mut File) {
+    let _ = sysrq.write_all(b"b");
 }
 
 /// Feeds `slot` while the guard page is fresh, by a thread of `priority`, which ends when the
@@ -249,8 +247,7 @@ pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<Jo
         priority,
         move |judged, _| {
             if judged == Judged::Overdue {
-                // It does not return. Should it fail, it is tried again.
-                let _ = sysrq.write_all(b"b");
+                reset(&mut sysrq);
             }
         },
     )

@@ -49,22 +49,36 @@ pub(super) fn go_down(
     let said = host.machine.log.length();
     act(&mut host)?;
     let acted = host.machine.clock()?;
+    let figures = fires(&mut host, acted, at_most, said)?;
+    let unsaid = says.filter(|says| !figures.said.iter().any(|line| line.contains(says)));
+    Ok(Figures {
+        last_kick_s: figures.fired_s.map(|at| at - fires_after.as_secs_f64()),
+        failure: figures
+            .failure
+            .or_else(|| unsaid.map(|says| format!("nobody said: {says}"))),
+        ..figures
+    })
+}
+
+/// The host watchdog must fire within `at_most` of `acted`; the log is what was said from `said` on.
+pub(super) fn fires(
+    host: &mut Host,
+    acted: Duration,
+    at_most: Duration,
+    said: usize,
+) -> Result<Figures> {
     let fired = host.machine.wait_fired(acted + at_most + GRACE)?;
-    let said = host.machine.log.lines_from(said);
     let after = |at: Duration| at.as_secs_f64() - acted.as_secs_f64();
     let failure = match fired {
         None => Some("the host watchdog has not fired".to_owned()),
         Some(at) if at > acted + at_most => Some(format!("fired only after {:.3} s", after(at))),
-        Some(_) => says
-            .filter(|says| !said.iter().any(|line| line.contains(says)))
-            .map(|says| format!("nobody said: {says}")),
+        Some(_) => None,
     };
     Ok(Figures {
-        last_kick_s: fired.map(|at| after(at) - fires_after.as_secs_f64()),
         fired_s: fired.map(after),
         bound_s: Some(at_most.as_secs_f64()),
         failure,
-        said,
+        said: host.machine.log.lines_from(said),
         ..Figures::default()
     })
 }

@@ -2,6 +2,7 @@
 //! The guard restarted, upgraded and downgraded, where something keeps the host watchdog meanwhile (`dom0-keeper`) and where it
 //! cannot be disarmed: the host must live, and the gap be told.
 
+use super::dies::fires;
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::wedges::Wedge;
@@ -227,20 +228,7 @@ fn taken_over_killed(laboratory: &Laboratory, shape: Shape, phase: Duration) -> 
     let said = host.machine.log.length();
     host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)?;
     let acted = host.machine.clock()?;
-    let fired = host.machine.wait_fired(acted + bound + GRACE)?;
-    let fired_s = fired.map(|at| at.as_secs_f64() - acted.as_secs_f64());
-    let failure = match fired {
-        None => Some("the host watchdog has not fired".to_owned()),
-        Some(at) if at > acted + bound => Some(format!("fired only after {fired_s:?} s")),
-        Some(_) => None,
-    };
-    Ok(Figures {
-        fired_s,
-        bound_s: Some(bound.as_secs_f64()),
-        failure,
-        said: host.machine.log.lines_from(said),
-        ..Figures::default()
-    })
+    fires(&mut host, acted, bound, said)
 }
 
 /// A wedge that leaves dom0 alone.

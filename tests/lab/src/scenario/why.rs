@@ -184,31 +184,29 @@ fn wedge(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
 fn guard_killed(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)?;
+    known(laboratory, host, ResetCause::GuardSilent, "")
+}
+
+/// The host goes down, and the next boot knows of what; its reason has these words.
+fn known(
+    laboratory: &Laboratory,
+    mut host: Host,
+    cause: ResetCause,
+    words: &str,
+) -> Result<Outcome> {
     host.machine.wait_down(DOWN)?;
     let host = laboratory.host_after_reset(host)?;
     judged(host, 0, |resets| {
         let reset = only(resets)?;
-        expect(
-            reset,
-            ResetCause::GuardSilent,
-            Confidence::Known,
-            Some(true),
-        )
+        expect(reset, cause, Confidence::Known, Some(true))?;
+        holds(reset.reason.contains(words), &format!("{words:?}"))
     })
 }
 
 fn kick_refused(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     refuse_all(&mut host)?;
-    host.machine.wait_down(DOWN)?;
-    let host = laboratory.host_after_reset(host)?;
-    judged(host, 0, |resets| {
-        let reset = only(resets)?;
-        let cause = ResetCause::KickRefused;
-        expect(reset, cause, Confidence::Known, Some(true))?;
-        let refused = reset.reason.contains("refused kicks");
-        holds(refused, "that kicks were refused")
-    })
+    known(laboratory, host, ResetCause::KickRefused, "refused kicks")
 }
 
 fn disarm_failed(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
@@ -216,15 +214,8 @@ fn disarm_failed(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
     host.cannot_be_disarmed()?;
     host.start_program(GUARD)?;
     host.end_program(GUARD, "-TERM")?;
-    host.machine.wait_down(DOWN)?;
-    let host = laboratory.host_after_reset(host)?;
-    judged(host, 0, |resets| {
-        let reset = only(resets)?;
-        let cause = ResetCause::DisarmFailed;
-        expect(reset, cause, Confidence::Known, Some(true))?;
-        let failed = reset.reason.contains("could not be disarmed");
-        holds(failed, "that the disarm failed")
-    })
+    let words = "could not be disarmed";
+    known(laboratory, host, ResetCause::DisarmFailed, words)
 }
 
 fn power_cut(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {

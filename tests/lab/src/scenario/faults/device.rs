@@ -10,7 +10,7 @@ use crate::host::{GUARD, Host, PROMPT};
 use crate::laboratory::Laboratory;
 use crate::machine::{Shape, Watchdog};
 use crate::scenario::Row;
-use crate::scenario::dies::patch_dom0;
+use crate::scenario::dies::{self, patch_dom0};
 use crate::scenario::figures::Figures;
 use crate::scenario::lives::{WATCHED, survive};
 use serde_json::json;
@@ -27,8 +27,6 @@ const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 const BEHIND_ENTRY: u64 = 16;
 /// How often the guard kicks.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// How long after the bound a reset is still waited for.
-const GRACE: Duration = Duration::from_secs(15);
 /// An instruction takes this long.
 const INSTRUCTION_NS: u32 = 8;
 
@@ -107,21 +105,14 @@ fn killed(
         host.machine.qmp.execute("human-monitor-command", disarm)?;
     }
     // Before the guard is killed it has kicked, at most a sample ago.
-    let early = killed + fires_after - SAMPLE;
-    let reset = host.machine.wait_fired(acted + at_most + GRACE)?;
-    let fired_s = reset.map(|at| at.as_secs_f64() - acted.as_secs_f64());
-    let failure = match reset {
-        None => Some("no host watchdog has fired".to_owned()),
-        Some(at) if at < early => Some(format!("fired too early, at {fired_s:?} s")),
-        Some(at) if at > acted + at_most => Some(format!("fired late, at {fired_s:?} s")),
-        Some(_) => None,
-    };
+    let early_s = (killed + fires_after - SAMPLE).as_secs_f64() - acted.as_secs_f64();
+    let figures = dies::fires(&mut host, acted, at_most, said)?;
+    let too_early = figures.fired_s.filter(|at| *at < early_s);
     Ok(Figures {
-        fired_s,
-        bound_s: Some(at_most.as_secs_f64()),
-        failure,
-        said: host.machine.log.lines_from(said),
-        ..Figures::default()
+        failure: figures
+            .failure
+            .or_else(|| too_early.map(|at| format!("fired too early, after {at:.3} s"))),
+        ..figures
     })
 }
 
