@@ -96,6 +96,20 @@ fn the_levels_are_told_in_their_order_and_what_a_crash_dump_asks_of_the_hardware
             "a timeout of 60 s (host-watchdog.timeout_s, or crash_dump.hardware_s",
         ),
         (
+            "dump-pretimeout",
+            |h| {
+                h.put(CONFIG, DUMP);
+                h.put("/sys/class/watchdog/watchdog0/pretimeout", "20\n");
+                h.put(
+                    "/sys/class/watchdog/watchdog0/pretimeout_governor",
+                    "panic\n",
+                );
+            },
+            HostWatchdog,
+            Weak,
+            "panic 20 s before its reset",
+        ),
+        (
             "dump-xhad",
             |h| {
                 h.put(CONFIG, DUMP);

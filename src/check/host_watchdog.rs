@@ -148,7 +148,7 @@ fn said_of(
         ),
     }];
     findings.extend(holder(system, device, attributes));
-    if let Some(before_s) = attributes.panics_before_s(policy.timeout_s) {
+    if let Some(before_s) = attributes.panics_before_s(policy.hardware_s()) {
         findings.push(Finding::weak(
             AREA,
             format!("{shown}: it has dom0 panic {before_s} s before its reset (pretimeout)"),
