@@ -117,7 +117,8 @@ impl Ledger {
             .count()
     }
 
-    /// The table: for each scenario that ended with a reset, the fastest, median and slowest.
+    /// The table: for each scenario that ended with a reset, the fastest, median and slowest. What failed comes last, and why:
+    /// the end is what is kept of a long run.
     pub fn table(&self) -> String {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows: BTreeMap<&str, Vec<&Figures>> = BTreeMap::new();
@@ -129,8 +130,11 @@ impl Ledger {
             "{:<30}{:>5}{:>8}{:>9}{:>8}{:>8}{:>9}\n",
             "scenario", "runs", "failed", "withheld", "min s", "med s", "max s"
         );
-        rows.iter()
-            .fold(head, |table, (name, figures)| table + &row(name, figures))
+        let table = rows
+            .iter()
+            .fold(head, |table, (name, figures)| table + &row(name, figures));
+        let failed = inner.1.iter().filter(|figures| figures.failure.is_some());
+        failed.fold(table, |table, figures| table + &figures.line() + "\n")
     }
 }
 
@@ -156,4 +160,31 @@ fn row(name: &str, figures: &[&Figures]) -> String {
         at(fired.len().checked_sub(1).map(|last| last / 2)),
         at(fired.len().checked_sub(1)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figures, Ledger};
+    use crate::layout::fresh_dir;
+
+    #[test]
+    fn what_failed_is_the_end_of_the_table() {
+        let folder = std::env::temp_dir().join(format!("figures-{}", std::process::id()));
+        fresh_dir(&folder).unwrap();
+        let ledger = Ledger::create(&folder.join("figures")).unwrap();
+        for (name, failure) in [("a", Some("nobody said why")), ("z", None)] {
+            let figures = Figures {
+                scenario: name.to_owned(),
+                failure: failure.map(str::to_owned),
+                ..Figures::default()
+            };
+            ledger.record(figures).unwrap();
+        }
+        let table = ledger.table();
+        let last = table.lines().last().unwrap();
+        assert!(
+            last.starts_with("a ") && last.ends_with("FAILED: nobody said why"),
+            "{table}"
+        );
+    }
 }
