@@ -252,6 +252,13 @@ struct Fake {
     refuses: Cell<Option<Errno>>,
     at: Cell<Option<u16>>,
     stays: RefCell<Vec<u16>>,
+    /// Where the vCPU really is, and since when.
+    runs_on: Cell<Option<u16>>,
+    given_ns: Cell<u64>,
+    /// This one schedules nothing: it runs on with whatever it ran.
+    dead: Cell<Option<u16>>,
+    /// The hypervisor does not say when it gave the vCPU a pCPU.
+    is_silent: Cell<bool>,
 }
 
 impl Fake {
@@ -279,15 +286,25 @@ impl Way for Fake {
             return Err(Errno::EINVAL);
         }
         self.at.set(Some(pcpu));
+        let runs_on = self.runs_on.get();
+        if runs_on != Some(pcpu) && (runs_on.is_none() || runs_on != self.dead.get()) {
+            self.runs_on.set(Some(pcpu));
+            self.given_ns.set(self.given_ns.get() + 1);
+        }
         Ok(())
     }
 
+    // Other threads keep the vCPU busy: it is given nothing anew because this one sleeps.
     fn stay(&self) {
         self.stays.borrow_mut().extend(self.at.get());
     }
 
     fn release(&self) -> Result<(), Errno> {
         self.at.take().map(drop).ok_or(Errno::EINVAL)
+    }
+
+    fn given_ns(&self, _vcpu: u16) -> Option<u64> {
+        (!self.is_silent.get()).then(|| self.given_ns.get())
     }
 }
 
@@ -312,6 +329,79 @@ fn each_pcpu_of_the_pool_is_visited_in_turn() {
     for pcpu in [1, 5, 0, 1, 5, 0] {
         go(&mut walk, &words, &way).expect("allowed");
         assert_eq!(way.stays(), [pcpu]);
+    }
+}
+
+#[test]
+fn a_pcpu_that_keeps_the_vcpu_which_it_runs_is_told() {
+    let (way, words) = (Fake::with([0, 1, 2]), Words::new(2, true));
+    let mut evidence = Evidence::new(2, PATIENCE_NS);
+    let (mut walk, mut now) = (Walk::default(), 0);
+    let mut second = |walk: &mut Walk| {
+        for _ in 0..4 {
+            now += SAMPLE_NS;
+            [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+            go(walk, &words, &way).expect("allowed");
+            let (verdict, _) = evidence.look(&words, || Monotonic(now));
+            if let Verdict::Lagging { work, .. } = verdict {
+                return Some(work);
+            }
+        }
+        None
+    };
+    go(&mut walk, &words, &way).expect("allowed");
+    assert!((0..20).all(|_| second(&mut walk).is_none()), "it is sound");
+    way.dead.set(way.runs_on.get());
+    let kept_on = way.runs_on.get().map(u32::from).expect("somewhere");
+    let told: Vec<_> = (0..11).map(|_| second(&mut walk)).collect();
+    assert_eq!(
+        told.iter().flatten().count(),
+        1,
+        "after the patience: {told:?}"
+    );
+    assert_eq!(told.last(), Some(&Some(Work::Probe(kept_on))));
+    // It also waits where the pCPUs come and go meanwhile.
+    way.pcpus.borrow_mut().remove(&2);
+    assert_eq!(second(&mut walk), Some(Work::Probe(kept_on)));
+    way.dead.set(None);
+    second(&mut walk);
+    assert_eq!(second(&mut walk), None, "nothing latches");
+}
+
+#[test]
+fn one_that_is_kept_at_once_is_never_taken_for_served() {
+    let (way, words) = (Fake::with([0, 1]), Words::new(2, true));
+    way.dead.set(Some(0));
+    let mut walk = Walk::default();
+    for _ in 0..1_000 {
+        walk.step(&words, 1, &way).expect("allowed");
+    }
+    let mut evidence = Evidence::new(2, PATIENCE_NS);
+    [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+    let (verdict, _) = evidence.look(&words, || Monotonic(1));
+    assert_eq!(verdict, Verdict::Unknown(Unknown::Unproven { cpu: 0 }));
+    assert!(walk.pause_ns() > 0, "and it is not asked without a pause");
+}
+
+#[test]
+fn a_vcpu_is_not_kept_where_it_only_stays_busy_or_nobody_says() {
+    // There is but one pCPU, or the hypervisor says nothing, or another vCPU is sent each time.
+    for (pcpus, is_silent, vcpus) in [(1, false, 1), (3, true, 1), (3, false, 2)] {
+        let (way, words) = (Fake::with(0..pcpus), Words::new(3, true));
+        way.is_silent.set(is_silent);
+        let mut walk = Walk::default();
+        go(&mut walk, &words, &way).expect("allowed");
+        if is_silent || vcpus > 1 {
+            way.dead.set(way.runs_on.get());
+        }
+        let mut evidence = Evidence::new(3, PATIENCE_NS);
+        for step in 0..20 {
+            (0..3).for_each(|vcpu| words.count(vcpu));
+            walk.step(&words, 1 + (step + 1) % vcpus, &way)
+                .expect("allowed");
+            let (verdict, _) = evidence.look(&words, || Monotonic(u64::from(step)));
+            assert_eq!(verdict, SERVED, "{pcpus} {is_silent} {vcpus}");
+        }
     }
 }
 

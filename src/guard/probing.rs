@@ -6,7 +6,9 @@
 //! counts. One more sends its vCPU to each pCPU in turn (`SCHEDOP_pin_override`), sleeps there
 //! for a moment, so that a timer of that pCPU has to wake it, and comes back. On a pCPU that
 //! schedules nothing, or runs no timers, it never does, and dom0 has lost a vCPU: so it keeps
-//! to the last one, and the guard's thread to the others.
+//! to the last one, and the guard's thread to the others. A pCPU that stopped scheduling just
+//! when it ran this vCPU keeps it: the vCPU lives, is sent, and never leaves, which shows in
+//! that it was not given a pCPU since the one before.
 //!
 //! All are real-time, with small locked stacks, and allocate nothing once they run.
 
@@ -59,6 +61,10 @@ pub trait Way {
     /// # Errors
     /// EINVAL: it was not sent.
     fn release(&self) -> Result<(), Errno>;
+
+    /// When this vCPU, on which it runs, was last given a pCPU, ns of the hypervisor's clock. None
+    /// where the hypervisor does not say.
+    fn given_ns(&self, vcpu: u16) -> Option<u64>;
 }
 
 impl Way for Privcmd {
@@ -73,6 +79,18 @@ impl Way for Privcmd {
     fn release(&self) -> Result<(), Errno> {
         self.pin_override(-1)
     }
+
+    fn given_ns(&self, vcpu: u16) -> Option<u64> {
+        self.runstate_entered_ns(vcpu).ok()
+    }
+}
+
+/// A stay on a pCPU.
+#[derive(Clone, Copy, Debug)]
+struct Stay {
+    vcpu: u16,
+    pcpu: u16,
+    given_ns: u64,
 }
 
 /// The way of a vCPU over the pCPUs. The first walk finds out which there are; the later ones
@@ -86,6 +104,9 @@ pub struct Walk {
     missed: u16,
     walked: bool,
     sent: u32,
+    last: Option<Stay>,
+    /// It was sent away from the pCPU of the last stay, and is still there.
+    kept: bool,
 }
 
 impl Walk {
@@ -95,11 +116,14 @@ impl Walk {
     /// It is not allowed at all.
     pub fn step(&mut self, words: &Words, vcpu: u16, way: &impl Way) -> Result<(), Errno> {
         let pcpu = self.next;
-        self.sent = self.sent.wrapping_add(1);
-        words.sent(self.sent, vcpu, pcpu);
+        if !self.kept {
+            self.sent = self.sent.wrapping_add(1);
+            words.sent(self.sent, vcpu, pcpu);
+        }
         match way.send(pcpu) {
             Ok(()) => {
                 way.stay();
+                self.stayed(vcpu, pcpu, way.given_ns(vcpu));
                 // Nothing is left to be done about it; it is tried again before the next one.
                 let _ = way.release();
                 self.pcpus = self.pcpus.max(pcpu + 1);
@@ -119,15 +143,34 @@ impl Walk {
         if self.walked && self.pcpus == 0 {
             return Err(Errno::EBUSY);
         }
-        words.back(self.walked);
+        match self.last {
+            // The same word for as long as it is kept.
+            Some(stay) if self.kept => words.sent(self.sent, vcpu, stay.pcpu),
+            _ => words.back(self.walked),
+        }
         Ok(())
     }
 
+    /// On its way to another pCPU a vCPU leaves the one it was on, and is given the other one later.
+    fn stayed(&mut self, vcpu: u16, pcpu: u16, given_ns: Option<u64>) {
+        let is_same = |last: Stay| last.vcpu == vcpu && Some(last.given_ns) == given_ns;
+        self.kept = self
+            .last
+            .is_some_and(|last| is_same(last) && (self.kept || last.pcpu != pcpu));
+        if !self.kept {
+            self.last = given_ns.map(|given_ns| Stay {
+                vcpu,
+                pcpu,
+                given_ns,
+            });
+        }
+    }
+
     /// How long to wait before the next step, ns: none on the first walk, nor after a number that
-    /// is no pCPU.
+    /// is no pCPU, unless the vCPU is kept somewhere.
     #[must_use]
     pub fn pause_ns(&self) -> u64 {
-        match self.walked && self.missed == 0 {
+        match self.kept || self.walked && self.missed == 0 {
             true => (WALK_NS / u64::from(self.pcpus.max(1))).max(PCPU_EACH_NS),
             false => 0,
         }

@@ -3,7 +3,7 @@
 //!
 //! Sources: Linux `include/uapi/xen/privcmd.h` (IOCTL_PRIVCMD_HYPERCALL,
 //! IOCTL_PRIVCMD_MMAP_RESOURCE) and `drivers/xen/privcmd.c`; Xen's
-//! `xen/include/public/{xen,version,sched,kexec,memory,liveness}.h` for numbers and layouts.
+//! `xen/include/public/{xen,version,sched,vcpu,kexec,memory,liveness}.h` for numbers and layouts.
 //!
 //! A hypercall blocks for as long as the hypervisor holds on to it, for ever if the
 //! hypervisor is stuck; whoever calls must be a thread that may be lost. Looking at the
@@ -33,6 +33,9 @@ const HYPERVISOR_SCHED_OP: u64 = 29;
 const SCHEDOP_WATCHDOG: u64 = 6;
 /// `SCHEDOP_pin_override` (public/sched.h), Xen 4.7 and later, for dom0 only.
 const SCHEDOP_PIN_OVERRIDE: u64 = 7;
+/// `__HYPERVISOR_vcpu_op` (public/xen.h), `VCPUOP_get_runstate_info` (public/vcpu.h).
+const HYPERVISOR_VCPU_OP: u64 = 24;
+const VCPUOP_GET_RUNSTATE_INFO: u64 = 4;
 /// `__HYPERVISOR_kexec_op` (public/xen.h); `KEXEC_CMD_kexec_status`, `KEXEC_TYPE_CRASH`
 /// (public/kexec.h), Xen 4.9 and later.
 const HYPERVISOR_KEXEC_OP: u64 = 37;
@@ -61,6 +64,15 @@ struct SchedWatchdog {
 #[repr(C)]
 struct SchedPinOverride {
     pcpu: i32,
+}
+
+/// `struct vcpu_runstate_info` (public/vcpu.h).
+#[repr(C)]
+#[derive(Default)]
+struct VcpuRunstateInfo {
+    state: i32,
+    state_entry_time: u64,
+    time: [u64; 4],
 }
 
 /// `struct xen_kexec_status` (public/kexec.h).
@@ -97,19 +109,18 @@ impl Privcmd {
         Ok(Self { device })
     }
 
-    /// Makes a hypercall with two arguments; gives its answer.
+    /// Makes a hypercall with up to three arguments; gives its answer.
     ///
     /// # Errors
     /// The hypervisor's errno.
     ///
     /// # Safety
-    /// Where `op` takes the second argument for a pointer, it points to what `op` reads and
+    /// Where `op` takes the last argument for a pointer, it points to what `op` reads and
     /// writes, and that lives until the call returns.
-    unsafe fn hypercall(&self, op: u64, [first, second]: [u64; 2]) -> Result<u32, Errno> {
-        let mut request = PrivcmdHypercall {
-            op,
-            arg: [first, second, 0, 0, 0],
-        };
+    unsafe fn hypercall<const N: usize>(&self, op: u64, given: [u64; N]) -> Result<u32, Errno> {
+        let mut arg = [0; 5];
+        arg.iter_mut().zip(given).for_each(|(to, from)| *to = from);
+        let mut request = PrivcmdHypercall { op, arg };
         // SAFETY: the descriptor is open, the request is a live `struct privcmd_hypercall`,
         // and for its arguments the caller vouches.
         let answer = unsafe {
@@ -193,6 +204,22 @@ impl Privcmd {
         // reads.
         unsafe { self.hypercall(HYPERVISOR_SCHED_OP, [SCHEDOP_PIN_OVERRIDE, argument]) }?;
         Ok(())
+    }
+
+    /// When a vCPU of this domain last began to run, to sleep or to wait, ns of the hypervisor's
+    /// clock. For the vCPU that this runs on, that is when it was last given a pCPU.
+    ///
+    /// # Errors
+    /// ENOENT for a vCPU that does not exist (Xen `xen/common/domain.c`); EINVAL on Arm, where
+    /// nobody may ask (`xen/arch/arm/domain.c`).
+    pub fn runstate_entered_ns(&self, vcpu: u16) -> Result<u64, Errno> {
+        let mut info = VcpuRunstateInfo::default();
+        let buffer = (&raw mut info).expose_provenance() as u64;
+        let ask = [VCPUOP_GET_RUNSTATE_INFO, u64::from(vcpu), buffer];
+        // SAFETY: the last argument points to a live `struct vcpu_runstate_info`, of which the
+        // hypervisor writes no more than its bytes.
+        unsafe { self.hypercall(HYPERVISOR_VCPU_OP, ask) }?;
+        Ok(info.state_entry_time)
     }
 
     /// Maps the first `pages` pages of the hypervisor's liveness table, read-only.

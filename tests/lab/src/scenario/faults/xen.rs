@@ -48,6 +48,7 @@ pub const LIVES: &[Row] = &[
 #[rustfmt::skip]
 pub const DOWN: &[Row] = &[
     Row { name: "sched-null-lost", what: "the null scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=null") },
+    Row { name: "stock-running", what: "without patches: a pCPU schedules nothing, and dom0's vCPU that is there runs on", run: stops_under_vcpu },
     Row { name: "suspended-killed", what: "the host sleeps (S3), and when it was woken its guard is killed", run: |lab, phase| go_down(lab, phase, sleep_and_lose_guard, None) },
     Row { name: "sched-rtds-lost", what: "the RTDS scheduler stops on a pCPU without dom0", run: |lab, phase| stops(lab, phase, " sched=rtds") },
 ];
@@ -100,6 +101,18 @@ fn stops(laboratory: &Laboratory, phase: Duration, scheduler: &'static str) -> R
     host.pass(phase)?;
     // There are no guests, and it needs none.
     strike(&mut host, wedge, "")
+}
+
+/// A pCPU schedules nothing any more, so that the vCPU which it runs just then stays there, and lives: it cannot be sent elsewhere.
+fn stops_under_vcpu(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let wedge = Wedge::named("sched-lost-1").and_then(Wedge::on_stock);
+    let wedge = wedge.context(|| "no such wedge")?;
+    let mut host = ready(laboratory, wedge.shape, phase)?;
+    let stays = "xl vcpu-pin Domain-0 0 0 && xl vcpu-pin Domain-0 1 1 && \
+        { taskset -c 1 sh -c 'while :; do :; done' > /dev/null 2>&1 & }";
+    host.dom0_ok(stays, PROMPT)?;
+    host.pass(AWAY / 4)?;
+    strike(&mut host, &wedge, "")
 }
 
 fn offline(host: &mut Host) -> Result<()> {
