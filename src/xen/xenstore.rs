@@ -424,10 +424,76 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_a_request_that_was_given_up_is_taken_once_it_comes() {
+        let (mut xenstore, mut daemon) = pair();
+        let short = Duration::from_millis(20);
+        xenstore.read("/name", short).expect_err("silence");
+        daemon
+            .write_all(&answer(XS_READ, 77, b"another"))
+            .expect("write");
+        assert_eq!(xenstore.next_event(short).expect("sound"), None);
+        assert!(xenstore.outstanding, "that was no answer to it");
+        daemon
+            .write_all(&answer(XS_READ, 1, b"late"))
+            .expect("write");
+        assert_eq!(xenstore.next_event(short).expect("sound"), None);
+        assert!(!xenstore.outstanding);
+        daemon
+            .write_all(&answer(XS_WATCH, 0, b"OK\0"))
+            .expect("write");
+        xenstore
+            .watch("/name", "one", Duration::from_secs(5))
+            .expect("watched");
+        assert!(!xenstore.outstanding, "Linux has answered that");
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_a_page_at_most_and_of_the_kind_that_was_asked_for() {
+        let long = Duration::from_secs(5);
+        let page = vec![b'x'; PAYLOAD_MAX];
+        let asked = |kind, payload: &[u8]| {
+            let (mut xenstore, mut daemon) = pair();
+            daemon.write_all(&answer(kind, 1, payload)).expect("write");
+            xenstore.read("/name", long)
+        };
+        let whole = asked(XS_READ, &page).expect("a value");
+        assert_eq!(whole.len(), PAYLOAD_MAX);
+        for (kind, payload) in [
+            (XS_READ, &[&page[..], b"x"].concat()[..]),
+            (XS_UNWATCH, b"OK"),
+        ] {
+            let error = asked(kind, payload).expect_err("malformed");
+            assert!(matches!(error, XenstoreError::Malformed), "{error}");
+        }
+    }
+
+    #[test]
     fn a_closed_connection_is_an_error_not_a_wait() {
         let (mut xenstore, daemon) = pair();
         drop(daemon);
         let error = xenstore.next_event(Duration::from_secs(60));
         assert!(matches!(error, Err(XenstoreError::Io(_))));
+        // One that leaves a request unread: the read itself fails.
+        let (mut xenstore, daemon) = pair();
+        let short = Duration::from_millis(20);
+        xenstore.read("/name", short).expect_err("silence");
+        drop(daemon);
+        let error = xenstore.read("/name", Duration::from_secs(60));
+        let error = error.expect_err("closed").to_string();
+        assert!(error.starts_with("/dev/xen/xenbus: "), "{error}");
+    }
+
+    #[test]
+    fn an_error_says_what_xenstored_did() {
+        let told = |error: XenstoreError| error.to_string();
+        let refused = told(XenstoreError::Refused("EACCES".to_owned()));
+        assert_eq!(refused, "xenstored answers EACCES");
+        let others = [
+            (XenstoreError::Timeout, "xenstored does not answer"),
+            (XenstoreError::Malformed, "xenstored's answer is malformed"),
+        ];
+        for (error, text) in others {
+            assert_eq!(told(error), text);
+        }
     }
 }
