@@ -26,7 +26,7 @@ help:
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
-	@echo 'make lint               format, clippy, licences'
+	@echo 'make lint               format, clippy, documentation, licences'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit files'
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR say where'
 
@@ -89,6 +89,7 @@ fuzz: prerequisites
 lint: prerequisites
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps --workspace
 	$(CARGO) test --quiet -p xenwarden --test licences
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Configuration: a file, parsed ([`file`]), then validated into a [`Policy`].
+//! Configuration: a file, parsed ([`mod@file`]), then validated into a [`Policy`].
 //!
 //! In: the path of a TOML file. Out: a policy that is whole and free of contradictions,
 //! or errors that name file, line or key, and what to do. Nothing is half-applied. [`check`]

@@ -7,7 +7,7 @@
 //!
 //! A wedge may stop any one vCPU of dom0, and whatever runs or waits there. So there is a
 //! watcher pinned to each of them, and any one that still runs tells all there is
-//! ([`super::told`]). The line is written at once, by one system call and before any lock;
+//! ([`super::reported`]). The line is written at once, by one system call and before any lock;
 //! the event follows, and may wait for threads that hang.
 
 use crate::control::inhibit::{self, Order};
