@@ -129,7 +129,8 @@ install: programs
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)$(MANDIR)/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
-	install -D -m 644 doc/events.schema.json $(DESTDIR)$(DOCDIR)/events.schema.json
+	for page in events.schema.json operating.md; do \
+	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
 
 clean:
 	$(CARGO) clean

@@ -5,6 +5,7 @@
 
 mod guard_told;
 
+use caps::{CapSet, Capability};
 use guard_told::{Folder, info, status};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -50,6 +51,24 @@ fn reasons() -> Vec<Reason> {
     ];
     let unknown = unknown.into_iter().map(Reason::Unknown);
     lagging.into_iter().chain(unknown).collect()
+}
+
+#[test]
+fn a_page_that_its_group_cannot_be_given_is_there_for_root() {
+    let folder = Folder::new("group-refused");
+    let path = folder.0.join("page");
+    let create = {
+        let path = path.clone();
+        move || {
+            // As a unit that forgets the capability; the other threads keep it.
+            caps::drop(None, CapSet::Effective, Capability::CAP_CHOWN).expect("dropped");
+            Writer::create(&path, Some(4_242)).map(drop)
+        }
+    };
+    let created = std::thread::spawn(create).join().expect("no panic");
+    created.expect("a page");
+    assert!(Reader::open(&path).is_ok());
+    assert_ne!(fs::metadata(&path).expect("there").gid(), 4_242);
 }
 
 #[test]

@@ -37,6 +37,27 @@ fn no_unit_removes_what_the_guard_tells_its_successor() {
     }
 }
 
+/// Of what the guard does: real time, memory, limits, the group of its page, the monitor's files.
+#[test]
+fn the_guard_has_the_capabilities_that_it_uses_and_waits_for_no_other_units_disk() {
+    let unit = include_str!("../init/systemd/xenwardend.service");
+    let set = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let set: Vec<&str> = set.unwrap_or_default().split(' ').collect();
+    for needed in [
+        "SYS_NICE",
+        "IPC_LOCK",
+        "SYS_RESOURCE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+    ] {
+        assert!(set.contains(&format!("CAP_{needed}").as_str()), "{needed}");
+    }
+    let shutdown = include_str!("../init/systemd/xenwarden-shutdown.service");
+    assert!(shutdown.lines().any(|line| line == "RefuseManualStop=yes"));
+}
+
 /// The reverse of the order of starts (systemd.unit(5)).
 #[test]
 fn the_host_is_guarded_until_a_shutdown_has_stopped_the_guests() {

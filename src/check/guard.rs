@@ -112,6 +112,10 @@ fn fence(system: &System, policy: &Policy) -> Finding {
         (None, true) => "the hardware, Xen's watchdog of dom0".to_owned(),
         (None, false) => "the hardware".to_owned(),
     };
+    let levels = match policy.fast.is_on() {
+        true => format!("{levels}, sysrq at once ([fast])"),
+        false => levels,
+    };
     if !policy.fence.sysrq {
         let text = format!("the levels are {levels}; sysrq is switched off");
         return Finding::weak(AREA, text, "set fence.sysrq = true");

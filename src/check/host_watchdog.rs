@@ -121,7 +121,10 @@ fn said_of(
     let named = identity.unwrap_or("identity unknown");
     let shown = format!("{} ({named})", device.display());
     let nowayout = match attributes.nowayout {
-        Some(true) => "; nowayout: a stop of the guard does not disarm it, the host goes down",
+        Some(true) => {
+            "; nowayout: a stop of the guard does not disarm it: unless a guard comes, the host goes \
+             down after host-watchdog.stopped_timeout_s"
+        }
         Some(false) | None => "",
     };
     let mut findings = vec![match (identity, latest_s > policy.hardware_s()) {
@@ -152,8 +155,8 @@ fn said_of(
         findings.push(Finding::weak(
             AREA,
             format!("{shown}: it has dom0 panic {before_s} s before its reset (pretimeout)"),
-            "write 0 into its pretimeout in /sys/class/watchdog, or noop into its \
-             pretimeout_governor, unless that panic is wanted for a crash dump",
+            "write noop into its pretimeout_governor in /sys/class/watchdog at each boot, unless \
+             that panic is wanted for a crash dump",
         ));
     }
     if identity == Some(IPMI) && !system.exists("/dev/ipmi0") {

@@ -119,7 +119,7 @@ fn scheduled(system: &System, policy: &Policy, guard: &Process) -> Finding {
         policy_name(now.policy),
         now.priority
     );
-    let restart = "restart xenwardend: the host is not guarded meanwhile";
+    let restart = "restart xenwardend (without systemd the host is unguarded meanwhile)";
     if now.policy != libc::SCHED_FIFO {
         return Finding::wrong(AREA, format!("{text}: it is not real-time"), restart);
     }
@@ -210,7 +210,7 @@ fn locked(system: &System, guard: &Process) -> Finding {
         (Some(0), _) => Finding::wrong(
             AREA,
             format!("the guard (pid {pid}) has locked no memory: it may wait for a disk"),
-            "restart xenwardend: the host is not guarded meanwhile",
+            "restart xenwardend (without systemd the host is unguarded meanwhile)",
         ),
         (Some(kib), Some("unlimited")) => Finding::fine(
             AREA,

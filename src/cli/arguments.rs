@@ -87,7 +87,7 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
     },
-    /// After how many seconds this host is certainly down once it has fallen silent
+    /// After how many seconds this host is down once it is wedged, hung or dead
     FenceBound,
     /// Completions of this command line for a shell
     #[command(hide = true)]

@@ -16,7 +16,7 @@ use crate::state::store::Store;
 use crate::sys::clock::Monotonic;
 use std::path::Path;
 
-/// Shows after how many seconds this host is certainly down once it has fallen silent.
+/// Shows after how many seconds this host is down once it is wedged, hung or dead.
 pub fn run(
     socket: &Path,
     policy: impl FnOnce() -> Result<Policy, String>,

@@ -85,7 +85,7 @@ pub struct HostWatchdog {
     pub timeout_ms: u64,
     /// A silent host is reset within this, by what is known of the device, milliseconds.
     pub resets_within_ms: u64,
-    /// A host that has fallen silent is certainly down after so long, milliseconds; null where
+    /// A host that is wedged, hung or dead is down after so long, milliseconds; null where
     /// nothing is armed, with partial coverage, while the guard is inhibited, and where a drill has
     /// failed, or what drills have shown is not known.
     #[serde(default)]

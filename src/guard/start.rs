@@ -36,7 +36,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -402,7 +402,17 @@ fn deadlines(longest_ns: u64) -> Deadlines {
 
 /// The guard page; where there is no room for one, one that nobody sees.
 fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
-    Writer::create(Path::new(page::PATH), group).or_else(|error| {
+    let path = Path::new(page::PATH);
+    let is_of = |group| fs::metadata(path).is_ok_and(|page| page.gid() == group);
+    let writer = Writer::create(path, group).inspect(|_| {
+        if !group.is_none_or(is_of) {
+            say!(
+                "xenwardend: {}: for root only: its group cannot be set (CAP_CHOWN)",
+                page::PATH
+            );
+        }
+    });
+    writer.or_else(|error| {
         say!(
             "xenwardend: {}: {error}: guarding without telling",
             page::PATH

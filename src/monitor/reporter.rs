@@ -379,8 +379,8 @@ fn line(entry: &Entry, kind: &Kind, info: &Info) -> String {
     );
     match entry.kind {
         EntryKind::Withhold(reason) => format!(
-            "withhold: {reason} (last kick {age_ms} ms ago; the host goes down in {left_ms} ms \
-             unless it is served again)"
+            "withhold: {reason} (last kick {age_ms} ms ago; the host goes down, from {left_ms} ms \
+             on, unless it is served again)"
         ),
         EntryKind::Resume => format!(
             "resume: everything is served again (last kick {age_ms} ms ago, {left_ms} ms were left)"

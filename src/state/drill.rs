@@ -228,7 +228,7 @@ pub fn ended(record: DrillRecord, store: &Store, fired: Option<bool>) -> Option<
     })
 }
 
-/// The time after which a host that has fallen silent is certainly down: what the guard takes to
+/// The time after which a host that is wedged, hung or dead is down: what the guard takes to
 /// see a pCPU that stops (its canary's period, the slack, and a look before and after), and the
 /// host watchdog. SPECIFICATION.md, Bounds, has what is left out of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

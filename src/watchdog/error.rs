@@ -67,6 +67,9 @@ impl fmt::Display for ArmError {
                 )?;
                 match holder {
                     Some(who) => write!(f, "; it is held by {who}: stop that first"),
+                    None if error.raw_os_error() == Some(libc::EBUSY) => {
+                        write!(f, "; xenwarden check says who holds it")
+                    }
                     None => Ok(()),
                 }
             }

@@ -261,7 +261,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes a page at `path`, in the place of an older one, readable for `group`. Without
+    /// Makes a page at `path`, in the place of an older one, readable for `group` where that may be set. Without
     /// room for a new one the older one serves on, as it has its memory already.
     ///
     /// # Errors
@@ -300,7 +300,8 @@ impl Writer {
             .mode(0o640)
             .open(&new)?;
         if let Some(group) = group {
-            nix::unistd::fchown(&file, None, Some(group.into()))?;
+            // A group that may not read is no reason to tell nobody.
+            let _ = nix::unistd::fchown(&file, None, Some(group.into()));
         }
         let writer = Self::over_file(&file, old)?;
         // A start that fails after this hides nothing from the next.
