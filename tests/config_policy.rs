@@ -102,11 +102,11 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
         ),
         (
             "[crash_dump]\nhardware_s = 19",
-            &["crash_dump.hardware_s = 19", "20 to 3600 seconds", "boot"],
+            &["crash_dump.hardware_s = 19", "22 to 3600 seconds", "boot"],
         ),
         (
             "[crash_dump]\nhardware_s = 29\n[host-watchdog]\ntimeout_s = 10",
-            &["crash_dump.hardware_s = 29", "30 to 3600"],
+            &["crash_dump.hardware_s = 29", "32 to 3600"],
         ),
         (
             "[crash_dump]\nhardware_s = 3601",

@@ -315,6 +315,7 @@ fn each_verdict_has_its_words() {
         (Work::PcpuScheduler(2), "scheduler of pcpu 2"),
         (Work::Vcpu(1), "dom0 vcpu 1"),
         (Work::Probe(3), "probe of pcpu 3"),
+        (Work::Probe(0xffff), "probe of an unknown pcpu"),
         (
             Work::PcpuStarving {
                 cpu: 2,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
-use xenwarden::guard::probes::{Evidence, Words};
+use xenwarden::guard::probes::{Evidence, UNKNOWN, Words};
 use xenwarden::guard::probing::{Walk, Way, choose_home, count_on};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 
@@ -254,6 +254,8 @@ struct Fake {
     stays: RefCell<Vec<u16>>,
     /// Where the vCPU really is, and since when.
     runs_on: Cell<Option<u16>>,
+    /// Where it goes when it is not sent (`xl vcpu-pin`).
+    bound_to: Cell<Option<u16>>,
     given_ns: Cell<u64>,
     /// This one schedules nothing: it runs on with whatever it ran.
     dead: Cell<Option<u16>>,
@@ -266,6 +268,14 @@ impl Fake {
         Self {
             pcpus: RefCell::new(pcpus.into_iter().collect()),
             ..Self::default()
+        }
+    }
+
+    fn move_to(&self, pcpu: u16) {
+        let runs_on = self.runs_on.get();
+        if runs_on != Some(pcpu) && (runs_on.is_none() || runs_on != self.dead.get()) {
+            self.runs_on.set(Some(pcpu));
+            self.given_ns.set(self.given_ns.get() + 1);
         }
     }
 
@@ -286,11 +296,7 @@ impl Way for Fake {
             return Err(Errno::EINVAL);
         }
         self.at.set(Some(pcpu));
-        let runs_on = self.runs_on.get();
-        if runs_on != Some(pcpu) && (runs_on.is_none() || runs_on != self.dead.get()) {
-            self.runs_on.set(Some(pcpu));
-            self.given_ns.set(self.given_ns.get() + 1);
-        }
+        self.move_to(pcpu);
         Ok(())
     }
 
@@ -300,7 +306,11 @@ impl Way for Fake {
     }
 
     fn release(&self) -> Result<(), Errno> {
-        self.at.take().map(drop).ok_or(Errno::EINVAL)
+        let released = self.at.take().map(drop).ok_or(Errno::EINVAL);
+        if let Some(home) = self.bound_to.get() {
+            self.move_to(home);
+        }
+        released
     }
 
     fn given_ns(&self, _vcpu: u16) -> Option<u64> {
@@ -366,6 +376,33 @@ fn a_pcpu_that_keeps_the_vcpu_which_it_runs_is_told() {
     way.dead.set(None);
     second(&mut walk);
     assert_eq!(second(&mut walk), None, "nothing latches");
+}
+
+#[test]
+fn a_vcpu_that_is_kept_where_it_went_by_itself_blames_no_other_pcpu() {
+    for stays_before in 1..=3 {
+        let (way, words) = (Fake::with([0, 1, 2]), Words::new(2, true));
+        way.bound_to.set(Some(1));
+        let mut walk = Walk::default();
+        (0..9 + stays_before).for_each(|_| go(&mut walk, &words, &way).expect("allowed"));
+        way.dead.set(Some(1));
+        let mut evidence = Evidence::new(2, PATIENCE_NS);
+        let mut told = None;
+        for look in 0..100 {
+            [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+            let (verdict, _) = evidence.look(&words, || Monotonic(look * SAMPLE_NS));
+            match verdict {
+                Verdict::Lagging { work, .. } => told = Some(work),
+                verdict => assert_eq!(verdict, SERVED),
+            }
+            go(&mut walk, &words, &way).expect("allowed");
+        }
+        let unknown = Work::Probe(u32::from(UNKNOWN));
+        assert!(
+            [Some(Work::Probe(1)), Some(unknown)].contains(&told),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]

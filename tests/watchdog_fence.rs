@@ -14,8 +14,8 @@ use xenwarden::guard::gate::Decision;
 use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Vitals, Writer};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::watchdog::fence::{
-    DomainWatchdog, Judged, Overdue, SYSRQ_AFTER, Slot, judge, keep_slot, last_resort, open_sysrq,
-    slot_timeout_s,
+    BEFORE_HARDWARE, DomainWatchdog, Judged, Overdue, SYSRQ_AFTER, Slot, judge, keep_slot,
+    last_resort, open_sysrq, slot_timeout_s,
 };
 
 /// Nothing here takes so long.
@@ -132,6 +132,22 @@ fn a_fast_fence_counts_from_what_was_last_served_whatever_the_hardware_takes() {
 }
 
 #[test]
+fn a_slot_that_comes_before_the_hardware_is_fed_while_the_device_takes_its_time() {
+    let pid = std::process::id();
+    let began = Monotonic(100 * NS_PER_S);
+    let served = began.plus_ns(NS_PER_S);
+    let judged = |told, after_ms| {
+        let now = served.plus_ns(after_ms * NS_PER_MS);
+        judge(Some(told), pid, began, now, BEFORE_HARDWARE)
+    };
+    let mut told = vitals(Phase::Armed, served, served);
+    assert_eq!(judged(told, 1_001), Judged::Silent, "nobody kicks");
+    told.status.answered = Monotonic(served.0 - 1);
+    assert_eq!(judged(told, 6_000), Judged::Fresh, "still kicking");
+    assert_ne!(judged(told, 6_001), Judged::Fresh, "the hardware fires");
+}
+
+#[test]
 fn a_device_that_takes_its_time_for_a_kick_is_left_to_the_hardware() {
     let pid = std::process::id();
     let began = Monotonic(100 * NS_PER_S);
@@ -143,7 +159,7 @@ fn a_device_that_takes_its_time_for_a_kick_is_left_to_the_hardware() {
     };
     let mut told = vitals(Phase::Armed, served, served);
     told.status.answered = Monotonic(served.0 - 1);
-    for (after_ms, expected) in [(6_000, Judged::Silent), (6_001, Judged::Overdue)] {
+    for (after_ms, expected) in [(6_000, Judged::Fresh), (6_001, Judged::Overdue)] {
         assert_eq!(
             judged(told, after_ms),
             expected,

@@ -19,7 +19,8 @@ struct Seen {
     kicks: u32,
     timeout_s: u32,
     started_again: u32,
-    cannot_start_again: bool,
+    tried: u32,
+    cannot_start_again: Option<Errno>,
     slept_ms: u64,
 }
 
@@ -59,8 +60,9 @@ impl Driver for Sleeper {
 
     fn start_again(&self) -> Result<(), Errno> {
         with(|seen| {
-            if seen.cannot_start_again {
-                return Err(Errno::EOPNOTSUPP);
+            seen.tried += 1;
+            if let Some(errno) = seen.cannot_start_again {
+                return Err(errno);
             }
             (seen.started_again, seen.timeout_s) = (seen.started_again + 1, 30);
             Ok(())
@@ -120,11 +122,42 @@ fn two_clocks_that_are_not_read_at_once_are_no_sleep() {
 }
 
 #[test]
-fn what_cannot_be_started_after_a_sleep_is_told_once_and_kicked() {
+fn what_cannot_be_started_after_a_sleep_is_kicked_and_no_kick_counts_until_it_is() {
     let mut armed = armed();
-    with(|seen| (seen.slept_ms, seen.cannot_start_again) = (60_000, true));
-    let error = armed.kick().expect_err("told");
-    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
-    armed.kick().expect("kicked all the same");
-    assert_eq!(with(|seen| seen.kicks), 4);
+    with(|seen| (seen.slept_ms, seen.cannot_start_again) = (60_000, Some(Errno::EIO)));
+    for tried in 1..=2 {
+        let error = armed.kick().expect_err("told");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert_eq!(with(|seen| seen.tried), tried);
+    }
+    assert_eq!(with(|seen| seen.kicks), 4, "kicked all the same");
+    with(|seen| seen.cannot_start_again = None);
+    armed.kick().expect("started");
+    armed.kick().expect("once");
+    let (started, tried, timeout_s) = with(|s| (s.started_again, s.tried, s.timeout_s));
+    assert_eq!((started, tried, timeout_s), (1, 3, 5));
+}
+
+#[test]
+fn what_can_never_be_started_again_is_tried_once_for_each_sleep() {
+    for errno in [Errno::EBUSY, Errno::EOPNOTSUPP] {
+        with(|seen| *seen = Seen::default());
+        let mut armed = armed();
+        for slept in 1..=2 {
+            with(|seen| (seen.slept_ms, seen.cannot_start_again) = (slept * 60_000, Some(errno)));
+            for _ in 0..3 {
+                armed.kick().expect_err("it may never fire");
+            }
+            assert_eq!(u64::from(with(|seen| seen.tried)), slept);
+        }
+    }
+}
+
+#[test]
+fn a_device_that_ran_on_without_a_guard_may_have_slept_meanwhile() {
+    with(|seen| seen.slept_ms = 7_000);
+    let mut kept = Hardware::take_over(Path::new("/dev/watchdog7"), Sleeper, 5);
+    kept.kick().expect("a kick");
+    kept.kick().expect("a kick");
+    assert_eq!(with(|seen| seen.started_again), 1);
 }

@@ -65,9 +65,10 @@ fn crash_kernel(system: &System, policy: Option<&Policy>) -> Finding {
         (Ok(true), Some((hardware_s, timeout_s))) => Finding::fine(
             AREA,
             format!(
-                "Xen has a crash kernel loaded, which the host watchdog gives {} s for its dump, \
-                 unless it drives that itself",
-                hardware_s.saturating_sub(timeout_s + 1)
+                "Xen has a crash kernel loaded, which the host watchdog gives {} s for its dump \
+                 ({} s on boards that reset after half of their timeout), unless it drives that itself",
+                hardware_s.saturating_sub(timeout_s + 1),
+                (hardware_s / 2).saturating_sub(timeout_s + 1)
             ),
         ),
         (Ok(true), None) => Finding::fine(

@@ -319,7 +319,8 @@ fn crash_dump_s(file: &File, timeout_s: u32, wrong: &mut Problems) -> Option<u32
              its crash kernel; leave fence.xen_slot out"
         ));
     }
-    let least_s = 2 * (timeout_s + MIN_DUMP_S);
+    // The slot fires up to a second after its time.
+    let least_s = 2 * (timeout_s + 1 + MIN_DUMP_S);
     Some(wrong.within(
         CRASH_DUMP,
         Some(given),

@@ -35,6 +35,9 @@ const BACK: u64 = 2;
 const VCPU_SHIFT: u32 = 16;
 const COUNT_SHIFT: u32 = 32;
 
+/// In the place of a pCPU's number: nobody knows it.
+pub const UNKNOWN: u16 = u16::MAX;
+
 /// Words that the probe threads write and the kick path reads.
 #[derive(Debug)]
 pub struct Words {

@@ -12,7 +12,7 @@
 //!
 //! All are real-time, with small locked stacks, and allocate nothing once they run.
 
-use super::probes::Words;
+use super::probes::{UNKNOWN, Words};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, spawn};
@@ -91,6 +91,8 @@ struct Stay {
     vcpu: u16,
     pcpu: u16,
     given_ns: u64,
+    /// It was given that one then, and had not been there before.
+    came: bool,
 }
 
 /// The way of a vCPU over the pCPUs. The first walk finds out which there are; the later ones
@@ -120,10 +122,12 @@ impl Walk {
             self.sent = self.sent.wrapping_add(1);
             words.sent(self.sent, vcpu, pcpu);
         }
+        let before_ns = way.given_ns(vcpu);
         match way.send(pcpu) {
             Ok(()) => {
                 way.stay();
-                self.stayed(vcpu, pcpu, way.given_ns(vcpu));
+                let given_ns = way.given_ns(vcpu);
+                self.stayed(vcpu, pcpu, given_ns, given_ns != before_ns);
                 // Nothing is left to be done about it; it is tried again before the next one.
                 let _ = way.release();
                 self.pcpus = self.pcpus.max(pcpu + 1);
@@ -144,15 +148,18 @@ impl Walk {
             return Err(Errno::EBUSY);
         }
         match self.last {
-            // The same word for as long as it is kept.
-            Some(stay) if self.kept => words.sent(self.sent, vcpu, stay.pcpu),
+            // The same word for as long as it is kept. Where it went by itself after a stay nobody says.
+            Some(stay) if self.kept => {
+                let pcpu = if stay.came { stay.pcpu } else { UNKNOWN };
+                words.sent(self.sent, vcpu, pcpu);
+            }
             _ => words.back(self.walked),
         }
         Ok(())
     }
 
     /// On its way to another pCPU a vCPU leaves the one it was on, and is given the other one later.
-    fn stayed(&mut self, vcpu: u16, pcpu: u16, given_ns: Option<u64>) {
+    fn stayed(&mut self, vcpu: u16, pcpu: u16, given_ns: Option<u64>, came: bool) {
         let is_same = |last: Stay| last.vcpu == vcpu && Some(last.given_ns) == given_ns;
         self.kept = self
             .last
@@ -162,6 +169,7 @@ impl Walk {
                 vcpu,
                 pcpu,
                 given_ns,
+                came,
             });
         }
     }
@@ -177,18 +185,26 @@ impl Walk {
     }
 }
 
-/// Whether the hypervisor's scheduler, by its command line, lets several vCPUs share a pCPU. With
-/// the null scheduler a vCPU that is sent to a pCPU that is taken never runs again, though all is
-/// well; the others promise no time.
+/// Whether the hypervisor's scheduler, by its command line, lets several vCPUs share a pCPU, and
+/// sends one alone. With the null scheduler a vCPU that is sent to a pCPU that is taken never runs
+/// again, though all is well; the others promise no time. Where whole cores are scheduled
+/// (`sched-gran`) the vCPUs of a core go together, and to the first pCPU of a core only.
 ///
 /// # Errors
 /// Why not.
 pub fn scheduler_allows(command_line: &str) -> Result<(), &'static str> {
-    let words = command_line.split_whitespace();
-    let mut schedulers = words.filter_map(|word| word.strip_prefix("sched="));
-    match schedulers.next_back() {
-        None | Some("credit" | "credit2") => Ok(()),
-        Some(_) => Err("the scheduler may never let it run"),
+    let last = |option: &str| {
+        let words = command_line.split_whitespace();
+        words
+            .filter_map(|word| word.strip_prefix(option))
+            .next_back()
+    };
+    match (last("sched="), last("sched-gran=")) {
+        (None | Some("credit" | "credit2"), None | Some("cpu")) => Ok(()),
+        (None | Some("credit" | "credit2"), Some(_)) => {
+            Err("the scheduler would send the guard's vCPU along")
+        }
+        (Some(_), _) => Err("the scheduler may never let it run"),
     }
 }
 
@@ -349,6 +365,7 @@ mod tests {
             "com1=115200",
             "sched=credit",
             "sched=null sched=credit2 dom0_mem=1G",
+            "sched-gran=core sched-gran=cpu",
         ] {
             assert!(scheduler_allows(fine).is_ok(), "{fine}");
         }
@@ -356,6 +373,8 @@ mod tests {
             "sched=null",
             "dom0_mem=1G sched=rtds",
             "sched=credit sched=arinc653",
+            "sched-gran=core",
+            "sched=credit2 sched-gran=socket",
         ] {
             assert!(scheduler_allows(not).is_err(), "{not}");
         }

@@ -2,6 +2,7 @@
 //! The work that the hypervisor owes, and why nothing can be said of it: words for evidence of
 //! either kind, [`super::evidence`] and [`super::probes`].
 
+use super::probes::UNKNOWN;
 use super::starving::Waiting;
 use crate::sys::clock::NS_PER_MS;
 use std::fmt;
@@ -31,7 +32,8 @@ pub enum Work {
     },
     /// A turn for a vCPU of dom0, where there is no table.
     Vcpu(u32),
-    /// The return of a vCPU of dom0 that was sent to a pCPU, where there is no table.
+    /// The return of a vCPU of dom0 that was sent to a pCPU, where there is no table; or that it
+    /// leaves this one, whose number may be [`UNKNOWN`].
     Probe(u32),
 }
 
@@ -56,6 +58,7 @@ impl fmt::Display for Work {
             Self::PcpuTimers(cpu) => write!(f, "timers of pcpu {cpu}"),
             Self::PcpuScheduler(cpu) => write!(f, "scheduler of pcpu {cpu}"),
             Self::Vcpu(vcpu) => write!(f, "dom0 vcpu {vcpu}"),
+            Self::Probe(cpu) if *cpu == u32::from(UNKNOWN) => write!(f, "probe of an unknown pcpu"),
             Self::Probe(cpu) => write!(f, "probe of pcpu {cpu}"),
             Self::PcpuStarving { cpu, domid, vcpu } => {
                 write!(

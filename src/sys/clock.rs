@@ -64,8 +64,9 @@ pub fn boottime_ns() -> Option<u64> {
 /// Nanoseconds for which the machine was suspended since its kernel started. Does not block.
 #[must_use]
 pub fn suspended_ns() -> u64 {
-    let running = Monotonic::now();
-    boottime_ns().map_or(0, |all| Monotonic(all).since_ns(running))
+    // In this order: what passes between the two is then no sleep.
+    let all = boottime_ns().map(Monotonic);
+    all.map_or(0, |all| all.since_ns(Monotonic::now()))
 }
 
 /// Blocks until `when`; returns at once when it has passed. Signals do not cut it short.

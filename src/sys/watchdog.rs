@@ -150,9 +150,13 @@ impl WatchdogDevice {
             // SAFETY: the descriptor is open and the pointer is a live int.
             unsafe { ioctls::setoptions(self.file.as_raw_fd(), &raw mut option) }
         };
-        let stopped = set(WDIOS_DISABLECARD);
-        set(WDIOS_ENABLECARD)?;
-        stopped.map(drop)
+        // By one call: a guard that dies leaves it running.
+        let started = set(WDIOS_DISABLECARD | WDIOS_ENABLECARD);
+        if started.is_err() {
+            // It may have been stopped all the same.
+            set(WDIOS_ENABLECARD)?;
+        }
+        started.map(drop)
     }
 
     /// Writes the magic character and closes: disarms, unless the kernel was told

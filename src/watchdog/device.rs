@@ -26,6 +26,9 @@ use std::path::{Path, PathBuf};
 /// No sleep is so short, and two clocks are read within less, ns.
 const SLEEP_NS: u64 = 500 * NS_PER_MS;
 
+/// Time enough for a restart, seconds.
+const RESTART_S: u32 = 60;
+
 /// The armed host watchdog.
 #[derive(Debug)]
 pub struct Hardware<D = WatchdogDevice> {
@@ -47,6 +50,8 @@ pub struct Hardware<D = WatchdogDevice> {
     stopped_s: u32,
     /// For how long the host had been asleep when it was last started, ns.
     suspended_ns: u64,
+    /// Why it was not started again after a sleep; EAGAIN before the first try.
+    not_started: Option<Errno>,
 }
 
 /// What [`prepare`] found out.
@@ -112,6 +117,8 @@ impl<D: Driver> Hardware<D> {
         });
         let mut hardware = Self::running(device, path, prepared);
         (hardware.kept, hardware.ran_on) = (true, true);
+        // Nobody knows when the host slept last: perhaps between the two guards.
+        hardware.suspended_ns = 0;
         if let Some(weak) = unmarked {
             hardware.weaken(&weak);
         }
@@ -141,6 +148,7 @@ impl<D: Driver> Hardware<D> {
             ran_on: false,
             stopped_s: timeout_s,
             suspended_ns: D::suspended_ns(),
+            not_started: None,
         }
     }
 
@@ -182,15 +190,25 @@ impl<D: Driver> Hardware<D> {
     }
 
     /// A host that slept (S3) may have reset its device, whose driver need not start it again
-    /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried once.
+    /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried with each kick
+    /// until it is done, but where the answer would be the same; no kick counts before.
     fn start_after_sleep(&mut self) -> Result<(), Errno> {
         let suspended_ns = D::suspended_ns();
-        if suspended_ns.saturating_sub(self.suspended_ns) < SLEEP_NS {
-            return Ok(());
+        if suspended_ns.saturating_sub(self.suspended_ns) >= SLEEP_NS {
+            self.suspended_ns = suspended_ns;
+            self.not_started = Some(Errno::EAGAIN);
         }
-        self.suspended_ns = suspended_ns;
-        self.device.start_again()?;
-        self.device.set_timeout_s(self.timeout_s)
+        let Some(why) = self.not_started else {
+            return Ok(());
+        };
+        // Not to be stopped (nowayout, and the kernel logs each try), or not a thing that the driver does.
+        if matches!(why, Errno::EBUSY | Errno::EOPNOTSUPP | Errno::ENOTTY) {
+            return Err(why);
+        }
+        let started = self.device.start_again();
+        let started = started.and_then(|()| self.device.set_timeout_s(self.timeout_s));
+        self.not_started = started.err();
+        started
     }
 
     /// Whether it cannot be disarmed, as far as anybody tells.
@@ -240,7 +258,10 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
             (_, true) => self.lengthen(self.stopped_s),
             // A restart takes seconds. A host that dies just then is not to be waited for longer
             // than for one whose watchdog nobody has measured.
-            (true, false) => self.lengthen(self.timeout_s.saturating_mul(2)),
+            (true, false) => {
+                let twice_s = self.timeout_s.saturating_mul(2);
+                self.lengthen(twice_s.min(RESTART_S))
+            }
             (false, false) => self.timeout_s,
         };
         let longer = runs_s > self.timeout_s;

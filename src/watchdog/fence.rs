@@ -40,6 +40,9 @@ const SLOT_AFTER_S: u32 = 2;
 pub const SYSRQ_AFTER_NS: u64 = 4 * NS_PER_S;
 /// The same, as what is judged.
 pub const SYSRQ_AFTER: Overdue = Overdue::SinceReset(SYSRQ_AFTER_NS);
+/// A slot that comes before the hardware: it is never overdue, as it is fed or not, and is fed while the
+/// device takes its time for a kick, as long as the hardware does not fire either.
+pub const BEFORE_HARDWARE: Overdue = Overdue::SinceServed(u64::MAX);
 /// Where the kernel takes commands, whatever kernel.sysrq says (Linux
 /// `Documentation/admin-guide/sysrq.rst`).
 pub const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -97,10 +100,12 @@ pub fn judge(
     else {
         return Judged::NotYet;
     };
-    let (since, overdue_ns) = match overdue {
-        Overdue::SinceReset(ns) => (status.served, latest_ns.saturating_add(ns)),
-        Overdue::SinceServed(_) if status.answered < status.served => (status.served, latest_ns),
-        Overdue::SinceServed(ns) => (status.answered, ns),
+    let (since, fresh_ns, overdue_ns) = match overdue {
+        Overdue::SinceReset(ns) => (status.served, FRESH_NS, latest_ns.saturating_add(ns)),
+        Overdue::SinceServed(_) if status.answered < status.served => {
+            (status.served, latest_ns, latest_ns)
+        }
+        Overdue::SinceServed(ns) => (status.answered, FRESH_NS, ns),
     };
     let served_ns = now.since_ns(since);
     match status.phase {
@@ -109,7 +114,7 @@ pub fn judge(
         // Nobody feeds Xen's slot from then on, and another guard may come.
         Phase::Disarmed | Phase::Kept | Phase::StillArmed => Judged::Ended,
         _ if served_ns > overdue_ns => Judged::Overdue,
-        _ if served_ns <= FRESH_NS => Judged::Fresh,
+        _ if served_ns <= fresh_ns => Judged::Fresh,
         _ => Judged::Silent,
     }
 }
@@ -215,8 +220,10 @@ where
     W: DomainWatchdog + 'static,
 {
     let mut told = false;
+    let overdue = first_s.map_or(SYSRQ_AFTER, |_| BEFORE_HARDWARE);
     level(
         ("fence-slot", SLOT_EACH_NS),
+        overdue,
         page,
         priority,
         move |judged, latest_ns| match judged {
@@ -243,6 +250,7 @@ where
 pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<JoinHandle<()>> {
     level(
         ("fence-sysrq", SYSRQ_EACH_NS),
+        SYSRQ_AFTER,
         page,
         priority,
         move |judged, _| {
@@ -256,6 +264,7 @@ pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<Jo
 /// Calls `act` with what the page says, again and again, until the guard has ended.
 fn level(
     (name, each_ns): (&str, u64),
+    overdue: Overdue,
     page: Reader,
     priority: u8,
     mut act: impl FnMut(Judged, u64) + Send + 'static,
@@ -272,7 +281,7 @@ fn level(
             let late_ns = Monotonic::now().since_ns(next);
             let told = page.vitals();
             let now = Monotonic::now();
-            let judged = judge(told, pid, began, now, SYSRQ_AFTER).after(late_ns);
+            let judged = judge(told, pid, began, now, overdue).after(late_ns);
             act(judged, told.map_or(0, |told| told.latest_ns));
             if judged == Judged::Ended {
                 return;
