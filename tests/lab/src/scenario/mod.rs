@@ -78,6 +78,9 @@ const LEFT: &[&str] = &[
     "survive/idle-only-1-unbound",
     "survive/idle-only-2-told",
     "survive/feeder-killed-destroy",
+    "survive/feeder-killed-restart",
+    "survive/guest-reboots",
+    "survive/guest-saved",
     "survive/many-guests",
     "survive/monitor-killed",
     "alarm/destroyed",
@@ -142,7 +145,7 @@ impl Scenario {
             .chain(some("down", crash::ROWS, Some(&[])))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
-            .chain(some("survive", stock::ROWS, Some(stock::IN_EVERY_RUN)))
+            .chain(some("survive", stock::ROWS, Some(&[])))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
             .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))

@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Rows that also `make test` runs.
 pub const IN_EVERY_RUN: &[&str] = &[
-    "restart-ten",
+    "upgrade",
     "inhibited",
     "inhibit-ends",
     "taken-over-killed",

@@ -15,9 +15,6 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// Longer than a probe may be silent.
 const UNPLUGGED: Duration = Duration::from_secs(15);
 
-/// What `make test` runs.
-pub const IN_EVERY_RUN: &[&str] = &["debug-keys-stock"];
-
 /// All of them.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
