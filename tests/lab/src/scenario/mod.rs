@@ -82,6 +82,7 @@ const LEFT: &[&str] = &[
     "survive/guest-reboots",
     "survive/guest-saved",
     "survive/many-guests",
+    "survive/thousand",
     "survive/monitor-killed",
     "alarm/destroyed",
     "sink/hook-forks",
