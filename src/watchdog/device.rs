@@ -182,15 +182,19 @@ impl<D: Driver> Hardware<D> {
     }
 
     /// A host that slept (S3) may have reset its device, whose driver need not start it again
-    /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried once.
+    /// (i6300esb does not): kicks would succeed, and nothing would ever fire. One that cannot do
+    /// it is asked once. A start that fails is tried again: it may have stopped what counted on.
     fn start_after_sleep(&mut self) -> Result<(), Errno> {
         let suspended_ns = D::suspended_ns();
         if suspended_ns.saturating_sub(self.suspended_ns) < SLEEP_NS {
             return Ok(());
         }
-        self.suspended_ns = suspended_ns;
-        self.device.start_again()?;
-        self.device.set_timeout_s(self.timeout_s)
+        let started = self.device.start_again();
+        let started = started.and_then(|()| self.device.set_timeout_s(self.timeout_s));
+        if let Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EBUSY) = started {
+            self.suspended_ns = suspended_ns;
+        }
+        started
     }
 
     /// Whether it cannot be disarmed, as far as anybody tells.
