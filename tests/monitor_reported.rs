@@ -2,9 +2,15 @@
 //! What was reported, shared by watchers and by the monitors that follow.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
+mod loom_word;
+
+use loom::sync::Arc;
+use loom::thread;
+use loom_word::LoomWord;
 use std::cell::Cell;
 use std::path::Path;
-use xenwarden::monitor::reported::{Reported, Stream, key};
+use std::sync::atomic::{AtomicU64, Ordering};
+use xenwarden::monitor::reported::{Reported, Stream, key, once};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 
 const STARTED: Monotonic = Monotonic(77_000 * NS_PER_MS);
@@ -60,4 +66,30 @@ fn the_next_monitor_knows_what_this_one_told() {
     let next = Reported::open(&path).expect("opens again");
     assert_eq!(next.next_entry(Stream::Events, STARTED), 10);
     std::fs::remove_file(path).expect("there");
+}
+
+/// All interleavings of two watchers that tell two things in turn. Each leaves the rest to the
+/// other where that is at it.
+#[test]
+fn two_watchers_at_once_tell_each_thing_once_and_in_order() {
+    // What was told, a digit for each: no part of the model.
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    let tell = |key| {
+        let told = TOLD.load(Ordering::Relaxed);
+        TOLD.store(10 * told + key, Ordering::Relaxed);
+    };
+    loom::model(move || {
+        TOLD.store(0, Ordering::Relaxed);
+        let words = Arc::new([0, 0].map(LoomWord::new));
+        let others = Arc::clone(&words);
+        let watch = move |words: &[LoomWord; 2]| {
+            let both = (&words[0], &words[1]);
+            (1..=2).all(|key| once(both, key, at(0), || tell(key)))
+        };
+        let other = thread::spawn(move || watch(&others));
+        let all = [watch(&words), other.join().expect("it ends")];
+        let told = TOLD.load(Ordering::Relaxed);
+        assert!([1, 12].contains(&told), "{told}");
+        assert!(told == 12 || all == [false; 2]);
+    });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A host that sleeps (S3) may reset its watchdog, and a driver need not start it again (Linux
-//! drivers/watchdog/i6300esb.c does not): then kicks succeed and nothing would ever fire.
+//! drivers/watchdog/i6300esb.c does not): then kicks succeed and nothing would ever fire. A BMC
+//! counts on instead (drivers/char/ipmi/ipmi_watchdog.c has no word on sleeps).
 #![allow(clippy::expect_used)] // how tests fail
 
 use nix::errno::Errno;
@@ -20,8 +21,23 @@ struct Seen {
     timeout_s: u32,
     started_again: u32,
     tried: u32,
-    cannot_start_again: Option<Errno>,
+    /// What starting it again fails with, which stops it.
+    start_fails: Option<Errno>,
     slept_ms: u64,
+    /// How long it still counts, where it runs. It counts whether or not the host sleeps.
+    left_ms: Option<u64>,
+}
+
+impl Seen {
+    fn count_anew(&mut self) {
+        self.left_ms = Some(u64::from(self.timeout_s) * 1000);
+    }
+
+    /// The host sleeps for so long, and the device counts on.
+    fn sleep_ms(&mut self, ms: u64) {
+        self.slept_ms += ms;
+        self.left_ms = self.left_ms.map(|left_ms| left_ms - ms);
+    }
 }
 
 thread_local! {
@@ -37,6 +53,7 @@ struct Sleeper;
 
 impl Driver for Sleeper {
     fn open(_: &Path) -> io::Result<Self> {
+        with(Seen::count_anew);
         Ok(Self)
     }
 
@@ -54,17 +71,25 @@ impl Driver for Sleeper {
     }
 
     fn keepalive(&self) -> Result<(), Errno> {
-        with(|seen| seen.kicks += 1);
+        with(|seen| {
+            seen.kicks += 1;
+            // What does not run is not started by a kick.
+            if seen.left_ms.is_some() {
+                seen.count_anew();
+            }
+        });
         Ok(())
     }
 
     fn start_again(&self) -> Result<(), Errno> {
         with(|seen| {
             seen.tried += 1;
-            if let Some(errno) = seen.cannot_start_again {
+            if let Some(errno) = seen.start_fails {
+                seen.left_ms = None;
                 return Err(errno);
             }
             (seen.started_again, seen.timeout_s) = (seen.started_again + 1, 30);
+            seen.count_anew();
             Ok(())
         })
     }
@@ -122,29 +147,12 @@ fn two_clocks_that_are_not_read_at_once_are_no_sleep() {
 }
 
 #[test]
-fn what_cannot_be_started_after_a_sleep_is_kicked_and_no_kick_counts_until_it_is() {
-    let mut armed = armed();
-    with(|seen| (seen.slept_ms, seen.cannot_start_again) = (60_000, Some(Errno::EIO)));
-    for tried in 1..=2 {
-        let error = armed.kick().expect_err("told");
-        assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        assert_eq!(with(|seen| seen.tried), tried);
-    }
-    assert_eq!(with(|seen| seen.kicks), 4, "kicked all the same");
-    with(|seen| seen.cannot_start_again = None);
-    armed.kick().expect("started");
-    armed.kick().expect("once");
-    let (started, tried, timeout_s) = with(|s| (s.started_again, s.tried, s.timeout_s));
-    assert_eq!((started, tried, timeout_s), (1, 3, 5));
-}
-
-#[test]
 fn what_can_never_be_started_again_is_tried_once_for_each_sleep() {
     for errno in [Errno::EBUSY, Errno::EOPNOTSUPP] {
         with(|seen| *seen = Seen::default());
         let mut armed = armed();
         for slept in 1..=2 {
-            with(|seen| (seen.slept_ms, seen.cannot_start_again) = (slept * 60_000, Some(errno)));
+            with(|seen| (seen.slept_ms, seen.start_fails) = (slept * 60_000, Some(errno)));
             for _ in 0..3 {
                 armed.kick().expect_err("it may never fire");
             }
@@ -160,4 +168,38 @@ fn a_device_that_ran_on_without_a_guard_may_have_slept_meanwhile() {
     kept.kick().expect("a kick");
     kept.kick().expect("a kick");
     assert_eq!(with(|seen| seen.started_again), 1);
+}
+
+#[test]
+fn what_counts_on_in_a_sleep_is_started_once_with_the_first_kick_after_it() {
+    let mut armed = armed();
+    let look = || with(|seen| (seen.kicks, seen.started_again, seen.left_ms));
+    assert_eq!(look(), (2, 0, Some(5_000)));
+    with(|seen| seen.sleep_ms(4_000));
+    assert_eq!(look(), (2, 0, Some(1_000)), "the guard has not run yet");
+    armed.kick().expect("the first kick");
+    assert_eq!(look(), (3, 1, Some(5_000)), "its whole timeout from here");
+    with(|seen| seen.left_ms = Some(4_750));
+    armed.kick().expect("the second");
+    assert_eq!(look(), (4, 1, Some(5_000)), "no second start");
+}
+
+#[test]
+fn a_start_after_a_sleep_that_fails_is_tried_with_each_kick() {
+    let mut armed = armed();
+    with(|seen| {
+        seen.sleep_ms(4_000);
+        seen.start_fails = Some(Errno::EIO);
+    });
+    for _ in 0..2 {
+        let error = armed.kick().expect_err("told");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    }
+    assert_eq!(with(|seen| seen.left_ms), None, "it does not run");
+    with(|seen| seen.start_fails = None);
+    armed.kick().expect("a kick");
+    armed.kick().expect("and another");
+    let (started, left_ms) = with(|seen| (seen.started_again, seen.left_ms));
+    assert_eq!((started, left_ms), (1, Some(5_000)));
+    assert_eq!(with(|seen| seen.kicks), 6, "each was a kick as well");
 }

@@ -10,6 +10,7 @@
 
 use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
+use crate::sys::word::Word;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::mman::ProtFlags;
 use std::fs::{File, OpenOptions};
@@ -48,14 +49,26 @@ impl Deadlines {
     /// Until when deadline number `n` holds, if it does at `now`. Allocates nothing.
     #[must_use]
     pub fn until(&self, n: usize, now: Monotonic) -> Option<Monotonic> {
-        let word = |n: usize| Some(self.words.get(n)?.load(Ordering::Acquire));
-        let (deadline, check) = (word(2 * n)?, word(2 * n + 1)?);
-        let is_one = deadline ^ check == MARK;
-        let left_ns = deadline.checked_sub(now.0).filter(|_| is_one)?;
-        (1..=self.most_ns)
-            .contains(&left_ns)
-            .then_some(Monotonic(deadline))
+        until(self.words.get(2 * n..2 * n + 2)?, self.most_ns, now)
     }
+}
+
+/// Until when this pair of words holds. Whatever order its writer's bytes become visible in, two
+/// halves of different deadlines are none.
+pub fn until<W: Word>(pair: &[W], most_ns: u64, now: Monotonic) -> Option<Monotonic> {
+    let mut words = pair.iter().map(|word| word.load(Ordering::Relaxed));
+    let (deadline, check) = (words.next()?, words.next()?);
+    let is_one = deadline ^ check == MARK;
+    let left_ns = deadline.checked_sub(now.0).filter(|_| is_one)?;
+    (1..=most_ns)
+        .contains(&left_ns)
+        .then_some(Monotonic(deadline))
+}
+
+/// The pair that says so.
+#[must_use]
+pub fn pair(until: Option<Monotonic>) -> [u64; 2] {
+    until.map_or([0, 0], |until| [until.0, until.0 ^ MARK])
 }
 
 /// Whoever sets one holds this meanwhile.
@@ -78,8 +91,10 @@ impl Setting {
     /// # Errors
     /// Those of pwrite(2).
     pub fn set(&self, n: usize, until: Option<Monotonic>) -> io::Result<()> {
-        let pair = until.map_or([0, 0], |until| [until.0, until.0 ^ MARK]);
-        let bytes: Vec<u8> = pair.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let bytes: Vec<u8> = pair(until)
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
         let at = u64::try_from(16 * n).map_err(io::Error::other)?;
         self.0.write_all_at(&bytes, at)
     }

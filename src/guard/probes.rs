@@ -15,6 +15,7 @@
 
 use super::evidence::{Unknown, Verdict, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
+use crate::sys::word::Word;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most that something ages from one look to the next, ns.
@@ -38,20 +39,29 @@ const COUNT_SHIFT: u32 = 32;
 /// In the place of a pCPU's number: nobody knows it.
 pub const UNKNOWN: u16 = u16::MAX;
 
-/// Words that the probe threads write and the kick path reads.
+/// Words that the probe threads write and the kick path reads. A look that sees a word sees all
+/// that the vCPU which wrote it had written before.
 #[derive(Debug)]
-pub struct Words {
-    vcpus: Box<[AtomicU64]>,
-    sent: AtomicU64,
+pub struct Words<W = AtomicU64> {
+    vcpus: Box<[W]>,
+    sent: W,
 }
 
 impl Words {
     /// For so many vCPUs, each of which is to be seen; a vCPU is sent to pCPUs if `sends`.
     #[must_use]
     pub fn new(vcpus: usize, sends: bool) -> Self {
+        Self::of(vcpus, sends, AtomicU64::new)
+    }
+}
+
+impl<W: Word> Words<W> {
+    /// The same, of words that `word` makes.
+    #[must_use]
+    pub fn of(vcpus: usize, sends: bool, word: impl Fn(u64) -> W) -> Self {
         Self {
-            vcpus: (0..vcpus).map(|_| AtomicU64::new(EXPECTED)).collect(),
-            sent: AtomicU64::new(if sends { WALKING } else { OFF }),
+            vcpus: (0..vcpus).map(|_| word(EXPECTED)).collect(),
+            sent: word(if sends { WALKING } else { OFF }),
         }
     }
 
@@ -69,7 +79,7 @@ impl Words {
 
     /// The vCPUs that have counted since they came online.
     pub fn counting(&self) -> impl Iterator<Item = usize> + '_ {
-        let counts = |word: &AtomicU64| word.load(Ordering::Relaxed) > EXPECTED;
+        let counts = |word: &W| word.load(Ordering::Relaxed) > EXPECTED;
         let all = self.vcpus.iter().enumerate();
         all.filter(move |(_, word)| counts(word)).map(|(n, _)| n)
     }
@@ -174,14 +184,18 @@ impl Evidence {
     }
 
     /// Looks at the words once. `clock` is read before.
-    pub fn look(&mut self, words: &Words, clock: impl Fn() -> Monotonic) -> (Verdict, Monotonic) {
+    pub fn look<W: Word>(
+        &mut self,
+        words: &Words<W>,
+        clock: impl Fn() -> Monotonic,
+    ) -> (Verdict, Monotonic) {
         let now = clock();
         let passed_ns = self.looked.map_or(0, |last| now.since_ns(last));
         self.looked = Some(now);
         (self.judge(words, passed_ns.min(LONGEST_STEP_NS)), now)
     }
 
-    fn judge(&mut self, words: &Words, passed_ns: u64) -> Verdict {
+    fn judge<W: Word>(&mut self, words: &Words<W>, passed_ns: u64) -> Verdict {
         self.sent.see(words.sent.load(Ordering::Acquire), passed_ns);
         let away = self.away();
         let mut longest: Option<(Work, u64)> = None;

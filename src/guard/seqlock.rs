@@ -4,33 +4,10 @@
 //! The first word counts: odd while the writer writes. It is what processes can share:
 //! no lock that a killed process could hold, no pointer, nothing but words. The order of
 //! the accesses is that of Linux's seqcount (`include/linux/seqlock.h`) in the terms of
-//! the C11 model; `tests/guard_seqlock.rs` lets loom try all of its interleavings.
+//! the C11 model; `tests/guard_hand_overs.rs` has all of its interleavings tried.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
-/// An atomic word: the standard library's, and in tests loom's.
-pub trait Word {
-    /// As [`AtomicU64::load`].
-    fn load(&self, order: Ordering) -> u64;
-    /// As [`AtomicU64::store`].
-    fn store(&self, value: u64, order: Ordering);
-    /// As [`fence`].
-    fn fence(order: Ordering);
-}
-
-impl Word for AtomicU64 {
-    fn load(&self, order: Ordering) -> u64 {
-        self.load(order)
-    }
-
-    fn store(&self, value: u64, order: Ordering) {
-        self.store(value, order);
-    }
-
-    fn fence(order: Ordering) {
-        fence(order);
-    }
-}
+use crate::sys::word::Word;
+use std::sync::atomic::Ordering;
 
 /// Writes `values` into the cell: its count, then as many words. For its one writer.
 pub fn write<W: Word>(cell: &[W], values: &[u64]) {

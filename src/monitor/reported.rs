@@ -12,6 +12,7 @@
 
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::mapping::{Mapping, PAGE};
+use crate::sys::word::Word;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
 use std::fs::{self, OpenOptions};
@@ -108,24 +109,34 @@ impl Reported {
     /// Has `act` tell what has this key, unless it was told, or another watcher is at it.
     /// Whether it is told now.
     pub fn once(&self, stream: Stream, key: u64, now: Monotonic, act: impl FnOnce()) -> bool {
-        let (done, claim) = self.words(stream);
-        if done.load(Ordering::Acquire) >= key {
-            return true;
-        }
-        let before = claim.load(Ordering::Acquire);
-        let (mine, now_ms) = (low(key), low(now.0 / NS_PER_MS));
-        if high(before) == mine && now_ms.wrapping_sub(low(before)) < TIMEOUT_MS {
-            return false;
-        }
-        let after = u64::from(mine) << 32 | u64::from(now_ms);
-        let claimed = claim.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
-        if claimed.is_err() || done.load(Ordering::Acquire) >= key {
-            return false;
-        }
-        act();
-        done.fetch_max(key, Ordering::AcqRel);
-        true
+        once(self.words(stream), key, now, act)
     }
+}
+
+/// [`Reported::once`] by a stream's two words: the greatest key that was told, and who tells now.
+pub fn once<W: Word>(
+    (done, claim): (&W, &W),
+    key: u64,
+    now: Monotonic,
+    act: impl FnOnce(),
+) -> bool {
+    if done.load(Ordering::Acquire) >= key {
+        return true;
+    }
+    let before = claim.load(Ordering::Acquire);
+    let (mine, now_ms) = (low(key), low(now.0 / NS_PER_MS));
+    if high(before) == mine && now_ms.wrapping_sub(low(before)) < TIMEOUT_MS {
+        return false;
+    }
+    let after = u64::from(mine) << 32 | u64::from(now_ms);
+    let claimed = claim.exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
+    // Another may have told it and claimed the next since.
+    if !claimed || done.load(Ordering::Acquire) >= key {
+        return false;
+    }
+    act();
+    done.fetch_max(key, Ordering::AcqRel);
+    true
 }
 
 const WORDS: usize = 11;

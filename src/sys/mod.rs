@@ -18,3 +18,4 @@ pub mod privcmd;
 pub mod realtime;
 pub mod terminal;
 pub mod watchdog;
+pub mod word;

@@ -3,6 +3,12 @@
 //! its source. A driver without a row does what it says.
 //!
 //! In: a driver's identity or its module's name. Out: what to ask of it, and what it then does.
+//!
+//! No driver is known to reset at half of what was set: a search through all of Linux 6.1's
+//! drivers/watchdog, and ipmi_watchdog, found none. Hardware that counts in two stages resets after the second, and its driver
+//! sets each to half: i6300esb, ie6xx_wdt, sp805_wdt, rzg2l_wdt, mtk_wdt, dw_wdt with a pretimeout, and
+//! iTCO_wdt where it knows that the first does nothing. One that did would be kicked in time all
+//! the same, as twenty looks go into a timeout.
 
 use std::fs;
 use std::path::Path;
@@ -49,6 +55,15 @@ pub const QUIRKS: &[Quirk] = &[
     Quirk {
         identity: "iTCO_wdt",
         module: "iTCO_wdt",
+        countdowns: 2,
+        ..PLAIN
+    },
+    // drivers/watchdog/sbsa_gwdt.c: with action=1 the first stage is a panic of dom0's, and the
+    // reset comes at 2T; on MediaTek's hardware the driver holds a kick back for T/2 and 1 s, and
+    // takes no T below 3 s. Neither is to be read anywhere.
+    Quirk {
+        identity: "SBSA Generic Watchdog",
+        module: "sbsa_gwdt",
         countdowns: 2,
         ..PLAIN
     },
@@ -151,14 +166,29 @@ mod tests {
         assert_eq!(tries("i6300ESB timer", 5), [5]);
         assert_eq!(tries("iTCO_wdt", 5), [2, 3, 4, 5]);
         assert_eq!(tries("iTCO_wdt", 1), [1]);
+        assert_eq!(tries("SBSA Generic Watchdog", 5), [2, 3, 4, 5]);
         assert_eq!(tries("IB700 WDT", 5), [4]);
         assert_eq!(tries("IB700 WDT", 1), [2], "never 0, which resets at once");
         assert_eq!(tries("IPMI", 300), [300]);
     }
 
+    /// A kick of MediaTek's may wait for half of the timeout and 1 s before it is one.
+    #[test]
+    fn a_kick_that_a_driver_holds_back_is_within_two_countdowns() {
+        let quirk = Quirk::of("SBSA Generic Watchdog");
+        let taken = |timeout_s: &u32| *timeout_s >= 3;
+        for promised_s in 5..120 {
+            let set_s = quirk.tries(promised_s).find(taken).expect("a timeout");
+            let held_back_ms = 500 * set_s + 1000;
+            assert!(1000 * set_s + held_back_ms <= 1000 * quirk.latest_s(set_s));
+        }
+    }
+
     #[test]
     fn the_reset_is_expected_when_it_comes_at_the_latest() {
         assert_eq!(Quirk::of("iTCO_wdt").latest_s(3), 6);
+        let sbsa = Quirk::of("SBSA Generic Watchdog");
+        assert_eq!([2, 3].map(|set_s| sbsa.latest_s(set_s)), [4, 6]);
         assert_eq!(Quirk::of("IB700 WDT").latest_s(5), 6);
         assert_eq!(Quirk::of("anything else").latest_s(5), 5);
     }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A simulated table, for tests without a hypervisor: it does to the words what Xen does.
 //!
-//! In: what happens to domains and pCPUs. Out: words that [`super::table`] reads. It is
+//! In: what happens to domains and pCPUs. Out: words that [`super::table`] reads, stored in the
+//! order that Xen's barriers (`smp_wmb()`) give them, and no other. It is
 //! shared by reference, as the real table is: those who read it see it change.
 
 use super::table::{
     ABI, HANDLE_LEN, HEADER_LEN, MAGIC, MAX_DOMAINS, RECORD_LEN, Shutdown, Starved, Table,
 };
+use crate::sys::mapping::PAGE;
+use crate::sys::word::Word;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
@@ -15,8 +18,8 @@ pub const CANARY_PERIOD_MS: u32 = 1000;
 
 /// A table and those who write to it.
 #[derive(Debug)]
-pub struct Simulation {
-    words: Vec<AtomicU64>,
+pub struct Simulation<W = AtomicU64> {
+    words: Vec<W>,
     domains: usize,
     handles: usize,
 }
@@ -47,11 +50,22 @@ impl Simulation {
     /// The same with a table for so many domids alone.
     #[must_use]
     pub fn sized(pcpus: usize, nr_domains: usize) -> Self {
+        let mut simulation = Self::of(pcpus, nr_domains, AtomicU64::new);
+        let len = simulation.words.len().next_multiple_of(PAGE / 8);
+        simulation.words.resize_with(len, AtomicU64::default);
+        simulation
+    }
+}
+
+impl<W: Word> Simulation<W> {
+    /// The same, of words that `word` makes, and not rounded up to whole pages.
+    #[must_use]
+    pub fn of(pcpus: usize, nr_domains: usize, word: impl Fn(u64) -> W) -> Self {
         let domains = HEADER_LEN + pcpus * RECORD_LEN;
         let handles = domains + nr_domains * RECORD_LEN;
-        let len = (handles + nr_domains * HANDLE_LEN).next_multiple_of(4096) / 8;
+        let len = (handles + nr_domains * HANDLE_LEN) / 8;
         let simulation = Self {
-            words: (0..len).map(|_| AtomicU64::new(0)).collect(),
+            words: (0..len).map(|_| word(0)).collect(),
             domains: domains / 8,
             handles: handles / 8,
         };
@@ -75,7 +89,7 @@ impl Simulation {
 
     /// The words, as they are mapped.
     #[must_use]
-    pub fn words(&self) -> &[AtomicU64] {
+    pub fn words(&self) -> &[W] {
         &self.words
     }
 
@@ -85,14 +99,14 @@ impl Simulation {
     /// When the words were spoilt beforehand.
     #[must_use]
     #[expect(clippy::expect_used, reason = "a simulation's own header is sound")]
-    pub fn table(&self) -> Table<'_> {
+    pub fn table(&self) -> Table<'_, W> {
         Table::parse(&self.words).expect("a sound table")
     }
 
     /// Stores a word, whatever it means.
     pub fn store(&self, n: usize, word: u64) {
         if let Some(cell) = self.words.get(n) {
-            cell.store(word, Ordering::Release);
+            cell.store(word, Ordering::Relaxed);
         }
     }
 
@@ -164,14 +178,18 @@ impl Simulation {
     pub fn create(&self, domid: u16, uuid: Uuid) -> u64 {
         let at = self.domain(domid);
         let created = self.load(6) + 1;
-        for n in [CREATED, STATE, 0, 1, 2, 3, DISARMS] {
+        self.store(at + CREATED, 0);
+        W::fence(Ordering::Release);
+        for n in [STATE, 0, 1, 2, 3, DISARMS] {
             self.store(at + n, 0);
         }
         self.rename(domid, uuid);
+        W::fence(Ordering::Release);
         self.store(at + CREATED, created);
         self.store(6, created);
         let used = u64::from(domid) + 1;
         self.change(7, |word| word.max(used));
+        W::fence(Ordering::Release);
         self.store(at + STATE, 1);
         created
     }
@@ -246,6 +264,7 @@ impl Simulation {
     pub fn disarm(&self, domid: u16, slot: usize) {
         let at = self.domain(domid);
         self.change(at + 2 * slot, |word| u64::from(low(word)));
+        W::fence(Ordering::Release);
         self.change(at + DISARMS, |word| match slot {
             0 => pair(low(word).wrapping_add(1), low(word >> 32)),
             _ => pair(low(word), low(word >> 32).wrapping_add(1)),
@@ -264,6 +283,7 @@ impl Simulation {
             self.change(at + 1, |word| pair(sets, low(word >> 32)));
             self.shut_down(domid, Shutdown::Watchdog);
         }
+        W::fence(Ordering::Release);
         self.change(at + 1, |word| pair(low(word), sets));
     }
 }

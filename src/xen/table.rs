@@ -16,8 +16,9 @@ mod record;
 
 pub use record::{Domain, Pcpu, Shutdown, Slot, Starved};
 
+use crate::sys::word::Word;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 /// `XVLN`, the first four bytes.
@@ -76,15 +77,23 @@ impl fmt::Display for Malformed {
 }
 
 /// A checked table. Copying it copies a reference.
-#[derive(Clone, Copy, Debug)]
-pub struct Table<'a> {
-    words: &'a [AtomicU64],
+#[derive(Debug)]
+pub struct Table<'a, W = AtomicU64> {
+    words: &'a [W],
     pcpus: Array,
     domains: Array,
     handles: Array,
     /// Milliseconds; 0: canaries are switched off.
     canary_period_ms: u32,
 }
+
+impl<W> Clone for Table<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Table<'_, W> {}
 
 /// Where records are: all in units of words.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +150,7 @@ mod header {
 }
 
 /// The header of `words` as a table over them, whether or not all of it is mapped.
-fn header_of(words: &[AtomicU64]) -> Result<Table<'_>, Malformed> {
+fn header_of<W: Word>(words: &[W]) -> Result<Table<'_, W>, Malformed> {
     let word = |n: usize| words.get(n).map(|w| w.load(Ordering::Relaxed));
     let word = |n| word(n).ok_or(Malformed::Truncated);
     let first = word(header::MAGIC_ABI)?;
@@ -186,12 +195,12 @@ pub fn length(words: &[AtomicU64]) -> Result<usize, Malformed> {
         .ok_or(Malformed::Layout)
 }
 
-impl<'a> Table<'a> {
+impl<'a, W: Word> Table<'a, W> {
     /// Checks the header of `words`, and that all it speaks of is there.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(words: &'a [AtomicU64]) -> Result<Self, Malformed> {
+    pub fn parse(words: &'a [W]) -> Result<Self, Malformed> {
         let table = header_of(words)?;
         let needed = table.words_needed().ok_or(Malformed::Layout)?;
         if needed > words.len() {
@@ -297,7 +306,7 @@ impl<'a> Table<'a> {
             })
         });
         // Read last: slots of a domain that was created meanwhile come with its number.
-        fence(Ordering::Acquire);
+        W::fence(Ordering::Acquire);
         let created = low(self.word(at + 5));
         slots
             .iter()
@@ -333,7 +342,7 @@ impl<'a> Table<'a> {
         loop {
             let handled = self.word(at + 2 * slot + 1);
             let disarms = self.word(at + 6);
-            fence(Ordering::Acquire);
+            W::fence(Ordering::Acquire);
             let again = self.word(at + 2 * slot);
             attempt += 1;
             // A guest may feed without a break. What was read between two different values
@@ -365,11 +374,11 @@ impl<'a> Table<'a> {
             if created == 0 {
                 return None;
             }
-            fence(Ordering::Acquire);
+            W::fence(Ordering::Acquire);
             let slots = [self.slot(domid, 0)?, self.slot(domid, 1)?];
             let [exists, paused, dying, shutdown, ..] = self.word(at + 4).to_le_bytes();
             let uuid = self.uuid(domid)?;
-            fence(Ordering::Acquire);
+            W::fence(Ordering::Acquire);
             if self.word(at + 5) == created {
                 return Some(Domain {
                     domid,

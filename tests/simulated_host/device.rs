@@ -181,6 +181,19 @@ impl Driver for Simulated {
         if taken { Ok(()) } else { Err(Errno::EIO) }
     }
 
+    fn start_again(&self) -> Result<(), Errno> {
+        self.host.acts();
+        self.host.must_be_served("starts the host watchdog again");
+        match self.host.starts_again(self.n) {
+            true => Ok(()),
+            false => Err(Errno::EIO),
+        }
+    }
+
+    fn suspended_ns() -> u64 {
+        host().slept()
+    }
+
     fn disarm(mut self) -> io::Result<()> {
         self.host.acts();
         self.host.must_be_served("disarms the host watchdog");

@@ -11,7 +11,7 @@ pub mod plan;
 mod random;
 
 use eyes::Eyes;
-use plan::{Act, Ailment, Event, GUESTS, PCPUS, Plan};
+use plan::{Act, Ailment, Event, GUESTS, PCPUS, Plan, Sleep};
 use random::Random;
 use std::cell::RefCell;
 use std::panic::resume_unwind;
@@ -71,6 +71,12 @@ struct State {
     online: [bool; PCPUS],
     guests: [Guest; GUESTS],
     timeout_s: [u32; 2],
+    /// Devices that a sleep has stopped: no kick starts them.
+    forgot: [bool; 2],
+    asleep: Option<Sleep>,
+    slept: u64,
+    /// Starts after that which fail.
+    failing_starts: usize,
     /// Kicks that were asked for while a guard guards.
     asked: u64,
     guards: bool,
@@ -128,6 +134,10 @@ impl Host {
             online,
             guests: [Guest::default(); GUESTS],
             timeout_s: [0, 1].map(|n| plan.devices.get(n).map_or(0, |ways| ways.runs_s)),
+            forgot: [false; 2],
+            asleep: plan.sleep,
+            slept: 0,
+            failing_starts: 0,
             asked: 0,
             guards: false,
             guarded_when_ill: false,
@@ -214,6 +224,7 @@ impl Host {
 
     /// The guard's process does something: this is where something may be done to it.
     pub fn acts(&self) {
+        self.with(State::sleeps);
         let act = self.with(|state| {
             let now = state.now;
             let event = state.event.as_mut().filter(|event| event.at <= now)?;
@@ -386,6 +397,9 @@ impl Host {
                 false => state.random.below(self.plan.devices[n].later),
             };
             state.pinged = state.now;
+            if state.forgot[n] {
+                return;
+            }
             state.due[FIRES + n] = state.now + u64::from(state.timeout_s[n]) * S + later;
         });
     }
@@ -399,6 +413,28 @@ impl Host {
 
     pub fn runs(&self, n: usize) -> bool {
         self.with(|state| state.reset.is_none() && state.due[FIRES + n] != NEVER)
+    }
+
+    /// It is started again, after a sleep; says whether it does.
+    pub fn starts_again(&self, n: usize) -> bool {
+        let starts = self.with(|state| {
+            let fails = state.failing_starts > 0;
+            state.failing_starts -= usize::from(fails);
+            state.forgot[n] = fails;
+            state.tell(|| format!("device {n} is started again: {}", !fails));
+            if fails {
+                state.due[FIRES + n] = NEVER;
+            }
+            !fails
+        });
+        if starts {
+            self.pinged(n);
+        }
+        starts
+    }
+
+    pub fn slept(&self) -> u64 {
+        self.with(|state| state.slept)
     }
 
     pub fn timeout_s(&self, n: usize) -> u32 {
@@ -421,6 +457,30 @@ fn drift(ns: u64, ppm: i64) -> u64 {
 }
 
 impl State {
+    /// An armed host sleeps, once it is to: of all that there is the devices alone go on.
+    fn sleeps(&mut self) {
+        let now = self.now;
+        let due = |sleep: &Sleep| self.guards && sleep.at <= now;
+        let Some(sleep) = self.asleep.filter(due) else {
+            return;
+        };
+        self.tell(|| format!("{sleep:?}"));
+        self.asleep = None;
+        self.slept += sleep.ns;
+        for n in 0..2 {
+            if self.due[FIRES + n] == NEVER {
+                continue;
+            }
+            self.failing_starts += usize::from(sleep.start_fails);
+            self.forgot[n] = !sleep.counts_on;
+            self.due[FIRES + n] = match sleep.counts_on {
+                true => self.due[FIRES + n].saturating_sub(sleep.ns),
+                false => NEVER,
+            };
+        }
+        self.pinged = self.pinged.saturating_sub(sleep.ns);
+    }
+
     fn tell(&mut self, what: impl FnOnce() -> String) {
         let now = self.now;
         if let Some(story) = &mut self.story {

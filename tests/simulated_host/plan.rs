@@ -60,6 +60,17 @@ pub struct Event {
     pub restart: Option<u64>,
 }
 
+/// The host sleeps (S3): no time passes on it, nor on its guard's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleep {
+    pub at: u64,
+    pub ns: u64,
+    /// The devices count on; or they forget that they ran.
+    pub counts_on: bool,
+    /// The first start after it fails, and stops the device.
+    pub start_fails: bool,
+}
+
 /// A schedule.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -85,6 +96,7 @@ pub struct Plan {
     pub keys: Option<(u64, u64)>,
     /// The last pCPU is offline, from when and for how long.
     pub offline: Option<(u64, u64)>,
+    pub sleep: Option<Sleep>,
     pub trouble: Option<Trouble>,
     pub event: Option<Event>,
     /// It must never be reset.
@@ -135,6 +147,7 @@ impl Plan {
             kick_late: 0,
             keys: None,
             offline: None,
+            sleep: None,
             trouble: None,
             event: None,
             healthy: true,
@@ -197,7 +210,8 @@ impl Plan {
                 restart,
             })
         };
-        match random.below(6) {
+        match random.below(7) {
+            6 => self.fall_asleep(random, at),
             0 => self.keys = Some((at, random.below(8 * S))),
             1 if self.pcpus > 1 => self.offline = Some((at, random.below(6 * S))),
             2 => {
@@ -221,6 +235,20 @@ impl Plan {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Not for so long that what counts on would reset it.
+    fn fall_asleep(&mut self, random: &mut Random, at: u64) {
+        let most = self.timeout_ns().saturating_sub(self.cycle_ns() + 100 * MS);
+        let least = 600 * MS;
+        if most > least {
+            self.sleep = Some(Sleep {
+                at,
+                ns: random.between(least, most),
+                counts_on: random.one_in(2),
+                start_fails: random.one_in(4),
+            });
         }
     }
 
@@ -253,8 +281,14 @@ impl Plan {
                 restart,
             });
         }
+        // Long enough before that the guard has kicked after it.
+        let awake = 2 * self.cycle_ns() + 2 * S;
+        if at > awake && random.one_in(2) {
+            let asleep = random.below(at - awake);
+            self.fall_asleep(random, asleep);
+        }
         // The bound holds however late the guard is.
-        if random.one_in(4) {
+        if self.sleep.is_none() && random.one_in(4) {
             self.wild = true;
             self.sleep_late = random.below(6 * S);
             self.look_late = random.below(S);

@@ -10,10 +10,11 @@ use super::{Info, MAGIC, Phase, Reader, Status};
 use crate::guard::evidence::Unknown;
 use crate::guard::gate::{Decision, Reason};
 use crate::sys::clock::{Monotonic, NS_PER_S};
+use crate::sys::word::Word;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// When the guard last looked, while it withholds, or 0.
 const LOOKED: usize = 1;
@@ -26,25 +27,28 @@ const MARK: u64 = 0xffff_ffff;
 /// Nothing that a guard withheld for matters for longer than this, whatever the latch says.
 const AT_MOST_NS: u64 = 3_600 * NS_PER_S;
 
-fn set(words: &[AtomicU64], n: usize, value: u64) {
+fn set<W: Word>(words: &[W], n: usize, value: u64) {
     if let Some(word) = words.get(n) {
         word.store(value, Ordering::Relaxed);
     }
 }
 
-pub(super) fn store(words: &[AtomicU64], [looked, lasts]: [u64; 2]) {
+pub(super) fn store<W: Word>(words: &[W], [looked, lasts]: [u64; 2]) {
     set(words, LOOKED, looked);
     set(words, LASTS, lasts);
 }
 
+/// For how long what this guard withholds for matters.
+///
 /// That guard was killed before the device fired, which the closing kicked once more: a host
 /// that lives on for longer was not brought down by what was withheld for.
-pub(super) fn lasts(words: &[AtomicU64], info: &Info) {
+pub fn lasts<W: Word>(words: &[W], info: &Info) {
     let each_ns = info.latest_ns.saturating_add(GRANULARITY_NS);
     set(words, LASTS, each_ns.saturating_mul(2));
 }
 
-pub(super) fn tell(words: &[AtomicU64], status: &Status) {
+/// What a guard that looks has decided.
+pub fn tell<W: Word>(words: &[W], status: &Status) {
     let armed = matches!(status.phase, Phase::Armed | Phase::Stopping);
     let withholds = match status.decision {
         // Evidence that came late says nothing against the host: it was served.
@@ -68,15 +72,21 @@ fn holds([looked, lasts_ns]: [u64; 2], now: Monotonic) -> bool {
     ago.is_some_and(|ago| ago < lasts_ns.min(AT_MOST_NS))
 }
 
+/// The same, of the words of a page.
+pub fn read<W: Word>(words: &[W], now: Monotonic) -> bool {
+    let word = |n| {
+        words
+            .get(n)
+            .map_or(0, |word: &W| word.load(Ordering::Relaxed))
+    };
+    holds([word(LOOKED), word(LASTS)], now)
+}
+
 impl Reader {
     /// Whether the guard of this page withholds to the last; see [`withheld`].
     #[must_use]
     pub fn withheld(&self, now: Monotonic) -> bool {
-        let word = |n| {
-            let word: Option<&AtomicU64> = self.words().get(n);
-            word.map_or(0, |word| word.load(Ordering::Relaxed))
-        };
-        holds([word(LOOKED), word(LASTS)], now)
+        read(self.words(), now)
     }
 }
 

@@ -11,7 +11,7 @@
 //! still in it, and the numbers go on: nobody has to have read it in between. Without room for a file the
 //! guard guards all the same, on memory that nobody sees.
 
-mod latch;
+pub mod latch;
 mod layout;
 
 pub use latch::withheld;

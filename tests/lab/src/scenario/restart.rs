@@ -28,12 +28,7 @@ const BOUND: Duration = Duration::from_secs(6);
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Rows that also `make test` runs.
-pub const IN_EVERY_RUN: &[&str] = &[
-    "upgrade",
-    "inhibited",
-    "inhibit-ends",
-    "taken-over-killed",
-];
+pub const IN_EVERY_RUN: &[&str] = &["upgrade", "inhibited", "inhibit-ends", "taken-over-killed"];
 
 /// Rows that a host must live through.
 #[rustfmt::skip]
