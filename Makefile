@@ -10,7 +10,8 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install clean
+.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install \
+    install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
@@ -26,9 +27,11 @@ help:
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
-	@echo 'make lint               format, clippy, documentation, licences'
-	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, unit files'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR say where'
+	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
+	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
+	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR'
+	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
@@ -86,11 +89,17 @@ fuzz: prerequisites
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends g++; }
 	fuzz/run $(SECONDS)
 
+SCRIPTS = init/functions.sh init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
+
 lint: prerequisites
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps --workspace
 	$(CARGO) test --quiet -p xenwarden --test licences
+	@command -v shellcheck >/dev/null || { \
+	    echo 'installing shellcheck (apt-get)'; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck; }
+	shellcheck -x $(SCRIPTS)
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
@@ -103,12 +112,23 @@ MANDIR ?= $(DATADIR)/man
 DOCDIR ?= $(DATADIR)/doc/xenwarden
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
+INITDIR ?= $(SYSCONFDIR)/init.d
+# None unless told: it changes how the host boots.
+GRUBDIR ?=
+
+# systemd, systemd-219, sysv or openrc.
+INIT ?= systemd
+UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service
+# What names the usual directories is made to name these.
+PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
+    -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
 
 # Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
 programs:
 	$(CARGO) build --release --locked -p xenwarden
 
-install: programs
+install: programs install-init
 	install -D -m 755 target/release/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
 	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
 	install -D -m 755 target/release/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
@@ -118,10 +138,6 @@ install: programs
 	umask 022; target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
-	install -d $(DESTDIR)$(UNITDIR)
-	umask 022; for unit in xenwardend xenwarden-monitor xenwarden-shutdown; do \
-	    sed -e 's|/usr/sbin/|$(SBINDIR)/|' -e 's|/etc/xenwarden/|$(SYSCONFDIR)/xenwarden/|' \
-	        init/systemd/$$unit.service > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	for page in xenwardend xenwarden-monitor; do \
 	    install -D -m 644 man/$$page.8 $(DESTDIR)$(MANDIR)/man8/$$page.8 || exit 1; done
 	for hook in xapi-message alertmanager mail; do \
@@ -131,6 +147,23 @@ install: programs
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
 	for page in events.schema.json operating.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
+
+# What has the host's init start the programs. Builds nothing.
+install-init: install-$(INIT)
+	test -z '$(GRUBDIR)' || install -D -m 644 init/grub.d/xenwarden.cfg $(DESTDIR)$(GRUBDIR)/xenwarden.cfg
+
+install-systemd install-systemd-219:
+	install -d $(DESTDIR)$(UNITDIR)
+	umask 022; for unit in $(UNITS); do \
+	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
+
+install-sysv install-openrc:
+	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden
+	umask 022; $(PLACED) init/functions.sh > $(DESTDIR)$(DATADIR)/xenwarden/functions.sh
+	for script in xenwardend xenwarden-monitor; do \
+	    $(PLACED) init/$(@:install-%=%)/$$script > $(DESTDIR)$(INITDIR)/$$script && \
+	    chmod 755 $(DESTDIR)$(INITDIR)/$$script || exit 1; done
 
 clean:
 	$(CARGO) clean

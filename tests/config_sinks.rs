@@ -192,27 +192,87 @@ fn bad_input_names_the_key_and_what_to_do_in_one_line() {
     }
 }
 
+/// Keys without a default, with what the shipped file has as an example.
+const EXAMPLES: [&str; 8] = [
+    "withheld_ms = 1000",
+    "hardware_s = 120",
+    "starved_s = 10",
+    "kinds = [\"alarm.\", \"guest.boot_failed\"]",
+    "program = \"/usr/share/xenwarden/hooks/mail\"",
+    "arguments = [\"root\"]",
+    "timeout_s = 10",
+    "textfile = \"/var/lib/node_exporter/textfile_collector/xenwarden.prom\"",
+];
+
+/// The names that the parser asks for where it finds one that it does not know.
+fn known(text: &str) -> Vec<String> {
+    let error = policy(text).expect_err("an unknown name");
+    let (_, expected) = error.split_once("expected").expect("what is known");
+    let names = expected.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
 #[test]
-fn the_shipped_file_documents_every_key_with_its_default() {
+fn the_shipped_file_is_all_comments_and_has_every_key_with_its_built_in_default() {
     let shipped = include_str!("../init/xenwarden.conf");
     assert_eq!(policy(shipped), policy(""));
-    // With every `#key = value` line taken, it is still valid; but for one that excludes others.
-    let dump = "#hardware_s = 120";
-    assert!(shipped.lines().any(|line| line == dump), "{dump}");
-    let dumps = policy(&shipped.replace(dump, &dump[1..])).expect("valid");
-    assert_eq!(dumps.hardware_s(), 120);
-    let shipped = shipped.replace(dump, "");
     let is_key = |line: &str| {
         let key = line.split(" = ").next().unwrap_or_default();
-        line.contains(" = ") && !key.contains(' ')
+        line.contains(" = ") && !key.contains([' ', '#'])
     };
-    let lines = shipped.lines().map(|line| match line.strip_prefix('#') {
-        Some(rest) if is_key(rest) || rest.starts_with('[') => rest,
-        _ => line,
-    });
-    let text: String = lines.map(|line| format!("{line}\n")).collect();
-    let policy = policy(&text).expect("valid");
-    assert_eq!((policy.events.keep, policy.hooks.concurrency), (4_096, 4));
+    let lines = shipped.lines();
+    assert_eq!(lines.clone().find(|line| is_key(line)), None);
+    let keys: Vec<&str> = lines
+        .clone()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| is_key(line))
+        .collect();
+    // Each key is there, in its section.
+    let mut section = "";
+    let there: Vec<(&str, &str)> = lines
+        .filter_map(|line| {
+            let bare = line.strip_prefix('#').unwrap_or(line);
+            if bare.starts_with('[') {
+                section = bare.trim_matches(['[', ']']);
+            }
+            is_key(bare).then(|| (section, bare.split(' ').next().unwrap_or_default()))
+        })
+        .collect();
+    let mut count = 0;
+    for section in known("[unknown]") {
+        let text = match section.as_str() {
+            "hook" => "[[hook]]\nunknown = 1".to_owned(),
+            section => format!("[{section}]\nunknown = 1"),
+        };
+        for key in known(&text) {
+            count += 1;
+            let has = there.contains(&(section.as_str(), key.as_str()));
+            assert!(has, "{section}.{key} is not in the shipped file");
+        }
+    }
+    assert_eq!((count, there.len()), (keys.len(), keys.len()));
+    // Whatever has a default has that in the file.
+    let taken = |examples: bool| -> String {
+        let lines = shipped.lines().map(|line| match line.strip_prefix('#') {
+            Some(key) if is_key(key) && (examples || !EXAMPLES.contains(&key)) => key,
+            Some(hook) if hook == "[[hook]]" && examples => hook,
+            _ => line,
+        });
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    assert_eq!(policy(&taken(false)), policy(""));
+    assert_eq!(
+        taken(false).lines().filter(|line| is_key(line)).count(),
+        count - EXAMPLES.len()
+    );
+    // The examples are valid, but for the two of which one excludes the other.
+    let dump = EXAMPLES[1];
+    assert_eq!(
+        policy(&shipped.replace(&format!("#{dump}"), dump)).map(|p| p.hardware_s()),
+        Ok(120)
+    );
+    let all = taken(true).replace(dump, "");
+    let policy = policy(&all).expect("valid");
     assert_eq!(policy.hooks.hooks.len(), 1);
-    assert!(policy.metrics_textfile.is_some());
+    assert!(policy.metrics_textfile.is_some() && policy.starved_ns.is_some());
 }

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh disable=SC2034 # they are for who reads this
+# What the scripts for SysV and OpenRC share.
+#
+# In: NAME of the script, and what the files below set of these variables. The script defines `ready`,
+# whether its program does what it is for, and `stopped`, run once it has ended. Out: functions, whose
+# exit codes are those of LSB 5.0. None of them ever sends SIGKILL: a guard that is killed leaves the
+# host watchdog armed.
+
+GUARD=/usr/sbin/xenwardend
+MONITOR=/usr/sbin/xenwarden-monitor
+CLI=/usr/bin/xenwarden
+CONFIG=/etc/xenwarden/xenwarden.conf
+# Seconds until a program must be ready, and must have ended after SIGTERM.
+START_S=30
+STOP_S=30
+# Where pids are kept, and what the guard says at its start and its end.
+RUN=/run
+# What is there on Xen only.
+XEN=/sys/hypervisor/type
+# That of Debian, of Red Hat, and of OpenRC.
+for defaults in /etc/default/xenwarden /etc/sysconfig/xenwarden /etc/conf.d/xenwarden; do
+    # shellcheck source=/dev/null
+    if [ -r "$defaults" ]; then . "$defaults"; fi
+done
+
+case $NAME in
+xenwardend) PROGRAM=$GUARD LOG=$RUN/$NAME.log ;;
+# It tells syslog by itself, for as long as it runs.
+*) PROGRAM=$MONITOR LOG=/dev/null ;;
+esac
+PIDFILE=$RUN/$NAME.pid
+# As Red Hat's rc has it: what has no file here is not stopped.
+SUBSYS=/var/lock/subsys
+
+say() {
+    echo "$NAME: $*"
+}
+
+# Tries a command each second until it succeeds, $1 times at most.
+within() {
+    tries=$1
+    shift
+    while [ "$tries" -gt 0 ]; do
+        sleep 1
+        if "$@"; then return 0; fi
+        tries=$((tries - 1))
+    done
+    return 1
+}
+
+# It runs, as the process that the pid file names. A zombie has no command line; a process that is
+# about to become the program has this script's.
+runs() {
+    pid=
+    if [ -r "$PIDFILE" ]; then read -r pid <"$PIDFILE" || :; fi
+    [ -n "$pid" ] && grep -qF -- "$NAME" "/proc/$pid/cmdline" 2>/dev/null
+}
+
+ended() {
+    ! runs
+}
+
+ended_or_ready() {
+    ended || ready
+}
+
+forget() {
+    rm -f "$PIDFILE" "$SUBSYS/$NAME"
+}
+
+# In a session of its own, so that no terminal's ^C reaches it.
+launch() {
+    # The OOM killer spares the guard, which inherits this.
+    if [ "$NAME" = xenwardend ]; then
+        { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null || :
+    fi
+    setsid "$PROGRAM" --config "$CONFIG" </dev/null >"$LOG" 2>&1 &
+    echo $! >"$PIDFILE"
+    if [ -d "$SUBSYS" ]; then : >"$SUBSYS/$NAME"; fi
+}
+
+# Waits until it is ready. What was started here and is not in time is stopped again.
+start_it() {
+    if [ ! -x "$PROGRAM" ]; then
+        say "$PROGRAM is not installed"
+        return 5
+    fi
+    if [ ! -e "$XEN" ]; then
+        say "this is not Xen, nothing to do"
+        return 0
+    fi
+    launched=
+    runs || {
+        launch
+        launched=yes
+    }
+    within "$START_S" ended_or_ready || {
+        say "is not ready after $START_S s"
+        if [ -n "$launched" ]; then stop_it; fi
+        return 1
+    }
+    if runs; then
+        say "ready"
+        return 0
+    fi
+    code=0
+    wait "$pid" || code=$?
+    if [ -f "$LOG" ]; then cat "$LOG"; fi
+    say "has ended with $code"
+    forget
+    case $code in
+    77) return 4 ;; # not allowed
+    78) return 6 ;; # wrongly configured
+    *) return 1 ;;
+    esac
+}
+
+stop_it() {
+    if ended; then
+        forget
+        return 0
+    fi
+    kill -TERM "$pid"
+    within "$STOP_S" ended || {
+        say "has not ended within $STOP_S s of SIGTERM: see xenwarden status. It goes on, and is not killed"
+        return 1
+    }
+    forget
+    stopped
+}
+
+status_of_it() {
+    if ended; then
+        say "does not run"
+        if [ -e "$PIDFILE" ]; then return 1; fi
+        return 3
+    fi
+    if ready; then
+        say "runs (pid $pid)"
+        return 0
+    fi
+    say "runs (pid $pid), but see xenwarden status"
+    return 150
+}
+
+# The host watchdog is armed and kicked.
+armed() {
+    "$CLI" status --config "$CONFIG" >/dev/null 2>&1
+}
+
+# The monitor answers, whatever it has to say (xenwarden(1)).
+answers() {
+    answer=0
+    "$CLI" guests --config "$CONFIG" >/dev/null 2>&1 || answer=$?
+    case $answer in
+    0 | 1 | 3) return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+# How the guard has ended: told, at a shutdown also to the next boot, as the monitor ended before it.
+# Fails if the host watchdog runs on.
+guard_stopped() {
+    if [ -s "$LOG" ]; then tail -n 1 "$LOG"; fi
+    # init(8) tells the runlevel, OpenRC that it goes down. A sick disk holds up neither.
+    case ${RUNLEVEL-}${RC_GOINGDOWN-} in
+    0* | 6* | YES) timeout 10 "$MONITOR" --record-stop --config "$CONFIG" || : ;;
+    esac
+    ! grep -q 'cannot be disarmed' "$LOG"
+}
+
+# What a SysV script is asked to do.
+lsb() {
+    cd / || return 1
+    case $1 in
+    start) start_it ;;
+    stop) stop_it ;;
+    status) status_of_it ;;
+    restart | force-reload) stop_it && start_it ;;
+    try-restart | condrestart) if runs; then stop_it && start_it; fi ;;
+    reload)
+        say "takes a new configuration with a restart only"
+        return 3
+        ;;
+    *)
+        echo "usage: $NAME start|stop|status|restart|try-restart|force-reload"
+        return 2
+        ;;
+    esac
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The scripts for SysV and OpenRC, as `make install` leaves them, with programs that only act as
+//! ours do: what they wait for, what they say, and their exit codes (LSB 5.0).
+#![allow(clippy::expect_used)] // how tests fail
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Acts as the files beside it say.
+const GUARD: &str = r#"#!/bin/sh
+cd "${0%/*}/.." || exit 1
+ends() {
+    if [ -e refuses ]; then return; fi
+    rm -f armed
+    if [ -e nowayout ]; then
+        echo "xenwardend: /dev/watchdog0 cannot be disarmed (busy): the host goes down" >&2
+        exit 71
+    fi
+    echo "xenwardend: disarmed /dev/watchdog0" >&2
+    exit 0
+}
+trap ends TERM
+echo "$@" >>arguments
+if [ -e fails ]; then echo "xenwardend: this is why" >&2; exit "$(cat fails)"; fi
+if [ ! -e never ]; then : >armed; fi
+while :; do sleep 0.1; done
+"#;
+const MONITOR: &str = r#"#!/bin/sh
+cd "${0%/*}/.." || exit 1
+if [ "$1" = --record-stop ]; then echo "$@" >>recorded; exit 0; fi
+trap 'rm -f answers; exit 0' TERM
+if [ ! -e never ]; then : >answers; fi
+while :; do sleep 0.1; done
+"#;
+const CLI: &str = r#"#!/bin/sh
+cd "${0%/*}/.." || exit 1
+case $1 in
+status) [ -e armed ] ;;
+guests) [ -e answers ] || exit 2 ;;
+esac
+"#;
+
+/// A host of its own, whose init has the scripts.
+struct Host(PathBuf);
+
+impl Host {
+    fn new(name: &str, init: &str) -> Self {
+        let directory = format!("init-{name}-{}", std::process::id());
+        let host = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(directory));
+        let _ = fs::remove_dir_all(&host.0);
+        let at = |part: &str| format!("{}/{part}", host.0.display());
+        let made = Command::new("make")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["-s", "install-init", "DESTDIR="])
+            .args([format!("INIT={init}"), format!("SBINDIR={}", at("sbin"))])
+            .args([
+                format!("BINDIR={}", at("bin")),
+                format!("DATADIR={}", at("share")),
+            ])
+            .arg(format!("SYSCONFDIR={}", at("etc")))
+            .status();
+        assert!(made.expect("make").success());
+        for (path, text) in [
+            ("sbin/xenwardend", GUARD),
+            ("sbin/xenwarden-monitor", MONITOR),
+            ("bin/xenwarden", CLI),
+        ] {
+            use std::os::unix::fs::PermissionsExt;
+            host.put(path, text);
+            let executable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(host.0.join(path), executable).expect("made executable");
+        }
+        host.put("run/xen", "xen\n");
+        // However busy this machine is.
+        host.waits(60, 60);
+        host
+    }
+
+    /// For how many seconds its scripts wait for a start, and for a stop.
+    fn waits(&self, start_s: u32, stop_s: u32) {
+        let run = self.0.join("run");
+        let run = run.display();
+        let defaults = format!("RUN={run}\nXEN={run}/xen\nSTART_S={start_s}\nSTOP_S={stop_s}\n");
+        self.put("etc/default/xenwarden", &defaults);
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, text).expect("written");
+    }
+
+    fn take(&self, path: &str) {
+        fs::remove_file(self.0.join(path)).expect("was there");
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.join(path).exists()
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.0.join(path)).unwrap_or_default()
+    }
+
+    fn command(&self, script: &str, action: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["300", "sh"]);
+        command.arg(self.0.join("etc/init.d").join(script));
+        command.arg(action).env_remove("RUNLEVEL");
+        command
+    }
+
+    /// The guard's script: its exit code, and what it said.
+    fn guard(&self, action: &str) -> (i32, String) {
+        told(self.command("xenwardend", action).output())
+    }
+
+    fn monitor(&self, action: &str) -> (i32, String) {
+        told(self.command("xenwarden-monitor", action).output())
+    }
+
+    /// The process that a pid file names, if it lives.
+    fn process(&self, name: &str) -> Option<u32> {
+        let pid = self.read(&format!("run/{name}.pid")).trim().parse().ok()?;
+        let state = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        (!state.contains("State:\tZ")).then_some(pid)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for name in ["xenwardend", "xenwarden-monitor"] {
+            if let Some(pid) = self.process(name) {
+                kill(pid);
+            }
+        }
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn kill(pid: u32) {
+    let killed = Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .status();
+    assert!(killed.expect("kill").success());
+}
+
+fn told(output: std::io::Result<Output>) -> (i32, String) {
+    let output = output.expect("a shell");
+    let text = [output.stdout, output.stderr].concat();
+    let code = output.status.code().expect("a code");
+    (code, String::from_utf8(text).expect("text"))
+}
+
+#[test]
+fn a_script_starts_one_guard_waits_until_it_has_armed_and_stops_it() {
+    let host = Host::new("life", "sysv");
+    assert_eq!(
+        host.guard("status"),
+        (3, "xenwardend: does not run\n".into())
+    );
+    assert_eq!(host.guard("try-restart").0, 0);
+    assert_eq!(host.guard("start"), (0, "xenwardend: ready\n".into()));
+    assert!(host.has("armed"));
+    let config = host.0.join("etc/xenwarden/xenwarden.conf");
+    let arguments = format!("--config {}\n", config.display());
+    assert_eq!(host.read("arguments"), arguments);
+    let first = host.process("xenwardend").expect("runs");
+    assert_eq!(host.guard("start").0, 0);
+    assert_eq!(host.process("xenwardend"), Some(first));
+    assert_eq!(host.read("arguments"), arguments, "one was started");
+    let (code, said) = host.guard("status");
+    assert_eq!(
+        (code, said.contains(&first.to_string())),
+        (0, true),
+        "{said}"
+    );
+    assert_eq!(host.guard("reload").0, 3);
+    assert_eq!(host.guard("restart").0, 0);
+    let second = host.process("xenwardend").expect("runs");
+    assert_ne!(second, first);
+    let disarmed = "xenwardend: disarmed /dev/watchdog0\n";
+    assert_eq!(host.guard("stop"), (0, disarmed.into()));
+    assert!(!host.has("armed") && !host.has("run/xenwardend.pid"));
+    assert_eq!(host.guard("stop"), (0, String::new()), "nothing runs");
+    assert_eq!(host.guard("status").0, 3);
+    assert_eq!(host.guard("dance").0, 2);
+    assert!(!host.has("recorded"), "this is no shutdown");
+}
+
+#[test]
+fn a_guard_that_never_arms_fails_its_start_in_bounded_time_and_is_stopped_again() {
+    let host = Host::new("never", "sysv");
+    host.put("never", "");
+    host.waits(2, 60);
+    let (code, said) = host.guard("start");
+    assert_eq!(
+        (code, said.contains("not ready after 2 s")),
+        (1, true),
+        "{said}"
+    );
+    assert_eq!(host.process("xenwardend"), None);
+    assert_eq!(host.guard("status").0, 3);
+}
+
+#[test]
+fn a_guard_that_ends_at_its_start_says_why_and_with_which_code() {
+    let host = Host::new("fails", "sysv");
+    for (ends_with, code) in [("69", 1), ("71", 1), ("77", 4), ("78", 6)] {
+        host.put("fails", ends_with);
+        let (told, said) = host.guard("start");
+        assert_eq!(told, code, "{ends_with}: {said}");
+        assert!(said.contains("this is why"), "{said}");
+        assert!(
+            said.contains(&format!("has ended with {ends_with}")),
+            "{said}"
+        );
+        assert_eq!(host.guard("status").0, 3, "nothing is left behind");
+    }
+}
+
+#[test]
+fn a_guard_that_does_not_disarm_is_told_and_never_killed() {
+    let host = Host::new("refuses", "sysv");
+    assert_eq!(host.guard("start").0, 0);
+    let pid = host.process("xenwardend").expect("runs");
+    host.put("refuses", "");
+    host.waits(60, 2);
+    for action in ["stop", "restart"] {
+        let (code, said) = host.guard(action);
+        let says = said.contains("has not ended within 2 s of SIGTERM");
+        assert_eq!((code, says), (1, true), "{action}: {said}");
+        assert_eq!(host.process("xenwardend"), Some(pid), "{action}");
+    }
+    assert_eq!(
+        host.read("arguments").lines().count(),
+        1,
+        "no other was started"
+    );
+    // Kicks are withheld, or refused.
+    host.take("armed");
+    assert_eq!(host.guard("status").0, 150);
+    host.take("refuses");
+    host.waits(60, 60);
+    assert_eq!(host.guard("stop").0, 0);
+}
+
+#[test]
+fn a_guard_that_withholds_is_not_stopped_by_another_start() {
+    let host = Host::new("withholds", "sysv");
+    assert_eq!(host.guard("start").0, 0);
+    let pid = host.process("xenwardend");
+    host.take("armed");
+    host.waits(2, 60);
+    let (code, said) = host.guard("start");
+    assert_eq!(
+        (code, said.contains("not ready after 2 s")),
+        (1, true),
+        "{said}"
+    );
+    assert_eq!(host.process("xenwardend"), pid);
+    assert!(!host.read("run/xenwardend.log").contains("disarmed"));
+}
+
+#[test]
+fn a_device_that_cannot_be_disarmed_fails_the_stop_with_the_guards_own_words() {
+    let host = Host::new("nowayout", "sysv");
+    assert_eq!(host.guard("start").0, 0);
+    host.put("nowayout", "");
+    let (code, said) = host.guard("stop");
+    assert_eq!(
+        (code, said.contains("the host goes down")),
+        (1, true),
+        "{said}"
+    );
+    assert_eq!(host.guard("status").0, 3);
+    // What the script looks for is what the guard says.
+    assert!(include_str!("../src/guard/start.rs").contains("cannot be disarmed ("));
+}
+
+#[test]
+fn a_guard_that_was_killed_is_told_and_another_can_be_started() {
+    let host = Host::new("killed", "sysv");
+    assert_eq!(host.guard("start").0, 0);
+    let pid = host.process("xenwardend").expect("runs");
+    kill(pid);
+    assert_eq!(host.guard("status").0, 1);
+    assert_eq!(host.guard("start").0, 0);
+    assert_ne!(host.process("xenwardend").expect("runs"), pid);
+}
+
+#[test]
+fn how_the_guard_ended_is_recorded_by_its_script_at_a_shutdown() {
+    let host = Host::new("shutdown", "sysv");
+    for runlevel in ["0", "6"] {
+        assert_eq!(host.guard("start").0, 0);
+        let mut stop = host.command("xenwardend", "stop");
+        assert_eq!(told(stop.env("RUNLEVEL", runlevel).output()).0, 0);
+        assert!(host.read("recorded").starts_with("--record-stop --config"));
+        host.take("recorded");
+    }
+}
+
+#[test]
+fn without_xen_or_the_program_the_scripts_do_nothing() {
+    let host = Host::new("nothing", "sysv");
+    host.take("run/xen");
+    assert_eq!(host.guard("start").0, 0);
+    assert!(!host.has("arguments"));
+    host.take("sbin/xenwardend");
+    assert_eq!((host.guard("start").0, host.guard("stop").0), (5, 0));
+}
+
+#[test]
+fn the_monitors_script_waits_until_it_answers() {
+    let host = Host::new("monitor", "sysv");
+    assert_eq!(host.monitor("start").0, 0);
+    assert!(host.has("answers"));
+    assert_eq!(host.monitor("status").0, 0);
+    host.take("answers");
+    assert_eq!(host.monitor("status").0, 150);
+    assert_eq!(host.monitor("stop").0, 0);
+    assert_eq!(host.process("xenwarden-monitor"), None);
+    host.put("never", "");
+    host.waits(2, 60);
+    assert_eq!(host.monitor("start").0, 1);
+    assert_eq!(host.process("xenwarden-monitor"), None);
+}
+
+/// What openrc-run(8) gives a service, as far as the guard's script uses it.
+const OPENRC: &str = r#"
+ebegin() { :; }
+eend() { return "$1"; }
+. "$SCRIPT"
+start || exit 1
+stop
+"#;
+
+fn openrc(host: &Host, shutdown: &str) -> (i32, String) {
+    let mut shell = Command::new("timeout");
+    shell
+        .args(["300", "sh", "-c", OPENRC])
+        .env_remove("RUNLEVEL");
+    shell.env("RC_GOINGDOWN", shutdown);
+    shell.env("SCRIPT", host.0.join("etc/init.d/xenwardend"));
+    told(shell.output())
+}
+
+#[test]
+fn with_openrc_a_start_waits_too_and_a_shutdown_is_recorded() {
+    let host = Host::new("openrc", "openrc");
+    let life = "xenwardend: ready\nxenwardend: disarmed /dev/watchdog0\n";
+    assert_eq!(openrc(&host, ""), (0, life.into()));
+    assert!(host.has("arguments") && !host.has("recorded"));
+    assert_eq!(openrc(&host, "YES"), (0, life.into()));
+    assert!(host.has("recorded"));
+    host.put("nowayout", "");
+    let (code, said) = openrc(&host, "");
+    assert_eq!(
+        (code, said.contains("the host goes down")),
+        (0, true),
+        "{said}"
+    );
+    host.put("never", "");
+    host.waits(2, 60);
+    assert_eq!(openrc(&host, "").0, 1);
+    assert_eq!(host.process("xenwardend"), None);
+    host.put("fails", "69");
+    let (code, said) = openrc(&host, "");
+    assert_eq!((code, said.contains("this is why")), (1, true), "{said}");
+}
