@@ -113,7 +113,7 @@ fn what_is_installed_names_the_directories_that_were_asked_for() {
 
 /// The settings of the units that systemd 219 has (its systemd.unit(5), systemd.service(5),
 /// systemd.exec(5), systemd.kill(5) and systemd.resource-control(5)).
-const OF_219: &str = "Description Documentation ConditionPathExists After Before StartLimitInterval Type \
+const OF_219: &str = "Description Documentation ConditionPathExists After Before RefuseManualStop StartLimitInterval Type \
      NotifyAccess ExecStart ExecStop RemainAfterExit Delegate KillMode TimeoutStopSec Restart \
      RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitRTPRIO OOMScoreAdjust \
      NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices \
