@@ -10,7 +10,7 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install \
+.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -27,6 +27,8 @@ help:
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
+	@echo 'make alerts             try the alerts for Prometheus with promtool'
+	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
@@ -61,7 +63,7 @@ scenarios: lab
 
 test: unit scenarios
 
-test-all: unit simulation lab
+test-all: unit simulation alerts lab
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants
@@ -102,6 +104,21 @@ lint: prerequisites
 	shellcheck -x $(SCRIPTS)
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
+
+# The compiler of Debian 13 is the oldest that is promised. With rustup: make oldest-compiler CARGO='cargo +1.85'
+oldest-compiler: prerequisites
+	@command -v $(firstword $(CARGO)) >/dev/null || { \
+	    echo 'installing cargo (apt-get)'; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends cargo; }
+	$(CARGO) check --locked --workspace
+
+# promtool comes with prometheus, of which nothing else is run.
+alerts:
+	@command -v promtool >/dev/null || { \
+	    echo 'installing prometheus, for its promtool (apt-get)'; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; }
+	promtool check rules monitoring/alerts.yml
+	promtool test rules monitoring/alerts.test.yml
 
 # What is installed, and where: as the GNU coding standards name the directories.
 PREFIX ?= /usr
@@ -147,6 +164,8 @@ install: programs install-init
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
 	for page in events.schema.json operating.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
+	for file in alerts.yml dashboard.json; do \
+	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done
 
 # What has the host's init start the programs. Builds nothing.
 install-init: install-$(INIT)

@@ -267,6 +267,50 @@ fn guests_beyond_the_limit_and_twins_are_left_out_and_counted() {
     assert_eq!(alarms.count(), MAX_GUESTS);
 }
 
+/// The metrics that a text names.
+fn named(text: &str) -> BTreeSet<&str> {
+    let legal = |c: char| c.is_ascii_lowercase() || c == '_';
+    let beginnings = text.match_indices("xenwarden_").map(|(at, _)| &text[at..]);
+    let names = beginnings.map(|rest| rest.split(|c| !legal(c)).next().unwrap_or(rest));
+    names.collect()
+}
+
+#[test]
+fn what_alerts_and_the_dashboard_go_by_is_written_and_each_alert_is_explained() {
+    let mut failed = guest(Some(0xabc), 3, Some("web"));
+    failed.alarm = alarm();
+    let guests = GuestsReport {
+        guests: vec![failed],
+        ..GuestsReport::default()
+    };
+    let counters = Counters {
+        events: vec![("alarm.raised", 7)],
+        dropped: vec![("hooks", 2)],
+    };
+    let written = render(&status(), &guests, &counters);
+    let written = named(&written);
+    let alerts = include_str!("../monitoring/alerts.yml");
+    let dashboard = include_str!("../monitoring/dashboard.json");
+    for text in [alerts, dashboard] {
+        let named = named(text);
+        assert!(named.len() >= 8, "{named:?}");
+        let missing: Vec<_> = named.difference(&written).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+    let explained = include_str!("../doc/operating.md");
+    let names = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let names: Vec<&str> = names.collect();
+    let tried = include_str!("../monitoring/alerts.test.yml");
+    assert!(names.len() >= 11);
+    for name in names {
+        assert!(explained.contains(name), "{name}");
+        assert!(tried.matches(name).count() >= 2, "{name}");
+    }
+    serde_json::from_str::<serde_json::Value>(dashboard).expect("JSON");
+}
+
 #[test]
 fn the_file_is_replaced_whole_at_alarms_and_says_at_the_end_that_it_is_down() {
     let scratch = Scratch::new("metrics");
