@@ -13,9 +13,11 @@ use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
 use crate::machine::{Machine, Parts, SavedState, Shape, definition};
 use crate::provision::{Hypervisor, Packages, install_missing};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The guests of the saved state.
@@ -75,11 +77,19 @@ impl Laboratory {
     /// Provides all parts and the saved states; what is there already is used again.
     pub fn provide() -> Result<Self> {
         let laboratory = Self::provide_parts()?;
-        // Those with other watchdogs are made when they are asked for.
-        for shape in [Shape::Everywhere, Shape::Apart] {
+        let provide = |shape| {
             let (parts, state) = laboratory.made_of(shape)?;
-            laboratory.provide_state(&parts, &state)?;
-        }
+            laboratory.provide_state(&parts, &state)
+        };
+        // Those with other watchdogs are made when they are asked for. A boot keeps one processor busy for a minute.
+        let made: Vec<_> = thread::scope(|scope| {
+            let begun =
+                [Shape::Everywhere, Shape::Apart].map(|shape| scope.spawn(move || provide(shape)));
+            begun
+                .map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .into()
+        });
+        made.into_iter().collect::<Result<()>>()?;
         Ok(laboratory)
     }
 
@@ -114,7 +124,6 @@ impl Laboratory {
             Shape::Extended => (&self.extended, Hypervisor::provide_extended),
             _ => return Ok(&self.patched),
         };
-        // Whoever makes a saved state holds the lock, and has been here before.
         if let Some(build) = kept.get() {
             return Ok(build);
         }
@@ -281,7 +290,8 @@ impl Laboratory {
         if state.exists() {
             return Ok(());
         }
-        let _lock = CacheLock::take(&self.layout)?;
+        // Two kinds of hosts may boot at a time.
+        let _lock = CacheLock::of_state(&self.layout, parts.shape)?;
         // Somebody else may have made it meanwhile.
         if state.exists() {
             return Ok(());
@@ -296,7 +306,10 @@ impl Laboratory {
         ));
         let folder = self.layout.made("states");
         make_dir(&folder)?;
-        prune(&folder, OTHER_STATES * FILES)?;
+        {
+            let _lock = CacheLock::take(&self.layout)?;
+            prune(&folder, OTHER_STATES * FILES)?;
+        }
         let began = Instant::now();
         let machine = Machine::boot(parts, &self.run_folder())?;
         let mut host = self.host_on(machine)?;
@@ -306,24 +319,24 @@ impl Laboratory {
     }
 
     fn bring_up(&self, host: &mut Host, began: Instant) -> Result<()> {
+        // Two hosts may come up at a time.
+        let whose = format!("dom0 {}", host.machine.shape().name());
+        let said = |what: &str| {
+            let passed_s = began.elapsed().as_secs();
+            say(format!("  {passed_s:>4} s  {whose}: {what}"));
+        };
         host.machine.agent.wait_ready(BOOT)?;
-        say(format!("  {:>4} s  dom0 is up", began.elapsed().as_secs()));
+        said("it is up");
         for name in GUESTS {
             host.create(&Guest::named(name))?;
-            say(format!(
-                "  {:>4} s  guest {name} is up and feeds its watchdog",
-                began.elapsed().as_secs()
-            ));
+            said(&format!("guest {name} is up and feeds its watchdog"));
         }
         if host.machine.shape().is_stock() {
             host.dom0_ok(PARTIAL, PROMPT)?;
         }
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
-        say(format!(
-            "  {:>4} s  the guard has armed the host watchdog and kicks it",
-            began.elapsed().as_secs()
-        ));
+        said("the guard has armed the host watchdog and kicks it");
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! Everything that the laboratory makes is under `target/lab`; removing that folder is always safe.
 
 use crate::error::{Context, Result};
+use crate::machine::Shape;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -70,7 +71,7 @@ impl Layout {
     }
 }
 
-/// Keeps others from changing the laboratory's cache while it lives.
+/// Keeps others from changing the laboratory's cache, or a part of it, while it lives.
 pub struct CacheLock {
     _file: Flock<File>,
 }
@@ -78,8 +79,17 @@ pub struct CacheLock {
 impl CacheLock {
     /// Waits until nobody else changes the cache.
     pub fn take(layout: &Layout) -> Result<Self> {
+        Self::of(layout, "lock")
+    }
+
+    /// Waits until nobody else makes this saved state. Others may be made meanwhile, and the cache be changed.
+    pub fn of_state(layout: &Layout, shape: Shape) -> Result<Self> {
+        Self::of(layout, &format!("lock-{shape:?}"))
+    }
+
+    fn of(layout: &Layout, name: &str) -> Result<Self> {
         make_dir(&layout.lab(""))?;
-        let path = layout.lab("lock");
+        let path = layout.lab(name);
         let file = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusive) {
             Ok(file) => Ok(CacheLock { _file: file }),
