@@ -213,13 +213,22 @@ fn one_that_cannot_be_sent_anywhere_is_no_reason_to_wait_for_it() {
 fn a_reader_who_was_away_does_not_take_that_for_silence() {
     let mut host = Host::proven(2, true);
     host.words.sent(1, 1, 0);
-    for _ in 0..19 {
-        assert_eq!(host.look_after(60 * NS_PER_S), SERVED);
-    }
+    assert_eq!(host.look_after(60 * NS_PER_S), SERVED);
     // But it does not forget either.
     assert_eq!(host.look_after(60 * NS_PER_S), SERVED);
     let late = host.look_after(60 * NS_PER_S);
     assert!(matches!(late, Verdict::Lagging { .. }), "{late:?}");
+}
+
+#[test]
+fn a_wedge_that_holds_up_the_reader_as_well_is_told_by_the_clock() {
+    let mut host = Host::proven(2, true);
+    let begin = host.now;
+    let each_ns = 1_900 * NS_PER_MS;
+    while let Verdict::Served { .. } = host.look_after(each_ns) {
+        assert!(host.now - begin <= PATIENCE_NS, "kicked on");
+    }
+    assert!(host.now - begin <= PATIENCE_NS + each_ns);
 }
 
 #[test]

@@ -9,17 +9,15 @@
 //! | a vCPU of dom0 | it is online, and the thread that is bound to it has not counted on for the patience |
 //! | a pCPU | a vCPU that was sent there has not come back for the patience |
 //!
-//! A vCPU that Linux has taken offline is no evidence. The reader's own absence is not counted:
-//! between two looks nothing ages by more than two of them. Until each vCPU has counted, and
+//! A vCPU that Linux has taken offline is no evidence. No one absence of the reader is taken for silence:
+//! between two looks nothing ages by more than half of the patience. Those that are shorter count, as a
+//! wedge may hold up the reader again and again, between kicks that still come in time. Until each vCPU has counted, and
 //! the first walk over the pCPUs has come to its end, all is unknown.
 
 use super::evidence::{Unknown, Verdict, Work};
-use crate::sys::clock::{Monotonic, NS_PER_MS};
+use crate::sys::clock::Monotonic;
 use crate::sys::word::Word;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The most that something ages from one look to the next, ns.
-const LONGEST_STEP_NS: u64 = 500 * NS_PER_MS;
 
 /// What the thread of a vCPU says: nothing of a vCPU that is offline.
 const ABSENT: u64 = 0;
@@ -192,7 +190,7 @@ impl Evidence {
         let now = clock();
         let passed_ns = self.looked.map_or(0, |last| now.since_ns(last));
         self.looked = Some(now);
-        (self.judge(words, passed_ns.min(LONGEST_STEP_NS)), now)
+        (self.judge(words, passed_ns.min(self.patience_ns / 2)), now)
     }
 
     fn judge<W: Word>(&mut self, words: &Words<W>, passed_ns: u64) -> Verdict {
