@@ -114,7 +114,7 @@ const STARVED0: &[&str] = &["on idle pcpu 0"];
 const STARVED1: &[&str] = &["on idle pcpu 1"];
 const STARVED2: &[&str] = &["on idle pcpu 2"];
 const ANY_CPU: &[&str] = &["of pcpu", "guest watchdog of", "evidence stale"];
-const ON_STOCK: &[&str] = &["dom0 vcpu", "probe of pcpu", "evidence stale"];
+const ON_STOCK: &[&str] = &["dom0 vcpu", "probe of", "evidence stale"];
 const HANDLER: &[&str] = &["guest watchdog of", "of pcpu 0"];
 
 /// A wedge of a host with dom0 on every pCPU: often it stops dom0 as well, before any evidence could tell.

@@ -106,10 +106,7 @@ fn stops(laboratory: &Laboratory, phase: Duration, scheduler: &'static str) -> R
 /// A pCPU schedules nothing any more, so that the vCPU which it runs just then stays there, and lives: it cannot be sent elsewhere.
 fn stops_under_vcpu(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     let wedge = Wedge::named("sched-lost-1").and_then(Wedge::on_stock);
-    let wedge = Wedge {
-        reasons: &["probe of"],
-        ..wedge.context(|| "no such wedge")?
-    };
+    let wedge = wedge.context(|| "no such wedge")?;
     let mut host = ready(laboratory, wedge.shape, phase)?;
     let stays = "xl vcpu-pin Domain-0 0 0 && xl vcpu-pin Domain-0 1 1 && \
         { taskset -c 1 sh -c 'while :; do :; done' > /dev/null 2>&1 & }";
