@@ -479,8 +479,13 @@ mod tests {
         xenstore.read("/name", short).expect_err("silence");
         drop(daemon);
         let error = xenstore.read("/name", Duration::from_secs(60));
-        let error = error.expect_err("closed").to_string();
-        assert!(error.starts_with("/dev/xen/xenbus: "), "{error}");
+        let error = error.expect_err("closed");
+        assert!(error.to_string().starts_with("/dev/xen/xenbus: "));
+        let reset = io::ErrorKind::ConnectionReset;
+        assert!(
+            matches!(&error, XenstoreError::Io(io) if io.kind() == reset),
+            "and not the next read's end of the stream: {error}"
+        );
     }
 
     #[test]
