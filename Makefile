@@ -35,6 +35,11 @@ help:
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 
+# Installs the Debian package $(2), unless there is the program $(1).
+need = command -v $(1) >/dev/null || { \
+	echo 'installing $(2) (apt-get)'; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2); }
+
 # A linker and the C headers: all that building needs besides Rust.
 prerequisites:
 	@if ! command -v cc >/dev/null || ! test -e /usr/include/linux/watchdog.h; then \
@@ -86,9 +91,7 @@ mutants: prerequisites
 	tests/mutants/run
 
 fuzz: prerequisites
-	@command -v c++ >/dev/null || { \
-	    echo 'installing g++ (apt-get)'; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends g++; }
+	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
 SCRIPTS = init/functions.sh init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
@@ -98,25 +101,19 @@ lint: prerequisites
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps --workspace
 	$(CARGO) test --quiet -p xenwarden --test licences
-	@command -v shellcheck >/dev/null || { \
-	    echo 'installing shellcheck (apt-get)'; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck; }
+	@$(call need,shellcheck,shellcheck)
 	shellcheck -x $(SCRIPTS)
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
 # The compiler of Debian 13 is the oldest that is promised. With rustup: make oldest-compiler CARGO='cargo +1.85'
 oldest-compiler: prerequisites
-	@command -v $(firstword $(CARGO)) >/dev/null || { \
-	    echo 'installing cargo (apt-get)'; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends cargo; }
+	@$(call need,$(firstword $(CARGO)),cargo)
 	$(CARGO) check --locked --workspace
 
 # promtool comes with prometheus, of which nothing else is run.
 alerts:
-	@command -v promtool >/dev/null || { \
-	    echo 'installing prometheus, for its promtool (apt-get)'; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; }
+	@$(call need,promtool,prometheus)
 	promtool check rules monitoring/alerts.yml
 	promtool test rules monitoring/alerts.test.yml
 

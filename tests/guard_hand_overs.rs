@@ -35,19 +35,22 @@ fn model<S: Send + Sync + 'static>(
     write: impl Fn(&S) + Copy + Send + Sync + 'static,
     read: impl Fn(&S) + Copy + Send + Sync + 'static,
 ) {
+    at_once(shared, write, read);
+    at_once(shared, read, write);
+}
+
+/// The first of both runs in a thread of its own.
+fn at_once<S: Send + Sync + 'static>(
+    shared: impl Fn() -> Arc<S> + Send + Sync + 'static,
+    other: impl Fn(&S) + Copy + Send + Sync + 'static,
+    this: impl Fn(&S) + Send + Sync + 'static,
+) {
     loom::model(move || {
         let ours = shared();
         let theirs = Arc::clone(&ours);
-        let writer = thread::spawn(move || write(&theirs));
-        read(&ours);
-        writer.join().expect("the writer ends");
-    });
-    loom::model(move || {
-        let ours = shared();
-        let theirs = Arc::clone(&ours);
-        let reader = thread::spawn(move || read(&theirs));
-        write(&ours);
-        reader.join().expect("the reader ends");
+        let thread = thread::spawn(move || other(&theirs));
+        this(&ours);
+        thread.join().expect("the other ends");
     });
 }
 

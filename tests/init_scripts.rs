@@ -116,6 +116,14 @@ impl Host {
         told(self.command("xenwardend", action).output())
     }
 
+    /// A start of the guard that is not ready in time.
+    fn start_in_vain(&self) {
+        self.waits(2, 60);
+        let (code, said) = self.guard("start");
+        let says = said.contains("not ready after 2 s");
+        assert_eq!((code, says), (1, true), "{said}");
+    }
+
     fn monitor(&self, action: &str) -> (i32, String) {
         told(self.command("xenwarden-monitor", action).output())
     }
@@ -193,13 +201,7 @@ fn a_script_starts_one_guard_waits_until_it_has_armed_and_stops_it() {
 fn a_guard_that_never_arms_fails_its_start_in_bounded_time_and_is_stopped_again() {
     let host = Host::new("never", "sysv");
     host.put("never", "");
-    host.waits(2, 60);
-    let (code, said) = host.guard("start");
-    assert_eq!(
-        (code, said.contains("not ready after 2 s")),
-        (1, true),
-        "{said}"
-    );
+    host.start_in_vain();
     assert_eq!(host.process("xenwardend"), None);
     assert_eq!(host.guard("status").0, 3);
 }
@@ -252,13 +254,7 @@ fn a_guard_that_withholds_is_not_stopped_by_another_start() {
     assert_eq!(host.guard("start").0, 0);
     let pid = host.process("xenwardend");
     host.take("armed");
-    host.waits(2, 60);
-    let (code, said) = host.guard("start");
-    assert_eq!(
-        (code, said.contains("not ready after 2 s")),
-        (1, true),
-        "{said}"
-    );
+    host.start_in_vain();
     assert_eq!(host.process("xenwardend"), pid);
     assert!(!host.read("run/xenwardend.log").contains("disarmed"));
 }

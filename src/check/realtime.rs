@@ -14,6 +14,8 @@ const RUNTIME: &str = "/proc/sys/kernel/sched_rt_runtime_us";
 const PERIOD: &str = "/proc/sys/kernel/sched_rt_period_us";
 /// The period where it is not told, microseconds.
 const DEFAULT_PERIOD_US: i64 = 1_000_000;
+/// What mends a guard that runs with less than it asked for.
+const RESTART: &str = "restart xenwardend (without systemd the host is unguarded meanwhile)";
 
 /// What is said of both.
 pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Vec<Finding> {
@@ -119,15 +121,14 @@ fn scheduled(system: &System, policy: &Policy, guard: &Process) -> Finding {
         policy_name(now.policy),
         now.priority
     );
-    let restart = "restart xenwardend (without systemd the host is unguarded meanwhile)";
     if now.policy != libc::SCHED_FIFO {
-        return Finding::wrong(AREA, format!("{text}: it is not real-time"), restart);
+        return Finding::wrong(AREA, format!("{text}: it is not real-time"), RESTART);
     }
     match now.priority == u32::from(policy.priority) {
         true => Finding::fine(AREA, text),
         false => {
             let text = format!("{text}; realtime.priority is {}", policy.priority);
-            Finding::weak(AREA, text, restart)
+            Finding::weak(AREA, text, RESTART)
         }
     }
 }
@@ -210,7 +211,7 @@ fn locked(system: &System, guard: &Process) -> Finding {
         (Some(0), _) => Finding::wrong(
             AREA,
             format!("the guard (pid {pid}) has locked no memory: it may wait for a disk"),
-            "restart xenwardend (without systemd the host is unguarded meanwhile)",
+            RESTART,
         ),
         (Some(kib), Some("unlimited")) => Finding::fine(
             AREA,

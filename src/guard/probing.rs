@@ -200,11 +200,13 @@ pub fn scheduler_allows(command_line: &str) -> Result<(), &'static str> {
             .next_back()
     };
     match (last("sched="), last("sched-gran=")) {
-        (None | Some("credit" | "credit2"), None | Some("cpu")) => Ok(()),
-        (None | Some("credit" | "credit2"), Some(_)) => {
+        (Some(other), _) if !["credit", "credit2"].contains(&other) => {
+            Err("the scheduler may never let it run")
+        }
+        (_, Some(whole)) if whole != "cpu" => {
             Err("the scheduler would send the guard's vCPU along")
         }
-        (Some(_), _) => Err("the scheduler may never let it run"),
+        _ => Ok(()),
     }
 }
 
