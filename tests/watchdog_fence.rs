@@ -14,8 +14,8 @@ use xenwarden::guard::gate::Decision;
 use xenwarden::guard::page::{Counters, Info, Phase, Status, View, Vitals, Writer};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::watchdog::fence::{
-    BEFORE_HARDWARE, DomainWatchdog, Judged, Overdue, SYSRQ_AFTER, Slot, judge, keep_slot,
-    last_resort, open_sysrq, slot_timeout_s,
+    BEFORE_HARDWARE, DomainWatchdog, Judged, Overdue, Presence, SYSRQ_AFTER, Slot, judge,
+    keep_slot, last_resort, open_sysrq, slot_timeout_s,
 };
 
 /// Nothing here takes so long.
@@ -194,11 +194,34 @@ fn what_an_earlier_guard_told_resets_nothing() {
 
 #[test]
 fn a_level_that_was_away_itself_gives_the_guard_its_turn_first() {
-    let each_ns = 500 * NS_PER_MS;
-    assert_eq!(Judged::Overdue.after(each_ns), Judged::Overdue);
-    assert_eq!(Judged::Overdue.after(each_ns + 1), Judged::Silent);
+    let at = |ms| Monotonic(100 * NS_PER_S).plus_ns(ms * NS_PER_MS);
+    let away_ms = 20_000;
+    // The looks of a level that is stopped with its guard and continued: what it missed is not made
+    // up for, so that the second comes at once, before anybody else has had the time for anything.
+    let mut level = Presence::default();
+    let mut look = |due, now, expected| {
+        let weighed = level.weigh(Judged::Overdue, at(due), at(now));
+        assert_eq!(weighed, expected, "due at {due} ms, at {now} ms");
+    };
+    look(2_000, away_ms, Judged::Silent);
+    look(away_ms, away_ms, Judged::Silent);
+    look(away_ms + 500, away_ms + 500, Judged::Silent);
+    look(away_ms + 501, away_ms + 501, Judged::Overdue);
+    // It was well for a while: another absence gives another turn.
+    look(away_ms + 2_000, 2 * away_ms, Judged::Silent);
+    // One that is late each time is not well itself.
+    look(2 * away_ms + 100, 2 * away_ms + 601, Judged::Overdue);
+    look(2 * away_ms + 700, 2 * away_ms + 1_201, Judged::Overdue);
+}
+
+#[test]
+fn a_level_that_is_hardly_late_gives_nobody_a_turn_and_an_absence_changes_nothing_else() {
+    let (due, now) = (Monotonic(NS_PER_S), Monotonic(NS_PER_S + 500 * NS_PER_MS));
+    let weighed = Presence::default().weigh(Judged::Overdue, due, now);
+    assert_eq!(weighed, Judged::Overdue);
     for judged in [Judged::NotYet, Judged::Fresh, Judged::Silent, Judged::Ended] {
-        assert_eq!(judged.after(u64::MAX), judged);
+        let weighed = Presence::default().weigh(judged, due, Monotonic(u64::MAX));
+        assert_eq!(weighed, judged);
     }
 }
 

@@ -6,7 +6,7 @@
 //! In: a pipe from the guard, which ends with it, and the guard page. Out: sysrq b. A guard that lets go of the host watchdog in order
 //! says so first, and one that is inhibited serves; whoever kills both is left to the hardware.
 
-use super::fence::{Judged, Overdue, SYSRQ, judge, open_sysrq, reset};
+use super::fence::{Judged, Overdue, Presence, SYSRQ, judge, open_sysrq, reset};
 use crate::exit::{Failure, OSERR, USAGE};
 use crate::guard::page::{self, Reader};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
@@ -176,6 +176,7 @@ fn watch(words: Words, pipe: &mut (impl Read + AsFd), path: &str) -> Outcome {
         .map(|ms| Overdue::SinceServed(u64::from(ms) * NS_PER_MS));
     let mut armed = None;
     let mut dead = false;
+    let mut presence = Presence::default();
     loop {
         let each = match (overdue, armed.is_some()) {
             (Some(_), true) => PollTimeout::from(EACH_MS),
@@ -200,12 +201,13 @@ fn watch(words: Words, pipe: &mut (impl Read + AsFd), path: &str) -> Outcome {
             (Some(_), _) => return Outcome::Over,
             (None, _) => {}
         }
-        let now = Monotonic::now();
         let (Some(overdue), Some(Some(page))) = (overdue, &armed) else {
             continue;
         };
-        let late_ns = now.since_ns(asked.plus_ns(u64::from(EACH_MS) * NS_PER_MS));
-        match judge(page.vitals(), guard, began, now, overdue).after(late_ns) {
+        let due = asked.plus_ns(u64::from(EACH_MS) * NS_PER_MS);
+        let told = page.vitals();
+        let now = Monotonic::now();
+        match presence.weigh(judge(told, guard, began, now, overdue), due, now) {
             Judged::Overdue => return Outcome::Reset,
             // A dead guard will tell nothing else.
             Judged::Ended | Judged::NotYet if dead => return Outcome::Over,

@@ -62,13 +62,28 @@ pub enum Judged {
     Ended,
 }
 
-impl Judged {
-    /// The same, unless whoever judged was away for `late_ns` before: the guard may have been as
-    /// well, as when the process was stopped or the machine stood still, and has its turn first.
-    #[must_use]
-    pub fn after(self, late_ns: u64) -> Self {
-        match self {
-            Self::Overdue if late_ns > AWAY_NS => Self::Silent,
+/// Whether a level was there when it meant to look. One that was away may have been so together
+/// with the guard, as when the process was stopped or the machine stood still: the guard
+/// has its turn first, which is as long as a level may be late.
+#[derive(Debug, Default)]
+pub struct Presence {
+    was_away: bool,
+    returned: Option<Monotonic>,
+}
+
+impl Presence {
+    /// What to make of `judged` in a look that ends at `now` and was due at `due`. A level that
+    /// is late again and again is on a host that is not well: only the first of such looks
+    /// gives a turn.
+    pub fn weigh(&mut self, judged: Judged, due: Monotonic, now: Monotonic) -> Judged {
+        let is_away = now.since_ns(due) > AWAY_NS;
+        if is_away && !self.was_away {
+            self.returned = Some(now);
+        }
+        self.was_away = is_away;
+        let turn = self.returned.is_some_and(|at| now.since_ns(at) <= AWAY_NS);
+        match judged {
+            Judged::Overdue if turn => Judged::Silent,
             judged => judged,
         }
     }
@@ -274,14 +289,14 @@ fn level(
     spawn(name, move || {
         // Without it this level is late on a busy host; the ones before it are not.
         let _ = become_realtime(priority);
+        let mut presence = Presence::default();
         let mut next = began;
         loop {
             next = next.plus_ns(each_ns).max(Monotonic::now());
             sleep_until(next);
-            let late_ns = Monotonic::now().since_ns(next);
             let told = page.vitals();
             let now = Monotonic::now();
-            let judged = judge(told, pid, began, now, overdue).after(late_ns);
+            let judged = presence.weigh(judge(told, pid, began, now, overdue), next, now);
             act(judged, told.map_or(0, |told| told.latest_ns));
             if judged == Judged::Ended {
                 return;
