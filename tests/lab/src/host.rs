@@ -51,16 +51,16 @@ impl Host {
     pub fn dom0(&mut self, command: &str, limit: Duration) -> Result<Outcome> {
         let limit = limit * SLOWNESS;
         for _ in 0..RETRIES {
-            let outcome = self.machine.agent.run(command, limit)?;
+            let outcome = self.machine.run(command, limit)?;
             if !KILLED_AT_START.contains(&outcome.code) {
                 return Ok(outcome);
             }
-            let kernel = self.machine.agent.run(FATAL_SIGNALS, limit)?.output;
+            let kernel = self.machine.run(FATAL_SIGNALS, limit)?.output;
             say(format!(
                 "  (a program in dom0 died of a signal, again: {command}: {kernel})"
             ));
         }
-        self.machine.agent.run(command, limit)
+        self.machine.run(command, limit)
     }
 
     /// Runs a shell command in dom0 that has to succeed, and returns what it printed.

@@ -4,11 +4,11 @@
 //! QEMU's software emulation runs the hypervisor; `i6300esb` is the hardware watchdog. When it fires, QEMU says so by an event
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
 
-use super::agent::Agent;
+use super::agent::{Agent, Outcome};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
-use super::qmp::Qmp;
+use super::qmp::{Event, Qmp};
 use super::shape::Shape;
 use crate::error::{Context, Error, Result};
 use crate::layout::{fresh_dir, read_text};
@@ -30,6 +30,8 @@ const MOVING: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 /// How long some seconds of the machine's time may take, however busy this machine is.
 const FIRING: Duration = Duration::from_secs(300);
+/// Lines of a log that are shown where a command fails.
+const SHOWN: usize = 20;
 /// QEMU's processor model, without what the emulation gets wrong or warns of: MWAIT faults in Xen's idle loop, SMAP breaks
 /// the return to PV guests, SVM is of no use to them, and the rest is not emulated. With XSAVE, and so with AVX, programs in dom0 lost
 /// vector registers when they were preempted: 21 of 2800 short ones died of what glibc's start had copied through them, without it
@@ -250,6 +252,32 @@ impl Machine {
     /// Lets a machine's time run.
     pub fn resume(&mut self) -> Result<()> {
         self.qmp.execute("cont", json!({})).map(drop)
+    }
+
+    /// Runs a shell command in dom0. No answer in time is an error, and so is a machine that went down meanwhile; an exit code
+    /// is not.
+    pub fn run(&mut self, command: &str, limit: Duration) -> Result<Outcome> {
+        let deadline = Instant::now() + limit;
+        let id = self.agent.send(command)?;
+        loop {
+            if let Some(outcome) = self.agent.answer(id, POLL) {
+                return Ok(outcome);
+            }
+            let failure = match self.qmp.has_event("SHUTDOWN") {
+                Some(Event { data, .. }) => format!("the host went down ({data}) in: {command}"),
+                None if Instant::now() < deadline => continue,
+                None => format!("dom0 did not answer within {limit:?}: {command}"),
+            };
+            let (said, console) = (self.log.lines_from(0), self.console());
+            let said: Vec<&str> = said.iter().map(String::as_str).collect();
+            let console: Vec<&str> = console.lines().collect();
+            let end = |lines: &[&str]| lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+            return Err(Error::new(format!(
+                "{failure}\ndom0's programs said last:\n{}\nand the console:\n{}",
+                end(&said),
+                end(&console)
+            )));
+        }
     }
 
     /// Stops the machine's time and attaches a debugger, does `work`, and lets the time run again; returns the moment of that.

@@ -78,6 +78,12 @@ impl Qmp {
             .with(|events| events.retain(|event| event.name != name));
     }
 
+    /// The first event of this name that has arrived, left where it is.
+    pub fn has_event(&self, name: &str) -> Option<Event> {
+        self.events
+            .with(|events| events.iter().find(|event| event.name == name).cloned())
+    }
+
     /// The first event of this name, taken out; `None` when it does not come in time or QEMU ends without it.
     pub fn wait_event(&self, name: &str, limit: Duration) -> Option<Event> {
         self.events.take(limit, |event| event.name == name)
