@@ -358,7 +358,116 @@ fn settle(words: &Words, guard: Pid, left: Option<usize>) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{last_of_list, scheduler_allows};
+    use super::*;
+    use nix::sched::sched_getaffinity;
+    use std::sync::{Mutex, mpsc::channel};
+    use std::thread;
+
+    /// A way that goes nowhere, and notes what is asked of it; after `most` stays it has the
+    /// thread end.
+    struct Noted {
+        asked: Mutex<Vec<(&'static str, usize)>>,
+        stop: AtomicBool,
+        most: usize,
+        answer: Result<(), Errno>,
+    }
+
+    impl Noted {
+        fn new(most: usize, answer: Result<(), Errno>) -> Self {
+            Self {
+                asked: Mutex::default(),
+                stop: AtomicBool::new(false),
+                most,
+                answer,
+            }
+        }
+
+        fn note(&self, what: &'static str) -> usize {
+            let mut asked = self.asked.lock().expect("not poisoned");
+            asked.push((what, sched_getcpu().expect("Linux says")));
+            asked.iter().filter(|(asked, _)| *asked == "stay").count()
+        }
+    }
+
+    impl Way for Noted {
+        fn send(&self, _: u16) -> Result<(), Errno> {
+            self.note("send");
+            self.answer
+        }
+
+        fn stay(&self) {
+            let ends = self.note("stay") >= self.most;
+            self.stop.store(ends, Ordering::Relaxed);
+        }
+
+        fn release(&self) -> Result<(), Errno> {
+            self.note("release");
+            Ok(())
+        }
+
+        fn given_ns(&self, _: u16) -> Option<u64> {
+            None
+        }
+    }
+
+    /// The processors that a thread may run on.
+    fn allowed(thread: Pid) -> Vec<usize> {
+        let set = sched_getaffinity(thread).expect("it is there");
+        let all = 0..CpuSet::count();
+        all.filter(|cpu| set.is_set(*cpu) == Ok(true)).collect()
+    }
+
+    /// Calls `act` in a thread that it may bind, with another in place of the guard's, and gives what
+    /// that one may run on afterwards. None on a machine without a second processor.
+    fn beside_a_guard(act: impl FnOnce(Pid) + Send) -> Option<Vec<usize>> {
+        if !allowed(THIS).starts_with(&[0, 1]) {
+            return None;
+        }
+        let (tell, told) = channel();
+        let (end, ends) = channel::<()>();
+        thread::scope(|scope| {
+            let body = move || tell.send(gettid()).map(|()| ends.recv());
+            thread::Builder::new()
+                .spawn_scoped(scope, body)
+                .expect("a thread");
+            let guard = told.recv().expect("it tells");
+            scope.spawn(move || act(guard)).join().expect("no panic");
+            let allowed = allowed(guard);
+            drop(end);
+            Some(allowed)
+        })
+    }
+
+    #[test]
+    fn the_last_vcpu_is_sent_the_guard_keeps_to_the_others_and_what_was_left_away_comes_back() {
+        let first = ["release", "send"].as_slice();
+        let twice = [
+            "release", "send", "stay", "release", "send", "stay", "release",
+        ]
+        .as_slice();
+        // One that is refused is not tried again.
+        for (answer, expected) in [(Ok(()), twice), (Err(Errno::EPERM), first)] {
+            let (way, words) = (Noted::new(2, answer), Words::new(2, true));
+            [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+            let guard = beside_a_guard(|guard| send_in_turn(&way, &words, guard, &way.stop));
+            let Some(guard) = guard else { return };
+            assert!(guard.contains(&0) && !guard.contains(&1), "{guard:?}");
+            let expected: Vec<_> = expected.iter().map(|asked| (*asked, 1)).collect();
+            assert_eq!(*way.asked.lock().expect("not poisoned"), expected);
+            assert!(words.sends());
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_where_one_vcpu_is_alone_but_another_is_waited_for() {
+        let words = Words::new(2, true);
+        words.count(0);
+        for still_expected in [true, false] {
+            assert_eq!(settle(&words, THIS, None), None);
+            assert_eq!(words.sends(), still_expected);
+            words.absent(1);
+        }
+    }
 
     #[test]
     fn a_vcpu_is_sent_only_where_several_may_share_a_pcpu() {

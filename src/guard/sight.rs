@@ -160,3 +160,30 @@ impl Sight for Stock {
         Some(format!("no pcpu is probed: {why}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_vcpu_is_sent_the_reason_is_told() {
+        let told = |way, sends, counting: usize| {
+            let words = Words::new(2, sends);
+            (0..counting).for_each(|vcpu| words.count(vcpu));
+            let stock = Stock {
+                way,
+                ..Stock::over(Arc::new(words), 1)
+            };
+            stock.weakness()
+        };
+        assert_eq!(told(Ok(None), true, 2), None);
+        let reasons = [
+            (told(Err(OFF), false, 2), OFF),
+            (told(Ok(None), false, 1), ALONE),
+            (told(Ok(None), false, 2), REFUSED),
+        ];
+        for (told, reason) in reasons {
+            assert_eq!(told, Some(format!("no pcpu is probed: {reason}")));
+        }
+    }
+}
