@@ -10,7 +10,7 @@ SECONDS ?= 60
 WEDGE ?= timer-lost-2
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
 	@echo 'make scenarios          scenarios alone'
+	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
+	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
@@ -66,9 +68,13 @@ simulation: prerequisites
 scenarios: lab
 	$(CARGO) test --release -p xenwarden-lab --test scenarios
 
-test: unit scenarios
+export XEN_GIT XCPNG_GIT
+series: build
+	$(LAB) series
 
-test-all: unit simulation alerts lab
+test: unit scenarios series
+
+test-all: unit simulation alerts lab series
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants

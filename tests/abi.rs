@@ -204,6 +204,16 @@ fn the_decoder_reads_what_the_hypervisors_header_lays_out() {
 }
 
 #[test]
+fn every_series_has_the_same_header() {
+    let headers: Vec<_> = every_series()
+        .iter()
+        .map(|series| header_of(series))
+        .collect();
+    assert!(headers.len() >= 4);
+    assert!(headers.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[test]
 fn the_watchdog_bits_are_the_kernels() {
     let program = r#"
 #include <linux/watchdog.h>

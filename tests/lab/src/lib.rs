@@ -16,6 +16,7 @@
 //!    variant    the programs with a rule taken away, which a scenario must notice: `lab variants`
 //!    demo       the same as a story: `lab demo`
 //!    cost       what the hypervisor's patches cost guests, by instruction count: `lab cost`
+//!    series     the patches for other Xen versions, tried on their trees: `lab series`
 //! ```
 //!
 //! Everything is measured in the emulated host's own time, which does not depend on how busy this machine is.
@@ -31,6 +32,7 @@ pub mod layout;
 pub mod machine;
 pub mod provision;
 pub mod scenario;
+pub mod series;
 pub mod variant;
 pub mod wedge;
 

@@ -13,6 +13,7 @@ use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
 use xenwarden_lab::scenario::wedges::WEDGES;
+use xenwarden_lab::series;
 use xenwarden_lab::variant;
 
 const USAGE: &str = "usage: lab build                 provide all parts and the saved state
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab run NAME [RUNS]          run the scenarios whose name contains NAME
        lab soak RUNS                run all that end with a reset, at random phases
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
+       lab series                   apply each series of Xen patches to its tree
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
        lab dom0 COMMAND...          run commands in dom0 of a restored host";
 
@@ -61,6 +63,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["soak", runs] => repeat("soak", Scenario::ends_with_reset, number(runs)?),
         ["cost"] => cost::run(3),
         ["cost", runs] => cost::run(number(runs)?),
+        ["series"] => series::run(),
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
         ["dom0", commands @ ..] => dom0(commands),

@@ -8,6 +8,7 @@ use super::packages::Packages;
 use crate::command::{logged, output, say};
 use crate::error::{Context, Result};
 use crate::layout::{Layout, cache_key, fresh_dir, read, read_text, write};
+use crate::series;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -132,13 +133,9 @@ impl Recipe {
         let folder = layout.project(PATCHES);
         let debian = read_text(&packages.file("/boot/xen-4.17-amd64.config"))?;
         // Without a series there is nothing to apply: the hypervisor is then Debian's own.
-        let series = read_text(&folder.join("series")).unwrap_or_default();
-        let names = series
-            .lines()
-            .map(|line| line.split('#').next().unwrap_or("").trim())
-            .filter(|n| !n.is_empty());
-        let patches = names
-            .map(|name| folder.join(name))
+        let patches = series::listed(&folder).unwrap_or_default();
+        let patches = patches
+            .into_iter()
             .map(|path| read(&path).map(|content| (path, content)));
         Ok(Recipe {
             version: packages.xen_version.clone(),
@@ -158,21 +155,8 @@ impl Recipe {
     }
 
     fn apply_patches(&self, tree: &Path) -> Result<()> {
-        for (path, _) in &self.patches {
-            let mut patch = Command::new("patch");
-            patch
-                .args([
-                    "--strip=1",
-                    "--fuzz=0",
-                    "--no-backup-if-mismatch",
-                    "--force",
-                    "--input",
-                ])
-                .arg(path);
-            output(patch.current_dir(tree))
-                .context(|| format!("{} does not apply", path.display()))?;
-        }
-        Ok(())
+        let mut paths = self.patches.iter().map(|(path, _)| path);
+        paths.try_for_each(|path| series::apply(tree, path).map(drop))
     }
 
     fn build(&self, tree: &Path, folder: &Path) -> Result<()> {
