@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # dom0's first process: brings up Xen's tools, then serves the laboratory's commands for ever.
 
-export PATH=/usr/sbin:/usr/bin:/usr/lib/xen-4.17/bin HOME=/
+export PATH=/usr/sbin:/usr/bin HOME=/
 /usr/bin/busybox --install -s /usr/bin
+for tools in /usr/lib/xen-*/bin; do PATH=$PATH:$tools; done
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -12,7 +12,7 @@ use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
 use crate::machine::{Machine, Parts, SavedState, Shape, definition};
-use crate::provision::{Hypervisor, Packages, install_missing};
+use crate::provision::{Hypervisor, Packages, Release, install_missing};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -100,9 +100,11 @@ impl Laboratory {
 
     /// Provides all parts with the programs of a layout of one's own.
     pub fn provide_parts_of(layout: Layout) -> Result<Self> {
+        let release = Release::chosen()?;
+        let layout = layout.with_cache(release.cache());
         let _lock = CacheLock::take(&layout)?;
         install_missing(&layout)?;
-        let packages = Packages::provide(&layout)?;
+        let packages = Packages::provide(&layout, release)?;
         let hypervisor = Hypervisor::provide(&layout, &packages)?;
         let images = Images::provide(&layout, &packages)?;
         Ok(Laboratory {

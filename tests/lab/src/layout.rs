@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where things are: the project's own files, what cargo built, and the laboratory's cache.
 //!
-//! Everything that the laboratory makes is under `target/lab`; removing that folder is always safe.
+//! Everything that the laboratory makes is under `target/lab`, or `target/lab-SERIES` for another Xen than the usual one;
+//! removing these folders is always safe.
 
 use crate::error::{Context, Result};
 use crate::machine::Shape;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct Layout {
     project: PathBuf,
     target: PathBuf,
+    /// The folder of the laboratory's cache in it.
+    cache: String,
     /// A variant of the programs, and the folder of its own that its images and states are in.
     variant: Option<PathBuf>,
 }
@@ -31,8 +34,15 @@ impl Layout {
         Layout {
             project: project.to_path_buf(),
             target,
+            cache: "lab".to_owned(),
             variant: None,
         }
+    }
+
+    /// The same with another folder for the cache.
+    #[must_use]
+    pub fn with_cache(self, cache: String) -> Self {
+        Layout { cache, ..self }
     }
 
     /// The same laboratory with other programs: those in `folder`, which may be removed at any time.
@@ -67,7 +77,7 @@ impl Layout {
 
     /// A file or folder of the laboratory's cache.
     pub fn lab(&self, path: &str) -> PathBuf {
-        self.target.join("lab").join(path)
+        self.target.join(&self.cache).join(path)
     }
 }
 

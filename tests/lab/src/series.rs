@@ -8,7 +8,7 @@
 use crate::command::{output, say};
 use crate::error::{Context, Error, Result};
 use crate::layout::{CacheLock, Layout, fresh_dir, read_text};
-use crate::provision::Packages;
+use crate::provision::{Packages, Release};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -147,7 +147,8 @@ impl Base {
         match self {
             Base::Debian => {
                 let lock = CacheLock::take(layout)?;
-                let source = Packages::provide(layout)?.xen_source()?;
+                let release = Release::of_series("4.17")?;
+                let source = Packages::provide(layout, release)?.xen_source()?;
                 drop(lock);
                 output(Command::new("cp").arg("-aT").arg(source).arg(tree))?;
                 Ok(None)

@@ -110,6 +110,8 @@ const ONE_TICKET: u32 = 0x1_0000;
 /// `xen/include/xen/rwlock.h`). The word names its writer, who may read as well: with the number of a real one, all would still be
 /// well for a reader there.
 const WRITE_HELD: u32 = 0x3fff;
+/// The same in later series, whose lock is shorter: there a processor's number has 14 bits.
+const WRITE_HELD_SHORT: (u64, u32) = (8, 0xffff);
 /// Where the factor of the scale is in `struct cpu_time`: three times of 8 bytes, then the shift (Xen: arch/x86/time.c).
 const TIME_SCALE_FACTOR: u64 = 28;
 /// How far from its beginning `struct scheduler` is searched for the function that decides; all its operations are within that.
@@ -176,8 +178,12 @@ impl Fault {
                     .write(time + TIME_SCALE_FACTOR, &0_u32.to_le_bytes())
             }
             Fault::HypfsLock => {
-                let lock = symbols.get("hypfs_lock")?.address;
-                xen.gdb.write(lock, &WRITE_HELD.to_le_bytes())
+                let lock = symbols.get("hypfs_lock")?;
+                let held = match WRITE_HELD_SHORT {
+                    (size, held) if lock.size == size => held,
+                    _ => WRITE_HELD,
+                };
+                xen.gdb.write(lock.address, &held.to_le_bytes())
             }
             Fault::SysctlLock => {
                 let lock = symbols.get("sysctl_lock")?.address;

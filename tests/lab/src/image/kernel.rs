@@ -13,8 +13,18 @@ const SETUP_SECTORS: usize = 0x1f1;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
-/// What the payload of Debian's kernel starts with.
-const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// What the payload of Debian's kernels starts with, and who unpacks it. The kernel's build appends the unpacked size to the stream:
+/// both give all data, then complain about the rest.
+const PACKED: &[(&[u8], &[&str])] = &[
+    (
+        &[0xfd, b'7', b'z', b'X', b'Z', 0],
+        &["xz", "--decompress", "--stdout", "--single-stream"],
+    ),
+    (
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        &["zstd", "--decompress", "--stdout", "--quiet"],
+    ),
+];
 
 /// Writes the ELF file that is packed in `vmlinuz` to `vmlinux`, unless it is there already.
 pub fn unpack(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
@@ -24,22 +34,25 @@ pub fn unpack(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
     let image = read(vmlinuz)?;
     let packed = payload(&image)
         .context(|| format!("{} is no Linux kernel as we know them", vmlinuz.display()))?;
-    if !packed.starts_with(XZ_MAGIC) {
+    let known = PACKED.iter().find(|(magic, _)| packed.starts_with(magic));
+    let Some((_, [program, arguments @ ..])) = known else {
         return Err(Error::new(format!(
-            "{} is not packed with xz",
+            "{} is packed with neither xz nor zstd",
             vmlinuz.display()
         )));
-    }
-    let part = vmlinux.with_extension("xz");
+    };
+    let part = vmlinux.with_extension("packed");
     write(&part, packed)?;
     let input = std::fs::File::open(&part).context(|| format!("cannot read {}", part.display()))?;
-    let mut xz = Command::new("xz");
-    // The kernel's build appends the unpacked size to the stream: xz gives all data, then complains about the rest.
-    let unpacked = xz
-        .args(["--decompress", "--stdout", "--single-stream"])
+    let mut unpack = Command::new(program);
+    unpack
+        .args(arguments.iter())
         .stdin(input)
         .stderr(Stdio::null());
-    let elf = unpacked.output().context(|| "cannot run xz")?.stdout;
+    let elf = unpack
+        .output()
+        .context(|| format!("cannot run {program}"))?
+        .stdout;
     if !elf.starts_with(b"\x7fELF") {
         return Err(Error::new(format!(
             "what is packed in {} is no ELF file",

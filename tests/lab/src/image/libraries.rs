@@ -10,6 +10,8 @@ use std::process::Command;
 
 /// Where the loader looks by default on Debian.
 const FOLDER: &str = "/usr/lib/x86_64-linux-gnu";
+/// The loader, where the packages bring one: their libraries are then newer than this machine's.
+const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// Collects programs' libraries; those of the unpacked packages come before this machine's.
 pub struct Libraries {
@@ -29,11 +31,18 @@ impl Libraries {
 
     /// Adds all that `program` needs.
     pub fn add(&mut self, program: &Path) -> Result<()> {
-        let lines = output(
-            Command::new("ldd")
-                .env("LD_LIBRARY_PATH", &self.search)
-                .arg(program),
-        )?;
+        let loader = self.search.join(LOADER);
+        let mut list = match loader.exists() {
+            true => Command::new(loader),
+            false => Command::new("ldd"),
+        };
+        if list.get_program() == "ldd" {
+            list.env("LD_LIBRARY_PATH", &self.search);
+        } else {
+            let search = format!("{}:{FOLDER}", self.search.display());
+            list.args(["--library-path", &search, "--list"]);
+        }
+        let lines = output(list.arg(program))?;
         self.found.extend(lines.lines().filter_map(parse));
         Ok(())
     }
@@ -46,7 +55,7 @@ impl Libraries {
     }
 }
 
-/// One line of ldd: `NAME => FILE (ADDRESS)`, or the loader's own `FILE (ADDRESS)`.
+/// One line of ldd: `NAME => FILE (ADDRESS)`, or the loader's own `FILE (ADDRESS)`, or `LOADER => FILE (ADDRESS)` by another one.
 fn parse(line: &str) -> Option<(String, PathBuf)> {
     let (name, rest) = line.trim().split_once(" => ").unwrap_or(("", line.trim()));
     let file = rest.split_once(" (")?.0;
@@ -54,10 +63,10 @@ fn parse(line: &str) -> Option<(String, PathBuf)> {
         return None;
     }
     // The image has /lib64 as a link, as Debian has it.
-    let path = if name.is_empty() {
-        file.replacen("/lib64", "/usr/lib64", 1)
-    } else {
-        format!("{FOLDER}/{name}")
+    let path = match (name, name.starts_with('/')) {
+        ("", _) => file.replacen("/lib64", "/usr/lib64", 1),
+        (loader, true) => loader.replacen("/lib64", "/usr/lib64", 1),
+        (name, false) => format!("{FOLDER}/{name}"),
     };
     Some((path, PathBuf::from(file)))
 }
@@ -83,6 +92,13 @@ mod tests {
                 Some((
                     "/usr/lib64/ld-linux-x86-64.so.2",
                     "/lib64/ld-linux-x86-64.so.2",
+                )),
+            ),
+            (
+                "\t/lib64/ld-linux-x86-64.so.2 => /root/lib/ld-linux-x86-64.so.2 (0x00007f21)",
+                Some((
+                    "/usr/lib64/ld-linux-x86-64.so.2",
+                    "/root/lib/ld-linux-x86-64.so.2",
                 )),
             ),
             ("\tnot a dynamic executable", None),

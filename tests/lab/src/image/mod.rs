@@ -9,11 +9,12 @@ mod libraries;
 mod tiny;
 mod tree;
 
-use crate::error::{Error, Result};
-use crate::layout::{Layout, cache_key, make_dir, prune, read, write};
+use crate::error::{Context, Error, Result};
+use crate::layout::{Layout, cache_key, make_dir, prune, read, read_text, write};
 use crate::provision::Packages;
 use libraries::Libraries;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tree::Tree;
 
 /// The programs that users install and that the laboratory puts to the test.
@@ -26,18 +27,18 @@ const DOM0_HELPERS: &[&str] = &[
     "dom0-slots",
     "dom0-tee",
 ];
-/// Xen's tools in dom0, at their installed paths.
+/// Xen's tools in dom0, at their installed paths; `SERIES` is that of Xen.
 const XEN_PROGRAMS: &[&str] = &[
-    "/usr/lib/xen-4.17/bin/xenstored",
-    "/usr/lib/xen-4.17/bin/xen-init-dom0",
-    "/usr/lib/xen-4.17/bin/xenconsoled",
-    "/usr/lib/xen-4.17/bin/xenconsole",
-    "/usr/lib/xen-4.17/bin/libxl-save-helper",
-    "/usr/lib/xen-4.17/bin/xl",
-    "/usr/lib/xen-4.17/bin/xen-hptool",
-    "/usr/lib/xen-4.17/bin/xen-livepatch",
-    "/usr/lib/xen-4.17/bin/xen-ucode",
-    "/usr/lib/xen-4.17/bin/xenwatchdogd",
+    "/usr/lib/xen-SERIES/bin/xenstored",
+    "/usr/lib/xen-SERIES/bin/xen-init-dom0",
+    "/usr/lib/xen-SERIES/bin/xenconsoled",
+    "/usr/lib/xen-SERIES/bin/xenconsole",
+    "/usr/lib/xen-SERIES/bin/libxl-save-helper",
+    "/usr/lib/xen-SERIES/bin/xl",
+    "/usr/lib/xen-SERIES/bin/xen-hptool",
+    "/usr/lib/xen-SERIES/bin/xen-livepatch",
+    "/usr/lib/xen-SERIES/bin/xen-ucode",
+    "/usr/lib/xen-SERIES/bin/xenwatchdogd",
     "/usr/sbin/xenhypfs",
     "/usr/bin/xenstore-ls",
     "/usr/bin/xenstore-read",
@@ -153,14 +154,14 @@ impl Images {
     pub fn provide(layout: &Layout, packages: &Packages) -> Result<Self> {
         let folder = layout.made("images");
         make_dir(&folder)?;
-        let kernel = layout.lab(&format!("packages/vmlinux-{}", packages.kernel_release));
+        let kernel = layout.lab(&format!("packages/vmlinux-{}", packages.kernel_release()));
         kernel::unpack(
-            &packages.file(&format!("/boot/vmlinuz-{}", packages.kernel_release)),
+            &packages.file(&format!("/boot/vmlinuz-{}", packages.kernel_release())),
             &kernel,
         )?;
         let parts = Parts { layout, packages };
         let dom0 = parts.dom0(&kernel)?.into_cpio();
-        let key = cache_key([packages.kernel_release.as_bytes(), &dom0]);
+        let key = cache_key([packages.kernel_release().as_bytes(), &dom0]);
         let path = folder.join(format!("dom0-{key}"));
         if !path.exists() {
             prune(&folder, OTHER_IMAGES)?;
@@ -204,7 +205,8 @@ impl Parts<'_> {
             .map(|name| (format!("/usr/sbin/{name}"), self.built(name)));
         let xen = XEN_PROGRAMS
             .iter()
-            .map(|path| ((*path).to_owned(), self.packages.file(path)));
+            .map(|path| path.replace("SERIES", self.packages.release.series))
+            .map(|path| (path.clone(), self.packages.file(&path)));
         let host = HOST_PROGRAMS
             .iter()
             .map(|path| ((*path).to_owned(), PathBuf::from(path)));
@@ -227,7 +229,7 @@ impl Parts<'_> {
 
     fn crash(&self) -> Result<Tree> {
         let mut tree = Tree::default();
-        let release = &self.packages.kernel_release;
+        let release = self.packages.kernel_release();
         let kernel = self.packages.file(&format!("/boot/vmlinuz-{release}"));
         tree.copy("/crash/vmlinuz", &kernel)?;
         let initramfs = self.base(CRASH_INIT, DISK_MODULES, &[])?;
@@ -270,23 +272,42 @@ impl Parts<'_> {
         Ok(tree)
     }
 
-    /// Kernel modules, in a folder whose names have their order.
+    /// Kernel modules, in a folder whose names have their order; without those that this kernel has built in.
     fn modules(&self, tree: &mut Tree, folder: &str, modules: &[&str]) -> Result<()> {
+        let root = format!("/lib/modules/{}", self.packages.kernel_release());
+        let built_in = read_text(&self.packages.file(&format!("{root}/modules.builtin")))?;
+        let absorbed = self.packages.release.absorbed_modules;
+        let is_built_in = |module: &str| {
+            let entry = format!("kernel/{module}.ko");
+            absorbed.contains(&module) || built_in.lines().any(|line| line == entry)
+        };
         for (order, module) in modules.iter().enumerate() {
+            if is_built_in(module) {
+                continue;
+            }
             let name = module.rsplit('/').next().unwrap_or(module);
-            let file = format!(
-                "/lib/modules/{}/kernel/{module}.ko",
-                self.packages.kernel_release
-            );
-            tree.copy(
-                &format!("{folder}/{order:02}-{name}.ko"),
-                &self.packages.file(&file),
-            )?;
+            let path = format!("{folder}/{order:02}-{name}.ko");
+            let file = format!("{root}/kernel/{module}.ko");
+            let packed = self.packages.file(&format!("{file}.xz"));
+            match packed.exists() {
+                true => tree.file(&path, unxz(&packed)?),
+                false => tree.copy(&path, &self.packages.file(&file))?,
+            }
         }
         Ok(())
     }
 
     fn built(&self, name: &str) -> PathBuf {
         self.layout.release_binary(name)
+    }
+}
+
+fn unxz(packed: &Path) -> Result<Vec<u8>> {
+    let mut xz = Command::new("xz");
+    let unpacked = xz.args(["--decompress", "--stdout"]).arg(packed).output();
+    let unpacked = unpacked.context(|| "cannot run xz")?;
+    match unpacked.status.success() {
+        true => Ok(unpacked.stdout),
+        false => Err(Error::new(format!("xz cannot unpack {}", packed.display()))),
     }
 }

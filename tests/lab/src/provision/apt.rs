@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Debian's archive through a private apt state: what the machine has configured, plus its source packages,
-//! without a change to the machine's own configuration.
+//! Debian's archive through a private apt state: the suites that the machine has configured, of the release that is asked for, plus
+//! their source packages, without a change to the machine's own configuration.
 
+use super::release::Release;
 use crate::command::{output, say};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, make_dir, write};
@@ -19,14 +20,14 @@ pub struct Apt {
 
 impl Apt {
     /// Opens the private state and fetches the archive's indexes.
-    pub fn open(layout: &Layout) -> Result<Self> {
+    pub fn open(layout: &Layout, release: &Release) -> Result<Self> {
         let apt = Apt {
             state: layout.lab("apt"),
         };
         for folder in ["lists/partial", "cache/archives/partial"] {
             make_dir(&apt.state.join(folder))?;
         }
-        write(&apt.state.join("sources.list"), sources()?)?;
+        write(&apt.state.join("sources.list"), sources(release)?)?;
         say("fetching the indexes of Debian's archive");
         output(apt.command("apt-get").arg("update"))?;
         Ok(apt)
@@ -105,13 +106,13 @@ impl Apt {
     }
 }
 
-/// The machine's own Debian suites as `deb` and `deb-src` lines.
-fn sources() -> Result<String> {
-    let mut suites = configured_suites()?;
+/// The machine's own Debian suites, of this release, as `deb` and `deb-src` lines.
+fn sources(release: &Release) -> Result<String> {
+    let mut suites = configured_suites(release)?;
     if suites.is_empty() {
         say("this machine has no package indexes yet: apt-get update");
         output(Command::new("apt-get").arg("update"))?;
-        suites = configured_suites()?;
+        suites = configured_suites(release)?;
     }
     if suites.is_empty() {
         return Err(Error::new(
@@ -123,6 +124,10 @@ fn sources() -> Result<String> {
     } else {
         String::new()
     };
+    // Of the same version in two suites apt takes the first: the release itself keeps what a mirror of its updates may have dropped.
+    let is_update = |suite: &&String| !suite.contains(&format!(" {} ", release.codename));
+    let mut suites: Vec<_> = suites.iter().collect();
+    suites.sort_by_key(is_update);
     let lines = suites.iter().flat_map(|suite| {
         [
             format!("deb {signed}{suite}\n"),
@@ -133,7 +138,7 @@ fn sources() -> Result<String> {
 }
 
 /// `URI SUITE main` of each configured suite that says it is Debian's.
-fn configured_suites() -> Result<BTreeSet<String>> {
+fn configured_suites(release: &Release) -> Result<BTreeSet<String>> {
     let targets = output(Command::new("apt-get").args([
         "indextargets",
         "--format",
@@ -142,5 +147,10 @@ fn configured_suites() -> Result<BTreeSet<String>> {
         "Created-By: Packages",
         "Component: main",
     ]))?;
-    Ok(targets.lines().map(str::to_owned).collect())
+    let of_release = |line: &str| {
+        let (uri, rest) = line.split_once(' ')?;
+        let (suite, component) = rest.split_once(' ')?;
+        Some(format!("{uri} {} {component}", release.suite(suite)))
+    };
+    Ok(targets.lines().filter_map(of_release).collect())
 }

@@ -12,6 +12,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("mke2fs", "e2fsprogs"),
     ("xz", "xz-utils"),
+    ("zstd", "zstd"),
     ("ldd", "libc-bin"),
     ("dpkg-source", "dpkg-dev"),
     ("patch", "patch"),

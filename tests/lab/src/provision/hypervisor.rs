@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Builds the hypervisor: Debian's source, our patches without fuzz, Debian's configuration.
 //!
-//! In: the unpacked source, `xen-patches/4.17/series`. Out: the image that QEMU boots and the file with its symbols,
+//! In: the unpacked source, `xen-patches/SERIES/series`. Out: the image that QEMU boots and the file with its symbols,
 //! cached under the hash of all that went in.
 
-use super::packages::Packages;
+use super::packages::{Packages, given_source};
 use crate::command::{logged, output, say};
 use crate::error::{Context, Result};
 use crate::layout::{Layout, cache_key, fresh_dir, read, read_text, write};
@@ -13,8 +13,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the patches are.
-const PATCHES: &str = "xen-patches/4.17";
 /// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
 const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
 /// Schedulers that Debian leaves out, and what shows them to a configuration.
@@ -130,15 +128,19 @@ struct Recipe {
 
 impl Recipe {
     fn read(layout: &Layout, packages: &Packages) -> Result<Self> {
-        let folder = layout.project(PATCHES);
-        let debian = read_text(&packages.file("/boot/xen-4.17-amd64.config"))?;
+        let series = packages.release.series;
+        let folder = layout.project(&format!("xen-patches/{series}"));
+        let debian = read_text(&packages.file(&format!("/boot/xen-{series}-amd64.config")))?;
         // Without a series there is nothing to apply: the hypervisor is then Debian's own.
         let patches = series::listed(&folder).unwrap_or_default();
         let patches = patches
             .into_iter()
             .map(|path| read(&path).map(|content| (path, content)));
         Ok(Recipe {
-            version: packages.xen_version.clone(),
+            version: match given_source() {
+                Some(given) => given.display().to_string(),
+                None => packages.xen_version().to_owned(),
+            },
             config: configuration(&debian, CONFIG_CHANGES),
             patches: patches.collect::<Result<_>>()?,
             live_patch: false,

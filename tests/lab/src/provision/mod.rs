@@ -5,7 +5,9 @@ mod apt;
 mod host;
 mod hypervisor;
 mod packages;
+mod release;
 
 pub use host::install_missing;
 pub use hypervisor::Hypervisor;
 pub use packages::Packages;
+pub use release::Release;

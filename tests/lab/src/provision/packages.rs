@@ -2,6 +2,7 @@
 //! The Debian packages that the images are made of: downloaded by name, unpacked, never installed.
 
 use super::apt::Apt;
+use super::release::Release;
 use crate::command::{output, say};
 use crate::error::{Context, Error, Result};
 use crate::layout::{Layout, cache_key, fresh_dir, make_dir, read_text, write};
@@ -12,13 +13,13 @@ use std::process::Command;
 
 /// The kernel that dom0 and the guests run: the one that this package depends on.
 const KERNEL: &str = "linux-image-amd64";
-/// Xen's tools and libraries; all come from Xen's source package and share its version.
+/// Xen's tools and libraries; all come from Xen's source package and share its version. `SERIES` is that of Xen.
 const XEN_TOOLS: &[&str] = &[
-    "xen-hypervisor-4.17-amd64",
-    "xen-utils-4.17",
+    "xen-hypervisor-SERIES-amd64",
+    "xen-utils-SERIES",
     "xen-utils-common",
     "xenstore-utils",
-    "libxenmisc4.17",
+    "libxenmiscSERIES",
     "libxencall1",
     "libxendevicemodel1",
     "libxenevtchn1",
@@ -29,58 +30,87 @@ const XEN_TOOLS: &[&str] = &[
     "libxentoolcore1",
     "libxentoollog1",
 ];
+/// A folder with Xen's source to build in place of Debian's, for those whose mirror has none of it.
+const SOURCE: &str = "XENWARDEN_LAB_XEN_SOURCE";
 /// What Xen's tools need from elsewhere and what few machines have.
 const OTHERS: &[&str] = &["libyajl2", "busybox-static", "kexec-tools"];
-/// The version that is tried first: its source is known to be in the archive.
-const PREFERRED: &str = "4.17.5+72-g01140da4e8-1";
-/// The hypervisor's series that xen-patches/4.17 is for.
-const SERIES: &str = "4.17.";
-
 /// The unpacked packages.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Packages {
-    /// Version of Xen's source package, and of its tools.
-    pub xen_version: String,
-    /// Release of the Linux kernel, as in `/lib/modules/RELEASE`.
-    pub kernel_release: String,
-    #[serde(skip)]
+    /// What they were taken from.
+    pub release: &'static Release,
+    fetched: Fetched,
     root: PathBuf,
-    #[serde(skip)]
     xen_source: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Fetched {
+    xen_version: String,
+    kernel_release: String,
 }
 
 impl Packages {
     /// The packages of this laboratory, fetched if they are not there yet.
-    pub fn provide(layout: &Layout) -> Result<Self> {
+    pub fn provide(layout: &Layout, release: &'static Release) -> Result<Self> {
         // Other packages asked for: another stamp, so that they are fetched.
-        let asked = [XEN_TOOLS, OTHERS].concat().join(" ");
+        let asked = [&xen_tools(release), &others(release)].map(|names| names.join(" "));
         let stamp = layout.lab(&format!(
             "packages/complete-{}.json",
-            cache_key([asked.as_bytes()])
+            cache_key([asked.join(" ").as_bytes()])
         ));
-        let mut packages = match read_text(&stamp) {
+        let fetched = match read_text(&stamp) {
             Ok(text) => serde_json::from_str(&text)
                 .context(|| format!("cannot read {}", stamp.display()))?,
             Err(_) => {
-                let fetched = Self::fetch(layout)?;
+                let fetched = fetch(layout, release)?;
                 let text =
                     serde_json::to_string(&fetched).context(|| "cannot describe the packages")?;
                 write(&stamp, text)?;
                 fetched
             }
         };
-        packages.root = layout.lab("packages/root");
-        packages.xen_source = layout.lab("packages/source");
-        Ok(packages)
+        Ok(Packages {
+            release,
+            fetched,
+            root: layout.lab("packages/root"),
+            xen_source: layout.lab("packages/source"),
+        })
     }
 
-    /// A file of the unpacked packages, named as it would be installed.
+    /// Version of Xen's source package, and of its tools.
+    pub fn xen_version(&self) -> &str {
+        &self.fetched.xen_version
+    }
+
+    /// Release of the Linux kernel, as in `/lib/modules/RELEASE`.
+    pub fn kernel_release(&self) -> &str {
+        &self.fetched.kernel_release
+    }
+
+    /// A file of the unpacked packages, named as it would be installed: a release whose packages still bring /bin, or one
+    /// whose packages have it all below /usr.
     pub fn file(&self, installed: &str) -> PathBuf {
-        self.root.join(installed.trim_start_matches('/'))
+        let path = self.root.join(installed.trim_start_matches('/'));
+        let merged = self
+            .root
+            .join("usr")
+            .join(installed.trim_start_matches('/'));
+        match !path.exists() && merged.exists() {
+            true => merged,
+            false => path,
+        }
     }
 
-    /// Xen's unpacked source, Debian's patches applied.
+    /// Xen's unpacked source, Debian's patches applied; or the one that was given.
     pub fn xen_source(&self) -> Result<PathBuf> {
+        if let Some(given) = given_source() {
+            say(format!(
+                "using Xen's source in {} ({SOURCE})",
+                given.display()
+            ));
+            return Ok(given);
+        }
         let entries = fs::read_dir(&self.xen_source)
             .context(|| format!("cannot read {}", self.xen_source.display()))?;
         entries
@@ -88,46 +118,67 @@ impl Packages {
             .find(|path| path.join("xen/Makefile").is_file())
             .context(|| format!("no Xen source in {}", self.xen_source.display()))
     }
-
-    fn fetch(layout: &Layout) -> Result<Self> {
-        let apt = Apt::open(layout)?;
-        let folder = layout.lab("packages");
-        fresh_dir(&folder)?;
-        let versions = candidates(apt.source_versions("xen")?);
-        let xen_version = first_that_works(&versions, |version| {
-            say(format!("fetching the source of Xen {version}"));
-            fresh_dir(&folder.join("source"))?;
-            apt.source("xen", version, &folder.join("source"))
-        })?;
-        first_that_works(&versions_from(&versions, &xen_version), |version| {
-            say(format!("fetching the tools of Xen {version}"));
-            let named = XEN_TOOLS
-                .iter()
-                .map(|package| format!("{package}={version}"));
-            apt.download(&named.collect::<Vec<_>>(), &folder.join("debs"))
-        })?;
-        let kernel = apt.dependency(KERNEL, "linux-image-")?;
-        say(format!("fetching {kernel} (about 70 MB)"));
-        let others = OTHERS.iter().map(|package| (*package).to_owned());
-        apt.download(
-            &others.chain([kernel.clone()]).collect::<Vec<_>>(),
-            &folder.join("debs"),
-        )?;
-        unpack(&folder.join("debs"), &folder.join("root"))?;
-        let kernel_release = kernel.trim_start_matches("linux-image-").to_owned();
-        Ok(Packages {
-            xen_version,
-            kernel_release,
-            root: PathBuf::new(),
-            xen_source: PathBuf::new(),
-        })
-    }
 }
 
-/// The versions of our series, the preferred one first.
-fn candidates(mut versions: Vec<String>) -> Vec<String> {
-    versions.retain(|version| version.starts_with(SERIES));
-    versions.sort_by_key(|version| version != PREFERRED);
+/// The source that was given in place of Debian's.
+pub fn given_source() -> Option<PathBuf> {
+    std::env::var_os(SOURCE).map(PathBuf::from)
+}
+
+fn xen_tools(release: &Release) -> Vec<String> {
+    let names = XEN_TOOLS.iter();
+    names
+        .map(|name| name.replace("SERIES", release.series))
+        .collect()
+}
+
+fn others(release: &Release) -> Vec<String> {
+    let names = OTHERS.iter().chain(release.libraries);
+    names.map(|name| (*name).to_owned()).collect()
+}
+
+fn fetch(layout: &Layout, release: &Release) -> Result<Fetched> {
+    let apt = Apt::open(layout, release)?;
+    let folder = layout.lab("packages");
+    fresh_dir(&folder)?;
+    let versions = candidates(apt.source_versions("xen")?, release);
+    let source = |version: &str| {
+        say(format!("fetching the source of Xen {version}"));
+        fresh_dir(&folder.join("source"))?;
+        apt.source("xen", version, &folder.join("source"))
+    };
+    let of_source = match given_source() {
+        Some(_) => None,
+        None => Some(first_that_works(&versions, source)?),
+    };
+    let versions = match &of_source {
+        Some(version) => versions_from(&versions, version),
+        None => versions,
+    };
+    let of_tools = first_that_works(&versions, |version| {
+        say(format!("fetching the tools of Xen {version}"));
+        let named = xen_tools(release);
+        let named = named.iter().map(|package| format!("{package}={version}"));
+        apt.download(&named.collect::<Vec<_>>(), &folder.join("debs"))
+    })?;
+    let kernel = apt.dependency(KERNEL, "linux-image-")?;
+    say(format!("fetching {kernel} (about 100 MB)"));
+    let mut named = others(release);
+    named.push(kernel.clone());
+    apt.download(&named, &folder.join("debs"))?;
+    unpack(&folder.join("debs"), &folder.join("root"))?;
+    let kernel_release = kernel.trim_start_matches("linux-image-").to_owned();
+    Ok(Fetched {
+        xen_version: of_source.unwrap_or(of_tools),
+        kernel_release,
+    })
+}
+
+/// The versions of this release's series, the preferred one first.
+fn candidates(mut versions: Vec<String>, release: &Release) -> Vec<String> {
+    let series = format!("{}.", release.series);
+    versions.retain(|version| version.starts_with(&series));
+    versions.sort_by_key(|version| Some(version.as_str()) != release.preferred);
     versions
 }
 
@@ -139,7 +190,7 @@ fn versions_from(versions: &[String], first: &str) -> Vec<String> {
 }
 
 fn first_that_works(versions: &[String], attempt: impl Fn(&str) -> Result<()>) -> Result<String> {
-    let mut last = Error::new(format!("the archive offers no Xen {SERIES}x"));
+    let mut last = Error::new("the archive offers no Xen of this series");
     for version in versions {
         match attempt(version) {
             Ok(()) => return Ok(version.clone()),
@@ -172,8 +223,10 @@ mod tests {
 
     #[test]
     fn the_preferred_version_is_tried_first_and_other_series_never() {
-        let offered = ["4.17.7+13-g1-0+deb12u1", "4.20.0-1", PREFERRED];
-        let tried = candidates(offered.map(str::to_owned).to_vec());
-        assert_eq!(tried, [PREFERRED, "4.17.7+13-g1-0+deb12u1"]);
+        let release = Release::chosen().unwrap();
+        let preferred = release.preferred.unwrap();
+        let offered = ["4.17.7+13-g1-0+deb12u1", "4.2.0-1", preferred];
+        let tried = candidates(offered.map(str::to_owned).to_vec(), release);
+        assert_eq!(tried, [preferred, "4.17.7+13-g1-0+deb12u1"]);
     }
 }
