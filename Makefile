@@ -8,10 +8,9 @@ LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
 N ?= 20
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
-COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
 .PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios soak cost bench mutants fuzz lint install alerts oldest-compiler \
-    install-init install-systemd install-systemd-219 install-sysv install-openrc clean
+    install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
@@ -32,7 +31,7 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 
 # Installs the Debian package $(2), unless there is the program $(1).
@@ -94,7 +93,7 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
 
 lint: prerequisites
 	$(CARGO) fmt --all --check
@@ -128,6 +127,7 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 INITDIR ?= $(SYSCONFDIR)/init.d
+ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
 GRUBDIR ?=
 
@@ -137,19 +137,25 @@ UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service
 # What names the usual directories is made to name these.
 PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
+# Where the programs are that are installed. They must run here: one writes its completions.
+BUILT ?= target/release
 
 # Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
 programs:
 	$(CARGO) build --release --locked -p xenwarden
 
-install: programs install-init
-	install -D -m 755 target/release/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
-	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
-	install -D -m 755 target/release/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
-	install -d $(addprefix $(DESTDIR)$(DATADIR)/,$(COMPLETIONS))
-	umask 022; target/release/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
-	umask 022; target/release/xenwarden completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_xenwarden
-	umask 022; target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+install: programs
+	$(MAKE) install-files
+
+# Builds nothing.
+install-files: install-init
+	install -D -m 755 $(BUILT)/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
+	install -D -m 755 $(BUILT)/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
+	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
+	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
+	umask 022; $(BUILT)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	umask 022; $(BUILT)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
+	umask 022; $(BUILT)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	for page in xenwardend xenwarden-monitor; do \
@@ -173,6 +179,9 @@ install-systemd install-systemd-219:
 	umask 022; for unit in $(UNITS); do \
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
+	install -d $(DESTDIR)$(DATADIR)/xenwarden
+	umask 022; $(PLACED) init/systemd/stop-for-good > $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
+	chmod 755 $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
 
 install-sysv install-openrc:
 	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden
