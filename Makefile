@@ -33,6 +33,7 @@ help:
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
+	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 
 # Installs the Debian package $(2), unless there is the program $(1).
 need = command -v $(1) >/dev/null || { \
@@ -93,7 +94,7 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run packaging/portable
 
 lint: prerequisites
 	$(CARGO) fmt --all --check
@@ -189,6 +190,8 @@ install-sysv install-openrc:
 	for script in xenwardend xenwarden-monitor; do \
 	    $(PLACED) init/$(@:install-%=%)/$$script > $(DESTDIR)$(INITDIR)/$$script && \
 	    chmod 755 $(DESTDIR)$(INITDIR)/$$script || exit 1; done
+
+include packaging/packages.mk
 
 clean:
 	$(CARGO) clean
