@@ -34,6 +34,8 @@ help:
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
+	@echo 'make deb                Debian source and binary package, looked at by lintian, into target/deb'
+	@echo 'make rpm                rpm of the portable programs for XCP-ng and XenServer (el7), into target/rpm'
 
 # Installs the Debian package $(2), unless there is the program $(1).
 need = command -v $(1) >/dev/null || { \
@@ -94,7 +96,8 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run packaging/portable
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
+    $(addprefix packaging/,source vendored-licences portable deb rpm) packaging/debian/xenwarden.p*
 
 lint: prerequisites
 	$(CARGO) fmt --all --check

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Packages, a part of the Makefile.
-.PHONY: portable
+# Packages, a part of the Makefile. packaging/README.md says what they are.
+.PHONY: portable deb rpm
 
 portable: prerequisites
 	@$(call need,python3,python3)
@@ -8,3 +8,16 @@ portable: prerequisites
 	    echo 'installing python3-venv (apt-get)'; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
 	packaging/portable
+
+deb: prerequisites
+	@$(call need,git,git)
+	@$(call need,cargo,cargo)
+	@$(call need,dpkg-buildpackage,dpkg-dev)
+	@$(call need,lintian,lintian)
+	packaging/deb
+
+rpm: portable
+	@$(call need,git,git)
+	@$(call need,rpmbuild,rpm)
+	@$(call need,rpmlint,rpmlint)
+	packaging/rpm
