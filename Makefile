@@ -16,7 +16,7 @@ help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
 	@echo 'make test-all           all that takes long: simulation, every scenario at three phases, soak, broken variants,'
-	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
+	@echo '                        the cost of the patches, packages, mutants, fuzz for ten minutes'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
 	@echo 'make scenarios          scenarios alone'
@@ -36,6 +36,7 @@ help:
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make deb                Debian source and binary package, looked at by lintian, into target/deb'
 	@echo 'make rpm                rpm of the portable programs for XCP-ng and XenServer (el7), into target/rpm'
+	@echo 'make packages-test      install, upgrade and purge the .deb in a Debian of its own; the files of both packages'
 
 # Installs the Debian package $(2), unless there is the program $(1).
 need = command -v $(1) >/dev/null || { \
@@ -75,6 +76,7 @@ test-all: unit simulation alerts lab
 	$(LAB) soak 3
 	$(LAB) variants
 	$(LAB) cost
+	$(MAKE) packages-test
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 
@@ -97,7 +99,7 @@ fuzz: prerequisites
 	fuzz/run $(SECONDS)
 
 SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
-    $(addprefix packaging/,source vendored-licences portable deb rpm) packaging/debian/xenwarden.p*
+    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p*
 
 lint: prerequisites
 	$(CARGO) fmt --all --check

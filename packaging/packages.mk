@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Packages, a part of the Makefile. packaging/README.md says what they are.
-.PHONY: portable deb rpm
+.PHONY: portable deb rpm packages-test
 
 portable: prerequisites
 	@$(call need,python3,python3)
@@ -21,3 +21,7 @@ rpm: portable
 	@$(call need,rpmbuild,rpm)
 	@$(call need,rpmlint,rpmlint)
 	packaging/rpm
+
+packages-test: deb rpm
+	@$(call need,debootstrap,debootstrap)
+	packaging/test
