@@ -11,16 +11,15 @@ WEDGE ?= timer-lost-2
 # The series of the laboratory's Xen; none: the usual one.
 XEN ?=
 export XENWARDEN_LAB_XEN_SERIES = $(XEN)
-COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 
 .PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series soak cost bench mutants fuzz lint install alerts oldest-compiler \
-    install-init install-systemd install-systemd-219 install-sysv install-openrc clean
+    install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
 	@echo 'make test-all           all that takes long: simulation, every scenario at three phases, soak, broken variants,'
-	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
+	@echo '                        the cost of the patches, packages, mutants, fuzz for ten minutes'
 	@echo 'make test-all XEN=4.20  the wedges on another Xen, with the kernel and tools of its Debian release'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
@@ -38,8 +37,12 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
+	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
+	@echo 'make deb                Debian source and binary package, looked at by lintian, into target/deb'
+	@echo 'make rpm                rpm of the portable programs for XCP-ng and XenServer (el7), into target/rpm'
+	@echo 'make packages-test      install, upgrade and purge the .deb in a Debian of its own; the files of both packages'
 
 # Installs the Debian package $(2), unless there is the program $(1).
 need = command -v $(1) >/dev/null || { \
@@ -84,6 +87,7 @@ test-all: unit simulation alerts lab series
 	$(LAB) soak 3
 	$(LAB) variants
 	$(LAB) cost
+	$(MAKE) packages-test
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 else
@@ -110,7 +114,8 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
+    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p*
 
 lint: prerequisites
 	$(CARGO) fmt --all --check
@@ -144,6 +149,7 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 INITDIR ?= $(SYSCONFDIR)/init.d
+ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
 GRUBDIR ?=
 
@@ -153,19 +159,25 @@ UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service
 # What names the usual directories is made to name these.
 PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
+# Where the programs are that are installed. They must run here: one writes its completions.
+BUILT ?= target/release
 
 # Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
 programs:
 	$(CARGO) build --release --locked -p xenwarden
 
-install: programs install-init
-	install -D -m 755 target/release/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
-	install -D -m 755 target/release/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
-	install -D -m 755 target/release/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
-	install -d $(addprefix $(DESTDIR)$(DATADIR)/,$(COMPLETIONS))
-	umask 022; target/release/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
-	umask 022; target/release/xenwarden completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_xenwarden
-	umask 022; target/release/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+install: programs
+	$(MAKE) install-files
+
+# Builds nothing.
+install-files: install-init
+	install -D -m 755 $(BUILT)/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
+	install -D -m 755 $(BUILT)/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
+	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
+	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
+	umask 022; $(BUILT)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	umask 022; $(BUILT)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
+	umask 022; $(BUILT)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	for page in xenwardend xenwarden-monitor; do \
@@ -189,6 +201,9 @@ install-systemd install-systemd-219:
 	umask 022; for unit in $(UNITS); do \
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
+	install -d $(DESTDIR)$(DATADIR)/xenwarden
+	umask 022; $(PLACED) init/systemd/stop-for-good > $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
+	chmod 755 $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
 
 install-sysv install-openrc:
 	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden
@@ -196,6 +211,8 @@ install-sysv install-openrc:
 	for script in xenwardend xenwarden-monitor; do \
 	    $(PLACED) init/$(@:install-%=%)/$$script > $(DESTDIR)$(INITDIR)/$$script && \
 	    chmod 755 $(DESTDIR)$(INITDIR)/$$script || exit 1; done
+
+include packaging/packages.mk
 
 clean:
 	$(CARGO) clean

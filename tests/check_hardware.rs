@@ -131,7 +131,8 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
             |h| h.put("/sys/class/watchdog/watchdog0/nowayout", "1\n"),
             HostWatchdog,
             Fine,
-            "nowayout",
+            // init/systemd/stop-for-good looks for these words.
+            "nowayout: a stop",
         ),
         (
             "no-identity",

@@ -13,7 +13,15 @@ fn root() -> &'static Path {
 
 /// All documents of the project.
 fn documents() -> Vec<PathBuf> {
-    let directories = ["", "doc", "init", "xen-patches", "fuzz", "tests/lab"];
+    let directories = [
+        "",
+        "doc",
+        "init",
+        "packaging",
+        "xen-patches",
+        "fuzz",
+        "tests/lab",
+    ];
     let found = directories.iter().flat_map(|directory| {
         let entries = fs::read_dir(root().join(directory));
         entries.into_iter().flatten().flatten()

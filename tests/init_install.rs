@@ -50,6 +50,7 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         "usr/lib/systemd/system/xenwarden-monitor.service",
         "usr/lib/systemd/system/xenwarden-shutdown.service",
         "usr/lib/systemd/system/xenwardend.service",
+        "usr/share/xenwarden/stop-for-good",
     ];
     let scripts = [
         "etc/init.d/xenwarden-monitor",
@@ -66,7 +67,8 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         let directory = installed(&name, &more).expect("installed");
         let expected = expected.iter().map(|file| (*file).to_owned()).collect();
         assert_eq!(files(&directory), expected, "{more:?}");
-        for script in expected.iter().filter(|file| file.contains("init.d")) {
+        let run = |file: &&String| file.contains("init.d") || file.ends_with("stop-for-good");
+        for script in expected.iter().filter(run) {
             let mode = fs::metadata(directory.join(script)).expect("is there");
             assert_eq!(mode.permissions().mode() & 0o777, 0o755, "{script}");
         }
