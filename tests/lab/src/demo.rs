@@ -11,7 +11,10 @@ use crate::scenario::wedged::strike;
 use crate::scenario::wedges::{Expected, Wedge};
 use std::time::Duration;
 use xenwarden::cli::text::called;
+use xenwarden::control::status::Status;
 
+/// How often the host is asked for what it does not know yet.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Much longer than a guest's timeout, in the guard's looks.
 const PATIENCE: u32 = 600;
 
@@ -47,7 +50,16 @@ impl Story {
     }
 
     fn a_host_with_guests(&mut self) -> Result<()> {
-        let status = self.host.wait_kicking()?;
+        let mut status = self.host.wait_kicking()?;
+        // A monitor that has just started knows the guests before the pCPUs.
+        let knows = |status: &Status| status.monitor.iter().any(|known| !known.pcpus.is_empty());
+        for _ in 0..PATIENCE {
+            if knows(&status) {
+                break;
+            }
+            self.host.pass(LOOK_EVERY)?;
+            status = self.host.status()?;
+        }
         let xen = self.host.dom0_ok(
             "cat /sys/hypervisor/version/major /sys/hypervisor/version/minor",
             PROMPT,
