@@ -83,17 +83,20 @@ fn a_vcpu_that_stops_counting_is_told_after_the_patience() {
 
 #[test]
 fn the_vcpu_that_has_been_silent_longest_is_told() {
-    // The one that falls silent first, whichever that is; of two that do together the lower.
-    for (then, longest) in [(Some([0, 2]), 1), (Some([1, 2]), 0), (None, 0)] {
+    let told = |before: &[&[usize]], then: &[usize], longest, why| {
         let mut host = Host::proven(3, false);
-        if let Some(then) = then {
-            host.count_and_look(then);
-            host.count_and_look([2]);
+        for counting in before {
+            host.count_and_look(counting.iter().copied());
         }
-        let lags = |(work, _)| assert_eq!(work, Work::Vcpu(longest));
         // Also once it is not the only one that lags.
-        (0..3).for_each(|_| lags(host.until_lag(&[2])));
-    }
+        for _ in 0..3 {
+            assert_eq!(host.until_lag(then).0, Work::Vcpu(longest), "{why}");
+        }
+    };
+    told(&[&[0, 2], &[2]], &[2], 1, "the one that fell silent first");
+    told(&[&[1, 2], &[2]], &[2], 0, "whichever comes first");
+    let why = "of two that fell silent together the first";
+    told(&[], &[0], 1, why);
 }
 
 #[test]
