@@ -32,15 +32,14 @@ impl Libraries {
     /// Adds all that `program` needs.
     pub fn add(&mut self, program: &Path) -> Result<()> {
         let loader = self.search.join(LOADER);
-        let mut list = match loader.exists() {
-            true => Command::new(loader),
-            false => Command::new("ldd"),
-        };
-        if list.get_program() == "ldd" {
-            list.env("LD_LIBRARY_PATH", &self.search);
-        } else {
+        let mut list;
+        if loader.exists() {
             let search = format!("{}:{FOLDER}", self.search.display());
+            list = Command::new(loader);
             list.args(["--library-path", &search, "--list"]);
+        } else {
+            list = Command::new("ldd");
+            list.env("LD_LIBRARY_PATH", &self.search);
         }
         let lines = output(list.arg(program))?;
         self.found.extend(lines.lines().filter_map(parse));

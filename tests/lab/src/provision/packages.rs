@@ -91,11 +91,9 @@ impl Packages {
     /// A file of the unpacked packages, named as it would be installed: a release whose packages still bring /bin, or one
     /// whose packages have it all below /usr.
     pub fn file(&self, installed: &str) -> PathBuf {
-        let path = self.root.join(installed.trim_start_matches('/'));
-        let merged = self
-            .root
-            .join("usr")
-            .join(installed.trim_start_matches('/'));
+        let relative = installed.trim_start_matches('/');
+        let path = self.root.join(relative);
+        let merged = self.root.join("usr").join(relative);
         match !path.exists() && merged.exists() {
             true => merged,
             false => path,
