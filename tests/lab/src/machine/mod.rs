@@ -9,6 +9,7 @@ mod mailbox;
 pub mod pause;
 mod qemu;
 mod qmp;
+mod seen;
 mod shape;
 pub mod symbols;
 

@@ -9,6 +9,7 @@ use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
 use super::qmp::{Event, Qmp};
+use super::seen::FIRST_DAY;
 use super::shape::Shape;
 use crate::error::{Context, Error, Result};
 use crate::layout::{fresh_dir, read_text};
@@ -44,8 +45,6 @@ const PROCESSOR: &str = "EPYC,-monitor,-smap,-smep,-svm,-rdseed,-sha-ni,-fxsr-op
 const TIME: &str = "-accel tcg,thread=single -icount shift=3,sleep=off";
 /// Other options in place of [`TIME`], such as `-accel tcg,thread=multi`.
 const TIME_OVERRIDE: &str = "XENWARDEN_LAB_TIME";
-/// One count of QEMU's HPET.
-const HPET_PERIOD_NS: u64 = 10;
 /// The hypervisor's command line.
 const XEN_ARGUMENTS: &str =
     "dom0_mem=512M console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all cpuidle=0";
@@ -132,12 +131,13 @@ impl Machine {
     pub fn boot(parts: &Parts, folder: &Path) -> Result<Self> {
         fresh_dir(folder)?;
         disk::create(&folder.join(disk::NAME))?;
-        Self::start(parts, folder, None, 1)
+        Self::start(parts, folder, FIRST_DAY, None, 1)
     }
 
-    /// Starts a machine from power-on, in place of one that is down and with its disk.
+    /// Starts a machine from power-on, in place of one that is down, with its disk and its date.
     pub fn boot_again(mut self, parts: &Parts) -> Result<Self> {
         let folder = self.folder.clone();
+        let date = self.date()?;
         // QEMU writes no more once it has ended.
         end(&mut self.child);
         let kept = std::fs::read(folder.join(disk::NAME));
@@ -145,7 +145,7 @@ impl Machine {
         fresh_dir(&folder)?;
         kept.and_then(|disk| std::fs::write(folder.join(disk::NAME), disk))
             .context(|| "cannot keep the disk")?;
-        Self::start(parts, &folder, None, 1)
+        Self::start(parts, &folder, &date, None, 1)
     }
 
     /// Resets a machine that is down as a reset button does: what outlives a reset is still there, as the host watchdog's word
@@ -194,7 +194,7 @@ impl Machine {
         fresh_dir(folder)?;
         disk::copy(&state.disk, &folder.join(disk::NAME))?;
         // The agent in the saved state may still owe answers to the ids of the boot.
-        let mut machine = Self::start(parts, folder, Some(&state.memory), 1 << 32)?;
+        let mut machine = Self::start(parts, folder, FIRST_DAY, Some(&state.memory), 1 << 32)?;
         let deadline = Instant::now() + MOVING;
         while machine.status()? == "inmigrate" {
             machine.check_deadline(deadline, "restoring its state")?;
@@ -203,14 +203,21 @@ impl Machine {
         Ok(machine)
     }
 
-    fn start(parts: &Parts, folder: &Path, state: Option<&Path>, first_id: u64) -> Result<Self> {
+    fn start(
+        parts: &Parts,
+        folder: &Path,
+        date: &str,
+        state: Option<&Path>,
+        first_id: u64,
+    ) -> Result<Self> {
         let stderr = std::fs::File::create(folder.join("qemu.log"))
             .context(|| "cannot create QEMU's log")?;
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(definition_with(parts.shape, parts.xen_arguments))
-            .args(parts.devices.split_whitespace());
+            .args(parts.devices.split_whitespace())
+            .args(["-rtc", &format!("base={date},clock=vm")]);
         command
             .arg("-kernel")
             .arg(&parts.hypervisor)
@@ -357,21 +364,6 @@ impl Machine {
         std::fs::rename(self.folder.join("part"), &part)
             .and_then(|()| std::fs::rename(&part, &state.memory))
             .context(|| format!("cannot keep {}", state.memory.display()))
-    }
-
-    /// The emulated host's own time since it was switched on; it stands still while the machine is stopped.
-    ///
-    /// It is read from the HPET, which counts QEMU's virtual clock (IA-PC HPET specification: main counter at 0xf0) and which
-    /// the hypervisor keeps running.
-    pub fn clock(&mut self) -> Result<Duration> {
-        let read = json!({ "command-line": "xp /1gx 0xfed000f0" });
-        let answer = self.qmp.execute("human-monitor-command", read)?;
-        let text = answer.as_str().unwrap_or_default().trim();
-        let count = text
-            .rsplit_once("0x")
-            .and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
-        let count = count.context(|| format!("cannot read the HPET: {text}"))?;
-        Ok(Duration::from_nanos(count * HPET_PERIOD_NS))
     }
 
     /// Waits for QEMU's end.

@@ -60,9 +60,24 @@ pub(super) fn survive(
 ) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let outcome = act(&mut host).and_then(|()| host.lives_on(WATCHED));
-    Ok(Figures::of(
-        outcome.map(|()| Vec::new()),
-        host.machine.log.lines_from(0),
+    let said = host.machine.log.lines_from(0);
+    let outcome = outcome.map_err(|error| match host.machine.is_down() {
+        true => with_reason(error, laboratory, host),
+        false => error,
+    });
+    Ok(Figures::of(outcome.map(|()| Vec::new()), said))
+}
+
+/// The error, where the processors were, and what the next boot says of why the host went down.
+fn with_reason(error: Error, laboratory: &Laboratory, mut host: Host) -> Error {
+    let places = host.machine.places();
+    let places = places.unwrap_or_else(|error| error.to_string());
+    let asked = laboratory
+        .host_again(host)
+        .and_then(|mut host| host.dom0("xenwarden why", PROMPT));
+    let why = asked.map_or_else(|error| error.to_string(), |answer| answer.output);
+    Error::new(format!(
+        "{error}\nthe processors were at:\n{places}\nthe next boot says:\n{why}"
     ))
 }
 
