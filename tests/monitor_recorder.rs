@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What is recorded when kicks end: at once, once for each time, and by threads that hamper
 //! nobody however much they hang.
-#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -129,6 +129,29 @@ fn threads_that_hang_hold_up_nobody_and_are_bounded() {
     assert_eq!(recorded(&store).and_then(|record| record.console), None);
     let mut taken = vec![0; 1 << 20];
     let _ = reader.read(&mut taken);
+}
+
+#[test]
+fn threads_that_panic_are_not_taken_for_ones_that_hang() {
+    let directory = scratch("panic");
+    let store = Store::new(&directory.join("state"));
+    let nowhere = directory.join("no-console");
+    let recorder = Arc::new(Recorder::new(store.clone(), "boot", &nowhere, None));
+    let held = Arc::new(());
+    for _ in 0..8 {
+        let holds = Arc::clone(&held);
+        recorder.host(&withheld("again"), move || {
+            let _holds = holds;
+            panic!("the table cannot be read")
+        });
+        eventually("it has ended", || Arc::strong_count(&held) == 1);
+        recorder.host(&HostState::Armed, Evidence::default);
+    }
+    eventually("recorded", || {
+        recorder.host(&withheld("in the end"), Evidence::default);
+        recorder.host(&HostState::Armed, Evidence::default);
+        recorded(&store).is_some()
+    });
 }
 
 #[test]

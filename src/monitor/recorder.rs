@@ -120,23 +120,38 @@ impl Recorder {
     }
 }
 
-/// Starts a thread that may hang, unless too many of its kind, counted by `running`, do.
-fn start(name: &str, running: &Arc<AtomicU32>, body: impl FnOnce() + Send + 'static) {
-    if running.fetch_add(1, Ordering::AcqRel) >= MOST_THREADS {
-        running.fetch_sub(1, Ordering::AcqRel);
+/// A thread that runs, among those that count with it. Dropped when it ends, by a panic as well.
+struct Running(Arc<AtomicU32>);
+
+impl Running {
+    /// None where too many run.
+    fn begin(count: &Arc<AtomicU32>) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::AcqRel);
+        let running = Self(Arc::clone(count));
+        (before < MOST_THREADS).then_some(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Starts a thread that may hang, unless too many of its kind, counted by `count`, do.
+fn start(name: &str, count: &Arc<AtomicU32>, body: impl FnOnce() + Send + 'static) {
+    let Some(running) = Running::begin(count) else {
         log::error!("{name}: earlier threads hang, and no other is started");
         return;
-    }
+    };
     let builder = thread::Builder::new()
         .name(name.to_owned())
         .stack_size(STACK);
-    let counted = Arc::clone(running);
     let spawned = builder.spawn(move || {
+        let _running = running;
         body();
-        counted.fetch_sub(1, Ordering::AcqRel);
     });
     if let Err(error) = spawned {
-        running.fetch_sub(1, Ordering::AcqRel);
         log::error!("cannot start thread {name}: {error}");
     }
 }
