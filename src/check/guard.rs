@@ -16,7 +16,7 @@ use std::path::Path;
 /// What is said of them.
 pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Vec<Finding> {
     let mut findings = guard(system);
-    findings.push(monitor(processes));
+    findings.push(monitor(system, processes));
     findings.extend(policy.as_ref().map(|policy| fence(system, policy)));
     findings
 }
@@ -29,7 +29,10 @@ fn guard(system: &System) -> Vec<Finding> {
             return vec![Finding::wrong(
                 AREA,
                 "the guard (xenwardend) has not run since the boot",
-                "systemctl enable --now xenwardend, once nothing else here is wrong",
+                &format!(
+                    "once nothing else here is wrong: {}",
+                    system.enabling("xenwardend")
+                ),
             )];
         }
         Err(error) => {
@@ -84,7 +87,7 @@ fn of_view(view: &View) -> Vec<Finding> {
     findings
 }
 
-fn monitor(processes: &[Process]) -> Finding {
+fn monitor(system: &System, processes: &[Process]) -> Finding {
     const AREA: Area = Area::Monitor;
     let found = processes.iter().find(|p| p.is("xenwarden-monitor"));
     match (found, all_seen(processes)) {
@@ -97,7 +100,7 @@ fn monitor(processes: &[Process]) -> Finding {
         (None, true) => Finding::weak(
             AREA,
             "it does not run: nobody tells of guests, alarms and decisions",
-            "systemctl enable --now xenwarden-monitor",
+            &system.enabling("xenwarden-monitor"),
         ),
     }
 }

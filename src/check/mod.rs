@@ -190,6 +190,17 @@ impl System {
     fn exists(&self, path: &str) -> bool {
         fs::symlink_metadata(self.at(Path::new(path))).is_ok()
     }
+
+    /// How its init starts a service, now and at each boot (sd_booted(3); OpenRC's rc(8)).
+    fn enabling(&self, service: &str) -> String {
+        if self.exists("/run/systemd/system") {
+            format!("systemctl enable --now {service}")
+        } else if self.exists("/run/openrc") {
+            format!("rc-update add {service} && rc-service {service} start")
+        } else {
+            format!("service {service} start, and enable it in the host's init")
+        }
+    }
 }
 
 /// Looks at all of `system`, with the configuration at `config`.
