@@ -115,7 +115,7 @@ fuzz: prerequisites
 	fuzz/run $(SECONDS)
 
 SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
-    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p*
+    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p* packaging/debian/tests/installed
 
 lint: prerequisites
 	$(CARGO) fmt --all --check
