@@ -187,7 +187,7 @@ install-files: install-init
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)$(MANDIR)/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
-	for page in events.schema.json operating.md; do \
+	for page in events.schema.json operating.md sizing.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
 	for file in alerts.yml dashboard.json; do \
 	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done
