@@ -34,7 +34,7 @@ help:
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make alerts             try the alerts for Prometheus with promtool'
 	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
-	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
+	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
@@ -124,6 +124,11 @@ lint: prerequisites
 	$(CARGO) test --quiet -p xenwarden --test licences
 	@$(call need,shellcheck,shellcheck)
 	shellcheck -x $(SCRIPTS)
+	@if command -v mandoc >/dev/null; then mandoc -Tlint -W warning man/*; \
+	    else echo 'mandoc is not here: nobody has looked for mistakes in the manual pages'; fi
+	@if man --warnings -l man/xenwarden.1 >/dev/null 2>&1; then for page in man/*; do \
+	    said=$$(man --warnings -l $$page 2>&1 >/dev/null); test -z "$$said" || { echo "$$page: $$said"; exit 1; }; done; \
+	    else echo 'man is not here: nobody has seen the manual pages'; fi
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
