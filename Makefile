@@ -34,7 +34,7 @@ help:
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
 	@echo 'make alerts             try the alerts for Prometheus with promtool'
 	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
-	@echo 'make lint               format, clippy, documentation, licences, shellcheck'
+	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
@@ -115,7 +115,7 @@ fuzz: prerequisites
 	fuzz/run $(SECONDS)
 
 SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
-    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p*
+    $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p* packaging/debian/tests/installed
 
 lint: prerequisites
 	$(CARGO) fmt --all --check
@@ -124,6 +124,11 @@ lint: prerequisites
 	$(CARGO) test --quiet -p xenwarden --test licences
 	@$(call need,shellcheck,shellcheck)
 	shellcheck -x $(SCRIPTS)
+	@if command -v mandoc >/dev/null; then mandoc -Tlint -W warning man/*; \
+	    else echo 'mandoc is not here: nobody has looked for mistakes in the manual pages'; fi
+	@if man --warnings -l man/xenwarden.1 >/dev/null 2>&1; then for page in man/*; do \
+	    said=$$(man --warnings -l $$page 2>&1 >/dev/null); test -z "$$said" || { echo "$$page: $$said"; exit 1; }; done; \
+	    else echo 'man is not here: nobody has seen the manual pages'; fi
 	@if command -v cargo-deny >/dev/null; then cargo-deny check licenses bans sources; \
 	    else echo 'cargo-deny is not here: licences and sources were checked by tests/licences.rs'; fi
 
@@ -187,7 +192,7 @@ install-files: install-init
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)$(MANDIR)/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
-	for page in events.schema.json operating.md; do \
+	for page in events.schema.json operating.md sizing.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
 	for file in alerts.yml dashboard.json; do \
 	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done

@@ -7,7 +7,9 @@ mod check_host;
 
 use check_host::{CONFIG, Host, answers, each};
 use nix::errno::Errno;
-use xenwarden::check::Area::{Configuration, Guard, HostWatchdog, LivenessTable, NmiWatchdog};
+use xenwarden::check::Area::{
+    Configuration, Guard, HostWatchdog, LivenessTable, NmiWatchdog, OtherUsers,
+};
 use xenwarden::check::Level::{Fine, Unknown, Weak, Wrong};
 use xenwarden::check::hypervisor::{Hypervisor, TableSeen};
 use xenwarden::event::Coverage;
@@ -288,4 +290,43 @@ fn a_guard_that_is_inhibited_is_told() {
         Weak,
         "it is inhibited",
     )]);
+}
+
+#[test]
+fn a_daemon_with_a_watchdog_of_its_own_is_no_weakness() {
+    let second = |host: &mut Host| {
+        host.watchdog(1, "IT87 WDT");
+        host.link("/dev/watchdog1", "/dev/zero");
+        host.process(7, "sbd", 0, 0);
+        host.link("/proc/7/fd/9", "/dev/zero");
+    };
+    let own = "sbd (pid 7) has /dev/watchdog1, which the guard does not use";
+    let takes = "sbd (pid 7) runs, which uses a host watchdog";
+    let cases: [(_, fn(&mut Host), _, _); 3] = [
+        ("sbd-own", |_| {}, Fine, own),
+        (
+            "sbd-both",
+            |host| host.link("/proc/7/fd/10", "/dev/null"),
+            Weak,
+            takes,
+        ),
+        (
+            "sbd-guards",
+            |host| {
+                let text = "[host-watchdog]\ndevice = [\"/dev/watchdog0\", \"/dev/watchdog1\"]\n";
+                host.put(CONFIG, text);
+            },
+            Weak,
+            takes,
+        ),
+    ];
+    for (name, change, level, text) in cases {
+        let mut host = Host::new(name);
+        second(&mut host);
+        change(&mut host);
+        let report = host.check();
+        let found = report.findings.iter().find(|f| f.text.contains(text));
+        let found = found.unwrap_or_else(|| panic!("{name}: {:#?}", report.findings));
+        assert_eq!((found.area, found.level), (OtherUsers, level), "{name}");
+    }
 }

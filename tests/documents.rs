@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The documents: their links lead somewhere, and whoever is called at night finds each event that
-//! is a warning or an error.
+//! The documents: their links lead somewhere, what they have make do it can do, and whoever is
+//! called at night finds each event that is a warning or an error.
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,60 @@ fn each_link_within_the_project_leads_somewhere() {
         }
     }
     assert!(tried > 5, "{tried} links");
+}
+
+/// What a text has make do, where it is a command: a line of its own, indented, or between backquotes.
+fn made(text: &str) -> BTreeSet<String> {
+    let indented = text.lines().filter(|line| line.starts_with("    "));
+    let between = text
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let commands = indented.chain(between).filter_map(|code| {
+        let code = code.trim().trim_start_matches("- run: ");
+        code.strip_prefix("make ")
+    });
+    let name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let targets = commands.flat_map(|rest| {
+        let words = rest.split(' ');
+        words.take_while(|word| !word.is_empty() && word.chars().all(name))
+    });
+    let targets = targets.filter(|word| !word.starts_with('-'));
+    targets.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_documents_and_workflows_have_make_do_is_a_target() {
+    let makefiles = ["Makefile", "packaging/packages.mk"].map(|file| {
+        let text = fs::read_to_string(root().join(file));
+        text.expect("a makefile")
+    });
+    let rules = makefiles.iter().flat_map(|text| text.lines());
+    let rules = rules.filter(|line| !line.starts_with(['\t', '#', ' ']));
+    let targets: BTreeSet<&str> = rules
+        .filter_map(|line| line.split_once(':'))
+        .flat_map(|(targets, _)| targets.split(' '))
+        .collect();
+    let workflow = fs::read_to_string(root().join(".github/workflows/ci.yml")).expect("a workflow");
+    let mut tried = 0;
+    // xen-patches has make of other projects.
+    let own = documents()
+        .into_iter()
+        .filter(|path| !path.starts_with(root().join("xen-patches")));
+    let texts = own.map(|path| fs::read_to_string(path).expect("a document"));
+    for text in texts.chain([workflow.clone()]) {
+        for target in made(&text) {
+            tried += 1;
+            assert!(targets.contains(target.as_str()), "make {target}");
+        }
+    }
+    assert!(tried > 20, "{tried} targets");
+    for step in [
+        "run: .ci/run",
+        "run: make oldest-compiler",
+        "run: make deb rpm",
+    ] {
+        assert!(workflow.contains(step), "{step}");
+    }
 }
 
 #[test]

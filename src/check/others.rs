@@ -5,7 +5,8 @@
 use super::processes::{Process, all_seen};
 use super::{Area, Finding, System, one_name};
 use crate::config::Policy;
-use crate::watchdog::candidates::{candidates, choose_all};
+use crate::watchdog::candidates::{Candidate, candidates, choose_all};
+use crate::watchdog::holder::holds_below;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -20,6 +21,9 @@ const OF_SLOTS: [(&str, u8); 2] = [("xenwatchdogd", 1), ("xhad", 2)];
 
 /// What is said of them.
 pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Vec<Finding> {
+    let devices = candidates(&system.at(Path::new("/sys")), Path::new("/dev"));
+    let meant = meant(&devices, policy.as_ref());
+    let of_device = |process| of_device(system, &devices, &meant, process);
     let mut findings: Vec<Finding> = processes.iter().filter_map(of_device).collect();
     let wanted = policy
         .as_ref()
@@ -37,17 +41,47 @@ pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> 
             "no other daemon that is known to use a watchdog runs",
         ));
     }
-    findings.extend(systemd(system, policy, processes));
+    findings.extend(systemd(system, &meant, processes));
     findings
 }
 
-fn of_device(process: &Process) -> Option<Finding> {
+/// The devices that the guard has by this policy.
+fn meant(devices: &[Candidate], policy: Option<&Policy>) -> Vec<PathBuf> {
+    let chosen = policy.and_then(|policy| choose_all(&policy.devices, devices).ok());
+    let chosen = chosen.into_iter().flatten();
+    chosen
+        .filter_map(|fitting| fitting.into_iter().next())
+        .collect()
+}
+
+fn is_among(meant: &[PathBuf], device: &Path) -> bool {
+    meant.iter().any(|one| one_name(one) == one_name(device))
+}
+
+fn of_device(
+    system: &System,
+    devices: &[Candidate],
+    meant: &[PathBuf],
+    process: &Process,
+) -> Option<Finding> {
     let applet = process.arguments.get(1).map(String::as_str);
     let busybox = process.is("busybox") && applet == Some("watchdog");
     if !busybox && !OF_DEVICES.iter().any(|name| process.is(name)) {
         return None;
     }
     let Process { pid, name, .. } = process;
+    let devices = devices.iter().map(|candidate| candidate.path.as_path());
+    let held: Vec<&Path> = devices
+        .filter(|device| holds_below(&system.root, *pid, device))
+        .collect();
+    let apart = !meant.is_empty() && held.iter().all(|device| !is_among(meant, device));
+    if let Some(device) = held.first().filter(|_| apart) {
+        let text = format!(
+            "{name} (pid {pid}) has {}, which the guard does not use",
+            device.display()
+        );
+        return Some(Finding::fine(AREA, text));
+    }
     Some(Finding::weak(
         AREA,
         format!("{name} (pid {pid}) runs, which uses a host watchdog: it may take the guard's"),
@@ -72,7 +106,7 @@ fn of_slots(process: &Process, wanted: Option<&str>) -> Option<Finding> {
 }
 
 /// What systemd is told to do with a watchdog, if it is what runs here.
-fn systemd(system: &System, policy: &Option<Policy>, processes: &[Process]) -> Option<Finding> {
+fn systemd(system: &System, meant: &[PathBuf], processes: &[Process]) -> Option<Finding> {
     let first = processes.iter().find(|process| process.pid == 1)?;
     if !first.is("systemd") {
         return None;
@@ -91,16 +125,7 @@ fn systemd(system: &System, policy: &Option<Policy>, processes: &[Process]) -> O
     let device = device.filter(|device| !device.is_empty());
     let device = device.unwrap_or("/dev/watchdog0");
     let text = format!("systemd kicks {device} (RuntimeWatchdogSec={runtime})");
-    let found = candidates(&system.at(Path::new("/sys")), Path::new("/dev"));
-    let meant = policy.as_ref().map(|p| choose_all(&p.devices, &found));
-    let meant: Vec<PathBuf> = meant
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|fitting| fitting.into_iter().next())
-        .collect();
-    let same = |meant: &PathBuf| one_name(meant) == one_name(Path::new(device));
-    Some(match meant.iter().any(same) {
+    Some(match is_among(meant, Path::new(device)) {
         true => Finding::wrong(
             AREA,
             format!("{text}, which the guard is to have"),

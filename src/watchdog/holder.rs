@@ -33,6 +33,14 @@ pub fn holder_below(root: &Path, device: &Path) -> Option<String> {
     })
 }
 
+/// Whether a process of that system has the device open.
+#[must_use]
+pub fn holds_below(root: &Path, pid: u32, device: &Path) -> bool {
+    let nodes = nodes(root, device);
+    let wanted: Vec<u64> = nodes.iter().filter_map(|node| number(node)).collect();
+    has_open(&root.join(format!("proc/{pid}")), &wanted)
+}
+
 /// The nodes by which the device may be opened: /dev/watchdog and /dev/watchdog0 are two names
 /// of the first watchdog.
 fn nodes(root: &Path, device: &Path) -> Vec<PathBuf> {
