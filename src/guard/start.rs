@@ -15,7 +15,7 @@ use super::run::run;
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
-use crate::exit::{Failure, NOPERM, OSERR, UNAVAILABLE};
+use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited;
 use crate::sys::notify::Notifier;
@@ -225,8 +225,10 @@ fn open_hypervisor(policy: &Policy) -> Result<Box<dyn Sight>, Failure> {
             "the hypervisor refuses its liveness table: this is not the control domain (dom0)",
         )),
         (Err(_), Coverage::Partial) => Ok(Box::new(Stock::new(privcmd, policy))),
+        // Nothing that passes by itself, as a device that is not there yet: it takes another
+        // hypervisor or another configuration.
         (Err(why), Coverage::Full) => Err(Failure::new(
-            UNAVAILABLE,
+            CONFIG,
             format!(
                 "Xen {major}.{minor}: {why}: boot a hypervisor with xen-patches applied, or set \
                  evidence.coverage = \"partial\""

@@ -248,8 +248,8 @@ fn sleep_until(host: &mut Host, year: u8) -> Result<()> {
 
 /// The allocation fails where the table is made.
 fn no_table(laboratory: &Laboratory, _: Duration) -> Result<Figures> {
-    /// sysexits(3)
-    const UNAVAILABLE: i32 = 69;
+    /// sysexits(3): the configuration asks for what is not there, which a service manager does not try again.
+    const CONFIG: i32 = 78;
     let mut host = laboratory.bare_host_tampered(|gdb, symbols| {
         let address = |name| symbols.get(name).map(|symbol| symbol.address);
         let allocates = address("alloc_xenheap_pages")?;
@@ -262,20 +262,20 @@ fn no_table(laboratory: &Laboratory, _: Duration) -> Result<Figures> {
         gdb.run_until(address("printk")?, PROMPT)?;
         gdb.write(allocates, &sound)
     })?;
-    let outcome = without_table(&mut host, UNAVAILABLE);
+    let outcome = without_table(&mut host, CONFIG);
     Ok(Figures::of(
         outcome.map(|()| Vec::new()),
         host.machine.log.lines_from(0),
     ))
 }
 
-fn without_table(host: &mut Host, unavailable: i32) -> Result<()> {
+fn without_table(host: &mut Host, code: i32) -> Result<()> {
     let console = host.machine.console();
     if !console.contains("No memory for the liveness table") {
         return Err(Error::new("the hypervisor has its table"));
     }
     let refused = host.dom0(&format!("{GUARD} 2>&1"), PROMPT)?;
-    if refused.code != unavailable || !refused.output.contains("no memory for it") {
+    if refused.code != code || !refused.output.contains("no memory for it") {
         let Outcome { code, output } = refused;
         return Err(Error::new(format!("the guard ends with {code}: {output}")));
     }
