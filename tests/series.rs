@@ -14,7 +14,7 @@ fn folders() -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
         .collect();
-    assert!(all.len() >= 4, "{all:?}");
+    assert!(all.len() >= 5, "{all:?}");
     all
 }
 

@@ -2,8 +2,8 @@
 //! The series of patches for Xen, and whether each applies to its tree: in order, without fuzz and without offsets; what stands alone
 //! by itself, and the others without it.
 //!
-//! In: `xen-patches/*`, the trees. Debian's 4.17 comes with the laboratory; the others are Xen's and XCP-ng's own repositories, which
-//! nobody packages: `XEN_GIT` and `XCPNG_GIT` name clones. Without them their series are skipped, and it is said so.
+//! In: `xen-patches/*`, the trees. One of Xen 4.17 comes with the laboratory; the others are in Xen's and XCP-ng's own repositories,
+//! which nobody packages: `XEN_GIT` and `XCPNG_GIT` name clones. Without them their series are skipped, and it is said so.
 
 use crate::command::{output, say};
 use crate::error::{Context, Error, Result};
@@ -20,8 +20,9 @@ const XCPNG_GIT: &str = "XCPNG_GIT";
 
 /// The tree that a series is for.
 enum Base {
-    /// Debian's source package, its own patches applied, as the laboratory has it.
-    Debian,
+    /// Xen's source as the laboratory has it (Debian's package, its own patches applied), if its version takes this series; else a
+    /// revision of Xen's repository.
+    Laboratory(&'static str),
     /// A revision of Xen's repository.
     Xen(&'static str),
     /// A revision of Xen's repository, and that of XCP-ng's package whose patches are on top.
@@ -36,10 +37,15 @@ struct Series {
     alone: usize,
 }
 
-const ALL: [Series; 4] = [
+const ALL: [Series; 5] = [
     Series {
         folder: "4.17",
-        base: Base::Debian,
+        base: Base::Laboratory("01140da4e8babe1e79d845b9117c1f9e6a057d0a"),
+        alone: 2,
+    },
+    Series {
+        folder: "4.17.7",
+        base: Base::Laboratory("RELEASE-4.17.7"),
         alone: 2,
     },
     Series {
@@ -91,7 +97,7 @@ pub fn run() -> Result<()> {
     for series in &ALL {
         let tree = layout.lab("series").join(series.folder);
         fresh_dir(&tree)?;
-        match series.base.lay(&layout, &tree)? {
+        match series.lay(&layout, &tree)? {
             Some(missing) => say(format!("SKIPPED: xen-patches/{}: {missing}", series.folder)),
             None => {
                 let count = series.try_on(&layout, &tree)?;
@@ -120,6 +126,41 @@ impl Series {
         forth_and_back(tree, &patches)?;
         Ok(patches.len())
     }
+
+    /// Lays the tree, or says what is missing for it.
+    fn lay(&self, layout: &Layout, tree: &Path) -> Result<Option<String>> {
+        let xen = |revision| lay_git(XEN_GIT, "Xen's repository", revision, tree);
+        match self.base {
+            Base::Laboratory(revision) => match self.source_of_laboratory(layout)? {
+                Some(source) => {
+                    output(Command::new("cp").arg("-aT").arg(source).arg(tree)).map(|_| None)
+                }
+                None => xen(revision),
+            },
+            Base::Xen(revision) => xen(revision),
+            Base::Xcpng(revision, package) => {
+                let specs = tree.join("xcp-ng");
+                fresh_dir(&specs)?;
+                let missing = match xen(revision)? {
+                    None => lay_git(XCPNG_GIT, "XCP-ng's repository xen", package, &specs)?,
+                    missing => missing,
+                };
+                if missing.is_none() {
+                    apply_spec(tree, &specs)?;
+                }
+                Ok(missing)
+            }
+        }
+    }
+
+    /// The laboratory's source of Xen, if this series is the one for it.
+    fn source_of_laboratory(&self, layout: &Layout) -> Result<Option<PathBuf>> {
+        let _lock = CacheLock::take(layout)?;
+        let release = Release::of_series("4.17")?;
+        let source = Packages::provide(layout, release)?.xen_source()?;
+        let folder = release.patches_for(&source)?;
+        Ok((folder == Some(self.folder)).then_some(source))
+    }
 }
 
 /// Applies patches in order, and takes them off again.
@@ -141,40 +182,11 @@ fn exact(patch: &Path, said: &str) -> Result<()> {
     }
 }
 
-impl Base {
-    /// Lays the tree, or says what is missing for it.
-    fn lay(&self, layout: &Layout, tree: &Path) -> Result<Option<String>> {
-        match self {
-            Base::Debian => {
-                let lock = CacheLock::take(layout)?;
-                let release = Release::of_series("4.17")?;
-                let source = Packages::provide(layout, release)?.xen_source()?;
-                drop(lock);
-                output(Command::new("cp").arg("-aT").arg(source).arg(tree))?;
-                Ok(None)
-            }
-            Base::Xen(revision) => lay_git(XEN_GIT, "Xen's repository", revision, tree),
-            Base::Xcpng(revision, package) => {
-                let specs = tree.join("xcp-ng");
-                fresh_dir(&specs)?;
-                let missing = match lay_git(XEN_GIT, "Xen's repository", revision, tree)? {
-                    None => lay_git(XCPNG_GIT, "XCP-ng's repository xen", package, &specs)?,
-                    missing => missing,
-                };
-                if missing.is_none() {
-                    apply_spec(tree, &specs)?;
-                }
-                Ok(missing)
-            }
-        }
-    }
-}
-
 /// A revision of the repository that a variable names.
 fn lay_git(variable: &str, what: &str, revision: &str, tree: &Path) -> Result<Option<String>> {
     let Some(repository) = std::env::var_os(variable).filter(|value| !value.is_empty()) else {
         return Ok(Some(format!(
-            "it is for {revision} of {what}, which no package has; {variable}=FOLDER names a clone"
+            "it is for {revision} of {what}; {variable}=FOLDER names a clone"
         )));
     };
     let what = || format!("{variable} has no {revision}");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Builds the hypervisor: Debian's source, our patches without fuzz, Debian's configuration.
 //!
-//! In: the unpacked source, `xen-patches/SERIES/series`. Out: the image that QEMU boots and the file with its symbols,
-//! cached under the hash of all that went in.
+//! In: the unpacked source, the series in `xen-patches` that is for its version. Out: the image that QEMU boots and the file with
+//! its symbols, cached under the hash of all that went in.
 
 use super::packages::{Packages, given_source};
 use crate::command::{logged, output, say};
@@ -56,7 +56,7 @@ impl Hypervisor {
             ));
             return Ok(Self::in_folder(Path::new(&folder)));
         }
-        Self::build(layout, &Recipe::read(layout, packages)?, packages)
+        Self::build(layout, &Recipe::read(layout, packages)?)
     }
 
     /// The same without a single patch: to see what is seen of it, and to compare what the patches cost.
@@ -66,7 +66,7 @@ impl Hypervisor {
             patches: Vec::new(),
             ..recipe
         };
-        Self::build(layout, &recipe, packages)
+        Self::build(layout, &recipe)
     }
 
     /// The patched hypervisor with the schedulers that Debian leaves out, and a live patch for it.
@@ -77,10 +77,10 @@ impl Hypervisor {
             live_patch: true,
             ..recipe
         };
-        Self::build(layout, &recipe, packages)
+        Self::build(layout, &recipe)
     }
 
-    fn build(layout: &Layout, recipe: &Recipe, packages: &Packages) -> Result<Self> {
+    fn build(layout: &Layout, recipe: &Recipe) -> Result<Self> {
         let folder = layout.lab("xen").join(recipe.key());
         let hypervisor = Self::in_folder(&folder);
         if hypervisor.image.exists() && hypervisor.symbols.exists() {
@@ -93,12 +93,7 @@ impl Hypervisor {
         ));
         fresh_dir(&folder)?;
         let tree = folder.join("source");
-        output(
-            Command::new("cp")
-                .arg("-a")
-                .arg(packages.xen_source()?)
-                .arg(&tree),
-        )?;
+        output(Command::new("cp").arg("-a").arg(&recipe.source).arg(&tree))?;
         recipe.apply_patches(&tree)?;
         recipe.build(&tree, &folder)?;
         let live_patch = format!("xen/test/livepatch/{LIVE_PATCH}");
@@ -120,6 +115,7 @@ impl Hypervisor {
 /// All that a hypervisor is made of.
 struct Recipe {
     version: String,
+    source: PathBuf,
     config: String,
     patches: Vec<(PathBuf, Vec<u8>)>,
     /// Whether a live patch is built, too.
@@ -129,10 +125,12 @@ struct Recipe {
 impl Recipe {
     fn read(layout: &Layout, packages: &Packages) -> Result<Self> {
         let series = packages.release.series;
-        let folder = layout.project(&format!("xen-patches/{series}"));
+        let source = packages.xen_source()?;
+        let folder = packages.release.patches_for(&source)?;
+        let folder = folder
+            .context(|| format!("no patches for {}, which is no {series}", source.display()))?;
         let debian = read_text(&packages.file(&format!("/boot/xen-{series}-amd64.config")))?;
-        // Without a series there is nothing to apply: the hypervisor is then Debian's own.
-        let patches = series::listed(&folder).unwrap_or_default();
+        let patches = series::listed(&layout.project("xen-patches").join(folder))?;
         let patches = patches
             .into_iter()
             .map(|path| read(&path).map(|content| (path, content)));
@@ -141,6 +139,7 @@ impl Recipe {
                 Some(given) => given.display().to_string(),
                 None => packages.xen_version().to_owned(),
             },
+            source,
             config: configuration(&debian, CONFIG_CHANGES),
             patches: patches.collect::<Result<_>>()?,
             live_patch: false,

@@ -2,6 +2,8 @@
 //! Which Xen the laboratory runs, and the Debian release that it comes from with its kernel and tools.
 
 use crate::error::{Error, Result};
+use crate::layout::read_text;
+use std::path::Path;
 
 /// Says which, by the series of Xen.
 pub const CHOICE: &str = "XENWARDEN_LAB_XEN_SERIES";
@@ -9,8 +11,10 @@ pub const CHOICE: &str = "XENWARDEN_LAB_XEN_SERIES";
 /// A Debian release, by what the laboratory takes from it.
 #[derive(Debug)]
 pub struct Release {
-    /// The series of its Xen, as in `xen-patches/SERIES` and `/usr/lib/xen-SERIES`.
+    /// The series of its Xen, as in `/usr/lib/xen-SERIES`.
     pub series: &'static str,
+    /// The folders of `xen-patches` for it, the newest first: each is for the version in its name and those after it.
+    pub patches: &'static [&'static str],
     /// The release's name in Debian's archive.
     pub codename: &'static str,
     /// The version of Xen that is tried first: its source is known to be in the archive.
@@ -25,6 +29,7 @@ pub struct Release {
 const RELEASES: &[Release] = &[
     Release {
         series: "4.17",
+        patches: &["4.17.7", "4.17"],
         codename: "bookworm",
         preferred: Some("4.17.5+72-g01140da4e8-1"),
         libraries: &[],
@@ -32,6 +37,7 @@ const RELEASES: &[Release] = &[
     },
     Release {
         series: "4.20",
+        patches: &["4.20"],
         codename: "trixie",
         preferred: None,
         libraries: &[
@@ -71,6 +77,16 @@ impl Release {
         })
     }
 
+    /// The folder of `xen-patches` for a tree of Xen's source; none for a tree of another series.
+    pub fn patches_for(&self, tree: &Path) -> Result<Option<&'static str>> {
+        let version = version_of(&read_text(&tree.join("xen/Makefile"))?);
+        if !version.starts_with(&numbers(self.series)) {
+            return Ok(None);
+        }
+        let mut folders = self.patches.iter().copied();
+        Ok(folders.find(|folder| numbers(folder) <= version))
+    }
+
     /// The same suite of this release: `trixie-security` for `bookworm-security`.
     pub fn suite(&self, configured: &str) -> String {
         let (_, rest) = configured.split_once('-').unwrap_or((configured, ""));
@@ -89,9 +105,81 @@ impl Release {
     }
 }
 
+/// The numbers in a version.
+fn numbers(version: &str) -> Vec<u32> {
+    let parts = version.split(|c: char| !c.is_ascii_digit());
+    parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Which version Xen's Makefile says that it is.
+fn version_of(makefile: &str) -> Vec<u32> {
+    let of = |name: &str| {
+        let lines = makefile.lines().filter_map(|line| line.split_once('='));
+        let mut named = lines.filter(|(left, _)| left.split_whitespace().any(|word| word == name));
+        named
+            .next()
+            .map(|(_, right)| numbers(right))
+            .unwrap_or_default()
+    };
+    ["XEN_VERSION", "XEN_SUBVERSION", "XEN_EXTRAVERSION"]
+        .map(of)
+        .concat()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Release;
+    use super::{RELEASES, Release, version_of};
+    use crate::layout::{Layout, fresh_dir, write};
+
+    /// As Xen has it.
+    fn makefile(subversion: &str, extra: &str) -> String {
+        format!(
+            "# This is the correct place to edit the build version.\nexport XEN_VERSION       = 4\n\
+             export XEN_SUBVERSION    = {subversion}\nexport XEN_EXTRAVERSION ?= {extra}$(XEN_VENDORVERSION)\n\
+             export XEN_FULLVERSION   = $(XEN_VERSION).$(XEN_SUBVERSION)$(XEN_EXTRAVERSION)\n"
+        )
+    }
+
+    #[test]
+    fn each_folder_of_patches_is_there() {
+        for folder in RELEASES.iter().flat_map(|release| release.patches) {
+            let series = Layout::of_this_tree().project(&format!("xen-patches/{folder}/series"));
+            assert!(series.is_file(), "{}", series.display());
+        }
+    }
+
+    #[test]
+    fn a_makefile_says_which_version_it_is_of() {
+        assert_eq!(version_of(&makefile("17", ".7")), [4, 17, 7]);
+        assert_eq!(version_of(&makefile("23", "-unstable")), [4, 23]);
+        assert!(version_of("all: xen\n").is_empty());
+    }
+
+    #[test]
+    fn a_tree_takes_the_newest_patches_that_are_not_newer_than_it() {
+        let tree = std::env::temp_dir().join(format!("xenwarden-release-{}", std::process::id()));
+        fresh_dir(&tree.join("xen")).unwrap();
+        let taken = |series, subversion, extra| {
+            write(&tree.join("xen/Makefile"), makefile(subversion, extra)).unwrap();
+            Release::of_series(series)
+                .unwrap()
+                .patches_for(&tree)
+                .unwrap()
+        };
+        for (extra, folder) in [
+            (".0-rc", "4.17"),
+            (".5", "4.17"),
+            (".6", "4.17"),
+            (".7", "4.17.7"),
+            (".10", "4.17.7"),
+        ] {
+            assert_eq!(taken("4.17", "17", extra), Some(folder), "4.17{extra}");
+        }
+        assert_eq!(taken("4.20", "20", ".4"), Some("4.20"));
+        assert_eq!(taken("4.17", "20", ".4"), None);
+        assert_eq!(taken("4.20", "17", ".7"), None);
+        std::fs::remove_dir_all(&tree).unwrap();
+    }
 
     #[test]
     fn a_series_that_is_not_known_is_refused_by_name() {
