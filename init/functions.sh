@@ -71,10 +71,6 @@ forget() {
 
 # In a session of its own, so that no terminal's ^C reaches it.
 launch() {
-    # The OOM killer spares the guard, which inherits this.
-    if [ "$NAME" = xenwardend ]; then
-        { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null || :
-    fi
     setsid "$PROGRAM" --config "$CONFIG" </dev/null >"$LOG" 2>&1 &
     echo $! >"$PIDFILE"
     if [ -d "$SUBSYS" ]; then : >"$SUBSYS/$NAME"; fi

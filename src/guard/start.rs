@@ -20,7 +20,7 @@ use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited;
 use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
-use crate::sys::realtime::{become_realtime, lock_memory};
+use crate::sys::realtime::{be_spared_when_memory_runs_out, become_realtime, lock_memory};
 use crate::sys::watchdog::WatchdogDevice;
 use crate::watchdog::HostWatchdog;
 use crate::watchdog::LetGo;
@@ -76,6 +76,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
+    let exposed = be_spared_when_memory_runs_out().err();
     let mut sight = open_hypervisor(policy)?;
     let shown = Shown::default();
     let chosen = choose_watchdogs(policy, &shown)?;
@@ -128,6 +129,9 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     fence.armed();
     watchdog.keep(world.manager(), policy.stopped_timeout_s);
     fence.weak.extend(watchdog.weakness());
+    fence.weak.extend(exposed.map(|error| {
+        format!("the OOM killer may end the guard (/proc/self/oom_score_adj: {error})")
+    }));
     fence.weak.extend(sight.weakness());
     let weakness = fence.weak.join("; ");
     let info = Info {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Real-time scheduling, locked memory, and what the kernel counts of a thread.
+//! Real-time scheduling, locked memory, the OOM killer, and what the kernel counts of a thread.
 //!
 //! Sources: sched(7), sched_setscheduler(2), mlockall(2), getrusage(2).
 
@@ -37,6 +37,14 @@ pub fn lock_memory() -> Result<(), Errno> {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+}
+
+/// Has the OOM killer spare this process and what it starts (proc_pid_oom_score_adj(5)).
+///
+/// # Errors
+/// EACCES without CAP_SYS_RESOURCE.
+pub fn be_spared_when_memory_runs_out() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", "-1000")
 }
 
 /// Makes the calling thread real-time: SCHED_FIFO at `priority`, not inherited by

