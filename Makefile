@@ -12,7 +12,7 @@ WEDGE ?= timer-lost-2
 XEN ?=
 export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
+	@echo 'make portable-test      the wedges on nested Xen with these programs'
 	@echo 'make deb                Debian source and binary package, looked at by lintian, into target/deb'
 	@echo 'make rpm                rpm of the portable programs for XCP-ng and XenServer (el7), into target/rpm'
 	@echo 'make packages-test      install, upgrade and purge the .deb in a Debian of its own; the files of both packages'
@@ -87,7 +88,7 @@ test-all: unit simulation alerts lab series
 	$(LAB) soak 3
 	$(LAB) variants
 	$(LAB) cost
-	$(MAKE) packages-test
+	$(MAKE) packages-test portable-test
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 else
@@ -95,6 +96,10 @@ else
 test-all: lab
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored wedge/
 endif
+
+# The wedges, with the programs that are meant for old dom0s.
+portable-test: lab portable
+	XENWARDEN_LAB_PROGRAMS=target/portable $(CARGO) test --release -p xenwarden-lab --test scenarios -- wedge/
 
 soak: lab
 	$(LAB) soak $(N)

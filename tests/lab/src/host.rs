@@ -3,9 +3,9 @@
 
 use crate::command::say;
 use crate::error::{Context, Error, Result};
-use crate::machine::Machine;
 use crate::machine::agent::Outcome;
 use crate::machine::symbols::Symbols;
+use crate::machine::{Machine, Shape};
 use crate::wedge::{Fault, GUEST_HANDLER};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub const PROMPT: Duration = Duration::from_secs(60);
 const KILLED_AT_START: [i32; 3] = [139, 134, 132];
 /// Exit code of `xenwarden status` while kicks are withheld: a busy toolstack may hold the sampler up for a moment.
 const WITHHELD: i32 = 1;
+/// A function of the hypervisor that each pCPU comes to.
+const TIMERS: &str = "timer_softirq_action";
 /// What dom0's kernel says of programs that died.
 const FATAL_SIGNALS: &str =
     "dmesg | grep -E 'segfault|trap|general protection|invalid opcode' | tail -n 2";
@@ -156,7 +158,17 @@ impl Host {
     /// Injects a fault; returns the moment from which the hypervisor runs with it.
     pub fn inject(&mut self, fault: Fault) -> Result<Duration> {
         let symbols = Arc::clone(&self.symbols);
-        self.machine.debug(|gdb| fault.inject(gdb, &symbols))
+        // While a PVH domain runs, its memory is what the debugger sees.
+        let hypervisor = match self.machine.shape() {
+            Shape::Pvh => Some(symbols.get(TIMERS)?.address),
+            _ => None,
+        };
+        self.machine.debug(|gdb| {
+            if let Some(address) = hypervisor {
+                gdb.run_until(address, PROMPT)?;
+            }
+            fault.inject(gdb, &symbols)
+        })
     }
 
     /// Injects a fault at the moment when a guest watchdog's deadline has passed and its handler is about to run; returns it.

@@ -164,9 +164,12 @@ impl Laboratory {
         self.host_of(Shape::Everywhere)
     }
 
-    /// A host of this shape, likewise.
+    /// A host of this shape, likewise, or from power-on where its state cannot be saved.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
         let (parts, state) = self.made_of(shape)?;
+        if !shape.can_be_saved() {
+            return self.booted(&parts);
+        }
         self.provide_state(&parts, &state)?;
         let machine = Machine::restore(&parts, &self.run_folder(), &state)?;
         let mut host = self.host_on(machine)?;
@@ -312,12 +315,19 @@ impl Laboratory {
             let _lock = CacheLock::take(&self.layout)?;
             prune(&folder, OTHER_STATES * FILES)?;
         }
+        self.booted(parts)?.machine.save(state)
+    }
+
+    /// A host as it should be, from power-on.
+    fn booted(&self, parts: &Parts) -> Result<Host> {
         let began = Instant::now();
         let machine = Machine::boot(parts, &self.run_folder())?;
         let mut host = self.host_on(machine)?;
         let brought_up = self.bring_up(&mut host, began);
-        brought_up.map_err(|error| with_console(error, &host.machine))?;
-        host.machine.save(state)
+        match brought_up {
+            Ok(()) => Ok(host),
+            Err(error) => Err(with_console(error, &host.machine)),
+        }
     }
 
     fn bring_up(&self, host: &mut Host, began: Instant) -> Result<()> {

@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+/// Names a folder with other programs than those that `cargo build --release` left, such as `target/portable`.
+const PROGRAMS: &str = "XENWARDEN_LAB_PROGRAMS";
+
 /// The folders of one laboratory.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -18,7 +21,9 @@ pub struct Layout {
     target: PathBuf,
     /// The folder of the laboratory's cache in it.
     cache: String,
-    /// A variant of the programs, and the folder of its own that its images and states are in.
+    /// Where other programs are than those that cargo left.
+    programs: Option<PathBuf>,
+    /// The folder of its own that a variant's images and states are in.
     variant: Option<PathBuf>,
 }
 
@@ -35,6 +40,7 @@ impl Layout {
             project: project.to_path_buf(),
             target,
             cache: "lab".to_owned(),
+            programs: std::env::var_os(PROGRAMS).map(|folder| project.join(folder)),
             variant: None,
         }
     }
@@ -49,6 +55,7 @@ impl Layout {
     #[must_use]
     pub fn with_programs(self, folder: PathBuf) -> Self {
         Layout {
+            programs: Some(folder.clone()),
             variant: Some(folder),
             ..self
         }
@@ -59,9 +66,9 @@ impl Layout {
         self.project.join(path)
     }
 
-    /// A program as `cargo build --release` left it: the very file that users install.
+    /// A program as `cargo build --release` left it, or one of the others that were named: the very file that users install.
     pub fn release_binary(&self, name: &str) -> PathBuf {
-        match &self.variant {
+        match &self.programs {
             Some(folder) if folder.join(name).exists() => folder.join(name),
             _ => self.target.join("release").join(name),
         }

@@ -20,6 +20,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab demo WEDGE | demo list   show what a wedge does
        lab list                     name all scenarios
        lab run NAME [RUNS]          run the scenarios whose name contains NAME
+       lab pvh [RUNS]            run a wedge or two with a PVH dom0
        lab soak RUNS                run all that end with a reset, at random phases
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
@@ -54,13 +55,11 @@ fn run(words: &[&str]) -> Result<()> {
                 .for_each(|scenario| println!("{:<32}{}", scenario.name(), scenario.what()));
             Ok(())
         }
-        ["run", name] => repeat("run", |scenario| scenario.name().contains(name), 1),
-        ["run", name, runs] => repeat(
-            "run",
-            |scenario| scenario.name().contains(name),
-            number(runs)?,
-        ),
-        ["soak", runs] => repeat("soak", Scenario::ends_with_reset, number(runs)?),
+        ["run", name] => repeat("run", &named(name), 1),
+        ["run", name, runs] => repeat("run", &named(name), number(runs)?),
+        ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1),
+        ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?),
+        ["soak", runs] => repeat("soak", &all(Scenario::ends_with_reset), number(runs)?),
         ["cost"] => cost::run(3),
         ["cost", runs] => cost::run(number(runs)?),
         ["series"] => series::run(),
@@ -86,9 +85,16 @@ fn dom0(commands: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the wanted scenarios over and over, each time at another phase, and sums up.
-fn repeat(kind: &str, wanted: impl Fn(&Scenario) -> bool, runs: u32) -> Result<()> {
-    let scenarios: Vec<Scenario> = Scenario::all().into_iter().filter(wanted).collect();
+fn all(wanted: impl Fn(&Scenario) -> bool) -> Vec<Scenario> {
+    Scenario::all().into_iter().filter(wanted).collect()
+}
+
+fn named(part: &str) -> Vec<Scenario> {
+    all(|scenario| scenario.name().contains(part))
+}
+
+/// Runs scenarios over and over, each time at another phase, and sums up.
+fn repeat(kind: &str, scenarios: &[Scenario], runs: u32) -> Result<()> {
     if scenarios.is_empty() {
         return Err(Error::new("no scenario is called so; see: lab list"));
     }
@@ -96,7 +102,7 @@ fn repeat(kind: &str, wanted: impl Fn(&Scenario) -> bool, runs: u32) -> Result<(
     let ledger = Ledger::create(&laboratory.results()?.join(format!("{kind}.jsonl")))?;
     let mut phases = Phases::from_clock();
     for _ in 0..runs {
-        for scenario in &scenarios {
+        for scenario in scenarios {
             let phase: Duration = phases.next(0, 1);
             ledger.record(scenario.run(&laboratory, phase))?;
         }

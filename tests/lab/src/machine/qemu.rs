@@ -34,10 +34,10 @@ const FIRING: Duration = Duration::from_secs(300);
 /// Lines of a log that are shown where a command fails.
 const SHOWN: usize = 20;
 /// QEMU's processor model, without what the emulation gets wrong or warns of: MWAIT faults in Xen's idle loop, SMAP breaks
-/// the return to PV guests, SVM is of no use to them, and the rest is not emulated. With XSAVE, and so with AVX, programs in dom0 lost
+/// the return to PV guests, and the rest is not emulated. With XSAVE, and so with AVX, programs in dom0 lost
 /// vector registers when they were preempted: 21 of 2800 short ones died of what glibc's start had copied through them, without it
 /// none.
-const PROCESSOR: &str = "EPYC,-monitor,-smap,-smep,-svm,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-xsavec,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-fma,-f16c";
+const PROCESSOR: &str = "EPYC,-monitor,-smap,-smep,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-xsavec,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-fma,-f16c";
 /// How the machine's time passes: each instruction takes 8 ns of it, and where all processors idle, it jumps to the next timer. So it
 /// does not depend on how fast or busy this machine is, no bound is missed through this machine's fault, and most scenarios
 /// take less time than they measure. The processors take turns. With `thread=multi` (see [`TIME_OVERRIDE`]) they run in
@@ -93,7 +93,7 @@ fn definition_with(shape: Shape, more: &str) -> Vec<String> {
     let words = "-nodefaults -no-user-config -display none -m 1536 \
                  -drive file=state.img,format=raw,if=ide,cache=unsafe \
                  -action watchdog=reset,reboot=shutdown,shutdown=pause \
-                 -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0xe9,chardev=log \
+                 -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0x403,chardev=log \
                  -chardev file,id=pulses,path=pulses -device isa-debugcon,iobase=0x402,chardev=pulses \
                  -chardev file,id=console,path=console.log -serial chardev:console \
                  -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
@@ -102,7 +102,8 @@ fn definition_with(shape: Shape, more: &str) -> Vec<String> {
     let (processors, arguments) = shape.processors();
     let (board, _) = shape.board();
     let arguments = format!("{XEN_ARGUMENTS}{arguments}{more}");
-    let own = ["-smp", processors, "-cpu", PROCESSOR, "-append", &arguments];
+    let model = format!("{PROCESSOR},{}", shape.processor());
+    let own = ["-smp", processors, "-cpu", &model, "-append", &arguments];
     let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
     words
         .split_whitespace()

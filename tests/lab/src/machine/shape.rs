@@ -22,11 +22,13 @@ pub enum Shape {
     StockApart,
     /// As [`Shape::Apart`], on a hypervisor with schedulers that Debian leaves out.
     Extended,
+    /// As [`Shape::Apart`], where dom0 is no PV domain but a PVH one.
+    Pvh,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 8] = [
+    pub const ALL: [Shape; 9] = [
         Shape::Everywhere,
         Shape::Apart,
         Shape::Ib700,
@@ -35,6 +37,7 @@ impl Shape {
         Shape::Stock,
         Shape::StockApart,
         Shape::Extended,
+        Shape::Pvh,
     ];
 
     /// What it is, for people.
@@ -48,6 +51,7 @@ impl Shape {
             Shape::Stock => "on every pCPU, without patches",
             Shape::StockApart => "on two of four pCPUs, without patches",
             Shape::Extended => "on two of four pCPUs, with more schedulers",
+            Shape::Pvh => "on two of four pCPUs, as a PVH domain",
         }
     }
 
@@ -69,15 +73,34 @@ impl Shape {
     pub(super) fn processors(self) -> (&'static str, &'static str) {
         match self {
             Shape::Everywhere | Shape::Stock => ("2", ""),
+            Shape::Pvh => (
+                "4",
+                " dom0=pvh iommu=verbose dom0_max_vcpus=2 dom0_vcpus_pin",
+            ),
             _ => ("4", " dom0_max_vcpus=2 dom0_vcpus_pin"),
         }
     }
 
     /// What it has that others have not, for names.
     pub fn feature(self) -> &'static str {
-        match self.is_stock() {
-            true => "stock",
-            false => self.board().1,
+        match self {
+            Shape::Stock | Shape::StockApart => "stock",
+            Shape::Pvh => "pvh",
+            _ => self.board().1,
+        }
+    }
+
+    /// Whether its state can be saved: QEMU saves none of its IOMMU (hw/i386/amd_iommu.c).
+    pub fn can_be_saved(self) -> bool {
+        self != Shape::Pvh
+    }
+
+    /// What its processors have that those of other hosts do not, or the other way round: QEMU's nested paging, without the
+    /// instruction whose number faults there.
+    pub(super) fn processor(self) -> &'static str {
+        match self {
+            Shape::Pvh => "+svm,+npt,-rdtscp",
+            _ => "-svm",
         }
     }
 
@@ -89,6 +112,10 @@ impl Shape {
             | Shape::Stock
             | Shape::StockApart
             | Shape::Extended => ("-machine pc -device i6300esb", "i6300esb"),
+            Shape::Pvh => (
+                "-machine q35 -device amd-iommu -device i6300esb",
+                "i6300esb",
+            ),
             Shape::Ib700 => ("-machine pc -device ib700", "ib700"),
             Shape::Itco => ("-machine q35 -global ICH9-LPC.noreboot=false", "itco"),
             Shape::Ipmi => (
@@ -108,7 +135,8 @@ impl Shape {
             | Shape::Apart
             | Shape::Stock
             | Shape::StockApart
-            | Shape::Extended => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
+            | Shape::Extended
+            | Shape::Pvh => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
             Shape::Ib700 => (4_000, 5_000),
             Shape::Itco => (6_000, 7_200),
             Shape::Ipmi => (5_000, 6_000),
