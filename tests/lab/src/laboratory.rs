@@ -3,6 +3,8 @@
 //!
 //! The saved state is a host as it should be: two guests that feed their watchdogs, and the guard armed and kicking.
 
+pub mod debian;
+
 use crate::command::say;
 use crate::error::{Error, Result};
 use crate::guest::Guest;
@@ -152,6 +154,7 @@ impl Laboratory {
             hypervisor: build.image.clone(),
             kernel: self.images.kernel.clone(),
             initramfs: self.images.dom0.clone(),
+            disk: None,
             shape,
             devices: "",
             xen_arguments: "",

@@ -74,6 +74,11 @@ impl Layout {
         }
     }
 
+    /// A file or folder below cargo's, such as the packages.
+    pub fn target(&self, path: &str) -> PathBuf {
+        self.target.join(path)
+    }
+
     /// A folder of what is made of the programs: images and states.
     pub fn made(&self, name: &str) -> PathBuf {
         match &self.variant {
@@ -102,6 +107,11 @@ impl CacheLock {
     /// Waits until nobody else makes this saved state. Others may be made meanwhile, and the cache be changed.
     pub fn of_state(layout: &Layout, shape: Shape) -> Result<Self> {
         Self::of(layout, &format!("lock-{shape:?}"))
+    }
+
+    /// The same for that of an installed Debian.
+    pub fn of_debian(layout: &Layout) -> Result<Self> {
+        Self::of(layout, "lock-debian")
     }
 
     fn of(layout: &Layout, name: &str) -> Result<Self> {

@@ -7,7 +7,7 @@ use xenwarden_lab::command::say;
 use xenwarden_lab::cost;
 use xenwarden_lab::demo;
 use xenwarden_lab::error::{Context, Error, Result};
-use xenwarden_lab::host::PROMPT;
+use xenwarden_lab::host::{Host, PROMPT};
 use xenwarden_lab::laboratory::Laboratory;
 use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
@@ -25,7 +25,8 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
-       lab dom0 COMMAND...          run commands in dom0 of a restored host";
+       lab dom0 COMMAND...          run commands in dom0 of a restored host
+       lab debian COMMAND...        the same where that is a Debian with the package installed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,7 +66,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["series"] => series::run(),
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
-        ["dom0", commands @ ..] => dom0(commands),
+        ["dom0", commands @ ..] => dom0(Laboratory::provide()?.host()?, commands),
+        ["debian", commands @ ..] => dom0(Laboratory::provide_parts()?.debian_guarded()?, commands),
         _ => Err(Error::new(USAGE)),
     }
 }
@@ -76,8 +78,7 @@ fn number(word: &str) -> Result<u32> {
 }
 
 /// Runs commands in dom0 of a restored host and shows what they print.
-fn dom0(commands: &[&str]) -> Result<()> {
-    let mut host = Laboratory::provide()?.host()?;
+fn dom0(mut host: Host, commands: &[&str]) -> Result<()> {
     for command in commands {
         let outcome = host.dom0(command, 10 * PROMPT)?;
         println!("{}[exit code {}]", outcome.output, outcome.code);

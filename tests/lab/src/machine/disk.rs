@@ -12,8 +12,15 @@ pub const NAME: &str = "state.img";
 /// Its size.
 const BYTES: u64 = 16 << 20;
 
-/// Makes an empty disk with a file system.
-pub fn create(path: &Path) -> Result<()> {
+/// Makes a machine's disk: a copy of the one that it begins with, or an empty one with a file system.
+pub fn provide(begun_with: Option<&Path>, path: &Path) -> Result<()> {
+    match begun_with {
+        Some(disk) => copy(disk, path),
+        None => create(path),
+    }
+}
+
+fn create(path: &Path) -> Result<()> {
     let file = fs::File::create(path).and_then(|file| file.set_len(BYTES));
     file.context(|| format!("cannot create {}", path.display()))?;
     output(
@@ -24,10 +31,8 @@ pub fn create(path: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// Copies a disk that no machine writes to.
+/// Copies a disk that no machine writes to; what is empty on it takes no room.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = fs::copy(from, to);
-    copied
-        .map(drop)
-        .context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+    let mut copy = Command::new("cp");
+    output(copy.arg("--sparse=always").args([from, to])).map(drop)
 }

@@ -6,6 +6,7 @@ mod disk;
 pub mod gdb;
 pub mod log;
 mod mailbox;
+mod parts;
 pub mod pause;
 mod qemu;
 mod qmp;
@@ -13,5 +14,6 @@ mod seen;
 mod shape;
 pub mod symbols;
 
-pub use qemu::{Machine, Parts, SavedState, definition};
+pub use parts::{Parts, SavedState};
+pub use qemu::{Machine, definition};
 pub use shape::{Shape, Watchdog};

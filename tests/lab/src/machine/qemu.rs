@@ -8,6 +8,7 @@ use super::agent::{Agent, Outcome};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
+use super::parts::{Parts, SavedState};
 use super::qmp::{Event, Qmp};
 use super::seen::FIRST_DAY;
 use super::shape::Shape;
@@ -50,39 +51,6 @@ const XEN_ARGUMENTS: &str =
     "dom0_mem=512M console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all cpuidle=0";
 /// The dom0 kernel's command line.
 const DOM0_ARGUMENTS: &str = "console=hvc0 quiet";
-
-/// What a machine is made of. Two machines of the same parts can exchange their saved states.
-#[derive(Debug, Clone)]
-pub struct Parts {
-    /// The hypervisor's image.
-    pub hypervisor: PathBuf,
-    /// dom0's kernel.
-    pub kernel: PathBuf,
-    /// dom0's initramfs.
-    pub initramfs: PathBuf,
-    /// Where dom0 runs.
-    pub shape: Shape,
-    /// QEMU's options for what only some machines have; it is no part of saved states.
-    pub devices: &'static str,
-    /// What the hypervisor is told more, likewise.
-    pub xen_arguments: &'static str,
-}
-
-/// A machine's state on disk.
-#[derive(Debug, Clone)]
-pub struct SavedState {
-    /// Memory and devices.
-    pub memory: PathBuf,
-    /// The disk at that moment.
-    pub disk: PathBuf,
-}
-
-impl SavedState {
-    /// Whether it is there.
-    pub fn exists(&self) -> bool {
-        self.memory.exists() && self.disk.exists()
-    }
-}
 
 /// The arguments that define the machine, apart from its files.
 pub fn definition(shape: Shape) -> Vec<String> {
@@ -131,7 +99,7 @@ impl Machine {
     /// Starts a machine from power-on.
     pub fn boot(parts: &Parts, folder: &Path) -> Result<Self> {
         fresh_dir(folder)?;
-        disk::create(&folder.join(disk::NAME))?;
+        disk::provide(parts.disk.as_deref(), &folder.join(disk::NAME))?;
         Self::start(parts, folder, FIRST_DAY, None, 1)
     }
 
@@ -141,11 +109,11 @@ impl Machine {
         let date = self.date()?;
         // QEMU writes no more once it has ended.
         end(&mut self.child);
-        let kept = std::fs::read(folder.join(disk::NAME));
+        let kept = folder.with_extension("disk");
+        std::fs::rename(folder.join(disk::NAME), &kept).context(|| "cannot keep the disk")?;
         drop(self);
         fresh_dir(&folder)?;
-        kept.and_then(|disk| std::fs::write(folder.join(disk::NAME), disk))
-            .context(|| "cannot keep the disk")?;
+        std::fs::rename(kept, folder.join(disk::NAME)).context(|| "cannot keep the disk")?;
         Self::start(parts, &folder, &date, None, 1)
     }
 

@@ -27,10 +27,15 @@ impl Apt {
         for folder in ["lists/partial", "cache/archives/partial"] {
             make_dir(&apt.state.join(folder))?;
         }
-        write(&apt.state.join("sources.list"), sources(release)?)?;
+        write(&apt.sources(), sources(release)?)?;
         say("fetching the indexes of Debian's archive");
         output(apt.command("apt-get").arg("update"))?;
         Ok(apt)
+    }
+
+    /// The suites, as apt's sources.list has them.
+    pub fn sources(&self) -> PathBuf {
+        self.state.join("sources.list")
     }
 
     /// All versions of a source package that the archive names.
@@ -87,10 +92,7 @@ impl Apt {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for (option, value) in [
-            (
-                "Dir::Etc::sourcelist",
-                self.state.join("sources.list").display().to_string(),
-            ),
+            ("Dir::Etc::sourcelist", self.sources().display().to_string()),
             ("Dir::Etc::sourceparts", "/dev/null".into()),
             (
                 "Dir::State::lists",

@@ -26,7 +26,12 @@ const NEEDED: &[(&str, &str)] = &[
 /// Installs the packages of the programs that are missing, and says so first. Does nothing, and asks for no
 /// privilege, when all are there.
 pub fn install_missing(layout: &Layout) -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+    install_missing_of(layout, NEEDED)
+}
+
+/// The same for these programs, each with its package.
+pub fn install_missing_of(layout: &Layout, needed: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)

@@ -2,6 +2,8 @@
 //! Getting the parts: programs on this machine, packages from Debian's archive, and the hypervisor that we build.
 
 mod apt;
+pub mod deb;
+pub mod debian;
 mod host;
 mod hypervisor;
 mod packages;

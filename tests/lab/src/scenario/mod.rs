@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenarios: what is done to a host, and what must come of it.
 //!
-//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told, `why/...` about what the next boot says. Each restores a host of its own, acts at a phase of the timers
-//! that it is given, and measures in the host's own time.
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told, `why/...`
+//! about what the next boot says, `systemd/...` about the package on a Debian. Each restores a host of its own, acts at a phase of the
+//! timers that it is given, and measures in the host's own time.
 
 pub mod alarms;
 pub mod crash;
@@ -17,6 +18,7 @@ mod schema;
 pub mod sinks;
 mod starving;
 pub mod stock;
+pub mod systemd;
 pub mod table;
 pub mod used;
 pub mod wedged;
@@ -150,6 +152,7 @@ impl Scenario {
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
             .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))
+            .chain(some("systemd", systemd::ROWS, Some(&[])))
             .chain(faults("down", faults::processes::DOWN))
             .chain(faults("survive", faults::processes::LIVES))
             .chain(faults("survive", faults::dom0::LIVES))

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What machines are made of, and where their states are kept.
+
+use super::shape::Shape;
+use std::path::PathBuf;
+
+/// What a machine is made of. Two machines of the same parts can exchange their saved states.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The hypervisor's image.
+    pub hypervisor: PathBuf,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// dom0's initramfs.
+    pub initramfs: PathBuf,
+    /// A disk that it begins with; none: an empty one.
+    pub disk: Option<PathBuf>,
+    /// Where dom0 runs.
+    pub shape: Shape,
+    /// QEMU's options for what only some machines have; it is no part of saved states.
+    pub devices: &'static str,
+    /// What the hypervisor is told more, likewise.
+    pub xen_arguments: &'static str,
+}
+
+/// A machine's state on disk.
+#[derive(Debug, Clone)]
+pub struct SavedState {
+    /// Memory and devices.
+    pub memory: PathBuf,
+    /// The disk at that moment.
+    pub disk: PathBuf,
+}
+
+impl SavedState {
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.memory.exists() && self.disk.exists()
+    }
+}
