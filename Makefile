@@ -11,8 +11,11 @@ WEDGE ?= timer-lost-2
 # The series of the laboratory's Xen; none: the usual one.
 XEN ?=
 export XENWARDEN_LAB_XEN_SERIES = $(XEN)
+# The laboratory's processors, as Debian calls them: amd64 or arm64; none: amd64.
+ARCH ?=
+export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross programs prerequisites lab demo test test-all unit simulation scenarios series soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -21,6 +24,7 @@ help:
 	@echo 'make test-all           all that takes long: simulation, every scenario at three phases, soak, broken variants,'
 	@echo '                        the cost of the patches, packages, mutants, fuzz for ten minutes'
 	@echo 'make test-all XEN=4.20  the wedges on another Xen, with the kernel and tools of its Debian release'
+	@echo 'make test-all ARCH=arm64  the wedges that can be injected on Arm, with cross-built programs and Xen'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
 	@echo 'make scenarios          scenarios alone'
@@ -58,6 +62,20 @@ prerequisites:
 
 build: prerequisites
 	$(CARGO) build --release --workspace
+ifeq ($(ARCH),arm64)
+	$(MAKE) cross
+endif
+
+# The programs, and the laboratory's in dom0, for arm64. Rust comes with the standard library for no processors but this machine's.
+CROSS = aarch64-unknown-linux-gnu
+cross: prerequisites
+	@command -v aarch64-linux-gnu-gcc >/dev/null && test -e /usr/aarch64-linux-gnu/lib/crti.o || { \
+	    echo 'installing gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (apt-get)'; apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+	@test -e "$$(rustc --print sysroot)/lib/rustlib/$(CROSS)" || { \
+	    echo 'installing the standard library for $(CROSS) (rustup)'; rustup target add $(CROSS); }
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	    $(CARGO) build --release --target $(CROSS) -p xenwarden -p xenwarden-lab-dom0
 
 lab: build
 	$(LAB) build
@@ -81,7 +99,7 @@ series: build
 
 test: unit scenarios series
 
-ifeq ($(XEN),)
+ifeq ($(XEN)$(ARCH:amd64=),)
 test-all: unit simulation alerts lab series
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
@@ -91,9 +109,9 @@ test-all: unit simulation alerts lab series
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 else
-# The same programs on another Xen: the wedges, each at three phases.
+# The same programs on another Xen, or on other processors: the wedges, each at three phases.
 test-all: lab
-	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored wedge/
+	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored $(if $(ARCH:amd64=),,wedge/)
 endif
 
 soak: lab

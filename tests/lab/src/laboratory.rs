@@ -11,8 +11,8 @@ use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
-use crate::machine::{Machine, Parts, SavedState, Shape, definition};
-use crate::provision::{Hypervisor, Packages, Release, install_missing};
+use crate::machine::{ARM_LOADED, Machine, Parts, SavedState, Shape, definition};
+use crate::provision::{Arch, Hypervisor, Packages, Release, install_missing};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,10 +101,11 @@ impl Laboratory {
     /// Provides all parts with the programs of a layout of one's own.
     pub fn provide_parts_of(layout: Layout) -> Result<Self> {
         let release = Release::chosen()?;
-        let layout = layout.with_cache(release.cache());
+        let arch = Arch::chosen()?;
+        let layout = layout.with_cache(release.cache(arch), arch.programs());
         let _lock = CacheLock::take(&layout)?;
-        install_missing(&layout)?;
-        let packages = Packages::provide(&layout, release)?;
+        install_missing(&layout, arch)?;
+        let packages = Packages::provide(&layout, release, arch)?;
         let hypervisor = Hypervisor::provide(&layout, &packages)?;
         let images = Images::provide(&layout, &packages)?;
         Ok(Laboratory {
@@ -141,7 +142,7 @@ impl Laboratory {
             STATE_RECIPE.as_bytes(),
             build.key.as_bytes(),
             self.images.key.as_bytes(),
-            definition(shape).join(" ").as_bytes(),
+            definition(shape, self.packages.arch).join(" ").as_bytes(),
         ]);
         let states = self.layout.made("states");
         let state = SavedState {
@@ -153,6 +154,11 @@ impl Laboratory {
             kernel: self.images.kernel.clone(),
             initramfs: self.images.dom0.clone(),
             shape,
+            arch: self.packages.arch,
+            tables: match self.packages.arch {
+                Arch::Amd64 => None,
+                Arch::Arm64 => Some(build.symbols.get("xen_pgtable")?.address + ARM_LOADED),
+            },
             devices: "",
             xen_arguments: "",
         };
@@ -164,9 +170,12 @@ impl Laboratory {
         self.host_of(Shape::Everywhere)
     }
 
-    /// A host of this shape, likewise.
+    /// A host of this shape, likewise, or from power-on where its state cannot be saved.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
         let (parts, state) = self.made_of(shape)?;
+        if !parts.can_be_saved() {
+            return self.booted(&parts);
+        }
         self.provide_state(&parts, &state)?;
         let machine = Machine::restore(&parts, &self.run_folder(), &state)?;
         let mut host = self.host_on(machine)?;
@@ -289,7 +298,7 @@ impl Laboratory {
     }
 
     fn provide_state(&self, parts: &Parts, state: &SavedState) -> Result<()> {
-        if state.exists() {
+        if state.exists() || !parts.can_be_saved() {
             return Ok(());
         }
         // Two kinds of hosts may boot at a time.
@@ -312,12 +321,19 @@ impl Laboratory {
             let _lock = CacheLock::take(&self.layout)?;
             prune(&folder, OTHER_STATES * FILES)?;
         }
+        self.booted(parts)?.machine.save(state)
+    }
+
+    /// A host as it should be, from power-on.
+    fn booted(&self, parts: &Parts) -> Result<Host> {
         let began = Instant::now();
         let machine = Machine::boot(parts, &self.run_folder())?;
         let mut host = self.host_on(machine)?;
         let brought_up = self.bring_up(&mut host, began);
-        brought_up.map_err(|error| with_console(error, &host.machine))?;
-        host.machine.save(state)
+        match brought_up {
+            Ok(()) => Ok(host),
+            Err(error) => Err(with_console(error, &host.machine)),
+        }
     }
 
     fn bring_up(&self, host: &mut Host, began: Instant) -> Result<()> {

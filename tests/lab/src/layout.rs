@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where things are: the project's own files, what cargo built, and the laboratory's cache.
 //!
-//! Everything that the laboratory makes is under `target/lab`, or `target/lab-SERIES` for another Xen than the usual one;
-//! removing these folders is always safe.
+//! Everything that the laboratory makes is under `target/lab`, or `target/lab-SERIES` for another Xen than the usual one,
+//! `target/lab-arm64` for other processors; removing these folders is always safe.
 
 use crate::error::{Context, Result};
 use crate::machine::Shape;
@@ -18,6 +18,8 @@ pub struct Layout {
     target: PathBuf,
     /// The folder of the laboratory's cache in it.
     cache: String,
+    /// Where cargo leaves release builds in it.
+    programs: &'static str,
     /// A variant of the programs, and the folder of its own that its images and states are in.
     variant: Option<PathBuf>,
 }
@@ -35,14 +37,19 @@ impl Layout {
             project: project.to_path_buf(),
             target,
             cache: "lab".to_owned(),
+            programs: "release",
             variant: None,
         }
     }
 
-    /// The same with another folder for the cache.
+    /// The same with other folders for the cache and for what cargo builds.
     #[must_use]
-    pub fn with_cache(self, cache: String) -> Self {
-        Layout { cache, ..self }
+    pub fn with_cache(self, cache: String, programs: &'static str) -> Self {
+        Layout {
+            cache,
+            programs,
+            ..self
+        }
     }
 
     /// The same laboratory with other programs: those in `folder`, which may be removed at any time.
@@ -63,7 +70,7 @@ impl Layout {
     pub fn release_binary(&self, name: &str) -> PathBuf {
         match &self.variant {
             Some(folder) if folder.join(name).exists() => folder.join(name),
-            _ => self.target.join("release").join(name),
+            _ => self.target.join(self.programs).join(name),
         }
     }
 

@@ -9,6 +9,7 @@ use xenwarden_lab::demo;
 use xenwarden_lab::error::{Context, Error, Result};
 use xenwarden_lab::host::PROMPT;
 use xenwarden_lab::laboratory::Laboratory;
+use xenwarden_lab::provision::Arch;
 use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
@@ -49,7 +50,7 @@ fn run(words: &[&str]) -> Result<()> {
         }
         ["demo", name] => demo::run(demo::known(name)?),
         ["list"] => {
-            Scenario::all()
+            Scenario::all(Arch::chosen()?)
                 .iter()
                 .for_each(|scenario| println!("{:<32}{}", scenario.name(), scenario.what()));
             Ok(())
@@ -88,7 +89,10 @@ fn dom0(commands: &[&str]) -> Result<()> {
 
 /// Runs the wanted scenarios over and over, each time at another phase, and sums up.
 fn repeat(kind: &str, wanted: impl Fn(&Scenario) -> bool, runs: u32) -> Result<()> {
-    let scenarios: Vec<Scenario> = Scenario::all().into_iter().filter(wanted).collect();
+    let scenarios: Vec<Scenario> = Scenario::all(Arch::chosen()?)
+        .into_iter()
+        .filter(wanted)
+        .collect();
     if scenarios.is_empty() {
         return Err(Error::new("no scenario is called so; see: lab list"));
     }

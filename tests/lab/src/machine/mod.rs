@@ -2,6 +2,7 @@
 //! One emulated host and the ways to it: QEMU's monitor, its gdb stub, commands in dom0, the log out of dom0.
 
 pub mod agent;
+mod definition;
 mod disk;
 pub mod gdb;
 pub mod log;
@@ -13,5 +14,6 @@ mod seen;
 mod shape;
 pub mod symbols;
 
-pub use qemu::{Machine, Parts, SavedState, definition};
+pub use definition::{ARM_LOADED, definition};
+pub use qemu::{Machine, Parts, SavedState};
 pub use shape::{Shape, Watchdog};

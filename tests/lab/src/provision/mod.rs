@@ -2,11 +2,13 @@
 //! Getting the parts: programs on this machine, packages from Debian's archive, and the hypervisor that we build.
 
 mod apt;
+mod arch;
 mod host;
 mod hypervisor;
 mod packages;
 mod release;
 
+pub use arch::Arch;
 pub use host::install_missing;
 pub use hypervisor::Hypervisor;
 pub use packages::Packages;
