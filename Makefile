@@ -11,8 +11,11 @@ WEDGE ?= timer-lost-2
 # The series of the laboratory's Xen; none: the usual one.
 XEN ?=
 export XENWARDEN_LAB_XEN_SERIES = $(XEN)
+# The laboratory's processors, as Debian calls them: amd64 or arm64; none: amd64.
+ARCH ?=
+export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build programs prerequisites lab demo test test-all unit simulation scenarios series portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -21,6 +24,7 @@ help:
 	@echo 'make test-all           all that takes long: simulation, packages, every scenario at three phases, soak, broken variants,'
 	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
 	@echo 'make test-all XEN=4.20  the wedges on another Xen, with the kernel and tools of its Debian release'
+	@echo 'make test-all ARCH=arm64  the wedges that can be injected on Arm, with cross-built programs and Xen'
 	@echo 'make unit               unit tests alone (seconds)'
 	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
 	@echo 'make scenarios          scenarios alone'
@@ -41,7 +45,7 @@ help:
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make portable-test      the wedges on nested Xen with these programs'
-	@echo 'make deb                Debian source and binary package, looked at by lintian, into target/deb'
+	@echo 'make deb [ARCH=arm64]   Debian source and binary package, looked at by lintian, into target/deb'
 	@echo 'make rpm                rpm of the portable programs for XCP-ng and XenServer (el7), into target/rpm'
 	@echo 'make packages-test      install, upgrade and purge the .deb in a Debian of its own; the files of both packages'
 
@@ -59,6 +63,22 @@ prerequisites:
 
 build: prerequisites
 	$(CARGO) build --release --workspace
+ifeq ($(ARCH),arm64)
+	$(MAKE) cross
+endif
+
+# What building for arm64 needs besides, and the programs with those of the laboratory's in dom0.
+CROSS = aarch64-unknown-linux-gnu
+cross-tools:
+	@command -v aarch64-linux-gnu-gcc >/dev/null && test -e /usr/aarch64-linux-gnu/lib/crti.o || { \
+	    echo 'installing gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (apt-get)'; apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+	@test -e "$$(rustc --print sysroot)/lib/rustlib/$(CROSS)" || { \
+	    echo 'installing the standard library for $(CROSS) (rustup)'; rustup target add $(CROSS); }
+
+cross: prerequisites cross-tools
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	    $(CARGO) build --release --target $(CROSS) -p xenwarden -p xenwarden-lab-dom0
 
 lab: build
 	$(LAB) build
@@ -82,7 +102,7 @@ series: build
 
 test: unit scenarios series
 
-ifeq ($(XEN),)
+ifeq ($(XEN)$(ARCH:amd64=),)
 test-all: unit simulation alerts lab series
 	$(MAKE) packages-test
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
@@ -93,9 +113,9 @@ test-all: unit simulation alerts lab series
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) mutants
 else
-# The same programs on another Xen: the wedges, each at three phases.
+# The same programs on another Xen, or on other processors: the wedges, each at three phases.
 test-all: lab
-	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored wedge/
+	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored $(if $(ARCH:amd64=),,wedge/)
 endif
 
 # The wedges, with the programs that are meant for old dom0s.
@@ -170,12 +190,13 @@ UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service
 # What names the usual directories is made to name these.
 PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
-# Where the programs are that are installed. They must run here: one writes its completions.
+# Where the programs are that are installed, and where one is that runs here: it writes its completions.
 BUILT ?= target/release
+RUNS ?= $(BUILT)
 
 # Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
 programs:
-	$(CARGO) build --release --locked -p xenwarden
+	$(CARGO) build --release --locked -p xenwarden $(if $(TARGET),--target $(TARGET))
 
 install: programs
 	$(MAKE) install-files
@@ -186,9 +207,9 @@ install-files: install-init
 	install -D -m 755 $(BUILT)/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
 	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
-	umask 022; $(BUILT)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
-	umask 022; $(BUILT)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
-	umask 022; $(BUILT)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+	umask 022; $(RUNS)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	umask 022; $(RUNS)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
+	umask 022; $(RUNS)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	for page in xenwardend xenwarden-monitor; do \

@@ -10,11 +10,14 @@ portable: prerequisites
 	packaging/portable
 
 deb: prerequisites
+ifeq ($(ARCH),arm64)
+	$(MAKE) cross-tools
+endif
 	@$(call need,git,git)
 	@$(call need,cargo,cargo)
 	@$(call need,dpkg-buildpackage,dpkg-dev)
 	@$(call need,lintian,lintian)
-	packaging/deb
+	packaging/deb $(ARCH)
 
 rpm: portable
 	@$(call need,git,git)

@@ -46,7 +46,7 @@ fn vcpus(system: &System) -> Finding {
 fn clock(system: &System) -> Finding {
     match system.text(CLOCK).as_deref() {
         None | Some("") => not_told(CLOCK),
-        Some(source @ ("xen" | "tsc")) => {
+        Some(source @ ("xen" | "tsc" | "arch_sys_counter")) => {
             Finding::fine(AREA, format!("its clock source is {source}"))
         }
         Some(source) => Finding::weak(

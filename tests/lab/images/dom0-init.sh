@@ -18,6 +18,14 @@ mkdir -p /run/lock /run/xen /var/lib/xen /var/lib/xenstored /var/log/xen/console
 ln -s /run /var/run
 ln -s /run/lock /var/lock
 
+# Arm's board has cards in place of a PC's ports; the sound card has no driver that enables it (see machine/definition.rs).
+agent=/dev/ttyS1
+if [ "$(uname -m)" = aarch64 ]; then
+    cards=/sys/bus/pci/devices/0000:00
+    echo 1 > $cards:13.0/enable
+    agent=/dev/$(ls $cards:10.0/tty)
+fi
+
 # Which host watchdog this machine has.
 watchdog=$(sed -n 's/.*lab\.watchdog=\([^ ]*\).*/\1/p' /proc/cmdline)
 for module in /modules/*.ko /watchdog/"$watchdog"/*.ko; do
@@ -43,9 +51,9 @@ xenstored --pid-file /run/xenstored.pid
 xen-init-dom0
 xenconsoled --log=all --pid-file=/run/xenconsoled.pid
 
-stty -F /dev/ttyS1 115200 raw -echo
+stty -F "$agent" 115200 raw -echo
 while true; do
-    dom0-agent /dev/ttyS1
+    dom0-agent "$agent"
     echo "dom0-init: the agent ended with $?"
     sleep 1
 done

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::provision::Arch;
 use std::time::Duration;
 
 /// How long `xl create` and the guest's own start may take under emulation.
@@ -75,7 +76,11 @@ impl Guest {
         }
     }
 
-    fn config(&self) -> String {
+    fn config(&self, arch: Arch) -> String {
+        let (kind, memory) = match arch {
+            Arch::Amd64 => ("pv", 96),
+            Arch::Arm64 => ("pvh", 128),
+        };
         let Guest {
             name,
             watchdog_s,
@@ -87,7 +92,7 @@ impl Guest {
         let uuid = uuid.map_or(String::new(), |uuid| format!("uuid = \"{uuid}\"\n"));
         let (watchdog, feeder) = (watchdog_s.unwrap_or(0), if *feeds { "yes" } else { "no" });
         format!(
-            "name = \"{name}\"\ntype = \"pv\"\nmemory = 96\nvcpus = 1\n\
+            "name = \"{name}\"\ntype = \"{kind}\"\nmemory = {memory}\nvcpus = 1\n\
              kernel = \"/guest/vmlinux\"\nramdisk = \"{ramdisk}\"\n\
              extra = \"console=hvc0 quiet watchdog={watchdog} feeder={feeder}\"\n\
              on_watchdog = \"{on_watchdog}\"\non_crash = \"destroy\"\n{uuid}"
@@ -104,7 +109,7 @@ impl Host {
 
     /// Creates a guest and leaves it to itself.
     pub fn start(&mut self, guest: &Guest) -> Result<()> {
-        self.create_domain(&guest.name, &guest.config())
+        self.create_domain(&guest.name, &guest.config(self.symbols.arch()))
     }
 
     /// Creates a tiny guest.

@@ -13,8 +13,8 @@ use crate::image::Images;
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
-use crate::machine::{Machine, Parts, SavedState, Shape, definition};
-use crate::provision::{Hypervisor, Packages, Release, install_missing};
+use crate::machine::{ARM_LOADED, Machine, Parts, SavedState, Shape, definition};
+use crate::provision::{Arch, Hypervisor, Packages, Release, install_missing};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -103,10 +103,11 @@ impl Laboratory {
     /// Provides all parts with the programs of a layout of one's own.
     pub fn provide_parts_of(layout: Layout) -> Result<Self> {
         let release = Release::chosen()?;
-        let layout = layout.with_cache(release.cache());
+        let arch = Arch::chosen()?;
+        let layout = layout.with_cache(release.cache(arch), arch.programs());
         let _lock = CacheLock::take(&layout)?;
-        install_missing(&layout)?;
-        let packages = Packages::provide(&layout, release)?;
+        install_missing(&layout, arch)?;
+        let packages = Packages::provide(&layout, release, arch)?;
         let hypervisor = Hypervisor::provide(&layout, &packages)?;
         let images = Images::provide(&layout, &packages)?;
         Ok(Laboratory {
@@ -143,7 +144,7 @@ impl Laboratory {
             STATE_RECIPE.as_bytes(),
             build.key.as_bytes(),
             self.images.key.as_bytes(),
-            definition(shape).join(" ").as_bytes(),
+            definition(shape, self.packages.arch).join(" ").as_bytes(),
         ]);
         let states = self.layout.made("states");
         let state = SavedState {
@@ -156,6 +157,11 @@ impl Laboratory {
             initramfs: self.images.dom0.clone(),
             disk: None,
             shape,
+            arch: self.packages.arch,
+            tables: match self.packages.arch {
+                Arch::Amd64 => None,
+                Arch::Arm64 => Some(build.symbols.get("xen_pgtable")?.address + ARM_LOADED),
+            },
             devices: "",
             xen_arguments: "",
         };
@@ -170,7 +176,7 @@ impl Laboratory {
     /// A host of this shape, likewise, or from power-on where its state cannot be saved.
     pub fn host_of(&self, shape: Shape) -> Result<Host> {
         let (parts, state) = self.made_of(shape)?;
-        if !shape.can_be_saved() {
+        if !parts.can_be_saved() {
             return self.booted(&parts);
         }
         self.provide_state(&parts, &state)?;
@@ -295,7 +301,7 @@ impl Laboratory {
     }
 
     fn provide_state(&self, parts: &Parts, state: &SavedState) -> Result<()> {
-        if state.exists() {
+        if state.exists() || !parts.can_be_saved() {
             return Ok(());
         }
         // Two kinds of hosts may boot at a time.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where things are: the project's own files, what cargo built, and the laboratory's cache.
 //!
-//! Everything that the laboratory makes is under `target/lab`, or `target/lab-SERIES` for another Xen than the usual one;
-//! removing these folders is always safe.
+//! Everything that the laboratory makes is under `target/lab`, or `target/lab-SERIES` for another Xen than the usual one,
+//! `target/lab-arm64` for other processors; removing these folders is always safe.
 
 use crate::error::{Context, Result};
 use crate::machine::Shape;
@@ -21,6 +21,8 @@ pub struct Layout {
     target: PathBuf,
     /// The folder of the laboratory's cache in it.
     cache: String,
+    /// Where cargo leaves release builds in it.
+    built: &'static str,
     /// Where other programs are than those that cargo left.
     programs: Option<PathBuf>,
     /// The folder of its own that a variant's images and states are in.
@@ -40,15 +42,20 @@ impl Layout {
             project: project.to_path_buf(),
             target,
             cache: "lab".to_owned(),
+            built: "release",
             programs: std::env::var_os(PROGRAMS).map(|folder| project.join(folder)),
             variant: None,
         }
     }
 
-    /// The same with another folder for the cache.
+    /// The same with other folders for the cache and for what cargo builds.
     #[must_use]
-    pub fn with_cache(self, cache: String) -> Self {
-        Layout { cache, ..self }
+    pub fn with_cache(self, cache: String, built: &'static str) -> Self {
+        Layout {
+            cache,
+            built,
+            ..self
+        }
     }
 
     /// The same laboratory with other programs: those in `folder`, which may be removed at any time.
@@ -70,7 +77,7 @@ impl Layout {
     pub fn release_binary(&self, name: &str) -> PathBuf {
         match &self.programs {
             Some(folder) if folder.join(name).exists() => folder.join(name),
-            _ => self.target.join("release").join(name),
+            _ => self.target.join(self.built).join(name),
         }
     }
 

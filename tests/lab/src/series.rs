@@ -8,7 +8,7 @@
 use crate::command::{output, say};
 use crate::error::{Context, Error, Result};
 use crate::layout::{CacheLock, Layout, fresh_dir, read_text};
-use crate::provision::{Packages, Release};
+use crate::provision::{Arch, Packages, Release};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -157,7 +157,7 @@ impl Series {
     fn source_of_laboratory(&self, layout: &Layout) -> Result<Option<PathBuf>> {
         let _lock = CacheLock::take(layout)?;
         let release = Release::of_series("4.17")?;
-        let source = Packages::provide(layout, release)?.xen_source()?;
+        let source = Packages::provide(layout, release, Arch::Amd64)?.xen_source()?;
         let folder = release.patches_for(&source)?;
         Ok((folder == Some(self.folder)).then_some(source))
     }

@@ -8,6 +8,7 @@ use crate::command::{logged, output, say};
 use crate::error::{Context, Error, Result};
 use crate::laboratory::Laboratory;
 use crate::layout::{Layout, fresh_dir, read_text, write};
+use crate::provision::Arch;
 use crate::scenario::Scenario;
 use std::path::Path;
 use std::process::Command;
@@ -91,7 +92,7 @@ pub fn run(wanted: &str) -> Result<()> {
         build(variant, &folder, &programs)?;
         let layout = Layout::of_this_tree().with_programs(programs);
         let laboratory = Laboratory::provide_parts_of(layout)?;
-        let mut all = Scenario::all().into_iter();
+        let mut all = Scenario::all(Arch::Amd64).into_iter();
         let scenario = all.find(|scenario| scenario.name() == variant.scenario);
         let scenario = scenario.context(|| format!("no scenario {}", variant.scenario))?;
         let failure = scenario.run(&laboratory, PHASE).failure;
@@ -153,6 +154,7 @@ fn build(variant: &Variant, folder: &Path, programs: &Path) -> Result<()> {
 mod tests {
     use super::VARIANTS;
     use crate::layout::{Layout, read_text};
+    use crate::provision::Arch;
     use crate::scenario::Scenario;
 
     #[test]
@@ -161,7 +163,7 @@ mod tests {
         for variant in VARIANTS {
             let text = read_text(&layout.project(variant.file)).expect("a source file");
             assert_eq!(text.matches(variant.text).count(), 1, "{}", variant.name);
-            let scenarios = Scenario::all();
+            let scenarios = Scenario::all(Arch::Amd64);
             assert!(scenarios.iter().any(|s| s.name() == variant.scenario));
         }
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use xenwarden_lab::error;
 use xenwarden_lab::laboratory::Laboratory;
+use xenwarden_lab::provision::Arch;
 use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
@@ -69,7 +70,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let scenarios = Scenario::all().into_iter();
+    let arch = match Arch::chosen() {
+        Ok(arch) => arch,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let scenarios = Scenario::all(arch).into_iter();
     let trials = scenarios.flat_map(|scenario| {
         let parts = match asked {
             Some(count) if scenario.is_timed() => count,

@@ -9,6 +9,7 @@ use xenwarden_lab::demo;
 use xenwarden_lab::error::{Context, Error, Result};
 use xenwarden_lab::host::{Host, PROMPT};
 use xenwarden_lab::laboratory::Laboratory;
+use xenwarden_lab::provision::Arch;
 use xenwarden_lab::scenario::Scenario;
 use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
@@ -20,7 +21,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab demo WEDGE | demo list   show what a wedge does
        lab list                     name all scenarios
        lab run NAME [RUNS]          run the scenarios whose name contains NAME
-       lab pvh [RUNS]            run a wedge or two with a PVH dom0
+       lab pvh [RUNS]               run a wedge or two with a PVH dom0
        lab soak RUNS                run all that end with a reset, at random phases
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
@@ -51,16 +52,16 @@ fn run(words: &[&str]) -> Result<()> {
         }
         ["demo", name] => demo::run(demo::known(name)?),
         ["list"] => {
-            Scenario::all()
+            Scenario::all(Arch::chosen()?)
                 .iter()
                 .for_each(|scenario| println!("{:<32}{}", scenario.name(), scenario.what()));
             Ok(())
         }
-        ["run", name] => repeat("run", &named(name), 1),
-        ["run", name, runs] => repeat("run", &named(name), number(runs)?),
+        ["run", name] => repeat("run", &named(name)?, 1),
+        ["run", name, runs] => repeat("run", &named(name)?, number(runs)?),
         ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1),
         ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?),
-        ["soak", runs] => repeat("soak", &all(Scenario::ends_with_reset), number(runs)?),
+        ["soak", runs] => repeat("soak", &all(Scenario::ends_with_reset)?, number(runs)?),
         ["cost"] => cost::run(3),
         ["cost", runs] => cost::run(number(runs)?),
         ["series"] => series::run(),
@@ -86,11 +87,12 @@ fn dom0(mut host: Host, commands: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn all(wanted: impl Fn(&Scenario) -> bool) -> Vec<Scenario> {
-    Scenario::all().into_iter().filter(wanted).collect()
+fn all(wanted: impl Fn(&Scenario) -> bool) -> Result<Vec<Scenario>> {
+    let scenarios = Scenario::all(Arch::chosen()?);
+    Ok(scenarios.into_iter().filter(wanted).collect())
 }
 
-fn named(part: &str) -> Vec<Scenario> {
+fn named(part: &str) -> Result<Vec<Scenario>> {
     all(|scenario| scenario.name().contains(part))
 }
 

@@ -1,49 +1,79 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The shared libraries that programs need, found as the dynamic loader finds them.
+//! The shared libraries that programs need, found as the dynamic loader finds them, whatever processors they are for.
 
 use super::tree::Tree;
-use crate::command::output;
-use crate::error::Result;
+use crate::error::{Context, Error, Result};
+use crate::layout::read;
+use crate::provision::{Arch, Packages};
+use object::elf::DT_NEEDED;
+use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// Where the loader looks by default on Debian.
-const FOLDER: &str = "/usr/lib/x86_64-linux-gnu";
-/// The loader, where the packages bring one: their libraries are then newer than this machine's.
-const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// Collects programs' libraries; those of the unpacked packages come before this machine's.
 pub struct Libraries {
-    search: PathBuf,
+    /// Where Debian has them.
+    folder: String,
+    search: Vec<PathBuf>,
     /// By the path in the image.
     found: BTreeMap<String, PathBuf>,
 }
 
+/// What an ELF file says that it needs.
+#[derive(Debug, PartialEq, Eq)]
+struct Needs {
+    /// The loader, by its path.
+    loader: Option<String>,
+    /// Libraries, by their names.
+    libraries: Vec<String>,
+}
+
 impl Libraries {
-    /// Nothing collected yet; looks into `packages`' library folder first.
-    pub fn new(packages: &Path) -> Self {
+    /// Nothing collected yet.
+    pub fn new(packages: &Packages) -> Self {
+        let folder = format!("/usr/lib/{}", packages.arch.triplet());
+        let root = packages.root();
+        let mut search = [&folder["/usr/".len()..], &folder[1..]]
+            .map(|folder| root.join(folder))
+            .to_vec();
+        if packages.arch == Arch::Amd64 {
+            search.push(PathBuf::from(&folder));
+        }
         Libraries {
-            search: packages.join(FOLDER.trim_start_matches('/')),
+            folder,
+            search,
             found: BTreeMap::new(),
         }
     }
 
-    /// Adds all that `program` needs.
+    /// Adds all that `program` needs, and what that needs in turn.
     pub fn add(&mut self, program: &Path) -> Result<()> {
-        let loader = self.search.join(LOADER);
-        let mut list;
-        if loader.exists() {
-            let search = format!("{}:{FOLDER}", self.search.display());
-            list = Command::new(loader);
-            list.args(["--library-path", &search, "--list"]);
-        } else {
-            list = Command::new("ldd");
-            list.env("LD_LIBRARY_PATH", &self.search);
+        let needs = needs_of(program)?;
+        // The image has /lib and /lib64 as links, as Debian has them.
+        let loader = needs.loader.map(|path| format!("/usr{path}"));
+        let libraries = needs.libraries.into_iter();
+        let libraries = libraries.map(|name| format!("{}/{name}", self.folder));
+        let paths: Vec<String> = libraries.chain(loader).collect();
+        for path in paths {
+            if self.found.contains_key(&path) {
+                continue;
+            }
+            let name = path.rsplit('/').next().unwrap_or(&path);
+            let source = self.find(name, program)?;
+            self.found.insert(path, source.clone());
+            self.add(&source)?;
         }
-        let lines = output(list.arg(program))?;
-        self.found.extend(lines.lines().filter_map(parse));
         Ok(())
+    }
+
+    fn find(&self, name: &str, program: &Path) -> Result<PathBuf> {
+        let mut paths = self.search.iter().map(|folder| folder.join(name));
+        paths.find(|path| path.exists()).ok_or_else(|| {
+            Error::new(format!(
+                "{} needs {name}, which is missing",
+                program.display()
+            ))
+        })
     }
 
     /// Copies them into the image.
@@ -54,60 +84,40 @@ impl Libraries {
     }
 }
 
-/// One line of ldd: `NAME => FILE (ADDRESS)`, or the loader's own `FILE (ADDRESS)`, or `LOADER => FILE (ADDRESS)` by another one.
-fn parse(line: &str) -> Option<(String, PathBuf)> {
-    let (name, rest) = line.trim().split_once(" => ").unwrap_or(("", line.trim()));
-    let file = rest.split_once(" (")?.0;
-    if !file.contains('/') {
-        return None;
+fn needs_of(program: &Path) -> Result<Needs> {
+    let what = || format!("cannot read what {} needs", program.display());
+    let content = read(program)?;
+    let data = content.as_slice();
+    let file: ElfFile64 = ElfFile64::parse(data).context(what)?;
+    let endian = file.elf_header().endian().context(what)?;
+    let mut loader = None;
+    for header in file.elf_program_headers() {
+        if let Some(path) = header.interpreter(endian, data).context(what)? {
+            loader = Some(String::from_utf8_lossy(path).into_owned());
+        }
     }
-    // The image has /lib64 as a link, as Debian has it.
-    let path = match (name, name.starts_with('/')) {
-        ("", _) => file.replacen("/lib64", "/usr/lib64", 1),
-        (loader, true) => loader.replacen("/lib64", "/usr/lib64", 1),
-        (name, false) => format!("{FOLDER}/{name}"),
-    };
-    Some((path, PathBuf::from(file)))
+    let mut libraries = Vec::new();
+    let sections = file.elf_section_table();
+    if let Some((entries, strings)) = sections.dynamic(endian, data).context(what)? {
+        let strings = sections.strings(endian, data, strings).context(what)?;
+        for entry in entries {
+            if entry.tag32(endian) == Some(DT_NEEDED) {
+                let name = entry.string(endian, strings).context(what)?;
+                libraries.push(String::from_utf8_lossy(name).into_owned());
+            }
+        }
+    }
+    Ok(Needs { loader, libraries })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
-    use std::path::PathBuf;
+    use super::needs_of;
 
     #[test]
-    fn each_kind_of_ldd_line_is_understood() {
-        let cases = [
-            ("\tlinux-vdso.so.1 (0x00007ffd)", None),
-            (
-                "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f21)",
-                Some((
-                    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-                    "/lib/x86_64-linux-gnu/libc.so.6",
-                )),
-            ),
-            (
-                "\t/lib64/ld-linux-x86-64.so.2 (0x00007f21)",
-                Some((
-                    "/usr/lib64/ld-linux-x86-64.so.2",
-                    "/lib64/ld-linux-x86-64.so.2",
-                )),
-            ),
-            (
-                "\t/lib64/ld-linux-x86-64.so.2 => /root/lib/ld-linux-x86-64.so.2 (0x00007f21)",
-                Some((
-                    "/usr/lib64/ld-linux-x86-64.so.2",
-                    "/root/lib/ld-linux-x86-64.so.2",
-                )),
-            ),
-            ("\tnot a dynamic executable", None),
-        ];
-        for (line, expected) in cases {
-            assert_eq!(
-                parse(line),
-                expected.map(|(path, file)| (path.to_owned(), PathBuf::from(file))),
-                "{line}"
-            );
-        }
+    fn a_program_names_its_loader_and_its_libraries() {
+        let needs = needs_of(&std::env::current_exe().unwrap()).unwrap();
+        assert!(needs.loader.unwrap().contains("/ld-linux"));
+        assert!(needs.libraries.contains(&"libc.so.6".to_owned()));
     }
 }

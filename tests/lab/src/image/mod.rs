@@ -12,7 +12,7 @@ mod tree;
 
 use crate::error::{Context, Error, Result};
 use crate::layout::{Layout, cache_key, make_dir, prune, read, read_text, write};
-use crate::provision::Packages;
+use crate::provision::{Arch, Packages};
 use libraries::Libraries;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,16 +36,19 @@ const XEN_PROGRAMS: &[&str] = &[
     "/usr/lib/xen-SERIES/bin/xenconsole",
     "/usr/lib/xen-SERIES/bin/libxl-save-helper",
     "/usr/lib/xen-SERIES/bin/xl",
-    "/usr/lib/xen-SERIES/bin/xen-hptool",
     "/usr/lib/xen-SERIES/bin/xen-livepatch",
-    "/usr/lib/xen-SERIES/bin/xen-ucode",
     "/usr/lib/xen-SERIES/bin/xenwatchdogd",
     "/usr/sbin/xenhypfs",
     "/usr/bin/xenstore-ls",
     "/usr/bin/xenstore-read",
     "/usr/bin/xenstore-write",
 ];
-/// Programs of this machine that busybox does not have.
+/// The same where Debian has them for nothing but x86.
+const X86_PROGRAMS: &[&str] = &[
+    "/usr/lib/xen-SERIES/bin/xen-hptool",
+    "/usr/lib/xen-SERIES/bin/xen-ucode",
+];
+/// Programs of this machine, or of one with the host's processors, that busybox does not have.
 const HOST_PROGRAMS: &[&str] = &["/usr/bin/chrt", "/usr/bin/prlimit"];
 /// Kernel modules in the order in which they load, below `/lib/modules/RELEASE/kernel`.
 const DOM0_MODULES: &[&str] = &[
@@ -79,6 +82,11 @@ const DISK_MODULES: &[&str] = &[
 /// The modules of each host watchdog, in order, and of those that are not hardware.
 const WATCHDOG_MODULES: &[(&str, &[&str])] = &[
     ("i6300esb", &["drivers/watchdog/i6300esb"]),
+    ("softdog", &["drivers/watchdog/softdog"]),
+    ("xen", &["drivers/watchdog/xen_wdt"]),
+];
+/// The same for x86 alone.
+const X86_WATCHDOG_MODULES: &[(&str, &[&str])] = &[
     ("ib700", &["drivers/watchdog/ib700wdt"]),
     (
         "itco",
@@ -100,8 +108,6 @@ const WATCHDOG_MODULES: &[(&str, &[&str])] = &[
             "drivers/char/ipmi/ipmi_watchdog",
         ],
     ),
-    ("softdog", &["drivers/watchdog/softdog"]),
-    ("xen", &["drivers/watchdog/xen_wdt"]),
 ];
 const GUEST_MODULES: &[&str] = &[
     "drivers/xen/xen-privcmd",
@@ -142,7 +148,7 @@ const OTHER_IMAGES: usize = 3;
 /// What dom0 boots.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// The uncompressed Linux kernel.
+    /// The uncompressed Linux kernel, as QEMU, Xen and its tools take it.
     pub kernel: PathBuf,
     /// dom0's initramfs.
     pub dom0: PathBuf,
@@ -155,11 +161,17 @@ impl Images {
     pub fn provide(layout: &Layout, packages: &Packages) -> Result<Self> {
         let folder = layout.made("images");
         make_dir(&folder)?;
-        let kernel = layout.lab(&format!("packages/vmlinux-{}", packages.kernel_release()));
-        kernel::unpack(
-            &packages.file(&format!("/boot/vmlinuz-{}", packages.kernel_release())),
-            &kernel,
-        )?;
+        let release = packages.kernel_release();
+        let installed = packages.file(&format!("/boot/vmlinuz-{release}"));
+        let kernel = match packages.arch {
+            Arch::Amd64 => {
+                let kernel = layout.lab(&format!("packages/vmlinux-{release}"));
+                kernel::unpack(&installed, &kernel)?;
+                kernel
+            }
+            // It is not packed.
+            Arch::Arm64 => installed,
+        };
         let parts = Parts { layout, packages };
         let dom0 = parts.dom0(&kernel)?.into_cpio();
         let key = cache_key([packages.kernel_release().as_bytes(), &dom0]);
@@ -200,28 +212,38 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn dom0(&self, kernel: &Path) -> Result<Tree> {
+        let is_x86 = self.packages.arch == Arch::Amd64;
         let guard = GUARD
             .iter()
             .chain(DOM0_HELPERS)
             .map(|name| (format!("/usr/sbin/{name}"), self.built(name)));
         let xen = XEN_PROGRAMS
             .iter()
+            .chain(X86_PROGRAMS.iter().filter(|_| is_x86))
             .map(|path| path.replace("SERIES", self.packages.release.series))
             .map(|path| (path.clone(), self.packages.file(&path)));
-        let host = HOST_PROGRAMS
-            .iter()
-            .map(|path| ((*path).to_owned(), PathBuf::from(path)));
+        let host = HOST_PROGRAMS.iter().map(|path| {
+            let here = if is_x86 {
+                path.into()
+            } else {
+                self.packages.file(path)
+            };
+            ((*path).to_owned(), here)
+        });
         let programs: Vec<_> = guard.chain(xen).chain(host).collect();
         let mut tree = self.base(DOM0_INIT, &[DOM0_MODULES, DISK_MODULES].concat(), &programs)?;
-        for (watchdog, modules) in WATCHDOG_MODULES {
+        let more = X86_WATCHDOG_MODULES.iter().filter(|_| is_x86);
+        for (watchdog, modules) in WATCHDOG_MODULES.iter().chain(more) {
             self.modules(&mut tree, &format!("/watchdog/{watchdog}"), modules)?;
         }
         tree.file("/etc/xenwarden/xenwarden.conf", GUARD_CONFIG);
         tree.file("/etc/xen/xl.conf", "");
         tree.file("/guest/initramfs", self.guest()?.into_cpio());
         tree.copy("/guest/vmlinux", kernel)?;
-        tree.file("/guest/tiny", tiny::assemble(self.layout, "tiny-guest")?);
-        tree.file("/guest/cost", tiny::assemble(self.layout, "cost-guest")?);
+        if is_x86 {
+            tree.file("/guest/tiny", tiny::assemble(self.layout, "tiny-guest")?);
+            tree.file("/guest/cost", tiny::assemble(self.layout, "cost-guest")?);
+        }
         let mut broken = Tree::default();
         broken.file("/broken", "");
         tree.file("/guest/broken", broken.into_cpio());
@@ -237,7 +259,7 @@ impl Parts<'_> {
         tree.file("/crash/initramfs", initramfs.into_cpio());
         let kexec = self.packages.file(KEXEC.0);
         tree.copy(KEXEC.1, &kexec)?;
-        let mut libraries = Libraries::new(&self.packages.file("/"));
+        let mut libraries = Libraries::new(self.packages);
         libraries.add(&kexec)?;
         libraries.install(&mut tree)?;
         Ok(tree)
@@ -257,7 +279,7 @@ impl Parts<'_> {
         tree.copy("/usr/bin/busybox", &self.packages.file("/bin/busybox"))?;
         tree.symlink("/usr/bin/sh", "busybox");
         tree.file("/init", init);
-        let mut libraries = Libraries::new(&self.packages.file("/"));
+        let mut libraries = Libraries::new(self.packages);
         for (path, source) in programs {
             if !source.exists() {
                 return Err(Error::new(format!(

@@ -68,7 +68,7 @@ impl Laboratory {
         let made_of = made_of.map(|path| path.and_then(name).unwrap_or_default());
         let [initramfs, disk] = made_of.each_ref().map(|name| name.as_encoded_bytes());
         let build = self.build_of(parts.shape)?.key.as_bytes();
-        let definition = definition(parts.shape).join(" ");
+        let definition = definition(parts.shape, parts.arch).join(" ");
         let recipe = RECIPE.as_bytes();
         let key = cache_key([recipe, build, initramfs, disk, definition.as_bytes()]);
         let folder = self.layout.made("debian-states");

@@ -2,7 +2,7 @@
 //! The log out of dom0, through the emulated debug port.
 //!
 //! The port takes a byte with one I/O instruction: no interrupt, no driver, no buffer, not Xen's console. So a log that `dom0-tee`
-//! writes there comes out of many a wedged host. Its number is [`xenwarden_lab_dom0::LOG_PORT`].
+//! writes there comes out of many a wedged host. See [`xenwarden_lab_dom0::port`].
 
 use super::mailbox::Mailbox;
 use std::io::{BufRead, BufReader, Read};

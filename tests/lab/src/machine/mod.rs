@@ -2,6 +2,7 @@
 //! One emulated host and the ways to it: QEMU's monitor, its gdb stub, commands in dom0, the log out of dom0.
 
 pub mod agent;
+mod definition;
 mod disk;
 pub mod gdb;
 pub mod log;
@@ -14,6 +15,7 @@ mod seen;
 mod shape;
 pub mod symbols;
 
+pub use definition::{ARM_LOADED, definition};
 pub use parts::{Parts, SavedState};
-pub use qemu::{Machine, definition};
+pub use qemu::Machine;
 pub use shape::{Shape, Watchdog};

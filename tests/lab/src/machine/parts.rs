@@ -2,6 +2,7 @@
 //! What machines are made of, and where their states are kept.
 
 use super::shape::Shape;
+use crate::provision::Arch;
 use std::path::PathBuf;
 
 /// What a machine is made of. Two machines of the same parts can exchange their saved states.
@@ -17,10 +18,22 @@ pub struct Parts {
     pub disk: Option<PathBuf>,
     /// Where dom0 runs.
     pub shape: Shape,
+    /// The host's processors.
+    pub arch: Arch,
+    /// Where the hypervisor's page tables are, where a debugger needs them.
+    pub tables: Option<u64>,
     /// QEMU's options for what only some machines have; it is no part of saved states.
     pub devices: &'static str,
     /// What the hypervisor is told more, likewise.
     pub xen_arguments: &'static str,
+}
+
+impl Parts {
+    /// Whether the state of such a machine can be saved: QEMU saves no timer of Arm's hypervisors, and none of its IOMMU
+    /// (hw/i386/amd_iommu.c).
+    pub fn can_be_saved(&self) -> bool {
+        self.arch == Arch::Amd64 && self.shape != Shape::Pvh
+    }
 }
 
 /// A machine's state on disk.

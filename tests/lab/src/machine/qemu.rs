@@ -5,15 +5,17 @@
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
 
 use super::agent::{Agent, Outcome};
+use super::definition::{boots, definition_with};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
 use super::parts::{Parts, SavedState};
 use super::qmp::{Event, Qmp};
-use super::seen::FIRST_DAY;
+use super::seen::{Counted, FIRST_DAY};
 use super::shape::Shape;
 use crate::error::{Context, Error, Result};
 use crate::layout::{fresh_dir, read_text};
+use crate::provision::Arch;
 use serde_json::json;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -34,59 +36,16 @@ const POLL: Duration = Duration::from_millis(20);
 const FIRING: Duration = Duration::from_secs(300);
 /// Lines of a log that are shown where a command fails.
 const SHOWN: usize = 20;
-/// QEMU's processor model, without what the emulation gets wrong or warns of: MWAIT faults in Xen's idle loop, SMAP breaks
-/// the return to PV guests, and the rest is not emulated. With XSAVE, and so with AVX, programs in dom0 lost
-/// vector registers when they were preempted: 21 of 2800 short ones died of what glibc's start had copied through them, without it
-/// none.
-const PROCESSOR: &str = "EPYC,-monitor,-smap,-smep,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-xsavec,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-fma,-f16c";
-/// How the machine's time passes: each instruction takes 8 ns of it, and where all processors idle, it jumps to the next timer. So it
-/// does not depend on how fast or busy this machine is, no bound is missed through this machine's fault, and most scenarios
-/// take less time than they measure. The processors take turns. With `thread=multi` (see [`TIME_OVERRIDE`]) they run in
-/// parallel, in this machine's time; that emulation now and then corrupts the memory of a program in dom0.
-const TIME: &str = "-accel tcg,thread=single -icount shift=3,sleep=off";
-/// Other options in place of [`TIME`], such as `-accel tcg,thread=multi`.
-const TIME_OVERRIDE: &str = "XENWARDEN_LAB_TIME";
-/// The hypervisor's command line.
-const XEN_ARGUMENTS: &str =
-    "dom0_mem=512M console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all cpuidle=0";
-/// The dom0 kernel's command line.
-const DOM0_ARGUMENTS: &str = "console=hvc0 quiet";
-
-/// The arguments that define the machine, apart from its files.
-pub fn definition(shape: Shape) -> Vec<String> {
-    definition_with(shape, "")
-}
-
-fn definition_with(shape: Shape, more: &str) -> Vec<String> {
-    let words = "-nodefaults -no-user-config -display none -m 1536 \
-                 -drive file=state.img,format=raw,if=ide,cache=unsafe \
-                 -action watchdog=reset,reboot=shutdown,shutdown=pause \
-                 -chardev stdio,id=log,signal=off -device isa-debugcon,iobase=0x403,chardev=log \
-                 -chardev file,id=pulses,path=pulses -device isa-debugcon,iobase=0x402,chardev=pulses \
-                 -chardev file,id=console,path=console.log -serial chardev:console \
-                 -chardev socket,id=agent,path=agent,server=on,wait=off -serial chardev:agent \
-                 -chardev socket,id=qmp,path=qmp,server=on,wait=off -mon chardev=qmp,mode=control \
-                 -chardev socket,id=gdb,path=gdb,server=on,wait=off -gdb chardev:gdb";
-    let (processors, arguments) = shape.processors();
-    let (board, _) = shape.board();
-    let arguments = format!("{XEN_ARGUMENTS}{arguments}{more}");
-    let model = format!("{PROCESSOR},{}", shape.processor());
-    let own = ["-smp", processors, "-cpu", &model, "-append", &arguments];
-    let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
-    words
-        .split_whitespace()
-        .chain(board.split_whitespace())
-        .chain(time.split_whitespace())
-        .chain(own)
-        .map(str::to_owned)
-        .collect()
-}
 
 /// A running QEMU. Dropping it kills it.
 pub struct Machine {
     child: Child,
     folder: PathBuf,
     shape: Shape,
+    pub(super) arch: Arch,
+    tables: Option<u64>,
+    /// The last reading of its time, where the counter wraps.
+    pub(super) counted: Option<Counted>,
     /// QEMU's monitor.
     pub qmp: Qmp,
     /// Commands in dom0.
@@ -120,6 +79,7 @@ impl Machine {
     /// Resets a machine that is down as a reset button does: what outlives a reset is still there, as the host watchdog's word
     /// that it fired. Until [`Machine::stop_at_reset`] it takes resets as they come: the BIOS makes another one of this.
     pub fn reset(&mut self) -> Result<()> {
+        self.counted = None;
         for name in ["RESET", "SHUTDOWN", "WATCHDOG"] {
             self.qmp.forget(name);
         }
@@ -183,20 +143,15 @@ impl Machine {
             .context(|| "cannot create QEMU's log")?;
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(definition_with(parts.shape, parts.xen_arguments))
+            .args(["--pdeathsig", "KILL", parts.arch.qemu()])
+            .args(definition_with(
+                parts.shape,
+                parts.arch,
+                parts.xen_arguments,
+            ))
             .args(parts.devices.split_whitespace())
-            .args(["-rtc", &format!("base={date},clock=vm")]);
-        command
-            .arg("-kernel")
-            .arg(&parts.hypervisor)
-            .arg("-initrd")
-            .arg(format!(
-                "{} {DOM0_ARGUMENTS} lab.watchdog={},{}",
-                parts.kernel.display(),
-                parts.shape.board().1,
-                parts.initramfs.display()
-            ));
+            .args(["-rtc", &format!("base={date},clock=vm")])
+            .args(boots(parts));
         if let Some(state) = state {
             std::os::unix::fs::symlink(state, folder.join("state"))
                 .context(|| "cannot link the saved state")?;
@@ -220,6 +175,9 @@ impl Machine {
             log,
             folder: folder.to_path_buf(),
             shape: parts.shape,
+            arch: parts.arch,
+            counted: None,
+            tables: parts.tables,
             child: starting.child.take().context(|| "QEMU is gone")?,
         };
         Ok(machine)
@@ -260,6 +218,9 @@ impl Machine {
     pub fn debug(&mut self, work: impl FnOnce(&mut Gdb) -> Result<()>) -> Result<Duration> {
         let mut gdb =
             Gdb::attach(connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?)?;
+        if let Some(tables) = self.tables {
+            gdb.look_up(tables)?;
+        }
         work(&mut gdb)?;
         let now = self.clock()?;
         gdb.detach()?;

@@ -3,14 +3,58 @@
 
 use super::Machine;
 use crate::error::{Context, Result};
+use crate::provision::Arch;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The date of a host that is switched on for the first time, as QEMU's `-rtc base=` takes it.
 pub const FIRST_DAY: &str = "2030-01-01T00:00:00";
 /// One count of QEMU's HPET.
 const HPET_PERIOD_NS: u64 = 10;
+/// The main counter of a PC's HPET.
+const HPET_COUNTER: u64 = 0xfed0_00f0;
+/// The seconds of the clock of Arm's board (PL031: its data register).
+const ARM_SECONDS: u64 = 0x0901_0000;
+/// The slot of the sound card of Arm's hosts, where its counter is in it (High Definition Audio Specification: WALCLK), and how often
+/// that counts in a second: 32 bits, so it wraps after three minutes.
+const SOUND_CARD: u64 = 0x13;
+const WALL_CLOCK: u64 = 0x30;
+const WALL_CLOCK_HZ: u64 = 24_000_000;
+
+/// A reading of a clock that wraps, and one of a coarse clock of the same moment that does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    seconds: u32,
+    count: u32,
+    /// All counts since the machine was switched on.
+    total: u64,
+}
+
+impl Counted {
+    /// The next reading. Between the coarse clock's seconds and the counts there may be a second of rounding, never half a wrap.
+    fn next(last: Option<Self>, seconds: u32, count: u32) -> Self {
+        const WRAP: u64 = 1 << 32;
+        let total = match last {
+            None => u64::from(count),
+            Some(last) => {
+                let passed = u64::from(count.wrapping_sub(last.count));
+                let about = u64::from(seconds.wrapping_sub(last.seconds)) * WALL_CLOCK_HZ;
+                let wraps = (about + WRAP / 2).saturating_sub(passed) / WRAP;
+                last.total + passed + wraps * WRAP
+            }
+        };
+        Counted {
+            seconds,
+            count,
+            total,
+        }
+    }
+
+    fn time(self) -> Duration {
+        Duration::from_nanos(self.total * 1_000 / (WALL_CLOCK_HZ / 1_000_000))
+    }
+}
 
 /// A date as QEMU tells it: C's `struct tm`.
 #[derive(Debug, Deserialize)]
@@ -32,17 +76,43 @@ struct Date {
 impl Machine {
     /// The emulated host's own time since it was switched on; it stands still while the machine is stopped.
     ///
-    /// It is read from the HPET, which counts QEMU's virtual clock (IA-PC HPET specification: main counter at 0xf0) and which
-    /// the hypervisor keeps running.
+    /// A PC's is read from the HPET, which counts QEMU's virtual clock and which the hypervisor keeps running; Arm's from a card.
     pub fn clock(&mut self) -> Result<Duration> {
-        let read = json!({ "command-line": "xp /1gx 0xfed000f0" });
+        match self.arch {
+            Arch::Amd64 => {
+                let count = self.look_at(HPET_COUNTER, "g")?;
+                Ok(Duration::from_nanos(count * HPET_PERIOD_NS))
+            }
+            Arch::Arm64 => {
+                let card = self.sound_card()?;
+                let [count, seconds] = [card + WALL_CLOCK, ARM_SECONDS]
+                    .map(|register| self.look_at(register, "w").map(|word| word as u32));
+                let counted = Counted::next(self.counted, seconds?, count?);
+                self.counted = Some(counted);
+                Ok(counted.time())
+            }
+        }
+    }
+
+    /// A device's register of the size that the monitor knows by this letter.
+    fn look_at(&mut self, address: u64, size: &str) -> Result<u64> {
+        let read = json!({ "command-line": format!("xp /1{size}x {address:#x}") });
         let answer = self.qmp.execute("human-monitor-command", read)?;
         let text = answer.as_str().unwrap_or_default().trim();
-        let count = text
+        let word = text
             .rsplit_once("0x")
             .and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
-        let count = count.context(|| format!("cannot read the HPET: {text}"))?;
-        Ok(Duration::from_nanos(count * HPET_PERIOD_NS))
+        word.context(|| format!("cannot read the register at {address:#x}: {text}"))
+    }
+
+    /// Where dom0's kernel has put the sound card's registers.
+    fn sound_card(&mut self) -> Result<u64> {
+        let buses = self.qmp.execute("query-pci", json!({}))?;
+        let devices = buses.pointer("/0/devices").and_then(Value::as_array);
+        let mut devices = devices.into_iter().flatten();
+        let card = devices.find(|device| device["slot"] == SOUND_CARD);
+        card.and_then(|card| card.pointer("/regions/0/address")?.as_u64())
+            .context(|| "the sound card has no address yet")
     }
 
     /// The date of its battery-backed clock, as QEMU's `-rtc base=` takes it.
@@ -67,7 +137,29 @@ impl Machine {
         let ask = json!({ "command-line": "info registers -a" });
         let answer = self.qmp.execute("human-monitor-command", ask)?;
         let lines = answer.as_str().unwrap_or_default().lines();
-        let places = lines.filter(|line| line.starts_with("CPU#") || line.contains("RIP="));
+        let places = lines.filter(|line| {
+            line.starts_with("CPU#") || line.contains("RIP=") || line.contains("PC=")
+        });
         Ok(places.map(str::trim).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counted, WALL_CLOCK_HZ};
+
+    #[test]
+    fn a_counter_that_wraps_is_counted_on() {
+        let hz = WALL_CLOCK_HZ;
+        let mut last = None;
+        // Seconds that pass between readings; the coarse clock is half a second behind.
+        let mut passed = 0;
+        for step in [3, 1, 200, 1, 178, 600, 0] {
+            passed += step;
+            let coarse = (passed * 2 - 1) / 2;
+            let next = Counted::next(last, coarse as u32, (passed * hz) as u32);
+            assert_eq!(next.time().as_secs(), passed);
+            last = Some(next);
+        }
     }
 }

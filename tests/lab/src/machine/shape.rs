@@ -90,11 +90,6 @@ impl Shape {
         }
     }
 
-    /// Whether its state can be saved: QEMU saves none of its IOMMU (hw/i386/amd_iommu.c).
-    pub fn can_be_saved(self) -> bool {
-        self != Shape::Pvh
-    }
-
     /// What its processors have that those of other hosts do not, or the other way round: QEMU's nested paging, without the
     /// instruction whose number faults there.
     pub(super) fn processor(self) -> &'static str {

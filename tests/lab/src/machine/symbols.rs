@@ -3,8 +3,9 @@
 
 use crate::error::{Context, Error, Result};
 use crate::layout::read;
+use crate::provision::Arch;
 use object::read::elf::ElfFile64;
-use object::{Object, ObjectSymbol};
+use object::{Architecture, Object, ObjectSymbol};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ pub struct Symbol {
 
 /// A symbol table. Names that more than one file of the source defines are left out: they would be guesses.
 pub struct Symbols {
+    arch: Arch,
     by_name: HashMap<String, Option<Symbol>>,
 }
 
@@ -44,7 +46,16 @@ impl Symbols {
                 })
                 .or_insert(Some(found));
         }
-        Ok(Symbols { by_name })
+        let arch = match file.architecture() {
+            Architecture::Aarch64 => Arch::Arm64,
+            _ => Arch::Amd64,
+        };
+        Ok(Symbols { arch, by_name })
+    }
+
+    /// Whose code it is.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The symbol of this name.

@@ -2,6 +2,7 @@
 //! Debian's archive through a private apt state: the suites that the machine has configured, of the release that is asked for, plus
 //! their source packages, without a change to the machine's own configuration.
 
+use super::arch::Arch;
 use super::release::Release;
 use crate::command::{output, say};
 use crate::error::{Error, Result};
@@ -16,13 +17,15 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A view of Debian's archive with its state under `target/lab/apt`.
 pub struct Apt {
     state: PathBuf,
+    arch: Arch,
 }
 
 impl Apt {
     /// Opens the private state and fetches the archive's indexes.
-    pub fn open(layout: &Layout, release: &Release) -> Result<Self> {
+    pub fn open(layout: &Layout, release: &Release, arch: Arch) -> Result<Self> {
         let apt = Apt {
             state: layout.lab("apt"),
+            arch,
         };
         for folder in ["lists/partial", "cache/archives/partial"] {
             make_dir(&apt.state.join(folder))?;
@@ -101,6 +104,8 @@ impl Apt {
             ("Dir::Cache", self.state.join("cache").display().to_string()),
             ("APT::Sandbox::User", String::new()),
             ("Acquire::Languages", "none".into()),
+            ("APT::Architecture", self.arch.debian().into()),
+            ("APT::Architectures", self.arch.debian().into()),
         ] {
             command.arg("-o").arg(format!("{option}={value}"));
         }

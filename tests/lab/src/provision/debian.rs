@@ -91,7 +91,7 @@ pub fn provide(layout: &Layout, packages: &Packages) -> Result<PathBuf> {
 
 fn bootstrap(layout: &Layout, packages: &Packages, installed: &str, root: &Path) -> Result<()> {
     let release = packages.release;
-    let sources = Apt::open(layout, release)?.sources();
+    let sources = Apt::open(layout, release, packages.arch)?.sources();
     let name = release.codename;
     say(format!("installing {name} with systemd (two minutes)"));
     make_dir(&layout.lab("logs"))?;

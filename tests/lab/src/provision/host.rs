@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What this machine itself must have installed, by Debian package name.
 
+use super::arch::Arch;
 use crate::command::{is_installed, logged, output, say};
 use crate::error::{Context, Result};
 use crate::layout::{Layout, make_dir};
@@ -8,12 +9,10 @@ use std::process::Command;
 
 /// A program that the laboratory runs, and the package that brings it.
 const NEEDED: &[(&str, &str)] = &[
-    ("qemu-system-x86_64", "qemu-system-x86"),
     ("setpriv", "util-linux"),
     ("mke2fs", "e2fsprogs"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
-    ("ldd", "libc-bin"),
     ("dpkg-source", "dpkg-dev"),
     ("patch", "patch"),
     ("make", "make"),
@@ -22,11 +21,21 @@ const NEEDED: &[(&str, &str)] = &[
     ("bison", "bison"),
     ("python3", "python3"),
 ];
+/// The same by the emulated host's processors.
+fn needed_for(arch: Arch) -> &'static [(&'static str, &'static str)] {
+    match arch {
+        Arch::Amd64 => &[("qemu-system-x86_64", "qemu-system-x86")],
+        Arch::Arm64 => &[
+            ("qemu-system-aarch64", "qemu-system-arm"),
+            ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        ],
+    }
+}
 
 /// Installs the packages of the programs that are missing, and says so first. Does nothing, and asks for no
 /// privilege, when all are there.
-pub fn install_missing(layout: &Layout) -> Result<()> {
-    install_missing_of(layout, NEEDED)
+pub fn install_missing(layout: &Layout, arch: Arch) -> Result<()> {
+    install_missing_of(layout, &[NEEDED, needed_for(arch)].concat())
 }
 
 /// The same for these programs, each with its package.

@@ -4,6 +4,7 @@
 //! In: the unpacked source, the series in `xen-patches` that is for its version. Out: the image that QEMU boots and the file with
 //! its symbols, cached under the hash of all that went in.
 
+use super::arch::Arch;
 use super::packages::{Packages, given_source};
 use crate::command::{logged, output, say};
 use crate::error::{Context, Result};
@@ -15,6 +16,8 @@ use std::process::Command;
 
 /// Debian builds without shadow paging, which upstream has on and which live migration of PV guests needs.
 const CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_SHADOW_PAGING", "y")];
+/// The table is no default where it has been tried less.
+const ARM_CONFIG_CHANGES: &[(&str, &str)] = &[("CONFIG_LIVENESS", "y")];
 /// Schedulers that Debian leaves out, and what shows them to a configuration.
 const MORE_SCHEDULERS: &[(&str, &str)] = &[
     ("CONFIG_EXPERT", "y"),
@@ -30,7 +33,7 @@ const OVERRIDE: &str = "XENWARDEN_LAB_XEN";
 /// A hypervisor to boot and its symbols.
 #[derive(Debug, Clone)]
 pub struct Hypervisor {
-    /// The image that QEMU's `-kernel` takes: a 32-bit ELF file.
+    /// The image that QEMU's `-kernel` takes: a 32-bit ELF file, or Arm's Image.
     pub image: PathBuf,
     /// The 64-bit ELF file with the symbol table.
     pub symbols: PathBuf,
@@ -116,6 +119,7 @@ impl Hypervisor {
 struct Recipe {
     version: String,
     source: PathBuf,
+    arch: Arch,
     config: String,
     patches: Vec<(PathBuf, Vec<u8>)>,
     /// Whether a live patch is built, too.
@@ -129,7 +133,10 @@ impl Recipe {
         let folder = packages.release.patches_for(&source)?;
         let folder = folder
             .context(|| format!("no patches for {}, which is no {series}", source.display()))?;
-        let debian = read_text(&packages.file(&format!("/boot/xen-{series}-amd64.config")))?;
+        let debian = read_text(&packages.file(&format!(
+            "/boot/xen-{series}-{}.config",
+            packages.arch.debian()
+        )))?;
         let patches = series::listed(&layout.project("xen-patches").join(folder))?;
         let patches = patches
             .into_iter()
@@ -140,7 +147,8 @@ impl Recipe {
                 None => packages.xen_version().to_owned(),
             },
             source,
-            config: configuration(&debian, CONFIG_CHANGES),
+            config: configuration(&debian, config_changes(packages.arch)),
+            arch: packages.arch,
             patches: patches.collect::<Result<_>>()?,
             live_patch: false,
         })
@@ -164,7 +172,8 @@ impl Recipe {
         write(&tree.join("xen/.config"), &self.config)?;
         let make = || {
             let mut make = Command::new("make");
-            make.args(["-C", "xen", "XEN_TARGET_ARCH=x86_64"])
+            make.args(["-C", "xen"])
+                .args(self.arch.xen_build())
                 .current_dir(tree);
             make
         };
@@ -177,6 +186,14 @@ impl Recipe {
         fs::copy(tree.join("xen/.config"), folder.join("config"))
             .context(|| "cannot keep the configuration")
             .map(drop)
+    }
+}
+
+/// What is changed of Debian's configuration.
+fn config_changes(arch: Arch) -> &'static [(&'static str, &'static str)] {
+    match arch {
+        Arch::Amd64 => CONFIG_CHANGES,
+        Arch::Arm64 => ARM_CONFIG_CHANGES,
     }
 }
 

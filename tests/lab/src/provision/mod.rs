@@ -2,6 +2,7 @@
 //! Getting the parts: programs on this machine, packages from Debian's archive, and the hypervisor that we build.
 
 mod apt;
+mod arch;
 pub mod deb;
 pub mod debian;
 mod host;
@@ -9,6 +10,7 @@ mod hypervisor;
 mod packages;
 mod release;
 
+pub use arch::Arch;
 pub use host::install_missing;
 pub use hypervisor::Hypervisor;
 pub use packages::Packages;

@@ -2,6 +2,7 @@
 //! The Debian packages that the images are made of: downloaded by name, unpacked, never installed.
 
 use super::apt::Apt;
+use super::arch::Arch;
 use super::release::Release;
 use crate::command::{output, say};
 use crate::error::{Context, Error, Result};
@@ -11,11 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The kernel that dom0 and the guests run: the one that this package depends on.
-const KERNEL: &str = "linux-image-amd64";
+/// The kernel that dom0 and the guests run: the one that this package depends on, with the architecture behind it.
+const KERNEL: &str = "linux-image";
 /// Xen's tools and libraries; all come from Xen's source package and share its version. `SERIES` is that of Xen.
 const XEN_TOOLS: &[&str] = &[
-    "xen-hypervisor-SERIES-amd64",
+    "xen-hypervisor-SERIES-ARCH",
     "xen-utils-SERIES",
     "xen-utils-common",
     "xenstore-utils",
@@ -39,6 +40,8 @@ const OTHERS: &[&str] = &["libyajl2", "busybox-static", "kexec-tools"];
 pub struct Packages {
     /// What they were taken from.
     pub release: &'static Release,
+    /// Whom they are for.
+    pub arch: Arch,
     fetched: Fetched,
     root: PathBuf,
     xen_source: PathBuf,
@@ -52,9 +55,10 @@ struct Fetched {
 
 impl Packages {
     /// The packages of this laboratory, fetched if they are not there yet.
-    pub fn provide(layout: &Layout, release: &'static Release) -> Result<Self> {
+    pub fn provide(layout: &Layout, release: &'static Release, arch: Arch) -> Result<Self> {
         // Other packages asked for: another stamp, so that they are fetched.
-        let asked = [&xen_tools(release), &others(release)].map(|names| names.join(" "));
+        let asked =
+            [&xen_tools(release, arch), &others(release, arch)].map(|names| names.join(" "));
         let stamp = layout.lab(&format!(
             "packages/complete-{}.json",
             cache_key([asked.join(" ").as_bytes()])
@@ -63,7 +67,7 @@ impl Packages {
             Ok(text) => serde_json::from_str(&text)
                 .context(|| format!("cannot read {}", stamp.display()))?,
             Err(_) => {
-                let fetched = fetch(layout, release)?;
+                let fetched = fetch(layout, release, arch)?;
                 let text =
                     serde_json::to_string(&fetched).context(|| "cannot describe the packages")?;
                 write(&stamp, text)?;
@@ -72,10 +76,16 @@ impl Packages {
         };
         Ok(Packages {
             release,
+            arch,
             fetched,
             root: layout.lab("packages/root"),
             xen_source: layout.lab("packages/source"),
         })
+    }
+
+    /// The folder that they are unpacked in.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Version of Xen's source package, and of its tools.
@@ -123,20 +133,21 @@ pub fn given_source() -> Option<PathBuf> {
     std::env::var_os(SOURCE).map(PathBuf::from)
 }
 
-fn xen_tools(release: &Release) -> Vec<String> {
+fn xen_tools(release: &Release, arch: Arch) -> Vec<String> {
     let names = XEN_TOOLS.iter();
     names
         .map(|name| name.replace("SERIES", release.series))
+        .map(|name| name.replace("ARCH", arch.debian()))
         .collect()
 }
 
-fn others(release: &Release) -> Vec<String> {
-    let names = OTHERS.iter().chain(release.libraries);
+fn others(release: &Release, arch: Arch) -> Vec<String> {
+    let names = OTHERS.iter().chain(release.libraries(arch));
     names.map(|name| (*name).to_owned()).collect()
 }
 
-fn fetch(layout: &Layout, release: &Release) -> Result<Fetched> {
-    let apt = Apt::open(layout, release)?;
+fn fetch(layout: &Layout, release: &Release, arch: Arch) -> Result<Fetched> {
+    let apt = Apt::open(layout, release, arch)?;
     let folder = layout.lab("packages");
     fresh_dir(&folder)?;
     let versions = candidates(apt.source_versions("xen")?, release);
@@ -155,13 +166,13 @@ fn fetch(layout: &Layout, release: &Release) -> Result<Fetched> {
     };
     let of_tools = first_that_works(&versions, |version| {
         say(format!("fetching the tools of Xen {version}"));
-        let named = xen_tools(release);
+        let named = xen_tools(release, arch);
         let named = named.iter().map(|package| format!("{package}={version}"));
         apt.download(&named.collect::<Vec<_>>(), &folder.join("debs"))
     })?;
-    let kernel = apt.dependency(KERNEL, "linux-image-")?;
+    let kernel = apt.dependency(&format!("{KERNEL}-{}", arch.debian()), "linux-image-")?;
     say(format!("fetching {kernel} (about 100 MB)"));
-    let mut named = others(release);
+    let mut named = others(release, arch);
     named.push(kernel.clone());
     apt.download(&named, &folder.join("debs"))?;
     unpack(&folder.join("debs"), &folder.join("root"))?;

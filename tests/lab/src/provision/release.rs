@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which Xen the laboratory runs, and the Debian release that it comes from with its kernel and tools.
 
+use super::arch::Arch;
 use crate::error::{Error, Result};
 use crate::layout::read_text;
 use std::path::Path;
@@ -20,10 +21,31 @@ pub struct Release {
     /// The version of Xen that is tried first: its source is known to be in the archive.
     pub preferred: Option<&'static str>,
     /// The libraries that its programs need, where this machine's are too old.
-    pub libraries: &'static [&'static str],
+    libraries: &'static [&'static str],
     /// Kernel modules of the usual release that its kernel has as a part of something else.
     pub absorbed_modules: &'static [&'static str],
 }
+
+/// What dom0 takes from this machine where it has the same processors.
+const FOREIGN: &[&str] = &[
+    "libc6",
+    "libgcc-s1",
+    "libtinfo6",
+    "libncurses6",
+    "libext2fs2",
+    "libcom-err2",
+    "liblzma5",
+    "libuuid1",
+    "libzstd1",
+    "zlib1g",
+    "libbz2-1.0",
+    "liblzo2-2",
+    "libfdt1",
+    "libnl-3-200",
+    "libnl-route-3-200",
+    "libsmartcols1",
+    "util-linux",
+];
 
 /// All that it can run, the usual one first.
 const RELEASES: &[Release] = &[
@@ -96,11 +118,23 @@ impl Release {
         }
     }
 
-    /// The folder of the laboratory's cache: what is made of one release is of no use to another.
-    pub fn cache(&self) -> String {
-        match self.series == RELEASES[0].series {
-            true => "lab".to_owned(),
-            false => format!("lab-{}", self.series),
+    /// The packages of libraries, and of programs that are this machine's elsewhere, that hosts with these processors need.
+    pub fn libraries(&self, arch: Arch) -> &'static [&'static str] {
+        match arch {
+            Arch::Amd64 => self.libraries,
+            Arch::Arm64 => FOREIGN,
+        }
+    }
+
+    /// The folder of the laboratory's cache: what is made of one release, or for some processors, is of no use to others.
+    pub fn cache(&self, arch: Arch) -> String {
+        let mut name = "lab".to_owned();
+        if self.series != RELEASES[0].series {
+            name = format!("{name}-{}", self.series);
+        }
+        match arch {
+            Arch::Amd64 => name,
+            Arch::Arm64 => format!("{name}-{}", arch.debian()),
         }
     }
 }
@@ -128,7 +162,7 @@ fn version_of(makefile: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{RELEASES, Release, version_of};
+    use super::{Arch, RELEASES, Release, version_of};
     use crate::layout::{Layout, fresh_dir, write};
 
     /// As Xen has it.
@@ -191,11 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn each_release_has_suites_and_a_cache_of_its_own() {
+    fn each_release_and_architecture_has_suites_and_a_cache_of_its_own() {
         let [usual, other] = ["4.17", "4.20"].map(|series| Release::of_series(series).unwrap());
         let suites = ["bookworm", "bookworm-updates"].map(|suite| other.suite(suite));
         assert_eq!(suites, ["trixie", "trixie-updates"]);
         assert_eq!(usual.suite("bookworm-security"), "bookworm-security");
-        assert_eq!([usual.cache(), other.cache()], ["lab", "lab-4.20"]);
+        let caches = [Arch::Amd64, Arch::Arm64].map(|arch| [usual.cache(arch), other.cache(arch)]);
+        assert_eq!(
+            caches,
+            [["lab", "lab-4.20"], ["lab-arm64", "lab-4.20-arm64"]]
+        );
     }
 }

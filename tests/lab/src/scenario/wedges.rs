@@ -5,7 +5,7 @@ use crate::machine::Shape;
 use crate::wedge::Cpus::{All, One};
 use crate::wedge::Fault::{
     self, ClockFrozen, GuestHandler, Handler, HypfsLock, Lost, PicksIdle, ReprogramFails,
-    RunqueueLock, SysctlLock, TimerLock,
+    RunqueueLock, SysctlLock, TimerInterrupt, TimerLock,
 };
 use crate::wedge::Instead::{Returns, Spins, SpinsDeaf};
 use crate::wedge::Softirq::{Schedule, Timer};
@@ -206,7 +206,7 @@ pub const WEDGES: &[Wedge] = &[
     row("clock-frozen-1", "the clock of pCPU 1 stands still", ClockFrozen(1), DownFromInjection, CPU1),
     row("runqueue-lock", "the scheduler's run queue lock is stuck", RunqueueLock, DownFromInjection, ANY_CPU),
     row("reprogram-fails", "the timer interrupt is never programmed again", ReprogramFails, DownFromInjection, ANY_CPU),
-    row("apic-lost", "the timer interrupt is ignored", Lost(&["apic_timer_interrupt"]), DownFromInjection, ANY_CPU),
+    row("apic-lost", "the timer interrupt is ignored", TimerInterrupt, DownFromInjection, ANY_CPU),
     row("raise-softirq-lost", "deferred work is never asked for", Lost(&["raise_softirq", "cpu_raise_softirq"]), DownFromInjection, ANY_CPU),
     row("do-softirq-lost", "deferred work is never done", Lost(&["do_softirq"]), DownFromInjection, ANY_CPU),
     row("events-lost", "no guest is told of an event, dom0 neither", Lost(&["vcpu_mark_events_pending"]), DownFromInjection, ANY_CPU),

@@ -4,11 +4,10 @@
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 use std::thread;
+use xenwarden_lab_dom0::PULSE_PERIOD;
 use xenwarden_lab_dom0::error::{Context, Result};
-use xenwarden_lab_dom0::{PULSE_PERIOD, PULSE_PORT};
+use xenwarden_lab_dom0::port::Port;
 
 fn main() -> Result<()> {
     let processors = thread::available_parallelism().context(|| "cannot count the processors")?;
@@ -28,15 +27,10 @@ fn pulse(cpu: usize) -> Result<()> {
     here.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &here))
         .context(|| format!("cannot stay on processor {cpu}"))?;
-    let ports = OpenOptions::new()
-        .write(true)
-        .open("/dev/port")
-        .context(|| "cannot open /dev/port")?;
+    let port = Port::pulse()?;
     let digit = u8::try_from(cpu).map_or(b'?', |cpu| b'0' + cpu);
     loop {
-        ports
-            .write_all_at(&[digit], u64::from(PULSE_PORT))
-            .context(|| "cannot write to the debug port")?;
+        port.write(digit)?;
         thread::sleep(PULSE_PERIOD);
     }
 }

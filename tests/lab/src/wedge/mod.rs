@@ -5,10 +5,14 @@
 //! runs on as if the hypervisor itself had that fault. Nothing is written before everything that the change relies on
 //! (sizes, addresses, the stack's layout) has been checked against this build.
 
+mod code;
+
 use crate::error::{Context, Error, Result};
 use crate::machine::gdb::Gdb;
 use crate::machine::pause;
 use crate::machine::symbols::{Symbol, Symbols};
+use crate::provision::Arch;
+use code::{STACK_SIZE, Which};
 
 /// Processors that a wedge concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,24 +53,6 @@ pub enum Instead {
     SpinsDeaf,
 }
 
-impl Instead {
-    fn code(self) -> &'static [u8] {
-        match self {
-            Instead::Returns => &[0xc3], // ret
-            Instead::Spins => const { &spin(0xfb) },
-            Instead::SpinsDeaf => const { &spin(0xfa) },
-        }
-    }
-}
-
-/// `sti` or `cli`, then: 1: mov $10000, %ecx; 2: dec %ecx; jnz 2b; pause; jmp 1b. The emulator takes turns between processors at
-/// a `pause`, and leaves its fast path there: so there is one, and not too often.
-const fn spin(first: u8) -> [u8; 14] {
-    [
-        first, 0xb9, 0x10, 0x27, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf3, 0x90, 0xeb, 0xf3,
-    ]
-}
-
 /// What is done to the hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -80,6 +66,8 @@ pub enum Fault {
     ReprogramFails,
     /// The handler of guest watchdogs does something else. To be injected where [`GUEST_HANDLER`] is about to run.
     GuestHandler(Instead),
+    /// The handler of the timer interrupt returns at once.
+    TimerInterrupt,
     /// Functions that return at once, whoever calls them.
     Lost(&'static [&'static str]),
     /// The scheduler decides as ever, and always for idle, on one processor.
@@ -97,9 +85,12 @@ pub enum Fault {
 /// The handler of a guest watchdog's timer: it is called when a deadline passes.
 pub const GUEST_HANDLER: &str = "domain_watchdog_timeout";
 /// Unused in every scenario (a debug key's handler), so that its code makes room for ours.
-const SPARE_FUNCTION: &str = "do_nmi_stats";
-/// Size and alignment of a processor's stack (Xen: `STACK_SIZE` in `xen/include/asm-x86/config.h`).
-const STACK_SIZE: u64 = 8 << 12;
+fn spare_function(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "do_nmi_stats",
+        Arch::Arm64 => "dump_runq",
+    }
+}
 /// `processor_id` comes two words before `per_cpu_offset` in `struct cpu_info` (Xen: `asm-x86/current.h`).
 const PROCESSOR_TO_OFFSET: u64 = 16;
 /// How far below its end a stack's `struct cpu_info` can reach.
@@ -119,14 +110,12 @@ const SCHEDULER_MAX: u64 = 0x200;
 /// The scheduler's function that decides (Xen: `xen/common/sched/credit2.c`). Its fourth argument says that the processor has other
 /// work, in the idle vCPU: then it picks idle.
 const DECIDES: &str = "csched2_schedule";
-/// mov $1, %ecx: the fourth argument.
-const OTHER_WORK: [u8; 5] = [0xb9, 1, 0, 0, 0];
 /// Where `schedule_lock` is in `struct sched_resource`.
 const SCHEDULE_LOCK: u64 = 16;
 
 impl Fault {
     /// The hypervisor's functions in which processors will wait for ever.
-    fn waits_in(self) -> &'static [&'static str] {
+    fn waits_in(self, arch: Arch) -> &'static [&'static str] {
         match self {
             Fault::TimerLock(_) | Fault::RunqueueLock => &[
                 "_spin_lock",
@@ -135,8 +124,8 @@ impl Fault {
                 "_spin_lock_cb",
             ],
             Fault::HypfsLock => &["queue_read_lock_slowpath", "queue_write_lock_slowpath"],
-            // Nobody answers the deaf one's interprocessor interrupts.
-            Fault::Handler(_, _, Instead::SpinsDeaf) => &[
+            // Nobody answers the deaf one's interprocessor interrupts. Arm's hypervisor gives no hint where it waits for them.
+            Fault::Handler(_, _, Instead::SpinsDeaf) if arch == Arch::Amd64 => &[
                 "on_selected_cpus",
                 "flush_area_mask",
                 "time_calibration_tsc_rendezvous",
@@ -146,9 +135,15 @@ impl Fault {
         }
     }
 
+    /// Whether it concerns what only x86 has: Arm's clocks need no scale of their own.
+    pub fn is_for_x86(self) -> bool {
+        matches!(self, Fault::ClockFrozen(_))
+    }
+
     /// Injects the fault into a stopped hypervisor.
     pub fn inject(self, gdb: &mut Gdb, symbols: &Symbols) -> Result<()> {
-        pause::remove(gdb, symbols, self.waits_in())?;
+        let arch = symbols.arch();
+        pause::remove(gdb, symbols, self.waits_in(arch))?;
         let xen = &mut Xen { gdb, symbols };
         match self {
             Fault::Handler(softirq, cpus, instead) => xen.replace_handler(softirq, cpus, instead),
@@ -162,17 +157,20 @@ impl Fault {
                 let lock = xen.gdb.read_u64(resource + SCHEDULE_LOCK)?;
                 xen.take_ticket(lock)
             }
-            // mov $1, %eax; ret: "programmed".
-            Fault::ReprogramFails => xen.overwrite("reprogram_timer", &[0xb8, 1, 0, 0, 0, 0xc3]),
-            Fault::GuestHandler(instead) => xen.overwrite(GUEST_HANDLER, instead.code()),
-            Fault::Lost(functions) => functions
-                .iter()
-                .try_for_each(|function| xen.overwrite(function, Instead::Returns.code())),
+            // It says "programmed".
+            Fault::ReprogramFails => xen.overwrite("reprogram_timer", &code::returns_one(arch)),
+            Fault::GuestHandler(instead) => {
+                xen.overwrite(GUEST_HANDLER, &code::instead(arch, instead))
+            }
+            Fault::Lost(functions) => functions.iter().try_for_each(|function| xen.lose(function)),
+            Fault::TimerInterrupt => xen.lose(match arch {
+                Arch::Amd64 => "apic_timer_interrupt",
+                Arch::Arm64 => "timer_interrupt",
+            }),
             Fault::PicksIdle(cpu) => xen.pick_idle(cpu),
-            // ud2, of which the hypervisor's table of bugs does not know.
-            Fault::Traps(function) => xen.overwrite(function, &[0x0f, 0x0b]),
+            Fault::Traps(function) => xen.overwrite(function, &code::traps(arch)),
             Fault::ClockFrozen(cpu) => {
-                xen.overwrite("local_time_calibration", Instead::Returns.code())?;
+                xen.lose("local_time_calibration")?;
                 let time = xen.per_cpu("per_cpu__cpu_time", cpu)?;
                 xen.gdb
                     .write(time + TIME_SCALE_FACTOR, &0_u32.to_le_bytes())
@@ -203,7 +201,7 @@ impl Xen<'_> {
     fn replace_handler(&mut self, softirq: Softirq, cpus: Cpus, instead: Instead) -> Result<()> {
         let (number, name) = softirq.known();
         let slot = self.symbols.get("softirq_handlers")?.address + number * 8;
-        let (handler, spare) = (self.symbols.get(name)?, self.symbols.get(SPARE_FUNCTION)?);
+        let (handler, spare) = (self.symbols.get(name)?, self.spare()?);
         let found = self.gdb.read_u64(slot)?;
         if found != handler.address {
             return Err(Error::new(format!(
@@ -211,28 +209,20 @@ impl Xen<'_> {
             )));
         }
         let code = match cpus {
-            Cpus::All => instead.code().to_vec(),
+            Cpus::All => code::instead(self.symbols.arch(), instead),
             Cpus::One(cpu) => {
-                let displacement = self.processor_id_displacement()?;
-                on_one_cpu(
-                    cpu,
-                    displacement,
-                    instead.code(),
-                    spare.address,
-                    handler.address,
-                )?
+                let action = code::instead(self.symbols.arch(), instead);
+                let which = self.which(cpu)?;
+                code::on_one_cpu(which, &action, spare.address, handler.address)?
             }
         };
-        self.write_function(SPARE_FUNCTION, spare, &code)?;
+        self.write_function("the spare function", spare, &code)?;
         self.gdb.write(slot, &spare.address.to_le_bytes())
     }
 
     /// The scheduler calls its function by a pointer, which is found by its value: exactly one is to be there.
     fn pick_idle(&mut self, cpu: u8) -> Result<()> {
-        let (decides, spare) = (
-            self.symbols.get(DECIDES)?,
-            self.symbols.get(SPARE_FUNCTION)?,
-        );
+        let (decides, spare) = (self.symbols.get(DECIDES)?, self.spare()?);
         let resource = self.per_cpu("per_cpu__sched_res", cpu)?;
         let resource = self.gdb.read_u64(resource)?;
         // The first member of `struct sched_resource`.
@@ -249,11 +239,30 @@ impl Xen<'_> {
                 slots.len()
             )));
         };
-        let displacement = self.processor_id_displacement()?;
+        let other_work = code::fourth_is_one(self.symbols.arch());
         let (here, original) = (spare.address, decides.address);
-        let code = on_one_cpu(cpu, displacement, &OTHER_WORK, here, original)?;
-        self.write_function(SPARE_FUNCTION, spare, &code)?;
+        let code = code::on_one_cpu(self.which(cpu)?, &other_work, here, original)?;
+        self.write_function("the spare function", spare, &code)?;
         self.gdb.write(slot, &spare.address.to_le_bytes())
+    }
+
+    fn spare(&self) -> Result<Symbol> {
+        self.symbols.get(spare_function(self.symbols.arch()))
+    }
+
+    /// How code finds out that it runs on this processor.
+    fn which(&mut self, cpu: u8) -> Result<Which> {
+        match self.symbols.arch() {
+            Arch::Amd64 => Ok(Which::Number(cpu, self.processor_id_displacement()?)),
+            Arch::Arm64 => Ok(Which::Offset(self.per_cpu_offset(cpu)?)),
+        }
+    }
+
+    fn lose(&mut self, function: &str) -> Result<()> {
+        self.overwrite(
+            function,
+            &code::instead(self.symbols.arch(), Instead::Returns),
+        )
     }
 
     fn overwrite(&mut self, function: &str, code: &[u8]) -> Result<()> {
@@ -324,50 +333,5 @@ impl Xen<'_> {
     fn stack_end(&mut self, cpu: u8) -> Result<u64> {
         let table = self.symbols.get("stack_base")?.address;
         Ok(self.gdb.read_u64(table + u64::from(cpu) * 8)? + STACK_SIZE)
-    }
-}
-
-/// Code at `here` that does `action` on one processor and goes on to `original` on the others. The processor's number is found
-/// from the stack's last byte.
-fn on_one_cpu(
-    cpu: u8,
-    displacement: i32,
-    action: &[u8],
-    here: u64,
-    original: u64,
-) -> Result<Vec<u8>> {
-    let mut code = vec![0x48, 0x89, 0xe0]; // mov %rsp, %rax
-    code.extend([0x48, 0x0d]); // or $(STACK_SIZE - 1), %rax
-    code.extend((STACK_SIZE as u32 - 1).to_le_bytes());
-    code.extend([0x8b, 0x80]); // mov displacement(%rax), %eax
-    code.extend(displacement.to_le_bytes());
-    code.extend([0x83, 0xf8, cpu]); // cmp $cpu, %eax
-    code.extend([
-        0x75,
-        u8::try_from(action.len()).context(|| "the action is too long")?,
-    ]); // jne past it
-    code.extend(action);
-    code.push(0xe9); // jmp original
-    let next = here.wrapping_add(code.len() as u64 + 4);
-    let distance = i32::try_from(original.wrapping_sub(next) as i64)
-        .context(|| "the original is too far away")?;
-    code.extend(distance.to_le_bytes());
-    Ok(code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stub_acts_on_one_cpu_and_jumps_on_for_the_others() {
-        let code = on_one_cpu(1, -0x3f, Instead::Returns.code(), 0x1000, 0x800).unwrap();
-        let expected = [
-            0x48, 0x89, 0xe0, 0x48, 0x0d, 0xff, 0x7f, 0, 0, 0x8b, 0x80, 0xc1, 0xff, 0xff, 0xff,
-            0x83, 0xf8, 1, 0x75, 1, 0xc3, 0xe9,
-        ];
-        assert_eq!(&code[..expected.len()], expected);
-        let jump = i32::from_le_bytes(code[expected.len()..].try_into().unwrap());
-        assert_eq!(0x1000 + code.len() as i64 + i64::from(jump), 0x800);
     }
 }
