@@ -76,6 +76,18 @@ impl Host {
         }
     }
 
+    /// What a command in dom0 prints, which has to succeed, must be this.
+    pub fn says(&mut self, command: &str, expected: &str) -> Result<()> {
+        let said = self.dom0_ok(command, PROMPT)?;
+        match said.trim() == expected {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "{command}: {}, not {expected}",
+                said.trim()
+            ))),
+        }
+    }
+
     /// Writes a file in dom0.
     pub fn write_file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
         /// As much as one command may hold, four characters a byte.

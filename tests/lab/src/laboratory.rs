@@ -180,7 +180,12 @@ impl Laboratory {
             return self.booted(&parts);
         }
         self.provide_state(&parts, &state)?;
-        let machine = Machine::restore(&parts, &self.run_folder(), &state)?;
+        self.restored(&parts, &state)
+    }
+
+    /// A host from a saved state, its time running.
+    fn restored(&self, parts: &Parts, state: &SavedState) -> Result<Host> {
+        let machine = Machine::restore(parts, &self.run_folder(), state)?;
         let mut host = self.host_on(machine)?;
         host.machine.resume()?;
         Ok(host)

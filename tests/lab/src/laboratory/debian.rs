@@ -55,9 +55,7 @@ impl Laboratory {
     pub fn debian_guarded(&self) -> Result<Host> {
         let parts = self.debian_parts()?;
         let state = self.debian_state(&parts)?;
-        let machine = Machine::restore(&parts, &self.run_folder(), &state)?;
-        let mut host = self.host_on(machine)?;
-        host.machine.resume()?;
+        let mut host = self.restored(&parts, &state)?;
         host.wait_kicking()?;
         Ok(host)
     }

@@ -7,7 +7,7 @@ use super::dies::fires;
 use super::figures::Figures;
 use super::lives::WATCHED;
 use super::wedges::Wedge;
-use super::why::{HEARTBEAT, holds, only};
+use super::why::{HEARTBEAT, holds, only, told};
 use crate::error::{Context, Error, Result};
 use crate::host::{GUARD, Host, PROMPT};
 use crate::laboratory::debian::{LATER_PACKAGE, LISTED, LISTING, LONG, PACKAGE};
@@ -16,7 +16,6 @@ use crate::provision::deb::LATER;
 use std::time::Duration;
 use xenwarden::event::{Confidence, ResetCause};
 use xenwarden::state::deduction::Reset;
-use xenwarden::state::history::Resets;
 
 /// All of them.
 #[rustfmt::skip]
@@ -49,18 +48,6 @@ fn shown(outcome: Result<(Host, Vec<String>)>) -> Result<Figures> {
 }
 
 impl Host {
-    /// What a command prints must be this.
-    fn says(&mut self, command: &str, expected: &str) -> Result<()> {
-        let said = self.dom0(command, LONG)?.output;
-        match said.trim() == expected {
-            true => Ok(()),
-            false => Err(Error::new(format!(
-                "{command}: {}, not {expected}",
-                said.trim()
-            ))),
-        }
-    }
-
     fn units_are(&mut self, verb: &str, expected: &str) -> Result<()> {
         let mut units = UNITS.iter();
         units.try_for_each(|unit| self.says(&format!("systemctl {verb} {unit}"), expected))
@@ -102,9 +89,7 @@ fn ready(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
 
 fn resets(host: &mut Host) -> Result<Vec<Reset>> {
     let said = host.dom0("xenwarden why --json", PROMPT)?.output;
-    let resets: Resets =
-        serde_json::from_str(&said).context(|| format!("cannot read why: {said}"))?;
-    Ok(resets.resets)
+    told(&said)
 }
 
 fn wedge(laboratory: &Laboratory, phase: Duration) -> Result<(Host, Vec<String>)> {
@@ -118,10 +103,10 @@ fn wedge(laboratory: &Laboratory, phase: Duration) -> Result<(Host, Vec<String>)
     host.wait_kicking()?;
     let resets = resets(&mut host)?;
     let reset = only(&resets)?;
-    let told = (reset.cause, reset.confidence, reset.watchdog_fired);
+    let said = (reset.cause, reset.confidence, reset.watchdog_fired);
     let expected = (ResetCause::Withheld, Confidence::Known, Some(true));
-    if told != expected {
-        return Err(Error::new(format!("it says {told:?}, not {expected:?}")));
+    if said != expected {
+        return Err(Error::new(format!("it says {said:?}, not {expected:?}")));
     }
     holds(reset.reason.contains("timers of pcpu 2"), "the pCPU")?;
     let fired = figures.fired_s.unwrap_or_default();
@@ -180,8 +165,11 @@ fn upgrade(host: &mut Host) -> Result<Vec<String>> {
 fn purged(host: &mut Host) -> Result<Vec<String>> {
     host.dom0_ok("dpkg --purge xenwarden", LONG)?;
     host.says(&format!("cat {DEVICE}"), "inactive")?;
-    host.says(&format!("{LISTING} | diff {LISTED} - | grep '^[<>]'"), "")?;
-    host.says("ls -d /run/xenwarden* 2> /dev/null", "")?;
+    host.says(
+        &format!("{LISTING} | diff {LISTED} - | grep '^[<>]' || true"),
+        "",
+    )?;
+    host.says("ls -d /run/xenwarden* 2> /dev/null || true", "")?;
     host.says("systemctl list-units --all --no-legend 'xenwarden*'", "")?;
     host.says("systemctl is-system-running", "running")?;
     host.pass(WATCHED)?;

@@ -69,8 +69,7 @@ pub(super) fn judged(
 ) -> Result<Outcome> {
     let answer = host.dom0("xenwarden why --json", PROMPT)?;
     let text = host.dom0("xenwarden why", PROMPT)?.output;
-    let Resets { resets, .. } = serde_json::from_str(&answer.output)
-        .context(|| format!("cannot read why: {}", answer.output))?;
+    let resets = told(&answer.output)?;
     let said = host.machine.log.lines_from(0);
     judge(&resets).map_err(|error| Error::new(format!("{error}; it says:\n{text}")))?;
     if answer.code != code {
@@ -100,6 +99,13 @@ pub(super) fn judged(
         notes: vec![told.unwrap_or_else(|| "no reset".to_owned())],
         said,
     })
+}
+
+/// The resets that `xenwarden why --json` tells of.
+pub(super) fn told(answer: &str) -> Result<Vec<Reset>> {
+    let Resets { resets, .. } =
+        serde_json::from_str(answer).context(|| format!("cannot read why: {answer}"))?;
+    Ok(resets)
 }
 
 /// The one reset that there is must be this.

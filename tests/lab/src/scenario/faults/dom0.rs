@@ -37,11 +37,11 @@ fn answers(host: &mut Host) -> Result<()> {
         .context(|| "the monitor does not answer any more")
 }
 
-fn restart_if_gone(host: &mut Host, program: &str) -> Result<()> {
-    let is_there = host.dom0(&format!("pidof {program}"), PROMPT)?.code == 0;
-    match is_there {
-        true => answers(host),
-        false => host.start_program(program),
+/// Starts the monitor where it is gone.
+fn answers_again(host: &mut Host) -> Result<()> {
+    match host.dom0(&format!("pidof {MONITOR}"), PROMPT)?.code {
+        0 => answers(host),
+        _ => host.start_program(MONITOR),
     }
 }
 
@@ -75,7 +75,7 @@ fn fork_bomb(host: &mut Host) -> Result<()> {
         .last()
         .and_then(|count| count.trim().parse().ok());
     match bombs {
-        Some(100..) => restart_if_gone(host, MONITOR),
+        Some(100..) => answers_again(host),
         _ => Err(Error::new(format!("no fork bomb: {said}"))),
     }
 }

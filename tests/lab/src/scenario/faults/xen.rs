@@ -79,19 +79,11 @@ fn unwithheld(host: &mut Host, act: impl FnOnce(&mut Host) -> Result<()>) -> Res
 /// A host that has just booted with what `ask` must say, under load.
 fn works(mut host: Host, ask: &str, is: &str) -> Result<Figures> {
     let outcome = unwithheld(&mut host, |host| {
-        says(host, ask, is)?;
+        host.says(ask, is)?;
         let busy = "for n in 1 2 3 4; do timeout 20 sh -c 'while :; do :; done' & done; wait; true";
         host.dom0_ok(busy, SLOW).map(drop)
     });
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
-}
-
-fn says(host: &mut Host, ask: &str, is: &str) -> Result<()> {
-    let said = host.dom0_ok(ask, PROMPT)?;
-    match said.trim() == is {
-        true => Ok(()),
-        false => Err(Error::new(format!("it is {said}, not {is}"))),
-    }
 }
 
 /// A wedge that leaves dom0 alone, on a host that has just booted: as on any other, it goes down in time, and why is said.
@@ -161,9 +153,9 @@ fn live_patch(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
         for _ in 0..3 {
             host.dom0_ok(&format!("xen-livepatch upload hello {FILE}"), SLOW)?;
             host.dom0_ok("xen-livepatch apply hello", SLOW)?;
-            says(host, VERSION, "Hello World")?;
+            host.says(VERSION, "Hello World")?;
             host.dom0_ok("xen-livepatch revert hello", SLOW)?;
-            says(host, VERSION, before.trim())?;
+            host.says(VERSION, before.trim())?;
             host.dom0_ok("xen-livepatch unload hello", SLOW)?;
         }
         Ok(())
@@ -279,7 +271,7 @@ fn without_table(host: &mut Host, code: i32) -> Result<()> {
         let Outcome { code, output } = refused;
         return Err(Error::new(format!("the guard ends with {code}: {output}")));
     }
-    says(host, "cat /sys/class/watchdog/watchdog0/state", "inactive")?;
+    host.says("cat /sys/class/watchdog/watchdog0/state", "inactive")?;
     host.dom0_ok(PARTIAL, PROMPT)?;
     host.start_program(GUARD)?;
     host.start_program(MONITOR)?;
