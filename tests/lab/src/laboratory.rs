@@ -40,7 +40,7 @@ const LOAD_CRASH_KERNEL: &str = "kexec -p /crash/vmlinuz --initrd=/crash/initram
 /// How long that may take.
 const LOADING: Duration = Duration::from_secs(120);
 /// A change of how the saved state comes about; it makes old ones invalid.
-const STATE_RECIPE: &str = "7";
+const STATE_RECIPE: &str = "8";
 
 /// A hypervisor, its symbols, and its hash.
 struct Build {

@@ -59,7 +59,14 @@ impl Machine {
     pub fn boot(parts: &Parts, folder: &Path) -> Result<Self> {
         fresh_dir(folder)?;
         disk::provide(parts.disk.as_deref(), &folder.join(disk::NAME))?;
-        Self::start(parts, folder, FIRST_DAY, None, 1)
+        Self::switch_on(parts, folder, FIRST_DAY)
+    }
+
+    fn switch_on(parts: &Parts, folder: &Path, date: &str) -> Result<Self> {
+        let mut machine = Self::start(parts, folder, date, None, 1)?;
+        machine.have_no_alarm()?;
+        machine.resume()?;
+        Ok(machine)
     }
 
     /// Starts a machine from power-on, in place of one that is down, with its disk and its date.
@@ -73,7 +80,7 @@ impl Machine {
         drop(self);
         fresh_dir(&folder)?;
         std::fs::rename(kept, folder.join(disk::NAME)).context(|| "cannot keep the disk")?;
-        Self::start(parts, &folder, &date, None, 1)
+        Self::switch_on(parts, &folder, &date)
     }
 
     /// Resets a machine that is down as a reset button does: what outlives a reset is still there, as the host watchdog's word
@@ -132,6 +139,7 @@ impl Machine {
         Ok(machine)
     }
 
+    /// It stands still until [`Machine::resume`].
     fn start(
         parts: &Parts,
         folder: &Path,
@@ -150,12 +158,12 @@ impl Machine {
                 parts.xen_arguments,
             ))
             .args(parts.devices.split_whitespace())
-            .args(["-rtc", &format!("base={date},clock=vm")])
+            .args(["-S", "-rtc", &format!("base={date},clock=vm")])
             .args(boots(parts));
         if let Some(state) = state {
             std::os::unix::fs::symlink(state, folder.join("state"))
                 .context(|| "cannot link the saved state")?;
-            command.args(["-S", "-incoming", "exec:cat state"]);
+            command.args(["-incoming", "exec:cat state"]);
         }
         command
             .current_dir(folder)

@@ -2,7 +2,7 @@
 //! What QEMU tells of an emulated host: its own time and date, which are not this machine's, whether it is down, and where it was then.
 
 use super::Machine;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::provision::Arch;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,6 +14,11 @@ pub const FIRST_DAY: &str = "2030-01-01T00:00:00";
 const HPET_PERIOD_NS: u64 = 10;
 /// The main counter of a PC's HPET.
 const HPET_COUNTER: u64 = 0xfed0_00f0;
+/// The ports of a PC's battery-backed clock (MC146818): the register's number, and behind it what is in it. Its alarm's seconds,
+/// minutes and hours, and what fits any.
+const RTC_PORT: u16 = 0x70;
+const RTC_ALARMS: [u8; 3] = [1, 3, 5];
+const RTC_ANY: u8 = 0xc0;
 /// The seconds of the clock of Arm's board (PL031: its data register).
 const ARM_SECONDS: u64 = 0x0901_0000;
 /// The slot of the sound card of Arm's hosts, where its counter is in it (High Definition Audio Specification: WALCLK), and how often
@@ -125,6 +130,26 @@ impl Machine {
             "{year}-{month:02}-{:02}T{:02}:{:02}:{:02}",
             date.day, date.hour, date.minute, date.second
         ))
+    }
+
+    /// Has a PC's battery-backed clock ring each second (MC146818: a don't-care alarm), which nobody listens to, and not once a day:
+    /// what has rung does not ring again. Its next alarm would be among the timers that the emulated time jumps to, and a host that has
+    /// no other when its watchdog has fired would be a day older before it stands still.
+    pub(super) fn have_no_alarm(&mut self) -> Result<()> {
+        if self.arch != Arch::Amd64 {
+            return Ok(());
+        }
+        for register in RTC_ALARMS {
+            for (port, byte) in [(RTC_PORT, register), (RTC_PORT + 1, RTC_ANY)] {
+                let write = json!({ "command-line": format!("o /1b {port:#x} {byte:#x}") });
+                let answer = self.qmp.execute("human-monitor-command", write)?;
+                match answer.as_str().unwrap_or_default().trim() {
+                    "" => {}
+                    said => return Err(Error::new(format!("cannot set the RTC: {said}"))),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the host went down.
