@@ -140,7 +140,7 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/systemd/stop-for-good init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/systemd/stopping init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
     $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p* packaging/debian/tests/installed
 
 lint: prerequisites
@@ -234,8 +234,9 @@ install-systemd install-systemd-219:
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
-	umask 022; $(PLACED) init/systemd/stop-for-good > $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
-	chmod 755 $(DESTDIR)$(DATADIR)/xenwarden/stop-for-good
+	umask 022; for script in stop-for-good stopping; do \
+	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \
+	    chmod 755 $(DESTDIR)$(DATADIR)/xenwarden/$$script || exit 1; done
 
 install-sysv install-openrc:
 	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden

@@ -11,7 +11,7 @@ GUARD=/usr/sbin/xenwardend
 MONITOR=/usr/sbin/xenwarden-monitor
 CLI=/usr/bin/xenwarden
 CONFIG=/etc/xenwarden/xenwarden.conf
-# Seconds until a program must be ready, and must have ended after SIGTERM.
+# Seconds until a program must be ready, and must have ended after it was told to.
 START_S=30
 STOP_S=30
 # Where pids are kept, and what the guard says at its start and its end.
@@ -112,14 +112,27 @@ start_it() {
     esac
 }
 
+# init(8) tells the runlevel, OpenRC that it goes down.
+goes_down() {
+    case ${RUNLEVEL-}${RC_GOINGDOWN-} in
+    0* | 6* | YES) return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+# What ends it. The guard leaves the host watchdog running for a shutdown that hangs, if it is told of one.
+ending() {
+    if [ "$NAME" = xenwardend ] && goes_down; then echo PWR; else echo TERM; fi
+}
+
 stop_it() {
     if ended; then
         forget
         return 0
     fi
-    kill -TERM "$pid"
+    kill -"$(ending)" "$pid"
     within "$STOP_S" ended || {
-        say "has not ended within $STOP_S s of SIGTERM: see xenwarden status. It goes on, and is not killed"
+        say "has not ended within $STOP_S s of SIG$(ending): see xenwarden status. It goes on, and is not killed"
         return 1
     }
     forget
@@ -159,10 +172,8 @@ answers() {
 # Fails if the host watchdog runs on.
 guard_stopped() {
     if [ -s "$LOG" ]; then tail -n 1 "$LOG"; fi
-    # init(8) tells the runlevel, OpenRC that it goes down. A sick disk holds up neither.
-    case ${RUNLEVEL-}${RC_GOINGDOWN-} in
-    0* | 6* | YES) timeout 10 "$MONITOR" --record-stop --config "$CONFIG" || : ;;
-    esac
+    # A sick disk holds up no shutdown.
+    if goes_down; then timeout 10 "$MONITOR" --record-stop --config "$CONFIG" || :; fi
     ! grep -q 'cannot be disarmed' "$LOG"
 }
 

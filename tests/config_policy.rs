@@ -140,6 +140,10 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             ],
         ),
         (
+            "[host-watchdog]\nshutdown_timeout_s = 4",
+            &["host-watchdog.shutdown_timeout_s = 4", "5 to 3600", "0 has"],
+        ),
+        (
             "[control]\nsocket = \"a\\nb\"",
             &["control.socket", "absolute"],
         ),

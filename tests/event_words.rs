@@ -136,6 +136,12 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "takes the host watchdog over within 60.0 s, or it is disarmed",
         ),
         (
+            Kind::HostShutdown {
+                resets_within_ms: 600_000,
+            },
+            "host: shuts down; its watchdog resets it in 600.0 s if that hangs",
+        ),
+        (
             Kind::HostInhibited {
                 for_ms: 600_000,
                 by: text("ann"),

@@ -15,17 +15,17 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use xenwarden::guard::deadlines::Deadlines;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::probes::Words;
+use xenwarden::guard::request::Request;
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::{Patched, Sight, Stock};
 use xenwarden::guard::start::Host;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
 use xenwarden::sys::notify::Notifier;
 use xenwarden::sys::watchdog::WatchdogDevice;
-use xenwarden::watchdog::{HostWatchdog, LetGo};
+use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::table::Starved;
 
@@ -63,7 +63,7 @@ struct Marked<'a> {
     host: Host,
     xen: &'a Simulation,
     words: &'a Words,
-    stop: Arc<AtomicBool>,
+    request: Request,
     looks: u64,
 }
 
@@ -90,8 +90,8 @@ impl World for Marked<'_> {
         self.xen.scan(1, true, starves.then_some(starved));
     }
 
-    fn stops(&self) -> bool {
-        self.host.stops()
+    fn ends(&self) -> Option<Ends> {
+        self.host.ends()
     }
 
     fn looked(&mut self) {
@@ -100,8 +100,9 @@ impl World for Marked<'_> {
         }
         self.host.looked();
         self.looks += 1;
-        let ends = self.looks > LOOKS;
-        self.stop.store(ends, std::sync::atomic::Ordering::Relaxed);
+        if self.looks > LOOKS {
+            self.request.end(Ends::Stopped);
+        }
     }
 }
 
@@ -119,16 +120,16 @@ fn guard(has_table: bool) {
         false => &mut stock,
     };
     let mut page = Writer::private().expect("a page");
-    let stop = Arc::new(AtomicBool::new(false));
+    let request = Request::default();
     let file = format!("xenwarden-calls-{}.deadlines", std::process::id());
     let file = std::env::temp_dir().join(file);
     let deadlines = Deadlines::open(&file, PERIOD_NS).expect("a file");
     std::fs::remove_file(&file).expect("removed");
     let mut world = Marked {
-        host: Host::new(Arc::clone(&stop), Notifier::from_environment()).heeding(deadlines),
+        host: Host::new(request.clone(), Notifier::from_environment()).heeding(deadlines),
         xen: &xen,
         words: &words,
-        stop,
+        request,
         looks: 0,
     };
     // stderr, as the test's harness keeps stdout to itself.

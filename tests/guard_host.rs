@@ -8,22 +8,22 @@ mod guard_told;
 use guard_told::Folder;
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use xenwarden::guard::deadlines::{Deadlines, INHIBIT, Setting};
 use xenwarden::guard::host::Host;
+use xenwarden::guard::request::Request;
 use xenwarden::guard::run::World;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use xenwarden::sys::notify::Notifier;
+use xenwarden::watchdog::Ends;
 
 /// A guard's world, what stops it, and the manager that it tells.
-fn world(folder: &Folder) -> (Host, Arc<AtomicBool>, UnixDatagram) {
+fn world(folder: &Folder) -> (Host, Request, UnixDatagram) {
     let path = folder.0.join("manager");
     let manager = UnixDatagram::bind(&path).expect("bound");
     manager.set_nonblocking(true).expect("set");
-    let stop = Arc::new(AtomicBool::new(false));
-    let host = Host::new(Arc::clone(&stop), Notifier::to(path.as_os_str()));
-    (host, stop, manager)
+    let request = Request::default();
+    let host = Host::new(request.clone(), Notifier::to(path.as_os_str()));
+    (host, request, manager)
 }
 
 /// All that it has heard since.
@@ -43,20 +43,23 @@ fn heard(manager: &UnixDatagram) -> Vec<String> {
 #[test]
 fn the_service_manager_hears_once_that_the_guard_is_ready_and_once_that_it_stops() {
     let folder = Folder::new("ready");
-    let (mut host, stop, manager) = world(&folder);
-    assert!(heard(&manager).is_empty() && !host.stops());
+    let (mut host, request, manager) = world(&folder);
+    assert!(heard(&manager).is_empty() && host.ends().is_none());
     host.looked();
     host.looked();
     assert_eq!(heard(&manager), ["READY=1"]);
-    stop.store(true, Ordering::Relaxed);
-    assert!(host.stops());
+    request.end(Ends::Stopped);
+    assert_eq!(host.ends(), Some(Ends::Stopped));
     host.looked();
     host.looked();
     assert_eq!(heard(&manager), ["STOPPING=1"]);
     // One that is to stop before it was ready never is.
     let folder = Folder::new("never-ready");
-    let (mut host, stop, manager) = world(&folder);
-    stop.store(true, Ordering::Relaxed);
+    let (mut host, request, manager) = world(&folder);
+    request.end(Ends::Shutdown);
+    // Whatever else comes, as systemd's SIGTERM after ExecStop.
+    request.end(Ends::Stopped);
+    assert_eq!(host.ends(), Some(Ends::Shutdown));
     host.looked();
     assert_eq!(heard(&manager), ["STOPPING=1"]);
 }

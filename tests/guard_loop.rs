@@ -16,7 +16,7 @@ use xenwarden::guard::page::{EntryKind, Phase, Status, Writer};
 use xenwarden::guard::run::{next_tick, run};
 use xenwarden::guard::sight::Sight;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
-use xenwarden::watchdog::{HostWatchdog, LetGo};
+use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 
 #[test]
@@ -108,6 +108,33 @@ fn a_stop_does_not_disarm_a_host_that_is_withheld() {
     assert!(phases[60..].iter().all(|phase| *phase == Phase::Stopping));
     assert!(disarmed.iter().all(|disarmed| !disarmed), "while withheld");
     assert!(outcome.device.disarmed.get(), "once served");
+}
+
+#[test]
+fn a_shutdown_leaves_the_device_to_reset_what_hangs_but_not_on_a_host_that_is_withheld() {
+    let mut ended = Vec::new();
+    let outcome = play(|turn, xen, device| {
+        ended.push(device.ended.get());
+        match turn {
+            50..60 => Turn::Wedged,
+            // Asked for once, it stays a shutdown.
+            60 => {
+                xen.tick_all();
+                Turn::Shutdown
+            }
+            61..90 => Turn::Wedged,
+            _ => Turn::Served,
+        }
+    });
+    assert!(ended.iter().all(Option::is_none), "while withheld");
+    assert_eq!(outcome.device.ended.get(), Some(Ends::Shutdown));
+    assert!(!outcome.device.disarmed.get());
+    let within_s = 600;
+    assert!(matches!(outcome.ended, LetGo::Shutdown { .. }));
+    let last = outcome.kinds().pop();
+    assert_eq!(last, Some(EntryKind::Shutdown { within_s }));
+    let status = outcome.page.status().expect("a status");
+    assert_eq!(status.phase, Phase::Shutdown);
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn each_kind_of_entry_is_read_as_it_was_written() {
         EntryKind::InhibitEnded { early: true },
         EntryKind::InhibitEnded { early: false },
         EntryKind::Kept { after_s: 60 },
+        EntryKind::Shutdown { within_s: 600 },
     ];
     let mut writer = Writer::private().expect("a page");
     for kind in kinds {
@@ -292,6 +293,7 @@ fn each_phase_is_read_as_it_was_told() {
         Phase::Disarmed,
         Phase::StillArmed,
         Phase::Kept,
+        Phase::Shutdown,
     ] {
         page.status(&Status {
             phase,

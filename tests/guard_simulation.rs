@@ -28,7 +28,7 @@ use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::{Patched, Sight};
 use xenwarden::guard::start::describe;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS as MS, NS_PER_S as S};
-use xenwarden::watchdog::LetGo;
+use xenwarden::watchdog::{Ends, LetGo};
 
 /// Schedules of `make unit`, always the same, and of `make test-all`, always others.
 const FEW: u64 = 100_000;
@@ -80,8 +80,8 @@ impl World for Time<'_> {
         self.0.sleeps_until(when);
     }
 
-    fn stops(&self) -> bool {
-        self.0.stops()
+    fn ends(&self) -> Option<Ends> {
+        self.0.stops().then_some(Ends::Stopped)
     }
 
     fn looked(&mut self) {
@@ -145,7 +145,7 @@ impl Bench {
             info.period_ns,
         ) {
             LetGo::Disarmed => Ended::Disarmed,
-            LetGo::Kept { .. } | LetGo::Runs { .. } => Ended::StillArmed,
+            LetGo::Kept { .. } | LetGo::Shutdown { .. } | LetGo::Runs { .. } => Ended::StillArmed,
         }
     }
 

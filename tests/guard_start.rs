@@ -23,7 +23,7 @@ use xenwarden::watchdog::device::{Asked, Driver};
 use xenwarden::watchdog::quirks::Quirk;
 use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::sysfs::Attributes;
-use xenwarden::watchdog::{HostWatchdog, LetGo};
+use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
 
 thread_local! {
     /// What happened, in order.
@@ -126,8 +126,8 @@ impl World for Time<'_> {
         self.now = when;
     }
 
-    fn stops(&self) -> bool {
-        self.looked.get() >= self.stop_at
+    fn ends(&self) -> Option<Ends> {
+        (self.looked.get() >= self.stop_at).then_some(Ends::Stopped)
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
@@ -306,7 +306,10 @@ fn what_runs_on_a_host_that_is_not_served_is_left_to_the_hardware_even_at_a_stop
             }
             Begun::Stopped(had_run) => {
                 assert_eq!(stop_at, 20);
-                assert!(matches!(had_run.let_go(), LetGo::Kept { .. }), "told");
+                assert!(
+                    matches!(had_run.let_go(Ends::Stopped), LetGo::Kept { .. }),
+                    "told"
+                );
                 &["unmark", "kick", "disarm"]
             }
         };

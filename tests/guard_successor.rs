@@ -172,6 +172,7 @@ fn a_guard_knows_for_how_long_the_host_was_unguarded_or_its_watchdog_unkicked() 
         (Phase::Armed, (EntryKind::Armed, armed)),
         (Phase::Stopping, (EntryKind::Armed, armed)),
         (Phase::StillArmed, (EntryKind::TakenOver, kicked)),
+        (Phase::Shutdown, (EntryKind::TakenOver, kicked)),
     ] {
         let old = Writer::create(&path, None).expect("a page");
         old.info(&info());

@@ -51,6 +51,7 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         "usr/lib/systemd/system/xenwarden-shutdown.service",
         "usr/lib/systemd/system/xenwardend.service",
         "usr/share/xenwarden/stop-for-good",
+        "usr/share/xenwarden/stopping",
     ];
     let scripts = [
         "etc/init.d/xenwarden-monitor",
@@ -67,7 +68,7 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         let directory = installed(&name, &more).expect("installed");
         let expected = expected.iter().map(|file| (*file).to_owned()).collect();
         assert_eq!(files(&directory), expected, "{more:?}");
-        let run = |file: &&String| file.contains("init.d") || file.ends_with("stop-for-good");
+        let run = |file: &&String| file.contains("init.d") || file.contains("xenwarden/stop");
         for script in expected.iter().filter(run) {
             let mode = fs::metadata(directory.join(script)).expect("is there");
             assert_eq!(mode.permissions().mode() & 0o777, 0o755, "{script}");
@@ -208,13 +209,14 @@ fn with_each_init_guests_start_after_the_guard_and_stop_before_it() {
     };
     assert_eq!(numbers("sysv/xenwardend"), [71, 99]);
     assert_eq!(numbers("sysv/xenwarden-monitor"), [72, 98]);
-    // Nothing but SIGTERM is ever sent to the guard.
+    // Nothing but SIGTERM, or SIGPWR at a shutdown, is ever sent to the guard.
     let functions = read("functions.sh");
     let kills: Vec<&str> = functions
         .lines()
         .filter(|line| line.contains("kill -"))
         .collect();
-    assert_eq!(kills, ["    kill -TERM \"$pid\""]);
+    assert_eq!(kills, ["    kill -\"$(ending)\" \"$pid\""]);
+    assert!(functions.contains("then echo PWR; else echo TERM; fi"));
 }
 
 /// What Xen's command line is with these settings, after `times` of reading our file.

@@ -17,10 +17,11 @@ ends() {
         echo "xenwardend: /dev/watchdog0 cannot be disarmed (busy): the host goes down" >&2
         exit 71
     fi
-    echo "xenwardend: disarmed /dev/watchdog0" >&2
+    echo "xenwardend: $1 /dev/watchdog0" >&2
     exit 0
 }
-trap ends TERM
+trap 'ends disarmed' TERM
+trap 'ends "left for the shutdown"' PWR
 echo "$@" >>arguments
 if [ -e fails ]; then echo "xenwardend: this is why" >&2; exit "$(cat fails)"; fi
 if [ ! -e never ]; then : >armed; fi
@@ -292,7 +293,12 @@ fn how_the_guard_ended_is_recorded_by_its_script_at_a_shutdown() {
     for runlevel in ["0", "6"] {
         assert_eq!(host.guard("start").0, 0);
         let mut stop = host.command("xenwardend", "stop");
-        assert_eq!(told(stop.env("RUNLEVEL", runlevel).output()).0, 0);
+        let (code, said) = told(stop.env("RUNLEVEL", runlevel).output());
+        assert_eq!(
+            (code, said.contains("for the shutdown")),
+            (0, true),
+            "{said}"
+        );
         assert!(host.read("recorded").starts_with("--record-stop --config"));
         host.take("recorded");
     }
@@ -349,7 +355,8 @@ fn with_openrc_a_start_waits_too_and_a_shutdown_is_recorded() {
     let life = "xenwardend: ready\nxenwardend: disarmed /dev/watchdog0\n";
     assert_eq!(openrc(&host, ""), (0, life.into()));
     assert!(host.has("arguments") && !host.has("recorded"));
-    assert_eq!(openrc(&host, "YES"), (0, life.into()));
+    let left = life.replace("disarmed", "left for the shutdown");
+    assert_eq!(openrc(&host, "YES"), (0, left));
     assert!(host.has("recorded"));
     host.put("nowayout", "");
     let (code, said) = openrc(&host, "");

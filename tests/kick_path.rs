@@ -23,7 +23,7 @@ use xenwarden::sys::allocator::{CountingAllocator, calls_of_this_thread};
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS, sleep_until};
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
 use xenwarden::watchdog::fence::{Judged, SYSRQ_AFTER, judge};
-use xenwarden::watchdog::{HostWatchdog, LetGo};
+use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 use xenwarden::xen::table::Starved;
 
@@ -69,8 +69,8 @@ impl World for Metered<'_> {
         (self.host)(self.looks);
     }
 
-    fn stops(&self) -> bool {
-        self.looks >= LOOKS
+    fn ends(&self) -> Option<Ends> {
+        (self.looks >= LOOKS).then_some(Ends::Stopped)
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {

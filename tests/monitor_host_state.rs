@@ -71,6 +71,15 @@ fn a_guard_that_is_back_and_withholds_still_says_why() {
 fn a_page_on_which_no_kick_arrives_any_more_is_not_that_of_a_kicked_host() {
     let armed = view(Phase::Armed, Decision::Kick);
     assert_eq!(of_page(&armed, LOOKED), HostState::Armed);
+    let shutdown = view(Phase::Shutdown, Decision::Kick);
+    assert_eq!(
+        of_page(&shutdown, LOOKED.plus_ns(9 * NS_PER_S)),
+        HostState::Shutdown
+    );
+    let told = Kind::HostShutdown {
+        resets_within_ms: 600_000,
+    };
+    assert_eq!(of_event(&told, None), Some(HostState::Shutdown));
     let mut refused = armed.clone();
     refused.status.last_kick = Monotonic(LOOKED.0 - 3 * NS_PER_S);
     let cases = [

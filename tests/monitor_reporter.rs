@@ -237,6 +237,7 @@ fn refused_kicks_and_a_failed_disarm_are_events() {
             within_s: 60,
         },
     );
+    guard.does(45, EntryKind::Shutdown { within_s: 600 });
     monitor.turn(50);
     let expected = [
         "host.armed",
@@ -244,6 +245,7 @@ fn refused_kicks_and_a_failed_disarm_are_events() {
         "host.kick_taken",
         "host.excused",
         "host.disarm_failed",
+        "host.shutdown",
     ];
     assert_eq!(monitor.told(), expected);
 }

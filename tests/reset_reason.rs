@@ -9,7 +9,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use xenwarden::event::Confidence::{Known, Likely, Unknown};
 use xenwarden::event::ResetCause::{
-    Crash, Dom0Panic, GuardSilent, KickRefused, Unrecorded, Unwatched, Watchdog, Withheld,
+    Crash, Dom0Panic, GuardSilent, KickRefused, ShutdownHung, Unrecorded, Unwatched, Watchdog,
+    Withheld,
 };
 use xenwarden::event::{Confidence, Kind, ResetCause, Timestamp, Unkicked};
 use xenwarden::state::deduction::{Left, Reset};
@@ -122,6 +123,14 @@ fn each_combination_of_records_has_its_cause_and_its_confidence() {
             Likely,
         ),
         (not(Unkicked::GuardSilent), yes, &[], GuardSilent, Known),
+        // The guard had ended; what the device says is all that there is.
+        (
+            heartbeat(HostState::Shutdown),
+            yes,
+            &[],
+            ShutdownHung,
+            Known,
+        ),
         (armed(), yes, &[Panic], Dom0Panic, Known),
         (armed(), None, &[Panic], Dom0Panic, Known),
         (armed(), no, &[Oops, Panic], Dom0Panic, Known),
@@ -158,6 +167,10 @@ fn each_combination_of_records_has_its_cause_and_its_confidence() {
 #[test]
 fn a_stop_in_order_and_the_same_boot_and_what_cannot_be_told_are_no_reset() {
     let traces = traces(Some(true), &[RecordOf::Panic]);
+    for fired in [Some(false), None] {
+        let traces = self::traces(fired, &[]);
+        assert_eq!(reset(heartbeat(HostState::Shutdown), None, &traces), None);
+    }
     let disarmed = heartbeat(HostState::Disarmed);
     assert_eq!(reset(disarmed, Some(record("old", 1)), &traces), None);
     for boot in ["new", ""] {

@@ -58,6 +58,26 @@ fn the_guard_has_the_capabilities_that_it_uses_and_waits_for_no_other_units_disk
     assert!(shutdown.lines().any(|line| line == "RefuseManualStop=yes"));
 }
 
+/// Without an answer it would be waited for as long as for a guard that withholds: for ever.
+#[test]
+fn what_tells_the_guard_of_a_shutdown_holds_up_no_stop() {
+    let unit = include_str!("../init/systemd/xenwardend.service");
+    let stop = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStop=-"));
+    assert_eq!(stop, Some("/usr/share/xenwarden/stopping"), "{unit}");
+    let script = include_str!("../init/systemd/stopping");
+    let asks: Vec<&str> = script
+        .lines()
+        .filter(|line| line.contains("systemctl ") && !line.starts_with('#'))
+        .collect();
+    assert!(!asks.is_empty());
+    assert!(
+        asks.iter().all(|line| line.contains("timeout 10 ")),
+        "{asks:?}"
+    );
+}
+
 /// The reverse of the order of starts (systemd.unit(5)).
 #[test]
 fn the_host_is_guarded_until_a_shutdown_has_stopped_the_guests() {

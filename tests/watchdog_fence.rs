@@ -103,6 +103,7 @@ fn the_host_should_be_down_four_seconds_after_the_hardware_should_have_fired() {
         (Phase::Stopping, Judged::Overdue),
         (Phase::StillArmed, Judged::Ended),
         (Phase::Disarmed, Judged::Ended),
+        (Phase::Shutdown, Judged::Ended),
     ] {
         let told = vitals(phase, served, served);
         assert_eq!(

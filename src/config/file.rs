@@ -55,6 +55,8 @@ pub struct HostWatchdog {
     pub timeout_s: Option<u32>,
     /// Its timeout where it runs on and no guard does, seconds.
     pub stopped_timeout_s: Option<u32>,
+    /// Its timeout once the guard has ended for a shutdown, seconds; 0: it is disarmed.
+    pub shutdown_timeout_s: Option<u32>,
 }
 
 /// `[fence]`

@@ -6,6 +6,7 @@ use super::problems::Problems;
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
+use crate::watchdog::RunsOn;
 use crate::watchdog::candidates::Selector;
 use crate::watchdog::fast::Fast;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ const MAX_TIMEOUT_S: u32 = 300;
 /// Its timeout after a stop of the guard that cannot disarm it, seconds: for an upgrade.
 const DEFAULT_STOPPED_TIMEOUT_S: u32 = 60;
 const MAX_STOPPED_TIMEOUT_S: u32 = 3_600;
+/// Its timeout once the guard has ended for a shutdown, seconds: RebootWatchdogSec's of systemd.
+const DEFAULT_SHUTDOWN_TIMEOUT_S: u32 = 600;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
 /// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
@@ -79,6 +82,8 @@ pub struct Policy {
     pub timeout_s: u32,
     /// Its timeout where it runs on and no guard does, seconds.
     pub stopped_timeout_s: u32,
+    /// Its timeout once the guard has ended for a shutdown, seconds; 0: it is disarmed.
+    pub shutdown_timeout_s: u32,
     /// The hardware's timeout where Xen's slot fires first, after `timeout_s`, to have a crash
     /// kernel dump, seconds; None: the hardware's is `timeout_s`.
     pub crash_dump_s: Option<u32>,
@@ -143,6 +148,17 @@ impl Policy {
             DEFAULT_STOPPED_TIMEOUT_S.max(hardware_s),
             " seconds, and not below host-watchdog.timeout_s or crash_dump.hardware_s",
         );
+        let shutdown_timeout_s = match file.host_watchdog.shutdown_timeout_s {
+            Some(0) => 0,
+            given => wrong.within(
+                "host-watchdog.shutdown_timeout_s",
+                given,
+                hardware_s..=MAX_STOPPED_TIMEOUT_S,
+                DEFAULT_SHUTDOWN_TIMEOUT_S.max(hardware_s),
+                " seconds, and not below host-watchdog.timeout_s or crash_dump.hardware_s; 0 has a \
+                 shutdown disarm it",
+            ),
+        };
         let sample_ms = wrong.within(
             "evidence.sample_ms",
             file.evidence.sample_ms,
@@ -194,6 +210,7 @@ impl Policy {
             devices: devices(file.host_watchdog.device, &mut wrong),
             timeout_s,
             stopped_timeout_s,
+            shutdown_timeout_s,
             crash_dump_s,
             fence: Fence {
                 xen_slot: file.fence.xen_slot.unwrap_or(false) || crash_dump_s.is_some(),
@@ -291,6 +308,15 @@ impl Policy {
     #[must_use]
     pub fn slot_first_s(&self) -> Option<u32> {
         self.crash_dump_s.map(|_| self.timeout_s)
+    }
+
+    /// With which timeout it runs on once the guard has ended.
+    #[must_use]
+    pub fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            stopped_s: self.stopped_timeout_s,
+            shutdown_s: self.shutdown_timeout_s,
+        }
     }
 
     /// The key that says with which timeout the hardware is armed.

@@ -357,6 +357,11 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
                 .into(),
             status.looked,
         ),
+        (Phase::Shutdown, _) => withheld(
+            "the guard has ended, as the host shuts down: the host watchdog resets it if that hangs"
+                .into(),
+            status.looked,
+        ),
         (Phase::StillArmed, _) => withheld(
             "the guard has ended without disarming it".into(),
             status.looked,

@@ -258,6 +258,14 @@ kinds! {
             let runs = Seconds(timeout_ms);
             format!("host: the guard has ended; another takes the host watchdog over within {runs}, or it is disarmed")
         }
+    /// The guard ended as the host shuts down; the host watchdog resets a shutdown that hangs.
+    Info "host.shutdown" HostShutdown {
+        /// Within so long.
+        resets_within_ms: u64,
+    } => {
+            let within = Seconds(resets_within_ms);
+            format!("host: shuts down; its watchdog resets it in {within} if that hangs")
+        }
     /// An operator inhibits the guard: it kicks whatever the evidence says.
     Warning "host.inhibited" HostInhibited {
         /// For so long.

@@ -31,6 +31,8 @@ pub enum ResetCause {
     DisarmFailed,
     /// The guard hung, was stopped or was gone.
     GuardSilent,
+    /// The host was shut down, and that hung.
+    ShutdownHung,
     /// dom0's kernel panicked, and kept its last words.
     Dom0Panic,
     /// The hypervisor or dom0 crashed, and a crash kernel kept what was left.
@@ -65,6 +67,7 @@ impl fmt::Display for ResetCause {
             Self::KickRefused => "the host watchdog did not take kicks",
             Self::DisarmFailed => "the host watchdog could not be disarmed",
             Self::GuardSilent => "the guard hung, was stopped or was gone",
+            Self::ShutdownHung => "its shutdown hung",
             Self::Dom0Panic => "dom0's kernel panicked",
             Self::Crash => "the hypervisor or dom0 crashed",
             Self::Drill => "a drill stopped the kicks",

@@ -82,7 +82,7 @@ fn await_served(
         Some(ns) => began.plus_ns(ns.saturating_add(SYSRQ_AFTER_NS)),
     };
     loop {
-        if world.stops() && fires_ns.is_none() {
+        if world.ends().is_some() && fires_ns.is_none() {
             return Ok(false);
         }
         let (verdict, looked) = sight.look(&|| world.now());
@@ -90,7 +90,7 @@ fn await_served(
         let decision = decide(verdict, now.since_ns(looked), sample_ns);
         // A guard that is restarted for maintenance must come back on whatever host that is.
         match overrule(decision, world.inhibited(now).is_some()) {
-            Decision::Kick => return Ok(!world.stops()),
+            Decision::Kick => return Ok(world.ends().is_none()),
             Decision::Withhold(reason) if now >= deadline => {
                 if fires_ns.is_none() {
                     let text = format!("not arming, as this host is not served: {reason}");

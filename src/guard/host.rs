@@ -5,13 +5,13 @@
 //! here waits, but the sleep.
 
 use super::deadlines::{Deadlines, INHIBIT};
+use super::request::Request;
 use super::run::World;
 use crate::sys::clock::{Monotonic, sleep_until};
 use crate::sys::notify::Notifier;
+use crate::watchdog::Ends;
 use crate::watchdog::fence::reset;
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the guard has said to the service manager.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ enum Told {
 
 /// The operating system, as the kick path meets it.
 pub struct Host {
-    stop: Arc<AtomicBool>,
+    request: Request,
     deadlines: Deadlines,
     notifier: Notifier,
     told: Told,
@@ -31,11 +31,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// `stop` is set by whoever wants the guard to end.
+    /// `request` is made by whoever wants the guard to end.
     #[must_use]
-    pub fn new(stop: Arc<AtomicBool>, notifier: Notifier) -> Self {
+    pub fn new(request: Request, notifier: Notifier) -> Self {
         Self {
-            stop,
+            request,
             deadlines: Deadlines::default(),
             notifier,
             told: Told::Nothing,
@@ -71,8 +71,8 @@ impl World for Host {
         sleep_until(when);
     }
 
-    fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    fn ends(&self) -> Option<Ends> {
+        self.request.ends()
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
@@ -86,7 +86,7 @@ impl World for Host {
     }
 
     fn looked(&mut self) {
-        let (message, then) = match (self.told, self.stops()) {
+        let (message, then) = match (self.told, self.ends().is_some()) {
             (Told::Nothing, false) => ("READY=1", Told::Ready),
             (Told::Nothing | Told::Ready, true) => ("STOPPING=1", Told::Stopping),
             _ => return,

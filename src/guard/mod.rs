@@ -20,6 +20,7 @@ pub mod host;
 pub mod page;
 pub mod probes;
 pub mod probing;
+pub mod request;
 pub mod run;
 pub mod seqlock;
 pub mod sight;

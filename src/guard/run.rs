@@ -7,8 +7,9 @@
 //! watchdog (and, until they have arrived, sends the service manager READY=1 and STOPPING=1
 //! over a socket that never blocks). If anything in it hangs no kick comes, and that is the detection.
 //!
-//! Asked to stop it disarms, but only while the gate says kick: a host that is being
-//! withheld must go down even if somebody stops the guard meanwhile.
+//! Asked to stop it disarms, or at a shutdown leaves the device a long timeout, but only while
+//! the gate says kick: a host that is being withheld must go down even if somebody stops the
+//! guard meanwhile.
 
 use super::evidence::Verdict;
 use super::gate::{Decision, Reason, decide, overrule};
@@ -16,7 +17,7 @@ use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
 use crate::sys::clock::{Monotonic, NS_PER_S};
 use crate::sys::realtime::{PageFaults, page_faults_of_this_thread};
-use crate::watchdog::{HostWatchdog, LetGo};
+use crate::watchdog::{Ends, HostWatchdog, LetGo};
 use std::io;
 
 /// While the device refuses kicks it is told so often, ns.
@@ -28,8 +29,8 @@ pub trait World {
     fn now(&self) -> Monotonic;
     /// Lets time pass until `when`.
     fn sleep_until(&mut self, when: Monotonic);
-    /// Somebody asked the guard to stop.
-    fn stops(&self) -> bool;
+    /// Why the guard is to end, where somebody asks for that.
+    fn ends(&self) -> Option<Ends>;
     /// Until when an operator inhibits the guard, if one does now.
     fn inhibited(&self, _now: Monotonic) -> Option<Monotonic> {
         None
@@ -70,10 +71,10 @@ pub fn run<W: HostWatchdog>(
         history.inhibited(page, now, inhibited, evidence);
         history.decided(page, now, decision);
         history.excused(page, now, verdict);
-        let stops = world.stops();
-        history.tell(page, looked, now, stops);
-        if stops && decision == Decision::Kick {
-            return end(watchdog, &mut history, page);
+        let ends = world.ends();
+        history.tell(page, looked, now, ends.is_some());
+        if let Some(why) = ends.filter(|_| decision == Decision::Kick) {
+            return end(watchdog, why, &mut history, page);
         }
         world.looked();
         next = next_tick(next, world.now(), period_ns);
@@ -88,11 +89,15 @@ pub fn next_tick(last: Monotonic, now: Monotonic, period_ns: u64) -> Monotonic {
     if next < now { now } else { next }
 }
 
-fn end<W: HostWatchdog>(watchdog: W, history: &mut History, page: &mut Writer) -> LetGo {
-    let outcome = watchdog.let_go();
+fn end<W: HostWatchdog>(watchdog: W, why: Ends, history: &mut History, page: &mut Writer) -> LetGo {
+    let outcome = watchdog.let_go(why);
     let (kind, phase) = match &outcome {
         LetGo::Disarmed => (EntryKind::Disarmed, Phase::Disarmed),
         LetGo::Kept { after_s } => (EntryKind::Kept { after_s: *after_s }, Phase::Kept),
+        LetGo::Shutdown { within_s } => {
+            let within_s = *within_s;
+            (EntryKind::Shutdown { within_s }, Phase::Shutdown)
+        }
         LetGo::Runs { error, within_s } => {
             let (errno, within_s) = (errno(error), within_s.unwrap_or(0));
             (

@@ -11,7 +11,8 @@ use super::deadlines::{Deadlines, INHIBIT};
 use super::devices::{Chosen, Shown, choose_watchdogs, paths, running};
 pub use super::host::Host;
 use super::page::{self, Info, Phase, Reader, Writer};
-use super::run::run;
+use super::request::Request;
+use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
@@ -22,24 +23,20 @@ use crate::sys::notify::Notifier;
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{be_spared_when_memory_runs_out, become_realtime, lock_memory};
 use crate::sys::watchdog::WatchdogDevice;
-use crate::watchdog::HostWatchdog;
-use crate::watchdog::LetGo;
 use crate::watchdog::device::Driver;
 use crate::watchdog::fast::Pipe;
 use crate::watchdog::fence::{self, SYSRQ};
 use crate::watchdog::holder::holder_of;
 use crate::watchdog::set::Set;
+use crate::watchdog::{Ends, HostWatchdog, LetGo};
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 /// Says a line on stderr; whoever closed that does not want to know.
@@ -72,8 +69,9 @@ pub fn guard(policy: &Policy) -> Result<(), Failure> {
 }
 
 fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    catch_signals(&stop).map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
+    let request = Request::by_signals();
+    let request =
+        request.map_err(|e| Failure::new(OSERR, format!("cannot handle signals: {e}")))?;
     let path = Path::new(page::PATH);
     let _held = hold(path)?;
     let exposed = be_spared_when_memory_runs_out().err();
@@ -103,7 +101,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         .fence
         .sysrq
         .then(|| fence::open_sysrq(SYSRQ.as_ref()));
-    let mut world = Host::new(stop, Notifier::from_environment())
+    let mut world = Host::new(request, Notifier::from_environment())
         .heeding(deadlines)
         .resorting_to(sysrq.and_then(Result::ok));
     let mut fence = Fence::default();
@@ -127,7 +125,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         Begun::Stopped(had_run) => return stopped(had_run, &world, policy),
     };
     fence.armed();
-    watchdog.keep(world.manager(), policy.stopped_timeout_s);
+    watchdog.keep(world.manager(), policy.runs_on());
     fence.weak.extend(watchdog.weakness());
     fence.weak.extend(exposed.map(|error| {
         format!("the OOM killer may end the guard (/proc/self/oom_score_adj: {error})")
@@ -155,10 +153,11 @@ fn stopped(mut had_run: Set, world: &Host, policy: &Policy) -> Result<(), Failur
     if had_run.is_empty() {
         return Ok(());
     }
-    had_run.keep(world.manager(), policy.stopped_timeout_s);
+    had_run.keep(world.manager(), policy.runs_on());
     let now = Monotonic::now();
     let info = describe(policy, policy.coverage, &had_run, now, String::new());
-    ended(had_run.let_go(), &info, Fence::default())
+    let why = world.ends().unwrap_or(Ends::Stopped);
+    ended(had_run.let_go(why), &info, Fence::default())
 }
 
 /// Says what became of the host watchdog.
@@ -185,6 +184,9 @@ fn ended(outcome: LetGo, info: &Info, fence: Fence) -> Result<(), Failure> {
             "{device} is left to the service manager: another guard takes it over within \
              {after_s} s, or it is disarmed"
         ),
+        LetGo::Shutdown { within_s } => {
+            format!("{device} resets a shutdown that has not ended in {within_s} s")
+        }
         LetGo::Disarmed => format!("disarmed {device}"),
     };
     say!("xenwardend: {text}");
@@ -201,15 +203,6 @@ fn announced(chosen: Vec<Chosen>) -> Vec<PathBuf> {
         device
     });
     chosen.collect()
-}
-
-fn catch_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(stop))?;
-    }
-    // To read the configuration anew takes a restart.
-    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
-    Ok(())
 }
 
 /// The way to look at the hypervisor that the policy's coverage demands.

@@ -43,6 +43,7 @@ pub fn of_page(view: &View, now: Monotonic) -> HostState {
     let (cause, reason) = match (view.status.phase, view.status.decision) {
         (Phase::Starting | Phase::Disarmed, _) => return HostState::Disarmed,
         (Phase::Kept, _) => return HostState::Kept,
+        (Phase::Shutdown, _) => return HostState::Shutdown,
         (_, Decision::Withhold(reason)) => (Unkicked::Withheld, Some(reason.to_string())),
         (phase, Decision::Kick) => {
             let silent = now.since_ns(view.status.looked) > status::silent_ns(view);
@@ -86,6 +87,7 @@ pub fn of_event(what: &Kind, now: Option<HostState>) -> Option<HostState> {
         Kind::HostGuardBack { .. } => now,
         Kind::HostDisarmed {} => Some(HostState::Disarmed),
         Kind::HostKept { .. } => Some(HostState::Kept),
+        Kind::HostShutdown { .. } => Some(HostState::Shutdown),
         _ => None,
     }
 }

@@ -367,6 +367,9 @@ fn event(entry: &Entry, info: &Info, order: impl Fn() -> Option<Order>) -> Kind 
         EntryKind::Kept { after_s } => Kind::HostKept {
             timeout_ms: u64::from(after_s) * 1_000,
         },
+        EntryKind::Shutdown { within_s } => Kind::HostShutdown {
+            resets_within_ms: u64::from(within_s) * 1_000,
+        },
     }
 }
 

@@ -8,6 +8,8 @@
 //! | last heartbeat | and | cause | confidence |
 //! |---|---|---|---|
 //! | disarmed | | none: a stop in order | |
+//! | a shutdown | the device says that it fired | `shutdown_hung` | known |
+//! | a shutdown | it does not say so | none: a shutdown in order | |
 //! | any other | a drill had stopped the kicks | `drill` | as of the next three |
 //! | between two guards | | as of a host that was kicked | |
 //! | not kicked | the device says that it fired | why not | known |
@@ -94,6 +96,11 @@ impl Left {
         let withhold = withhold.filter(|record| record.boot_id == last.boot_id);
         let (cause, confidence, reason) = match (&last.state, drill) {
             (HostState::Disarmed, _) => return None,
+            (HostState::Shutdown, _) if traces.watchdog_fired != Some(true) => return None,
+            (HostState::Shutdown, _) => {
+                let cause = ResetCause::ShutdownHung;
+                (cause, Confidence::Known, SHUTDOWN_HUNG.to_owned())
+            }
             (_, Some(drill)) => drilled(drill.measured.as_ref(), traces),
             (HostState::Withholding { reason, cause }, None) => {
                 unkicked(*cause, reason, withhold.as_ref(), traces)
@@ -243,6 +250,9 @@ fn kicked(last: &HostRecord, traces: &Traces) -> Verdict {
     (cause, confidence, reason.to_owned())
 }
 
+/// The guard had ended.
+const SHUTDOWN_HUNG: &str =
+    "the guests were down and the guard had ended, but the shutdown did not";
 /// The host watchdog fired all the same.
 const FIRED: &str = "kicks ended before anybody could write down why: dom0, the hypervisor or \
                      the guard hung, died or panicked from one moment to the next";

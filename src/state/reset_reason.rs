@@ -22,6 +22,8 @@ pub enum HostState {
     Disarmed,
     /// It runs on from one guard to the next.
     Kept,
+    /// The host shuts down, and it runs on unkicked in case that hangs.
+    Shutdown,
     /// It is armed and not kicked.
     Withholding {
         /// Why, for people.

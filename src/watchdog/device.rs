@@ -7,7 +7,7 @@
 //! ends, and that a device which runs is never left unkicked for a mere error.
 
 pub use super::driver::{Asked, Driver};
-use super::{HostWatchdog, LetGo};
+use super::{Ends, HostWatchdog, LetGo, RunsOn};
 use crate::sys::clock::NS_PER_MS;
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{
@@ -29,6 +29,10 @@ const SLEEP_NS: u64 = 500 * NS_PER_MS;
 /// Time enough for a restart, seconds.
 const RESTART_S: u32 = 60;
 
+/// A timeout that a device cannot do is halved, so often at most; one in order must end within a shutdown's.
+const HALVES: u32 = 32;
+const HALVES_FOR_A_SHUTDOWN: u32 = 3;
+
 /// The armed host watchdog.
 #[derive(Debug)]
 pub struct Hardware<D = WatchdogDevice> {
@@ -46,8 +50,7 @@ pub struct Hardware<D = WatchdogDevice> {
     /// manager closes that.
     kept: bool,
     ran_on: bool,
-    /// The timeout with which it runs on where nobody guards and nobody can disarm it, seconds.
-    stopped_s: u32,
+    runs_on: RunsOn,
     /// For how long the host had been asleep when it was last started, ns.
     suspended_ns: u64,
     /// Why it was not started again after a sleep; EAGAIN before the first try.
@@ -146,16 +149,19 @@ impl<D: Driver> Hardware<D> {
             weakness,
             kept: false,
             ran_on: false,
-            stopped_s: timeout_s,
+            runs_on: RunsOn {
+                stopped_s: timeout_s,
+                shutdown_s: 0,
+            },
             suspended_ns: D::suspended_ns(),
             not_started: None,
         }
     }
 
     /// Has the service manager keep it open for the next guard, where there is one that can; and
-    /// says with which timeout it runs on where it cannot be disarmed.
-    pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
-        self.stopped_s = stopped_s;
+    /// says with which timeout it runs on without a guard.
+    pub fn keep(&mut self, manager: &Notifier, runs_on: RunsOn) {
+        self.runs_on = runs_on;
         if self.kept {
             return;
         }
@@ -177,16 +183,14 @@ impl<D: Driver> Hardware<D> {
         self.kept || self.nowayout()
     }
 
-    /// Gives it a longer timeout, or the longest of its halves that it takes. What then runs,
-    /// seconds.
-    fn lengthen(&self, to_s: u32) -> u32 {
-        let halves = (0..).map_while(|n| to_s.checked_shr(n));
+    /// Gives it a longer timeout, or the longest of so many halves that it takes. What then runs,
+    /// seconds; none: as before.
+    fn lengthen(&self, to_s: u32, halves: u32) -> Option<u32> {
+        let halves = (0..halves).map(|n| to_s >> n);
         let longer = halves.take_while(|s| *s > self.timeout_s);
         let mut taken = longer.filter(|s| self.device.set_timeout_s(*s).is_ok());
-        match taken.next() {
-            Some(set_s) => self.device.timeout_s().unwrap_or(set_s),
-            None => self.timeout_s,
-        }
+        let set_s = taken.next()?;
+        Some(self.device.timeout_s().unwrap_or(set_s))
     }
 
     /// A host that slept (S3) may have reset its device, whose driver need not start it again
@@ -251,21 +255,29 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
         disarm(self.device, &self.path, Quirk::of(&self.identity))
     }
 
-    fn let_go(self) -> LetGo {
-        let (kept, nowayout) = (self.kept, self.nowayout());
+    fn let_go(self, why: Ends) -> LetGo {
         let quirk = Quirk::of(&self.identity);
-        let runs_s = match (kept, nowayout) {
-            (_, true) => self.lengthen(self.stopped_s),
+        if why == Ends::Shutdown {
+            let runs_s = self.lengthen(self.runs_on.shutdown_s, HALVES_FOR_A_SHUTDOWN);
+            // Closed without the magic character, here and by the service manager, it runs on.
+            if let Some(within_s) = runs_s.map(|s| quirk.latest_s(s)) {
+                return LetGo::Shutdown { within_s };
+            }
+        }
+        let (kept, nowayout) = (self.kept, self.nowayout());
+        let longer_s = match (kept, nowayout) {
+            (_, true) => self.lengthen(self.runs_on.stopped_s, HALVES),
             // A restart takes seconds. A host that dies just then is not to be waited for longer
             // than for one whose watchdog nobody has measured.
             (true, false) => {
                 let twice_s = self.timeout_s.saturating_mul(2);
-                self.lengthen(twice_s.min(RESTART_S))
+                self.lengthen(twice_s.min(RESTART_S), HALVES)
             }
-            (false, false) => self.timeout_s,
+            (false, false) => None,
         };
-        let longer = runs_s > self.timeout_s;
-        let within_s = longer.then(|| quirk.latest_s(runs_s));
+        let longer_s = longer_s.filter(|s| *s > self.timeout_s);
+        let runs_s = longer_s.unwrap_or(self.timeout_s);
+        let within_s = longer_s.map(|s| quirk.latest_s(s));
         if let Err(error) = self.device.disarm() {
             return LetGo::Runs { error, within_s };
         }

@@ -127,7 +127,7 @@ pub fn judge(
         _ if status.looked < began => Judged::NotYet,
         Phase::Starting => Judged::NotYet,
         // Nobody feeds Xen's slot from then on, and another guard may come.
-        Phase::Disarmed | Phase::Kept | Phase::StillArmed => Judged::Ended,
+        Phase::Disarmed | Phase::Kept | Phase::StillArmed | Phase::Shutdown => Judged::Ended,
         _ if served_ns > overdue_ns => Judged::Overdue,
         _ if served_ns <= fresh_ns => Judged::Fresh,
         _ => Judged::Silent,

@@ -34,8 +34,8 @@ pub trait HostWatchdog {
 
     /// The end of a guard, at which everything is served: as [`disarm`](Self::disarm), but a
     /// device that may run on does so with a long timeout, so that another guard has the time
-    /// to come.
-    fn let_go(self) -> LetGo
+    /// to come, or a shutdown that hangs is reset.
+    fn let_go(self, _why: Ends) -> LetGo
     where
         Self: Sized,
     {
@@ -54,6 +54,24 @@ pub trait HostWatchdog {
     }
 }
 
+/// Why a guard ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Somebody stops it: another one comes, or the host is to live without.
+    Stopped,
+    /// The host shuts down.
+    Shutdown,
+}
+
+/// With which timeout a host watchdog runs on once its guard has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunsOn {
+    /// Where nobody can disarm it, seconds.
+    pub stopped_s: u32,
+    /// While the host shuts down, seconds; 0: it is disarmed.
+    pub shutdown_s: u32,
+}
+
 /// What has become of a host watchdog that a guard let go of.
 #[derive(Debug)]
 pub enum LetGo {
@@ -64,6 +82,11 @@ pub enum LetGo {
     Kept {
         /// Until then it resets the host after so many seconds at the earliest.
         after_s: u32,
+    },
+    /// It runs on, so that a shutdown which hangs is reset.
+    Shutdown {
+        /// Within so many seconds.
+        within_s: u32,
     },
     /// It could not be disarmed.
     Runs {
@@ -79,7 +102,8 @@ impl LetGo {
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
         let rank = |one: &Self| match one {
-            Self::Runs { within_s, .. } => (2, u32::MAX - within_s.unwrap_or(0)),
+            Self::Runs { within_s, .. } => (3, u32::MAX - within_s.unwrap_or(0)),
+            Self::Shutdown { within_s } => (2, u32::MAX - within_s),
             Self::Kept { after_s } => (1, u32::MAX - after_s),
             Self::Disarmed => (0, 0),
         };

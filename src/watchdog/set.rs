@@ -5,7 +5,7 @@
 
 use super::device::{Driver, Hardware};
 use super::error::ArmError;
-use super::{HostWatchdog, LetGo};
+use super::{Ends, HostWatchdog, LetGo, RunsOn};
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::WatchdogDevice;
 use nix::errno::Errno;
@@ -90,9 +90,9 @@ impl<D: Driver> Set<D> {
     }
 
     /// See [`Hardware::keep`].
-    pub fn keep(&mut self, manager: &Notifier, stopped_s: u32) {
+    pub fn keep(&mut self, manager: &Notifier, runs_on: RunsOn) {
         let armed = self.armed.iter_mut();
-        armed.for_each(|one| one.keep(manager, stopped_s));
+        armed.for_each(|one| one.keep(manager, runs_on));
     }
 
     /// Their devices, for people.
@@ -166,8 +166,8 @@ impl<D: Driver> HostWatchdog for Set<D> {
     }
 
     /// Lets go of all; gives what endangers the host soonest.
-    fn let_go(self) -> LetGo {
-        let mut all = self.armed.into_iter().map(HostWatchdog::let_go);
+    fn let_go(self, why: Ends) -> LetGo {
+        let mut all = self.armed.into_iter().map(|one| one.let_go(why));
         let first = all.next().unwrap_or(LetGo::Disarmed);
         all.fold(first, LetGo::worse)
     }

@@ -9,7 +9,7 @@ use xenwarden::guard::page::{Entry, EntryKind, Reader, Status, Writer};
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::Patched;
 use xenwarden::sys::clock::{Monotonic, NS_PER_MS};
-use xenwarden::watchdog::{HostWatchdog, LetGo};
+use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
 use xenwarden::xen::simulation::Simulation;
 
 pub const PERIOD_NS: u64 = 250 * NS_PER_MS;
@@ -28,6 +28,8 @@ pub struct Device {
     pub kick_takes: Cell<u64>,
     /// Until when an operator inhibits the guard, or 0.
     pub inhibited: Cell<u64>,
+    /// For what it was let go of.
+    pub ended: Cell<Option<Ends>>,
 }
 
 pub struct Handle(pub Rc<Device>);
@@ -49,6 +51,20 @@ impl HostWatchdog for Handle {
         self.0.disarmed.set(true);
         Ok(())
     }
+
+    fn let_go(self, why: Ends) -> LetGo {
+        self.0.ended.set(Some(why));
+        match (why, self.0.refuses.get()) {
+            (Ends::Shutdown, false) => LetGo::Shutdown { within_s: 600 },
+            _ => self.disarm().map_or_else(
+                |error| LetGo::Runs {
+                    error,
+                    within_s: None,
+                },
+                |()| LetGo::Disarmed,
+            ),
+        }
+    }
 }
 
 /// Time that passes only when the guard sleeps; then the script has its turn.
@@ -56,7 +72,7 @@ pub struct Stage<'a> {
     pub xen: &'a Simulation,
     pub device: Rc<Device>,
     pub turn: u64,
-    pub stop: bool,
+    pub ends: Option<Ends>,
     pub looked: u64,
     /// What a turn does; a host that ticks is the rule.
     pub script: &'a mut dyn FnMut(u64, &Simulation, &Device) -> Turn,
@@ -71,6 +87,8 @@ pub enum Turn {
     Undecided,
     /// Everything is served, and somebody asks the guard to stop.
     Stop,
+    /// Likewise, as the host shuts down.
+    Shutdown,
     /// Nothing is, likewise.
     StopWedged,
 }
@@ -86,7 +104,7 @@ impl<'a> Stage<'a> {
             xen,
             device: Rc::clone(device),
             turn: 0,
-            stop: false,
+            ends: None,
             looked: 0,
             script,
         }
@@ -106,7 +124,7 @@ impl World for Stage<'_> {
         self.turn += 1;
         assert!(self.turn < 100_000, "the guard never ends");
         let turn = (self.script)(self.turn, self.xen, &self.device);
-        if matches!(turn, Turn::Served | Turn::Stop) {
+        if matches!(turn, Turn::Served | Turn::Stop | Turn::Shutdown) {
             self.xen.tick_all();
         }
         if turn == Turn::Undecided {
@@ -115,11 +133,15 @@ impl World for Stage<'_> {
                 self.xen.request(cpu);
             }
         }
-        self.stop |= matches!(turn, Turn::Stop | Turn::StopWedged);
+        self.ends = match turn {
+            Turn::Stop | Turn::StopWedged => Some(Ends::Stopped),
+            Turn::Shutdown => Some(Ends::Shutdown),
+            _ => self.ends,
+        };
     }
 
-    fn stops(&self) -> bool {
-        self.stop
+    fn ends(&self) -> Option<Ends> {
+        self.ends
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {

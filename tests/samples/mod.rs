@@ -26,11 +26,12 @@ const CLOSINGS: [Closing; 6] = [
     Closing::Unidentified,
     Closing::Evicted,
 ];
-const RESETS: [ResetCause; 10] = [
+const RESETS: [ResetCause; 11] = [
     ResetCause::Withheld,
     ResetCause::KickRefused,
     ResetCause::DisarmFailed,
     ResetCause::GuardSilent,
+    ResetCause::ShutdownHung,
     ResetCause::Dom0Panic,
     ResetCause::Crash,
     ResetCause::Drill,
@@ -137,6 +138,9 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
         .into(),
         "host.disarmed" => vec![Kind::HostDisarmed {}],
         "host.kept" => vec![Kind::HostKept { timeout_ms: 60_000 }],
+        "host.shutdown" => vec![Kind::HostShutdown {
+            resets_within_ms: 600_000,
+        }],
         "host.inhibited" => vec![Kind::HostInhibited {
             for_ms: 600_000,
             by: "root".to_owned(),

@@ -174,6 +174,7 @@ pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {
             3 => Phase::Disarmed,
             4 => Phase::StillArmed,
             5 => Phase::Kept,
+            6 => Phase::Shutdown,
             _ => return None,
         },
         looked: Monotonic(looked),
@@ -317,6 +318,7 @@ pub(super) fn encode_kind(kind: EntryKind) -> [u64; 4] {
             [13, a, b, c]
         }
         EntryKind::Kept { after_s } => [10, u64::from(after_s), 0, 0],
+        EntryKind::Shutdown { within_s } => [14, u64::from(within_s), 0, 0],
     }
 }
 
@@ -351,6 +353,9 @@ pub(super) fn decode_entry(words: &[u64; ENTRY_WORDS]) -> Option<Entry> {
         },
         10 => EntryKind::Kept {
             after_s: u32::try_from(a).ok()?,
+        },
+        14 => EntryKind::Shutdown {
+            within_s: u32::try_from(a).ok()?,
         },
         _ => return None,
     };

@@ -91,6 +91,8 @@ pub enum Phase {
     /// The guard ends, and the service manager keeps the host watchdog for the next one, or
     /// disarms it.
     Kept,
+    /// The guard ends as the host shuts down, and the host watchdog runs on with a long timeout.
+    Shutdown,
 }
 
 /// Figures of the kick path since the host watchdog was armed.
@@ -222,6 +224,11 @@ pub enum EntryKind {
     Kept {
         /// The timeout with which it runs on until it is taken over or disarmed, seconds.
         after_s: u32,
+    },
+    /// It ended as the host shuts down, and the host watchdog resets a shutdown that hangs.
+    Shutdown {
+        /// Within so many seconds.
+        within_s: u32,
     },
 }
 
@@ -387,7 +394,7 @@ impl Writer {
             return (kind, armed);
         };
         match before.phase {
-            Phase::StillArmed => (EntryKind::TakenOver, before.last_kick),
+            Phase::StillArmed | Phase::Shutdown => (EntryKind::TakenOver, before.last_kick),
             _ if ran_on => (EntryKind::TakenOver, before.last_kick),
             // What the service manager kept and did not give back it has closed.
             Phase::Disarmed | Phase::Kept => (EntryKind::Armed, before.looked),

@@ -25,6 +25,8 @@ pub const ROWS: &[Row] = &[
     Row { name: "upgrade", what: "the package is upgraded under load: the host watchdog runs on", run: |lab, phase| lives(lab, phase, upgrade) },
     Row { name: "purged", what: "the package is purged: the host watchdog is disarmed, nothing is left, and the host lives", run: |lab, phase| lives(lab, phase, purged) },
     Row { name: "reboot", what: "a reboot: guests are saved before the guard ends, and guarded again when they are back; it is told as no reset", run: |lab, _| shown(reboot(lab)) },
+    Row { name: "shutdown-hangs", what: "a reboot with a service whose stop never ends, once the guard has ended: the host goes down, and the next boot says why", run: |lab, _| shown(shutdown_hangs(lab)) },
+    Row { name: "shutdown-hangs-late", what: "a reboot that hangs when all services have ended: the host goes down by its watchdog, which is systemd's then", run: |lab, _| shutdown_hangs_late(lab) },
     Row { name: "wedge-at-shutdown", what: "a wedge while a shutdown stops the guests: the host goes down", run: |lab, _| wedge_at_shutdown(lab) },
 ];
 
@@ -32,6 +34,13 @@ pub const ROWS: &[Row] = &[
 const BOUND: Duration = Duration::from_secs(6);
 /// A wedge has, from when it begins.
 const WEDGE_BOUND: Duration = Duration::from_secs(8);
+/// How long the host watchdog is given for the rest of a shutdown, and less than systemd waits for what hangs in one (JobTimeoutSec of
+/// reboot.target: half an hour).
+const HANGS: Duration = Duration::from_secs(600);
+/// For the guests' stop and that of all services.
+const STOPPING: Duration = Duration::from_secs(180);
+/// RebootWatchdogSec, where the end of a reboot hangs, in place of 10 minutes.
+const LATE: Duration = Duration::from_secs(30);
 /// The units, and what is asked of them.
 const UNITS: [&str; 3] = [
     "xenwardend.service",
@@ -216,4 +225,53 @@ fn wedge_at_shutdown(laboratory: &Laboratory) -> Result<Figures> {
     let stops = host.machine.log.wait_line(said, LONG, stopping);
     stops.context(|| format!("nobody said: {stopping}"))?;
     wedged(&mut host)
+}
+
+/// What stops after the guard waits for ever: the host watchdog has been left to it.
+fn shutdown_hangs(laboratory: &Laboratory) -> Result<(Host, Vec<String>)> {
+    const UNIT: &str = "[Unit]\nBefore=xenwardend.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStopSec=infinity\n\
+                        ExecStart=/bin/true\nExecStop=/bin/sleep infinity\n";
+    let mut host = laboratory.debian_guarded()?;
+    let start = format!(
+        "printf '{UNIT}' > /run/systemd/system/hangs.service; systemctl daemon-reload; systemctl start hangs"
+    );
+    host.dom0_ok(&start, PROMPT)?;
+    let said = host.machine.log.length();
+    let began = host.machine.clock()?;
+    host.machine.agent.send("systemctl reboot")?;
+    let figures = fires(&mut host, began, HANGS + STOPPING, said)?;
+    if let Some(failure) = figures.failure {
+        return Err(Error::new(failure));
+    }
+    let fired_s = figures.fired_s.unwrap_or_default();
+    holds(fired_s >= HANGS.as_secs_f64(), "time for a shutdown")?;
+    let mut host = laboratory.debian_after_reset(host)?;
+    host.wait_kicking()?;
+    let resets = resets(&mut host)?;
+    let reset = only(&resets)?;
+    let said = (reset.cause, reset.confidence, reset.watchdog_fired);
+    let expected = (ResetCause::ShutdownHung, Confidence::Known, Some(true));
+    if said != expected {
+        return Err(Error::new(format!("it says {said:?}, not {expected:?}")));
+    }
+    Ok((host, vec![format!("fired after {fired_s:.0} s")]))
+}
+
+/// What systemd runs when all services have ended does not end: the host watchdog is systemd's by then.
+fn shutdown_hangs_late(laboratory: &Laboratory) -> Result<Figures> {
+    const PATH: &str = "/lib/systemd/system-shutdown/hangs";
+    const SCRIPT: &str = "#!/bin/sh\nsleep 1000\n";
+    let config = format!("[Manager]\\nRebootWatchdogSec={}\\n", LATE.as_secs());
+    let mut host = laboratory.debian_guarded()?;
+    host.dom0_ok(
+        &format!(
+            "printf '{SCRIPT}' > {PATH}; chmod 755 {PATH}; mkdir -p /etc/systemd/system.conf.d; \
+             printf '{config}' > /etc/systemd/system.conf.d/reboot.conf; systemctl daemon-reexec"
+        ),
+        LONG,
+    )?;
+    let said = host.machine.log.length();
+    let began = host.machine.clock()?;
+    host.machine.agent.send("systemctl reboot")?;
+    fires(&mut host, began, STOPPING + LATE, said)
 }
