@@ -116,6 +116,13 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
             "it allows 30 to",
         ),
         (
+            "shutdown",
+            |h| h.put("/sys/class/watchdog/watchdog0/max_timeout", "149\n"),
+            HostWatchdog,
+            Weak,
+            "one that hangs stays up",
+        ),
+        (
             "pretimeout",
             |h| {
                 h.put("/sys/class/watchdog/watchdog0/pretimeout", "2\n");

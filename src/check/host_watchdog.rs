@@ -159,6 +159,15 @@ fn said_of(
              that panic is wanted for a crash dump",
         ));
     }
+    let mut at_a_shutdown = policy.runs_on().at_a_shutdown();
+    let disarms = policy.shutdown_timeout_s != 0 && attributes.nowayout != Some(true);
+    if disarms && !at_a_shutdown.any(|s| attributes.allows_timeout(s)) {
+        findings.push(Finding::weak(
+            AREA,
+            format!("{shown}: it does not do the timeout for a shutdown, so it is disarmed, and one that hangs stays up"),
+            "take a device that does more, or set host-watchdog.shutdown_timeout_s = 0 where that is fine",
+        ));
+    }
     if identity == Some(IPMI) && !system.exists("/dev/ipmi0") {
         findings.push(Finding::weak(
             AREA,

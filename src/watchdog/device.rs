@@ -7,7 +7,7 @@
 //! ends, and that a device which runs is never left unkicked for a mere error.
 
 pub use super::driver::{Asked, Driver};
-use super::{Ends, HostWatchdog, LetGo, RunsOn};
+use super::{Ends, HostWatchdog, LetGo, RunsOn, halves};
 use crate::sys::clock::NS_PER_MS;
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{
@@ -28,10 +28,6 @@ const SLEEP_NS: u64 = 500 * NS_PER_MS;
 
 /// Time enough for a restart, seconds.
 const RESTART_S: u32 = 60;
-
-/// A timeout that a device cannot do is halved, so often at most; one in order must end within a shutdown's.
-const HALVES: u32 = 32;
-const HALVES_FOR_A_SHUTDOWN: u32 = 3;
 
 /// The armed host watchdog.
 #[derive(Debug)]
@@ -183,11 +179,10 @@ impl<D: Driver> Hardware<D> {
         self.kept || self.nowayout()
     }
 
-    /// Gives it a longer timeout, or the longest of so many halves that it takes. What then runs,
-    /// seconds; none: as before.
-    fn lengthen(&self, to_s: u32, halves: u32) -> Option<u32> {
-        let halves = (0..halves).map(|n| to_s >> n);
-        let longer = halves.take_while(|s| *s > self.timeout_s);
+    /// Gives it the first of these timeouts that it takes and that is longer. What then runs, seconds;
+    /// none: as before.
+    fn lengthen(&self, timeouts: impl Iterator<Item = u32>) -> Option<u32> {
+        let longer = timeouts.take_while(|s| *s > self.timeout_s);
         let mut taken = longer.filter(|s| self.device.set_timeout_s(*s).is_ok());
         let set_s = taken.next()?;
         Some(self.device.timeout_s().unwrap_or(set_s))
@@ -258,7 +253,7 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     fn let_go(self, why: Ends) -> LetGo {
         let quirk = Quirk::of(&self.identity);
         if why == Ends::Shutdown {
-            let runs_s = self.lengthen(self.runs_on.shutdown_s, HALVES_FOR_A_SHUTDOWN);
+            let runs_s = self.lengthen(self.runs_on.at_a_shutdown());
             // Closed without the magic character, here and by the service manager, it runs on.
             if let Some(within_s) = runs_s.map(|s| quirk.latest_s(s)) {
                 return LetGo::Shutdown { within_s };
@@ -266,12 +261,12 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
         }
         let (kept, nowayout) = (self.kept, self.nowayout());
         let longer_s = match (kept, nowayout) {
-            (_, true) => self.lengthen(self.runs_on.stopped_s, HALVES),
+            (_, true) => self.lengthen(halves(self.runs_on.stopped_s)),
             // A restart takes seconds. A host that dies just then is not to be waited for longer
             // than for one whose watchdog nobody has measured.
             (true, false) => {
                 let twice_s = self.timeout_s.saturating_mul(2);
-                self.lengthen(twice_s.min(RESTART_S), HALVES)
+                self.lengthen(halves(twice_s.min(RESTART_S)))
             }
             (false, false) => None,
         };

@@ -72,6 +72,20 @@ pub struct RunsOn {
     pub shutdown_s: u32,
 }
 
+impl RunsOn {
+    /// Those that are tried at a shutdown, seconds, the longest first. One in order must have ended
+    /// within the shortest.
+    pub fn at_a_shutdown(self) -> impl Iterator<Item = u32> {
+        halves(self.shutdown_s).take(3)
+    }
+}
+
+/// A timeout that a device may not do, its half, its quarter and so on, down to 1.
+fn halves(timeout_s: u32) -> impl Iterator<Item = u32> {
+    let halves = (0..).map_while(move |n| timeout_s.checked_shr(n));
+    halves.take_while(|s| *s != 0)
+}
+
 /// What has become of a host watchdog that a guard let go of.
 #[derive(Debug)]
 pub enum LetGo {
