@@ -151,3 +151,21 @@ fn whoever_is_called_at_night_finds_each_event_and_each_cause() {
         assert!(operating.contains(&format!("| `{cause}` |")), "{cause}");
     }
 }
+
+#[test]
+fn the_version_is_the_same_wherever_it_is_told() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (path, line) in [
+        (
+            "packaging/debian/changelog",
+            format!("xenwarden ({version}-"),
+        ),
+        ("packaging/xenwarden.spec", format!("Version: {version}\n")),
+        ("packaging/xenwarden.spec", format!(" - {version}-1\n")),
+        ("CHANGELOG.md", format!("\n## {version} - 20")),
+        ("fuzz/Cargo.toml", format!("\nversion = \"{version}\"\n")),
+    ] {
+        let text = fs::read_to_string(root().join(path)).expect("a text");
+        assert!(text.contains(&line), "{path} is not of {version}");
+    }
+}
