@@ -220,11 +220,13 @@ fn with_each_init_guests_start_after_the_guard_and_stop_before_it() {
 }
 
 /// What Xen's command line is with these settings, after `times` of reading our file.
-fn xen_command_line(settings: &str, times: usize) -> String {
+fn xen_command_line(machine: &str, settings: &str, times: usize) -> String {
     let file = root().join("init/grub.d/xenwarden.cfg");
     let read = format!(". {}\n", file.display()).repeat(times);
     // As grub-mkconfig does it.
-    let script = format!("set -e\n{settings}\n{read}printf %s \"$GRUB_CMDLINE_XEN_DEFAULT\"");
+    let script = format!(
+        "set -e\nuname() {{ echo {machine}; }}\n{settings}\n{read}printf %s \"$GRUB_CMDLINE_XEN_DEFAULT\""
+    );
     let shell = Command::new("sh")
         .args(["-c", &script])
         .env_clear()
@@ -258,9 +260,12 @@ fn grub_gives_xen_its_watchdog_once_and_never_against_the_administrator() {
         ("GRUB_CMDLINE_XEN='loglvl=all watchdog=0'", ""),
     ] {
         for times in 1..3 {
-            assert_eq!(xen_command_line(settings, times), expected, "{settings}");
+            let found = xen_command_line("x86_64", settings, times);
+            assert_eq!(found, expected, "{settings}");
         }
     }
+    let settings = "GRUB_CMDLINE_XEN_DEFAULT='dom0_mem=4G'";
+    assert_eq!(xen_command_line("aarch64", settings, 1), "dom0_mem=4G");
 }
 
 /// As the last line of XCP-ng's /etc/sysconfig/kernel-xen does, once it has read the other file.
