@@ -9,7 +9,7 @@
 use crate::event::{Coverage, Timestamp, Uuid};
 use crate::guard::gate::Decision;
 use crate::guard::histogram::Histogram;
-use crate::guard::page::{Counters, Phase, View};
+use crate::guard::page::{self, Counters, Phase, View};
 use crate::guests::report::{GuestReport, GuestsReport};
 use crate::state::drill::{Drills, FenceBound};
 use crate::state::saver::{Health, SaveError};
@@ -212,11 +212,13 @@ pub struct Dropped {
     pub sinks: BTreeMap<String, u64>,
 }
 
-/// A guard that has not looked for so long hangs, or is gone.
-pub const SILENT_NS: u64 = 1_000 * NS_PER_MS;
+/// A guard that has told nothing for so long hangs, or is gone.
+const SILENT_NS: u64 = 1_000 * NS_PER_MS;
 /// Kicks that the gate allows and the device has not taken for so many periods do not reach
-/// it: the driver refuses them, or the guard hangs in it.
+/// it: the driver refuses them.
 const PERIODS_WITHOUT_KICK: u64 = 4;
+/// Some devices take their time for a kick (a BMC): this part of the timeout is given to one.
+const KICK_PART: u64 = 2;
 
 impl Status {
     /// The guard's part, from its page, if there is one, and what drills have shown, if that is
@@ -333,10 +335,30 @@ fn watchdogs(guest: &GuestReport) -> impl Iterator<Item = GuestWatchdog> + '_ {
     })
 }
 
-/// A guard that has told nothing for longer hangs or is gone, ns.
+/// Whether a guard hangs or is gone, as it has told nothing for too long. While a kick goes on it
+/// tells nothing, so a device's time for that is not counted, up to half of the timeout.
 #[must_use]
-pub fn silent_ns(view: &View) -> u64 {
-    SILENT_NS.max(PERIODS_WITHOUT_KICK * view.info.period_ns)
+pub fn is_silent(view: &View, now: Monotonic) -> bool {
+    let View { info, status } = view;
+    let usual_ns = SILENT_NS.max(PERIODS_WITHOUT_KICK * info.period_ns);
+    let (since, silent_ns) = match is_in_kick(status) {
+        true => (status.served, usual_ns.max(info.timeout_ns / KICK_PART)),
+        false => (status.looked.max(status.answered), usual_ns),
+    };
+    now.since_ns(since) > silent_ns
+}
+
+/// The device has not answered yet to the kick that the gate last allowed.
+fn is_in_kick(status: &page::Status) -> bool {
+    status.answered < status.served
+}
+
+/// Whether the device takes no kicks, though the gate allows them.
+fn is_refused(view: &View, now: Monotonic) -> bool {
+    let View { info, status } = view;
+    let kick_ns = status.counters.max_kick_ns.min(info.timeout_ns / KICK_PART);
+    let longest_ns = PERIODS_WITHOUT_KICK * info.period_ns + kick_ns;
+    !is_in_kick(status) && now.since_ns(status.last_kick) > longest_ns
 }
 
 /// Kicks go on only where the guard says so, is seen to be alive, and its kicks arrive.
@@ -348,7 +370,6 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
         reason: Some(reason),
         for_ms: now.since_ns(since) / NS_PER_MS,
     };
-    let silent_ns = now.since_ns(status.looked);
     match (status.phase, status.decision) {
         (Phase::Starting, _) => withheld("the guard has not armed it yet".into(), info.started),
         (Phase::Disarmed, _) => withheld("the host watchdog is disarmed".into(), status.looked),
@@ -366,14 +387,12 @@ pub fn decision(view: &View, now: Monotonic) -> DecisionStatus {
             "the guard has ended without disarming it".into(),
             status.looked,
         ),
-        _ if silent_ns > self::silent_ns(view) => withheld(
+        _ if is_silent(view, now) => withheld(
             "the guard tells nothing: it hangs or is gone".into(),
             status.looked,
         ),
         (_, Decision::Withhold(reason)) => withheld(reason.to_string(), status.since),
-        (_, Decision::Kick)
-            if now.since_ns(status.last_kick) > PERIODS_WITHOUT_KICK * info.period_ns =>
-        {
+        (_, Decision::Kick) if is_refused(view, now) => {
             let reason = "kicks do not reach the host watchdog";
             withheld(reason.into(), status.last_kick)
         }

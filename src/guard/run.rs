@@ -64,7 +64,7 @@ pub fn run<W: HostWatchdog>(
         let inhibited = world.inhibited(now);
         let decision = overrule(evidence, inhibited.is_some());
         if decision == Decision::Kick {
-            history.serves(page, now);
+            history.serves(page, looked, now);
             let outcome = watchdog.kick();
             history.kicked(page, now, world.now(), outcome);
         }
@@ -156,8 +156,8 @@ impl History {
 
     /// The gate says kick: told at once, as whoever counts from here on must not count the time
     /// that the device takes.
-    fn serves(&mut self, page: &mut Writer, now: Monotonic) {
-        self.status.served = now;
+    fn serves(&mut self, page: &mut Writer, looked: Monotonic, now: Monotonic) {
+        (self.status.looked, self.status.served) = (looked, now);
         page.status(&self.status);
     }
 

@@ -46,7 +46,7 @@ pub fn of_page(view: &View, now: Monotonic) -> HostState {
         (Phase::Shutdown, _) => return HostState::Shutdown,
         (_, Decision::Withhold(reason)) => (Unkicked::Withheld, Some(reason.to_string())),
         (phase, Decision::Kick) => {
-            let silent = now.since_ns(view.status.looked) > status::silent_ns(view);
+            let silent = status::is_silent(view, now);
             let cause = match phase {
                 Phase::StillArmed => Unkicked::DisarmFailed,
                 _ if silent => Unkicked::GuardSilent,

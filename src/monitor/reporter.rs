@@ -11,7 +11,7 @@
 //! the event follows, and may wait for threads that hang.
 
 use crate::control::inhibit::{self, Order};
-use crate::control::status::{Pcpu, SILENT_NS};
+use crate::control::status::{self, Pcpu};
 use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
 use crate::guard::evidence::{Evidence, Verdict, Work};
@@ -174,7 +174,11 @@ impl<'r, 'a> Watcher<'r, 'a> {
     /// Looks once at everything, and tells what there is to tell.
     pub fn turn(&mut self, now: Monotonic) {
         let mut view = self.page.as_ref().and_then(Reader::view);
-        if view.as_ref().is_none_or(|view| is_quiet(view, now)) {
+        // A guard that is silent: there may be a page of another by now.
+        if view
+            .as_ref()
+            .is_none_or(|view| status::is_silent(view, now))
+        {
             // What the last guard left behind comes before what the next one does.
             if let Some(view) = &view {
                 self.entries(view, now);
@@ -277,15 +281,10 @@ impl<'r, 'a> Watcher<'r, 'a> {
     }
 }
 
-/// A guard that does not look: there may be a page of another by now.
-fn is_quiet(view: &View, now: Monotonic) -> bool {
-    now.since_ns(view.status.looked) > SILENT_NS
-}
-
-/// A guard that has the host watchdog armed and does not look.
+/// A guard that has the host watchdog armed and is silent.
 fn is_silent(view: &View, now: Monotonic) -> bool {
     let is_armed = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
-    is_armed && is_quiet(view, now)
+    is_armed && status::is_silent(view, now)
 }
 
 /// Whether people are not told what is wrong unless somebody else looks.
