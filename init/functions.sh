@@ -7,6 +7,7 @@
 # exit codes are those of LSB 5.0. None of them ever sends SIGKILL: a guard that is killed leaves the
 # host watchdog armed.
 
+umask 022
 GUARD=/usr/sbin/xenwardend
 MONITOR=/usr/sbin/xenwarden-monitor
 CLI=/usr/bin/xenwarden
@@ -32,6 +33,11 @@ esac
 PIDFILE=$RUN/$NAME.pid
 # As Red Hat's rc has it: what has no file here is not stopped.
 SUBSYS=/var/lock/subsys
+
+# A place that anybody may make is none to write to: links in it lead anywhere.
+has_subsys() {
+    [ -d "$SUBSYS" ] && [ ! -L "$SUBSYS" ] && [ -O "$SUBSYS" ]
+}
 
 say() {
     echo "$NAME: $*"
@@ -66,18 +72,29 @@ ended_or_ready() {
 }
 
 forget() {
-    rm -f "$PIDFILE" "$SUBSYS/$NAME"
+    rm -f "$PIDFILE"
+    if has_subsys; then rm -f "$SUBSYS/$NAME"; fi
 }
 
 # In a session of its own, so that no terminal's ^C reaches it.
 launch() {
-    setsid "$PROGRAM" --config "$CONFIG" </dev/null >"$LOG" 2>&1 &
+    setsid "$PROGRAM" --config "$CONFIG" </dev/null >"$LOG" 2>&1 9>&- &
     echo $! >"$PIDFILE"
-    if [ -d "$SUBSYS" ]; then : >"$SUBSYS/$NAME"; fi
+    if has_subsys; then : >"$SUBSYS/$NAME"; fi
+}
+
+# One start at a time: of two the loser would take the pid of the one that runs for its own.
+start_it() {
+    exec 9>"$RUN/$NAME.start" || return 1
+    if command -v flock >/dev/null; then flock 9; fi
+    code=0
+    start_alone || code=$?
+    exec 9>&-
+    return "$code"
 }
 
 # Waits until it is ready. What was started here and is not in time is stopped again.
-start_it() {
+start_alone() {
     if [ ! -x "$PROGRAM" ]; then
         say "$PROGRAM is not installed"
         return 5
@@ -112,17 +129,25 @@ start_it() {
     esac
 }
 
-# init(8) tells the runlevel, OpenRC that it goes down.
+# OpenRC tells its runlevel, and that it goes down for single-user mode as well; init(8) its own, and that a halt stands
+# still on purpose.
 goes_down() {
-    case ${RUNLEVEL-}${RC_GOINGDOWN-} in
-    0* | 6* | YES) return 0 ;;
-    *) return 1 ;;
-    esac
+    if [ -n "${RC_RUNLEVEL-}" ]; then
+        [ "$RC_RUNLEVEL" = shutdown ]
+    else
+        [ "${RUNLEVEL-}" = 0 ] || [ "${RUNLEVEL-}" = 6 ]
+    fi
 }
 
-# What ends it. The guard leaves the host watchdog running for a shutdown that hangs, if it is told of one.
+# What ends it. The guard leaves the host watchdog running for a shutdown that hangs, if it is told of one. An earlier
+# version does not handle that signal (proc(5): SigCgt), and would be killed by it.
 ending() {
-    if [ "$NAME" = xenwardend ] && goes_down; then echo PWR; else echo TERM; fi
+    if [ "$NAME" = xenwardend ] && goes_down && [ "${INIT_HALT-}" != HALT ] &&
+        grep -q '^SigCgt:[[:space:]]*[0-9a-f]\{8\}[2367abef]' "/proc/$pid/status" 2>/dev/null; then
+        echo PWR
+    else
+        echo TERM
+    fi
 }
 
 stop_it() {
@@ -130,9 +155,10 @@ stop_it() {
         forget
         return 0
     fi
-    kill -"$(ending)" "$pid"
+    signal=$(ending)
+    kill -"$signal" "$pid"
     within "$STOP_S" ended || {
-        say "has not ended within $STOP_S s of SIG$(ending): see xenwarden status. It goes on, and is not killed"
+        say "has not ended within $STOP_S s of SIG$signal: see xenwarden status. It goes on, and is not killed"
         return 1
     }
     forget

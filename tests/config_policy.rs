@@ -140,8 +140,12 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             ],
         ),
         (
-            "[host-watchdog]\nshutdown_timeout_s = 4",
-            &["host-watchdog.shutdown_timeout_s = 4", "5 to 3600", "0 has"],
+            "[host-watchdog]\nshutdown_timeout_s = 59",
+            &[
+                "host-watchdog.shutdown_timeout_s = 59",
+                "60 to 3600",
+                "0 has",
+            ],
         ),
         (
             "[control]\nsocket = \"a\\nb\"",

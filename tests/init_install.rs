@@ -215,8 +215,9 @@ fn with_each_init_guests_start_after_the_guard_and_stop_before_it() {
         .lines()
         .filter(|line| line.contains("kill -"))
         .collect();
-    assert_eq!(kills, ["    kill -\"$(ending)\" \"$pid\""]);
-    assert!(functions.contains("then echo PWR; else echo TERM; fi"));
+    assert_eq!(kills, ["    kill -\"$signal\" \"$pid\""]);
+    assert_eq!(functions.matches("signal=").count(), 1);
+    assert!(functions.contains("        echo PWR\n    else\n        echo TERM\n    fi\n"));
 }
 
 /// What Xen's command line is with these settings, after `times` of reading our file.
@@ -258,6 +259,8 @@ fn grub_gives_xen_its_watchdog_once_and_never_against_the_administrator() {
         ),
         ("GRUB_CMDLINE_XEN_DEFAULT='no-watchdog'", "no-watchdog"),
         ("GRUB_CMDLINE_XEN='loglvl=all watchdog=0'", ""),
+        ("GRUB_CMDLINE_XEN='loglvl=all\twatchdog=0'", ""),
+        ("GRUB_CMDLINE_XEN='\"watchdog=0\"'", ""),
     ] {
         for times in 1..3 {
             let found = xen_command_line("x86_64", settings, times);

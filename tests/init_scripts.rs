@@ -112,6 +112,15 @@ impl Host {
         command
     }
 
+    /// The guard is started, and stopped by a script with these in its environment: what it said.
+    fn stopped_with(&self, environment: &[(&str, &str)]) -> String {
+        assert_eq!(self.guard("start").0, 0);
+        let mut stop = self.command("xenwardend", "stop");
+        let (code, said) = told(stop.envs(environment.iter().copied()).output());
+        assert_eq!(code, 0, "{said}");
+        said
+    }
+
     /// The guard's script: its exit code, and what it said.
     fn guard(&self, action: &str) -> (i32, String) {
         told(self.command("xenwardend", action).output())
@@ -291,16 +300,66 @@ fn a_guard_that_was_killed_is_told_and_another_can_be_started() {
 fn how_the_guard_ended_is_recorded_by_its_script_at_a_shutdown() {
     let host = Host::new("shutdown", "sysv");
     for runlevel in ["0", "6"] {
-        assert_eq!(host.guard("start").0, 0);
-        let mut stop = host.command("xenwardend", "stop");
-        let (code, said) = told(stop.env("RUNLEVEL", runlevel).output());
-        assert_eq!(
-            (code, said.contains("for the shutdown")),
-            (0, true),
-            "{said}"
-        );
+        let said = host.stopped_with(&[("RUNLEVEL", runlevel)]);
+        assert!(said.contains("for the shutdown"), "{said}");
         assert!(host.read("recorded").starts_with("--record-stop --config"));
         host.take("recorded");
+    }
+    // A halt stands still on purpose.
+    let said = host.stopped_with(&[("RUNLEVEL", "0"), ("INIT_HALT", "HALT")]);
+    assert!(said.contains("disarmed") && host.has("recorded"), "{said}");
+    host.take("recorded");
+    let said = host.stopped_with(&[("RUNLEVEL", "1")]);
+    assert!(said.contains("disarmed") && !host.has("recorded"), "{said}");
+}
+
+#[test]
+fn a_guard_that_does_not_know_the_signal_is_not_killed_by_it_at_a_shutdown() {
+    let host = Host::new("earlier", "sysv");
+    let earlier = GUARD.replace("trap 'ends \"left for the shutdown\"' PWR\n", "");
+    assert_ne!(earlier, GUARD);
+    host.put("sbin/xenwardend", &earlier);
+    let said = host.stopped_with(&[("RUNLEVEL", "6")]);
+    assert!(said.contains("disarmed"), "{said}");
+}
+
+/// Where anybody may make /var/lock/subsys.
+#[test]
+fn nothing_is_written_or_removed_where_a_link_leads() {
+    let host = Host::new("subsys", "sysv");
+    let functions = host.read("share/xenwarden/functions.sh");
+    let own = format!("SUBSYS={}/lock/subsys", host.0.display());
+    let moved = functions.replace("SUBSYS=/var/lock/subsys", &own);
+    host.put("share/xenwarden/functions.sh", &moved);
+    let others = host.0.join("others");
+    fs::create_dir_all(host.0.join("lock")).expect("made");
+    fs::create_dir(&others).expect("made");
+    fs::write(others.join("xenwardend"), "precious").expect("written");
+    std::os::unix::fs::symlink(&others, host.0.join("lock/subsys")).expect("linked");
+    host.stopped_with(&[]);
+    assert_eq!(host.read("others/xenwardend"), "precious");
+    // One of root's own is kept as Red Hat's rc wants it.
+    host.take("lock/subsys");
+    fs::create_dir(host.0.join("lock/subsys")).expect("made");
+    assert_eq!(host.guard("start").0, 0);
+    assert!(host.has("lock/subsys/xenwardend"));
+    assert_eq!(host.guard("stop").0, 0);
+    assert!(!host.has("lock/subsys/xenwardend"));
+}
+
+#[test]
+fn of_two_starts_at_once_one_starts_a_guard_and_both_find_it() {
+    let host = Host::new("twice", "sysv");
+    for _ in 0..4 {
+        let mut other = host.command("xenwardend", "start");
+        let mut other = other.spawn().expect("started");
+        let (code, said) = host.guard("start");
+        assert_eq!(code, 0, "{said}");
+        assert!(other.wait().expect("waited for").success());
+        assert!(host.process("xenwardend").is_some());
+        assert_eq!(host.read("arguments").lines().count(), 1);
+        assert_eq!(host.guard("stop").0, 0);
+        host.take("arguments");
     }
 }
 
@@ -339,12 +398,14 @@ start || exit 1
 stop
 "#;
 
-fn openrc(host: &Host, shutdown: &str) -> (i32, String) {
+fn openrc(host: &Host, runlevel: &str) -> (i32, String) {
     let mut shell = Command::new("timeout");
     shell
         .args(["300", "sh", "-c", OPENRC])
         .env_remove("RUNLEVEL");
-    shell.env("RC_GOINGDOWN", shutdown);
+    let goes_down = ["shutdown", "single"].contains(&runlevel);
+    shell.env("RC_GOINGDOWN", if goes_down { "YES" } else { "" });
+    shell.env("RC_RUNLEVEL", runlevel);
     shell.env("SCRIPT", host.0.join("etc/init.d/xenwardend"));
     told(shell.output())
 }
@@ -353,13 +414,15 @@ fn openrc(host: &Host, shutdown: &str) -> (i32, String) {
 fn with_openrc_a_start_waits_too_and_a_shutdown_is_recorded() {
     let host = Host::new("openrc", "openrc");
     let life = "xenwardend: ready\nxenwardend: disarmed /dev/watchdog0\n";
-    assert_eq!(openrc(&host, ""), (0, life.into()));
+    for runlevel in ["default", "single"] {
+        assert_eq!(openrc(&host, runlevel), (0, life.into()));
+    }
     assert!(host.has("arguments") && !host.has("recorded"));
     let left = life.replace("disarmed", "left for the shutdown");
-    assert_eq!(openrc(&host, "YES"), (0, left));
+    assert_eq!(openrc(&host, "shutdown"), (0, left));
     assert!(host.has("recorded"));
     host.put("nowayout", "");
-    let (code, said) = openrc(&host, "");
+    let (code, said) = openrc(&host, "default");
     assert_eq!(
         (code, said.contains("the host goes down")),
         (0, true),
@@ -367,9 +430,9 @@ fn with_openrc_a_start_waits_too_and_a_shutdown_is_recorded() {
     );
     host.put("never", "");
     host.waits(2, 60);
-    assert_eq!(openrc(&host, "").0, 1);
+    assert_eq!(openrc(&host, "default").0, 1);
     assert_eq!(host.process("xenwardend"), None);
     host.put("fails", "69");
-    let (code, said) = openrc(&host, "");
+    let (code, said) = openrc(&host, "default");
     assert_eq!((code, said.contains("this is why")), (1, true), "{said}");
 }

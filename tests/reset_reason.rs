@@ -129,7 +129,7 @@ fn each_combination_of_records_has_its_cause_and_its_confidence() {
             yes,
             &[],
             ShutdownHung,
-            Known,
+            Likely,
         ),
         (armed(), yes, &[Panic], Dom0Panic, Known),
         (armed(), None, &[Panic], Dom0Panic, Known),

@@ -21,7 +21,7 @@ impl Host {
         let note = format!("echo \"$*\" >>{}/asked", host.0.display());
         host.program(
             "systemctl",
-            &format!("{note}\ncase $* in\n{systemctl}\nesac"),
+            &format!("{note}\ncase $* in\n{systemctl}\nis-active*) echo active ;;\nesac"),
         );
         host
     }
@@ -88,6 +88,21 @@ fn a_guard_that_cannot_disarm_is_not_stopped() {
     assert_eq!(code, 1);
     assert!(said.contains("cannot be disarmed"), "{said}");
     assert!(!host.asked().contains("stop "), "{}", host.asked());
+}
+
+#[test]
+fn a_guard_that_has_failed_to_disarm_is_started_again() {
+    let systemctl = "is-active*) echo failed; exit 3 ;;";
+    let host = Host::new("stopped-before", systemctl, "WEAK: nowayout: a stop of it");
+    let (code, said) = host.stop();
+    assert_eq!(code, 1);
+    assert!(said.contains("cannot be disarmed"), "{said}");
+    let asked = host.asked();
+    assert!(asked.ends_with("start xenwardend.service\n"), "{asked}");
+    // One that is not there is nothing to stay for.
+    let systemctl = "is-active*) echo inactive; exit 3 ;;";
+    let host = Host::new("inactive", systemctl, "WEAK: nowayout: a stop of it");
+    assert_eq!(host.stop().0, 0);
 }
 
 #[test]

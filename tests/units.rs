@@ -73,7 +73,7 @@ fn what_tells_the_guard_of_a_shutdown_holds_up_no_stop() {
         .collect();
     assert!(!asks.is_empty());
     assert!(
-        asks.iter().all(|line| line.contains("timeout 10 ")),
+        asks.iter().all(|line| line.contains("timeout -k 1 10 ")),
         "{asks:?}"
     );
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! How a guard that ends leaves the host watchdog, and how the next one finds it.
-#![allow(clippy::expect_used)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic)] // how tests fail
 
 mod fake_watchdog;
 
@@ -177,6 +177,11 @@ fn at_a_shutdown_a_device_has_the_time_for_one_in_order_or_is_let_go_of_as_at_a_
         assert_eq!(timeout_s, 5);
         assert!(with(|d| !d.running));
     }
+    // As long as the hardware has anyway.
+    assert!(matches!(
+        shut_down(i6300esb(), 5).0,
+        LetGo::Shutdown { within_s: 5 }
+    ));
     let nowayout = Ways {
         nowayout: true,
         most_s: 30,
@@ -191,6 +196,27 @@ fn at_a_shutdown_a_device_has_the_time_for_one_in_order_or_is_let_go_of_as_at_a_
         }
     );
     assert!(runs && timeout_s == 30, "{outcome:?}");
+}
+
+#[test]
+fn a_device_that_takes_a_timeout_and_does_less_is_not_left_to_reset_a_shutdown_in_order() {
+    for (does_s, expected) in [(149, None), (4, None), (150, Some(150)), (599, Some(599))] {
+        let mut armed = arm(i6300esb()).expect("armed");
+        let runs_on = RunsOn {
+            shutdown_s: 600,
+            ..RUNS_ON
+        };
+        armed.keep(&Notifier::from_environment(), runs_on);
+        with(|d| d.rounds_to = Some(does_s));
+        let outcome = armed.let_go(Ends::Shutdown);
+        let left = match outcome {
+            LetGo::Shutdown { within_s } => Some(within_s),
+            LetGo::Disarmed => None,
+            _ => panic!("{outcome:?}"),
+        };
+        assert_eq!(left, expected, "it does {does_s} s");
+        assert_eq!(with(|d| d.running), expected.is_some());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xenwarden::config;
+use xenwarden::config::{self, Policy, STATE_DIRECTORY};
 use xenwarden::exit::{CONFIG, Failure, IOERR, OSERR, USAGE};
 use xenwarden::monitor::{host_state, privileges, services};
 use xenwarden::sink;
@@ -54,20 +54,30 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error))?;
+    let policy = config::load(&arguments.config).map_err(|error| Failure::new(CONFIG, error));
     if arguments.record_stop {
-        let directory = &policy.state_directory;
-        return host_state::note(directory).map_err(|error| {
-            let directory = directory.display();
-            Failure::new(
-                IOERR,
-                format!("how the guard has ended is not saved in {directory}: {error}"),
-            )
-        });
+        return record_stop(policy);
     }
+    let policy = policy?;
     // What writes the log needs no privilege.
     let begin = || _ = privileges::give_up(false, false);
     sink::log::start(NAME, policy.level, policy.syslog, begin)
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
     services::run(&policy)
+}
+
+/// A configuration that cannot be read does not hide how the guard has ended: it is noted where it is unless told otherwise.
+fn record_stop(policy: Result<Policy, Failure>) -> Result<(), Failure> {
+    let (directory, failure) = match policy {
+        Ok(policy) => (policy.state_directory, None),
+        Err(failure) => (STATE_DIRECTORY.into(), Some(failure)),
+    };
+    let noted = host_state::note(&directory).map_err(|error| {
+        let directory = directory.display();
+        Failure::new(
+            IOERR,
+            format!("how the guard has ended is not saved in {directory}: {error}"),
+        )
+    });
+    failure.map_or(noted, Err)
 }

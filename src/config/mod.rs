@@ -11,7 +11,7 @@ pub mod policy;
 mod problems;
 pub mod sinks;
 
-pub use policy::{Policy, SAMPLES_PER_DEADLINE};
+pub use policy::{Policy, SAMPLES_PER_DEADLINE, STATE_DIRECTORY};
 
 use std::fmt;
 use std::fs;

@@ -20,6 +20,8 @@ const DEFAULT_STOPPED_TIMEOUT_S: u32 = 60;
 const MAX_STOPPED_TIMEOUT_S: u32 = 3_600;
 /// Its timeout once the guard has ended for a shutdown, seconds: RebootWatchdogSec's of systemd.
 const DEFAULT_SHUTDOWN_TIMEOUT_S: u32 = 600;
+/// Shorter than that it would reset shutdowns in order.
+const MIN_SHUTDOWN_TIMEOUT_S: u32 = 60;
 /// Time between two looks, milliseconds.
 const DEFAULT_SAMPLE_MS: u32 = 250;
 /// Shortest. What a look proves is good for one sample, which must outlast the time slice of a
@@ -58,6 +60,9 @@ const MAX_SOCKET_PATH: usize = 107;
 const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
 /// The group that may ask unless told otherwise; it need not exist.
 pub const GROUP: &str = "xenwarden";
+
+/// Where what must outlive the monitor is kept unless told otherwise.
+pub const STATE_DIRECTORY: &str = "/var/lib/xenwarden";
 
 /// The highest SCHED_FIFO priority (sched(7)), and the default: corosync, sbd and multipathd have
 /// SCHED_RR 99.
@@ -153,7 +158,7 @@ impl Policy {
             given => wrong.within(
                 "host-watchdog.shutdown_timeout_s",
                 given,
-                hardware_s..=MAX_STOPPED_TIMEOUT_S,
+                MIN_SHUTDOWN_TIMEOUT_S.max(hardware_s)..=MAX_STOPPED_TIMEOUT_S,
                 DEFAULT_SHUTDOWN_TIMEOUT_S.max(hardware_s),
                 " seconds, and not below host-watchdog.timeout_s or crash_dump.hardware_s; 0 has a \
                  shutdown disarm it",
@@ -232,7 +237,7 @@ impl Policy {
             state_directory: wrong.absolute(
                 "state.directory",
                 file.state.directory,
-                "/var/lib/xenwarden",
+                STATE_DIRECTORY,
             ),
             events: Events::from_file(file.events, &mut wrong),
             hooks: Hooks::from_file(&file.hooks, file.hook, &mut wrong),

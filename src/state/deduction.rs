@@ -8,7 +8,7 @@
 //! | last heartbeat | and | cause | confidence |
 //! |---|---|---|---|
 //! | disarmed | | none: a stop in order | |
-//! | a shutdown | the device says that it fired | `shutdown_hung` | known |
+//! | a shutdown | the device says that it fired | `shutdown_hung` | likely, as it may have been cancelled |
 //! | a shutdown | it does not say so | none: a shutdown in order | |
 //! | any other | a drill had stopped the kicks | `drill` | as of the next three |
 //! | between two guards | | as of a host that was kicked | |
@@ -99,7 +99,7 @@ impl Left {
             (HostState::Shutdown, _) if traces.watchdog_fired != Some(true) => return None,
             (HostState::Shutdown, _) => {
                 let cause = ResetCause::ShutdownHung;
-                (cause, Confidence::Known, SHUTDOWN_HUNG.to_owned())
+                (cause, Confidence::Likely, SHUTDOWN_HUNG.to_owned())
             }
             (_, Some(drill)) => drilled(drill.measured.as_ref(), traces),
             (HostState::Withholding { reason, cause }, None) => {

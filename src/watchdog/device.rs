@@ -179,13 +179,14 @@ impl<D: Driver> Hardware<D> {
         self.kept || self.nowayout()
     }
 
-    /// Gives it the first of these timeouts that it takes and that is longer. What then runs, seconds;
-    /// none: as before.
-    fn lengthen(&self, timeouts: impl Iterator<Item = u32>) -> Option<u32> {
-        let longer = timeouts.take_while(|s| *s > self.timeout_s);
-        let mut taken = longer.filter(|s| self.device.set_timeout_s(*s).is_ok());
-        let set_s = taken.next()?;
-        Some(self.device.timeout_s().unwrap_or(set_s))
+    /// Gives it the first of these timeouts, the longest first, with which it does `least_s` at least.
+    /// What then runs, seconds.
+    fn lengthen(&self, timeouts: impl Iterator<Item = u32>, least_s: u32) -> Option<u32> {
+        let mut runs = timeouts.take_while(|s| *s >= least_s).filter_map(|set_s| {
+            self.device.set_timeout_s(set_s).ok()?;
+            Some(self.device.timeout_s().unwrap_or(set_s))
+        });
+        runs.find(|s| *s >= least_s)
     }
 
     /// A host that slept (S3) may have reset its device, whose driver need not start it again
@@ -253,7 +254,9 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     fn let_go(self, why: Ends) -> LetGo {
         let quirk = Quirk::of(&self.identity);
         if why == Ends::Shutdown {
-            let runs_s = self.lengthen(self.runs_on.at_a_shutdown());
+            let least_s = self.runs_on.at_a_shutdown().min().unwrap_or(0);
+            let least_s = least_s.max(self.timeout_s);
+            let runs_s = self.lengthen(self.runs_on.at_a_shutdown(), least_s);
             // Closed without the magic character, here and by the service manager, it runs on.
             if let Some(within_s) = runs_s.map(|s| quirk.latest_s(s)) {
                 return LetGo::Shutdown { within_s };
@@ -261,16 +264,13 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
         }
         let (kept, nowayout) = (self.kept, self.nowayout());
         let longer_s = match (kept, nowayout) {
-            (_, true) => self.lengthen(halves(self.runs_on.stopped_s)),
+            (_, true) => Some(self.runs_on.stopped_s),
             // A restart takes seconds. A host that dies just then is not to be waited for longer
             // than for one whose watchdog nobody has measured.
-            (true, false) => {
-                let twice_s = self.timeout_s.saturating_mul(2);
-                self.lengthen(halves(twice_s.min(RESTART_S)))
-            }
+            (true, false) => Some(self.timeout_s.saturating_mul(2).min(RESTART_S)),
             (false, false) => None,
         };
-        let longer_s = longer_s.filter(|s| *s > self.timeout_s);
+        let longer_s = longer_s.and_then(|s| self.lengthen(halves(s), self.timeout_s + 1));
         let runs_s = longer_s.unwrap_or(self.timeout_s);
         let within_s = longer_s.map(|s| quirk.latest_s(s));
         if let Err(error) = self.device.disarm() {
