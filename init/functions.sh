@@ -129,20 +129,15 @@ start_alone() {
     esac
 }
 
-# OpenRC tells its runlevel, and that it goes down for single-user mode as well; init(8) its own, and that a halt stands
-# still on purpose.
+# init(8) tells the runlevel, OpenRC that it goes down, be it for single-user mode.
 goes_down() {
-    if [ -n "${RC_RUNLEVEL-}" ]; then
-        [ "$RC_RUNLEVEL" = shutdown ]
-    else
-        [ "${RUNLEVEL-}" = 0 ] || [ "${RUNLEVEL-}" = 6 ]
-    fi
+    [ "${RC_GOINGDOWN-}" = YES ] || [ "${RUNLEVEL-}" = 0 ] || [ "${RUNLEVEL-}" = 6 ]
 }
 
-# What ends it. The guard leaves the host watchdog running for a shutdown that hangs, if it is told of one. An earlier
-# version does not handle that signal (proc(5): SigCgt), and would be killed by it.
+# What ends it. The guard leaves the host watchdog running for a shutdown that hangs, if it is told of one: not in single-user mode, and
+# not for a halt, which stands still on purpose. An earlier version does not handle that signal (proc(5): SigCgt), and would be killed by it.
 ending() {
-    if [ "$NAME" = xenwardend ] && goes_down && [ "${INIT_HALT-}" != HALT ] &&
+    if [ "$NAME" = xenwardend ] && goes_down && [ "${RC_RUNLEVEL-shutdown}" = shutdown ] && [ "${INIT_HALT-}" != HALT ] &&
         grep -q '^SigCgt:[[:space:]]*[0-9a-f]\{8\}[2367abef]' "/proc/$pid/status" 2>/dev/null; then
         echo PWR
     else

@@ -191,6 +191,28 @@ fn what_is_amiss_with_the_host_watchdog_is_told() {
 }
 
 #[test]
+fn a_device_that_stays_short_at_a_shutdown_is_told_only_where_that_matters() {
+    let short = "/sys/class/watchdog/watchdog0/max_timeout";
+    let told = |name: &str, change: &dyn Fn(&Host)| {
+        let host = Host::new(name);
+        host.put(short, "149\n");
+        change(&host);
+        let report = host.check();
+        let mut findings = report.findings.iter();
+        findings.any(|found| found.text.contains("one that hangs stays up"))
+    };
+    assert!(told("short", &|_| {}));
+    assert!(!told("half", &|h| h.put(short, "300\n")));
+    assert!(!told("quarter", &|h| h.put(short, "150\n")));
+    assert!(!told("never-left", &|h| {
+        h.put(CONFIG, "[host-watchdog]\nshutdown_timeout_s = 0\n");
+    }));
+    assert!(!told("runs-anyhow", &|h| {
+        h.put("/sys/class/watchdog/watchdog0/nowayout", "1\n");
+    }));
+}
+
+#[test]
 fn what_the_hypervisor_says_against_it_is_told() {
     each(&[
         (

@@ -170,6 +170,24 @@ fn a_wait_that_counts_is_what_the_file_says() {
 }
 
 #[test]
+fn what_a_shutdown_is_given_is_its_own_and_may_be_nothing() {
+    let given = |more: &str| {
+        let policy = policy(more).expect("a policy");
+        let runs_on = policy.runs_on();
+        (runs_on.stopped_s, runs_on.shutdown_s)
+    };
+    assert_eq!(given(""), (60, 600));
+    assert_eq!(given("[host-watchdog]\nshutdown_timeout_s = 0"), (60, 0));
+    assert_eq!(given("[host-watchdog]\nshutdown_timeout_s = 70"), (60, 70));
+    let longer = "[crash_dump]\nhardware_s = 900";
+    assert_eq!(
+        given(longer),
+        (900, 900),
+        "never shorter than the hardware's own"
+    );
+}
+
+#[test]
 fn a_crash_dump_lengthens_the_hardware_alone_and_takes_xens_slot() {
     let without = policy("[crash_dump]").expect("off");
     assert_eq!((without.hardware_s(), without.fence.xen_slot), (5, false));

@@ -65,6 +65,30 @@ fn the_service_manager_hears_once_that_the_guard_is_ready_and_once_that_it_stops
 }
 
 #[test]
+fn a_signal_says_what_the_guard_ends_for_and_a_shutdown_stays_one() {
+    use nix::sys::signal::{Signal, raise};
+    let asked = |signals: &[Signal]| {
+        let request = Request::by_signals().expect("caught");
+        signals
+            .iter()
+            .for_each(|signal| raise(*signal).expect("raised"));
+        request.ends()
+    };
+    let (term, power) = (Signal::SIGTERM, Signal::SIGPWR);
+    assert_eq!(asked(&[Signal::SIGHUP]), None);
+    assert_eq!(asked(&[term]), Some(Ends::Stopped));
+    assert_eq!(asked(&[Signal::SIGINT]), Some(Ends::Stopped));
+    for signals in [
+        &[power][..],
+        &[power, power],
+        &[power, term],
+        &[term, power],
+    ] {
+        assert_eq!(asked(signals), Some(Ends::Shutdown), "{signals:?}");
+    }
+}
+
+#[test]
 fn an_operator_inhibits_the_guard_until_his_time_is_over() {
     let folder = Folder::new("inhibits");
     let path = folder.0.join("deadlines");

@@ -30,6 +30,8 @@ thread_local! {
     static STORY: RefCell<Vec<&'static str>> = RefCell::default();
     /// An operator inhibits the guard.
     static INHIBITED: Cell<bool> = const { Cell::new(false) };
+    /// Why somebody asks the guard to end.
+    static WHY: Cell<Ends> = const { Cell::new(Ends::Stopped) };
 }
 
 fn note(what: &'static str) {
@@ -127,7 +129,7 @@ impl World for Time<'_> {
     }
 
     fn ends(&self) -> Option<Ends> {
-        (self.looked.get() >= self.stop_at).then_some(Ends::Stopped)
+        (self.looked.get() >= self.stop_at).then(|| WHY.get())
     }
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
@@ -257,12 +259,15 @@ fn a_stop_before_the_arming_arms_nothing() {
         (&[UNPROVEN, SERVED], 2, 2),
         (&[SERVED], 0, 0),
     ] {
-        let (armed, _) = start(verdicts, stop_at);
-        let Begun::Stopped(none) = armed.expect("no failure") else {
-            panic!("armed");
-        };
-        assert!(none.is_empty());
-        assert_eq!(story(), vec!["look"; looks]);
+        for why in [Ends::Stopped, Ends::Shutdown] {
+            WHY.set(why);
+            let (armed, _) = start(verdicts, stop_at);
+            let Begun::Stopped(none) = armed.expect("no failure") else {
+                panic!("armed");
+            };
+            assert!(none.is_empty());
+            assert_eq!(story(), vec!["look"; looks]);
+        }
     }
 }
 

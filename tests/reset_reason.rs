@@ -14,6 +14,7 @@ use xenwarden::event::ResetCause::{
 };
 use xenwarden::event::{Confidence, Kind, ResetCause, Timestamp, Unkicked};
 use xenwarden::state::deduction::{Left, Reset};
+use xenwarden::state::drill::Ended;
 use xenwarden::state::history::{self, History, KEPT};
 use xenwarden::state::reset_reason::{self, HostRecord, HostState, boot_id};
 use xenwarden::state::store::{Store, Stored};
@@ -209,6 +210,26 @@ fn a_withhold_record_counts_where_the_host_was_faster_than_the_heartbeat() {
     let found = reset(armed(), Some(stepped), &fired).expect("a reset");
     assert_eq!(found.cause, Withheld);
     assert_eq!(found.reason, "what was recorded");
+}
+
+#[test]
+fn no_older_record_explains_a_shutdown_that_hung_or_makes_a_reset_of_one_that_did_not() {
+    for (fired, cause) in [
+        (Some(true), Some(ShutdownHung)),
+        (Some(false), None),
+        (None, None),
+    ] {
+        for after_s in [-1, 1] {
+            let left = Left {
+                last: heartbeat(HostState::Shutdown),
+                withhold: Some(record("old", after_s)),
+                drill: Some(Ended { measured: None }),
+            };
+            let found = left.reset(&traces(fired, &[]));
+            assert_eq!(found.as_ref().map(|found| found.cause), cause, "{fired:?}");
+            assert!(found.is_none_or(|found| found.withhold.is_none()));
+        }
+    }
 }
 
 #[test]

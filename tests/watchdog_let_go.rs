@@ -8,6 +8,7 @@ use fake_watchdog::*;
 use std::path::Path;
 use xenwarden::sys::notify::Notifier;
 use xenwarden::watchdog::device::Hardware;
+use xenwarden::watchdog::set::Set;
 use xenwarden::watchdog::{Ends, HostWatchdog, LetGo, RunsOn};
 
 const RUNS_ON: RunsOn = RunsOn {
@@ -153,6 +154,67 @@ fn at_a_shutdown_it_runs_on_until_what_hangs_is_reset() {
 }
 
 #[test]
+fn at_a_shutdown_it_is_told_when_it_resets_by_what_the_device_says_and_is_known_for() {
+    let mut armed = arm(i6300esb()).expect("armed");
+    armed.keep(&Notifier::from_environment(), RUNS_ON);
+    with(|d| d.rounds_to = Some(510));
+    let outcome = armed.let_go(Ends::Shutdown);
+    assert!(
+        matches!(outcome, LetGo::Shutdown { within_s: 510 }),
+        "{outcome:?}"
+    );
+    // Its first countdown does nothing.
+    let identity = "iTCO_wdt";
+    let (outcome, timeout_s) = shut_down(
+        Ways {
+            identity,
+            ..i6300esb()
+        },
+        600,
+    );
+    assert!(
+        matches!(outcome, LetGo::Shutdown { within_s: 1200 }),
+        "{outcome:?}"
+    );
+    assert_eq!(timeout_s, 600);
+}
+
+#[test]
+fn at_a_shutdown_what_was_taken_over_runs_on_as_well() {
+    let left = Ways {
+        running: true,
+        marked: true,
+        manager: true,
+        keeps: true,
+        timeout_s: 60,
+        ..i6300esb()
+    };
+    with(|d| *d = left);
+    let mut taken = Hardware::take_over(Path::new("/dev/watchdog7"), Fake, 5);
+    taken.keep(&Notifier::from_environment(), RUNS_ON);
+    let outcome = taken.let_go(Ends::Shutdown);
+    assert!(
+        matches!(outcome, LetGo::Shutdown { within_s: 600 }),
+        "{outcome:?}"
+    );
+    assert!(with(|d| d.running && !d.marked && d.timeout_s == 600));
+}
+
+#[test]
+fn all_devices_are_let_go_of_for_the_same_end() {
+    let both = ["/dev/watchdog7", "/dev/other/watchdog7"].map(Into::into);
+    for (why, disarmed) in [(Ends::Stopped, 2), (Ends::Shutdown, 0)] {
+        with(|d| *d = i6300esb());
+        let mut set = Set::<Fake>::arm(&both, 5).expect("armed");
+        set.keep(&Notifier::from_environment(), RUNS_ON);
+        let outcome = set.let_go(why);
+        let runs = matches!(outcome, LetGo::Shutdown { within_s: 600 });
+        assert_eq!(runs, why == Ends::Shutdown, "{outcome:?}");
+        assert_eq!(with(|d| d.disarmed), disarmed, "{why:?}");
+    }
+}
+
+#[test]
 fn at_a_shutdown_a_device_has_the_time_for_one_in_order_or_is_let_go_of_as_at_a_stop() {
     for (most_s, expected) in [(511, 300), (299, 150), (150, 150)] {
         let (outcome, timeout_s) = shut_down(
@@ -177,6 +239,18 @@ fn at_a_shutdown_a_device_has_the_time_for_one_in_order_or_is_let_go_of_as_at_a_
         assert_eq!(timeout_s, 5);
         assert!(with(|d| !d.running));
     }
+    // The hardware's own is longer than the half that the device would do.
+    let mut armed = arm(Ways {
+        most_s: 500,
+        ..i6300esb()
+    })
+    .expect("armed");
+    armed.keep(&Notifier::from_environment(), RUNS_ON);
+    armed.timeout_s = 400;
+    assert!(matches!(
+        armed.let_go(Ends::Shutdown),
+        LetGo::Shutdown { within_s: 400 }
+    ));
     // As long as the hardware has anyway.
     assert!(matches!(
         shut_down(i6300esb(), 5).0,
@@ -239,5 +313,26 @@ fn of_several_that_end_otherwise_the_one_that_resets_soonest_is_told() {
     }
     for worse in [shutdown().worse(runs()), runs().worse(shutdown())] {
         assert!(matches!(worse, LetGo::Runs { .. }));
+    }
+    let runs = |within_s| LetGo::Runs {
+        error: std::io::ErrorKind::Other.into(),
+        within_s,
+    };
+    // What nobody can disarm comes first, however late it resets; with its own timeout it is soonest.
+    for worse in [
+        shutdown().worse(runs(Some(900))),
+        runs(Some(900)).worse(shutdown()),
+    ] {
+        assert!(matches!(worse, LetGo::Runs { .. }));
+    }
+    for worse in [
+        runs(None).worse(runs(Some(30))),
+        runs(Some(30)).worse(runs(None)),
+    ] {
+        assert!(matches!(worse, LetGo::Runs { within_s: None, .. }));
+    }
+    let kept = |after_s| LetGo::Kept { after_s };
+    for worse in [kept(10).worse(kept(60)), kept(60).worse(kept(10))] {
+        assert!(matches!(worse, LetGo::Kept { after_s: 10 }));
     }
 }

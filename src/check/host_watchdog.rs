@@ -159,9 +159,13 @@ fn said_of(
              that panic is wanted for a crash dump",
         ));
     }
+    let at_a_shutdown = policy.runs_on().at_a_shutdown();
+    let is_long = at_a_shutdown
+        .min()
+        .is_some_and(|s| policy.hardware_s() >= s);
     let mut at_a_shutdown = policy.runs_on().at_a_shutdown();
     let disarms = policy.shutdown_timeout_s != 0 && attributes.nowayout != Some(true);
-    if disarms && !at_a_shutdown.any(|s| attributes.allows_timeout(s)) {
+    if disarms && !is_long && !at_a_shutdown.any(|s| attributes.allows_timeout(s)) {
         findings.push(Finding::weak(
             AREA,
             format!("{shown}: it does not do the timeout for a shutdown, so it is disarmed, and one that hangs stays up"),

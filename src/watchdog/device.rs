@@ -189,6 +189,13 @@ impl<D: Driver> Hardware<D> {
         runs.find(|s| *s >= least_s)
     }
 
+    /// Gives it the time for a shutdown in order, if it can do that. What then runs, seconds.
+    fn outlast_shutdown(&self) -> Option<u32> {
+        let all = || self.runs_on.at_a_shutdown();
+        let longer = all().filter(|s| *s > self.timeout_s);
+        self.lengthen(longer.chain([self.timeout_s]), all().min()?)
+    }
+
     /// A host that slept (S3) may have reset its device, whose driver need not start it again
     /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried with each kick
     /// until it is done, but where the answer would be the same; no kick counts before.
@@ -254,11 +261,8 @@ impl<D: Driver> HostWatchdog for Hardware<D> {
     fn let_go(self, why: Ends) -> LetGo {
         let quirk = Quirk::of(&self.identity);
         if why == Ends::Shutdown {
-            let least_s = self.runs_on.at_a_shutdown().min().unwrap_or(0);
-            let least_s = least_s.max(self.timeout_s);
-            let runs_s = self.lengthen(self.runs_on.at_a_shutdown(), least_s);
             // Closed without the magic character, here and by the service manager, it runs on.
-            if let Some(within_s) = runs_s.map(|s| quirk.latest_s(s)) {
+            if let Some(within_s) = self.outlast_shutdown().map(|s| quirk.latest_s(s)) {
                 return LetGo::Shutdown { within_s };
             }
         }

@@ -50,6 +50,8 @@ pub struct Ways {
     pub full: bool,
     /// Somebody wrote the magic character last.
     pub marked: bool,
+    /// How many were let go of with it.
+    pub disarmed: u32,
 }
 
 /// No device is there.
@@ -140,6 +142,7 @@ impl Driver for Fake {
         with(|d| {
             d.open = false;
             d.marked = true;
+            d.disarmed += 1;
             d.running &= d.nowayout || d.keeps;
         });
         Ok(())

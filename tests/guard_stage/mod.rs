@@ -91,6 +91,8 @@ pub enum Turn {
     Shutdown,
     /// Nothing is, likewise.
     StopWedged,
+    /// Nothing is, as the host shuts down.
+    ShutdownWedged,
 }
 
 impl<'a> Stage<'a> {
@@ -135,7 +137,7 @@ impl World for Stage<'_> {
         }
         self.ends = match turn {
             Turn::Stop | Turn::StopWedged => Some(Ends::Stopped),
-            Turn::Shutdown => Some(Ends::Shutdown),
+            Turn::Shutdown | Turn::ShutdownWedged => Some(Ends::Shutdown),
             _ => self.ends,
         };
     }
