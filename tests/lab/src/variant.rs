@@ -72,7 +72,7 @@ const VARIANTS: &[Variant] = &[
     },
     Variant {
         name: "stale-page-trusted", what: "a guard page that nobody writes any more is taken for a guard at work",
-        file: "src/monitor/reporter.rs", text: "    is_armed && is_quiet(view, now)\n", instead: "    is_armed && is_quiet(view, now) && false\n",
+        file: "src/monitor/reporter.rs", text: "    is_armed && status::is_silent(view, now)\n", instead: "    is_armed && status::is_silent(view, now) && false\n",
         scenario: "down/guard-stopped", fails: "nobody said: the guard has told nothing for",
     },
     Variant {
