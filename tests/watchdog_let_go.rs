@@ -16,6 +16,15 @@ const RUNS_ON: RunsOn = RunsOn {
     shutdown_s: 600,
 };
 
+/// It has a service manager that keeps what it is given.
+fn managed() -> Ways {
+    Ways {
+        manager: true,
+        keeps: true,
+        ..i6300esb()
+    }
+}
+
 /// How a guard that may run on for 60 s lets go of such a device; and with which timeout.
 fn let_go(ways: Ways) -> (LetGo, u32) {
     let mut armed = arm(ways).expect("armed");
@@ -41,11 +50,7 @@ fn what_the_service_manager_does_not_take_is_told_and_disarmed_at_a_stop() {
 fn what_a_guard_lets_go_of_is_disarmed_or_has_the_time_for_another_to_come() {
     let (outcome, _) = let_go(i6300esb());
     assert!(matches!(outcome, LetGo::Disarmed), "{outcome:?}");
-    let managed = Ways {
-        manager: true,
-        keeps: true,
-        ..i6300esb()
-    };
+    let managed = managed();
     let (outcome, timeout_s) = let_go(managed.clone());
     assert!(
         matches!(outcome, LetGo::Kept { after_s: 10 }),
@@ -133,11 +138,7 @@ fn shut_down(ways: Ways, shutdown_s: u32) -> (LetGo, u32) {
 
 #[test]
 fn at_a_shutdown_it_runs_on_until_what_hangs_is_reset() {
-    let managed = Ways {
-        manager: true,
-        keeps: true,
-        ..i6300esb()
-    };
+    let managed = managed();
     let nowayout = Ways {
         nowayout: true,
         ..i6300esb()
@@ -276,11 +277,7 @@ fn at_a_shutdown_a_device_has_the_time_for_one_in_order_or_is_let_go_of_as_at_a_
 fn a_device_that_takes_a_timeout_and_does_less_is_not_left_to_reset_a_shutdown_in_order() {
     for (does_s, expected) in [(149, None), (4, None), (150, Some(150)), (599, Some(599))] {
         let mut armed = arm(i6300esb()).expect("armed");
-        let runs_on = RunsOn {
-            shutdown_s: 600,
-            ..RUNS_ON
-        };
-        armed.keep(&Notifier::from_environment(), runs_on);
+        armed.keep(&Notifier::from_environment(), RUNS_ON);
         with(|d| d.rounds_to = Some(does_s));
         let outcome = armed.let_go(Ends::Shutdown);
         let left = match outcome {
@@ -295,13 +292,11 @@ fn a_device_that_takes_a_timeout_and_does_less_is_not_left_to_reset_a_shutdown_i
 
 #[test]
 fn of_several_that_end_otherwise_the_one_that_resets_soonest_is_told() {
-    let (shutdown, runs) = (
-        || LetGo::Shutdown { within_s: 600 },
-        || LetGo::Runs {
-            error: std::io::ErrorKind::Other.into(),
-            within_s: Some(30),
-        },
-    );
+    let shutdown = || LetGo::Shutdown { within_s: 600 };
+    let runs = |within_s| LetGo::Runs {
+        error: std::io::ErrorKind::Other.into(),
+        within_s,
+    };
     for other in [
         LetGo::Disarmed,
         LetGo::Kept { after_s: 10 },
@@ -311,15 +306,10 @@ fn of_several_that_end_otherwise_the_one_that_resets_soonest_is_told() {
         let worse = shutdown().worse(other);
         assert!(matches!(worse, LetGo::Shutdown { within_s: 600 }), "{said}");
     }
-    for worse in [shutdown().worse(runs()), runs().worse(shutdown())] {
-        assert!(matches!(worse, LetGo::Runs { .. }));
-    }
-    let runs = |within_s| LetGo::Runs {
-        error: std::io::ErrorKind::Other.into(),
-        within_s,
-    };
     // What nobody can disarm comes first, however late it resets; with its own timeout it is soonest.
     for worse in [
+        shutdown().worse(runs(Some(30))),
+        runs(Some(30)).worse(shutdown()),
         shutdown().worse(runs(Some(900))),
         runs(Some(900)).worse(shutdown()),
     ] {

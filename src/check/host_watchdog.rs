@@ -159,13 +159,10 @@ fn said_of(
              that panic is wanted for a crash dump",
         ));
     }
-    let at_a_shutdown = policy.runs_on().at_a_shutdown();
-    let is_long = at_a_shutdown
-        .min()
-        .is_some_and(|s| policy.hardware_s() >= s);
-    let mut at_a_shutdown = policy.runs_on().at_a_shutdown();
-    let disarms = policy.shutdown_timeout_s != 0 && attributes.nowayout != Some(true);
-    if disarms && !is_long && !at_a_shutdown.any(|s| attributes.allows_timeout(s)) {
+    let own_s = policy.hardware_s();
+    let mut at_a_shutdown = policy.runs_on().at_a_shutdown(own_s);
+    let may_disarm = policy.shutdown_timeout_s != 0 && attributes.nowayout != Some(true);
+    if may_disarm && !at_a_shutdown.any(|s| s == own_s || attributes.allows_timeout(s)) {
         findings.push(Finding::weak(
             AREA,
             format!("{shown}: it does not do the timeout for a shutdown, so it is disarmed, and one that hangs stays up"),

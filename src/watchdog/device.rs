@@ -191,9 +191,8 @@ impl<D: Driver> Hardware<D> {
 
     /// Gives it the time for a shutdown in order, if it can do that. What then runs, seconds.
     fn outlast_shutdown(&self) -> Option<u32> {
-        let all = || self.runs_on.at_a_shutdown();
-        let longer = all().filter(|s| *s > self.timeout_s);
-        self.lengthen(longer.chain([self.timeout_s]), all().min()?)
+        let timeouts = self.runs_on.at_a_shutdown(self.timeout_s);
+        self.lengthen(timeouts, self.runs_on.least_at_a_shutdown()?)
     }
 
     /// A host that slept (S3) may have reset its device, whose driver need not start it again

@@ -39,13 +39,7 @@ pub trait HostWatchdog {
     where
         Self: Sized,
     {
-        match self.disarm() {
-            Ok(()) => LetGo::Disarmed,
-            Err(error) => LetGo::Runs {
-                error,
-                within_s: None,
-            },
-        }
+        self.disarm().into()
     }
 
     /// Whether it ran before this guard had it, kicked by the guard before.
@@ -73,10 +67,22 @@ pub struct RunsOn {
 }
 
 impl RunsOn {
-    /// Those that are tried at a shutdown, seconds, the longest first. One in order must have ended
-    /// within the shortest.
-    pub fn at_a_shutdown(self) -> impl Iterator<Item = u32> {
+    fn for_a_shutdown(self) -> impl Iterator<Item = u32> {
         halves(self.shutdown_s).take(3)
+    }
+
+    /// What a shutdown in order is to have at least, seconds; none: it is disarmed.
+    #[must_use]
+    pub fn least_at_a_shutdown(self) -> Option<u32> {
+        self.for_a_shutdown().min()
+    }
+
+    /// What is tried at a shutdown with a device that does `own_s`, seconds, the longest first: what
+    /// is longer, and its own if that is enough.
+    pub fn at_a_shutdown(self, own_s: u32) -> impl Iterator<Item = u32> {
+        let longer = self.for_a_shutdown().filter(move |s| *s > own_s);
+        let is_enough = self.least_at_a_shutdown().is_some_and(|s| own_s >= s);
+        longer.chain(is_enough.then_some(own_s))
     }
 }
 
@@ -109,6 +115,19 @@ pub enum LetGo {
         /// It resets the host within so many seconds; none: as it did before.
         within_s: Option<u32>,
     },
+}
+
+impl From<io::Result<()>> for LetGo {
+    /// Of what was to be disarmed.
+    fn from(disarmed: io::Result<()>) -> Self {
+        match disarmed {
+            Ok(()) => Self::Disarmed,
+            Err(error) => Self::Runs {
+                error,
+                within_s: None,
+            },
+        }
+    }
 }
 
 impl LetGo {

@@ -56,13 +56,7 @@ impl HostWatchdog for Handle {
         self.0.ended.set(Some(why));
         match (why, self.0.refuses.get()) {
             (Ends::Shutdown, false) => LetGo::Shutdown { within_s: 600 },
-            _ => self.disarm().map_or_else(
-                |error| LetGo::Runs {
-                    error,
-                    within_s: None,
-                },
-                |()| LetGo::Disarmed,
-            ),
+            _ => self.disarm().into(),
         }
     }
 }
@@ -87,8 +81,6 @@ pub enum Turn {
     Undecided,
     /// Everything is served, and somebody asks the guard to stop.
     Stop,
-    /// Likewise, as the host shuts down.
-    Shutdown,
     /// Nothing is, likewise.
     StopWedged,
     /// Nothing is, as the host shuts down.
@@ -126,7 +118,7 @@ impl World for Stage<'_> {
         self.turn += 1;
         assert!(self.turn < 100_000, "the guard never ends");
         let turn = (self.script)(self.turn, self.xen, &self.device);
-        if matches!(turn, Turn::Served | Turn::Stop | Turn::Shutdown) {
+        if matches!(turn, Turn::Served | Turn::Stop) {
             self.xen.tick_all();
         }
         if turn == Turn::Undecided {
@@ -137,7 +129,7 @@ impl World for Stage<'_> {
         }
         self.ends = match turn {
             Turn::Stop | Turn::StopWedged => Some(Ends::Stopped),
-            Turn::Shutdown | Turn::ShutdownWedged => Some(Ends::Shutdown),
+            Turn::ShutdownWedged => Some(Ends::Shutdown),
             _ => self.ends,
         };
     }
