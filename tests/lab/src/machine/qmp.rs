@@ -72,6 +72,13 @@ impl Qmp {
         }
     }
 
+    /// Runs a line of the monitor for people, and returns what it says.
+    pub fn monitor(&mut self, line: &str) -> Result<String> {
+        let arguments = json!({ "command-line": line });
+        let answer = self.execute("human-monitor-command", arguments)?;
+        Ok(answer.as_str().unwrap_or_default().trim().to_owned())
+    }
+
     /// Forgets the events of this name that have arrived so far.
     pub fn forget(&self, name: &str) {
         self.events

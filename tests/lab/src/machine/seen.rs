@@ -101,9 +101,7 @@ impl Machine {
 
     /// A device's register of the size that the monitor knows by this letter.
     fn look_at(&mut self, address: u64, size: &str) -> Result<u64> {
-        let read = json!({ "command-line": format!("xp /1{size}x {address:#x}") });
-        let answer = self.qmp.execute("human-monitor-command", read)?;
-        let text = answer.as_str().unwrap_or_default().trim();
+        let text = self.qmp.monitor(&format!("xp /1{size}x {address:#x}"))?;
         let word = text
             .rsplit_once("0x")
             .and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
@@ -139,17 +137,22 @@ impl Machine {
         if self.arch != Arch::Amd64 {
             return Ok(());
         }
-        for register in RTC_ALARMS {
-            for (port, byte) in [(RTC_PORT, register), (RTC_PORT + 1, RTC_ANY)] {
-                let write = json!({ "command-line": format!("o /1b {port:#x} {byte:#x}") });
-                let answer = self.qmp.execute("human-monitor-command", write)?;
-                match answer.as_str().unwrap_or_default().trim() {
-                    "" => {}
-                    said => return Err(Error::new(format!("cannot set the RTC: {said}"))),
-                }
-            }
+        let mut registers = RTC_ALARMS.into_iter();
+        registers.try_for_each(|register| self.set_clock(register, RTC_ANY))
+    }
+
+    /// Writes a register of a PC's battery-backed clock.
+    pub fn set_clock(&mut self, register: u8, byte: u8) -> Result<()> {
+        self.write_port(RTC_PORT, register)?;
+        self.write_port(RTC_PORT + 1, byte)
+    }
+
+    /// Writes to a PC's port, as a processor does.
+    pub fn write_port(&mut self, port: u16, byte: u8) -> Result<()> {
+        match self.qmp.monitor(&format!("o /1b {port:#x} {byte:#x}"))? {
+            said if said.is_empty() => Ok(()),
+            said => Err(Error::new(format!("cannot write to {port:#x}: {said}"))),
         }
-        Ok(())
     }
 
     /// Whether the host went down.
@@ -159,10 +162,8 @@ impl Machine {
 
     /// Where each of its processors is, for people.
     pub fn places(&mut self) -> Result<String> {
-        let ask = json!({ "command-line": "info registers -a" });
-        let answer = self.qmp.execute("human-monitor-command", ask)?;
-        let lines = answer.as_str().unwrap_or_default().lines();
-        let places = lines.filter(|line| {
+        let said = self.qmp.monitor("info registers -a")?;
+        let places = said.lines().filter(|line| {
             line.starts_with("CPU#") || line.contains("RIP=") || line.contains("PC=")
         });
         Ok(places.map(str::trim).collect::<Vec<_>>().join("\n"))

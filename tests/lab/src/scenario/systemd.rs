@@ -105,22 +105,40 @@ fn wedge(laboratory: &Laboratory, phase: Duration) -> Result<(Host, Vec<String>)
     let mut host = ready(laboratory, phase)?;
     host.dom0_ok(HEARTBEAT, PROMPT)?;
     let figures = wedged(&mut host)?;
+    let (host, fired, reason) = back(
+        laboratory,
+        host,
+        figures,
+        ResetCause::Withheld,
+        Confidence::Known,
+    )?;
+    holds(reason.contains("timers of pcpu 2"), "the pCPU")?;
+    Ok((host, vec![format!("fired after {fired:.1} s: {reason}")]))
+}
+
+/// The host that has gone down by its watchdog, up again: after how many seconds it fired, and the reason of the one reset that it tells of,
+/// which must have this cause.
+fn back(
+    laboratory: &Laboratory,
+    down: Host,
+    figures: Figures,
+    cause: ResetCause,
+    confidence: Confidence,
+) -> Result<(Host, f64, String)> {
     if let Some(failure) = figures.failure {
         return Err(Error::new(failure));
     }
-    let mut host = laboratory.debian_after_reset(host)?;
+    let mut host = laboratory.debian_after_reset(down)?;
     host.wait_kicking()?;
     let resets = resets(&mut host)?;
     let reset = only(&resets)?;
     let said = (reset.cause, reset.confidence, reset.watchdog_fired);
-    let expected = (ResetCause::Withheld, Confidence::Known, Some(true));
+    let expected = (cause, confidence, Some(true));
     if said != expected {
         return Err(Error::new(format!("it says {said:?}, not {expected:?}")));
     }
-    holds(reset.reason.contains("timers of pcpu 2"), "the pCPU")?;
     let fired = figures.fired_s.unwrap_or_default();
-    let notes = vec![format!("fired after {fired:.1} s: {}", reset.reason)];
-    Ok((host, notes))
+    Ok((host, fired, reset.reason.clone()))
 }
 
 /// Wedges a pCPU without dom0; the host watchdog must fire.
@@ -236,25 +254,24 @@ fn shutdown_hangs(laboratory: &Laboratory) -> Result<(Host, Vec<String>)> {
         "printf '{UNIT}' > /run/systemd/system/hangs.service; systemctl daemon-reload; systemctl start hangs"
     );
     host.dom0_ok(&start, PROMPT)?;
+    let figures = hangs_in_reboot(&mut host, HANGS)?;
+    let (host, fired, _) = back(
+        laboratory,
+        host,
+        figures,
+        ResetCause::ShutdownHung,
+        Confidence::Likely,
+    )?;
+    holds(fired >= HANGS.as_secs_f64(), "time for a shutdown")?;
+    Ok((host, vec![format!("fired after {fired:.0} s")]))
+}
+
+/// A reboot that hangs once the services have stopped: the host watchdog must fire within this.
+fn hangs_in_reboot(host: &mut Host, within: Duration) -> Result<Figures> {
     let said = host.machine.log.length();
     let began = host.machine.clock()?;
     host.machine.agent.send("systemctl reboot")?;
-    let figures = fires(&mut host, began, HANGS + STOPPING, said)?;
-    if let Some(failure) = figures.failure {
-        return Err(Error::new(failure));
-    }
-    let fired_s = figures.fired_s.unwrap_or_default();
-    holds(fired_s >= HANGS.as_secs_f64(), "time for a shutdown")?;
-    let mut host = laboratory.debian_after_reset(host)?;
-    host.wait_kicking()?;
-    let resets = resets(&mut host)?;
-    let reset = only(&resets)?;
-    let said = (reset.cause, reset.confidence, reset.watchdog_fired);
-    let expected = (ResetCause::ShutdownHung, Confidence::Likely, Some(true));
-    if said != expected {
-        return Err(Error::new(format!("it says {said:?}, not {expected:?}")));
-    }
-    Ok((host, vec![format!("fired after {fired_s:.0} s")]))
+    fires(host, began, STOPPING + within, said)
 }
 
 /// What systemd runs when all services have ended does not end: the host watchdog is systemd's by then.
@@ -270,8 +287,5 @@ fn shutdown_hangs_late(laboratory: &Laboratory) -> Result<Figures> {
         ),
         LONG,
     )?;
-    let said = host.machine.log.length();
-    let began = host.machine.clock()?;
-    host.machine.agent.send("systemctl reboot")?;
-    fires(&mut host, began, STOPPING + LATE, said)
+    hangs_in_reboot(&mut host, LATE)
 }

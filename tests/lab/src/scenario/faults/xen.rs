@@ -230,10 +230,7 @@ fn sleep_until(host: &mut Host, year: u8) -> Result<()> {
     let asleep = host.machine.qmp.wait_event("SUSPEND", SLOW);
     asleep.context(|| "the host does not sleep")?;
     // Register 9, in decimal digits (MC146818).
-    for command in ["o /b 0x70 9".to_owned(), format!("o /b 0x71 0x{year}")] {
-        let set = json!({ "command-line": command });
-        host.machine.qmp.execute("human-monitor-command", set)?;
-    }
+    host.machine.set_clock(9, year / 10 * 16 + year % 10)?;
     host.machine.qmp.execute("system_wakeup", json!({}))?;
     host.machine.agent.wait_ready(SLOW)
 }
