@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Shows the status; fine while the host watchdog is kicked.
 pub fn run(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String> {
-    let status = match ask::<Status>(socket, Request::Status) {
+    let status = match ask::<Status>(socket, &Request::Status) {
         Ok((status, _)) => status,
         Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), why)?,

@@ -12,6 +12,7 @@ use crate::control::inhibit;
 use crate::control::peer::gid_of;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
+use crate::control::tell::{Tellers, Told};
 use crate::event::bus::Bus;
 use crate::event::{Event, Kind, host_name};
 use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
@@ -345,11 +346,14 @@ impl Threads {
             .and_then(|(end, _)| end.try_clone().ok())
         {
             let asked = Arc::clone(shared);
+            let tellers = Tellers::known();
             self.spawn("control", false, move || {
                 let context = Context {
                     status: &|| asked.status(),
                     guests: &asked.guests.registry,
                     resets: &asked.resets,
+                    tellers: &tellers,
+                    publish: &|told: Told| asked.bus.publish(told.guest, told.what),
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
