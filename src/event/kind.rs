@@ -404,6 +404,49 @@ kinds! {
             Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
             None => format!("state {path} is unusable and could not be kept: {problem}"),
         }
+    /// A lease is held: it was renewed for the first time, or after it had lapsed or been released.
+    Info "lease.held" LeaseHeld {
+        /// The lease.
+        lease: String,
+        /// For how long a renewal is good.
+        timeout_ms: u64,
+        /// It had lapsed: kicks were withheld for it.
+        lapsed: bool,
+    } => {
+            let after = if *lapsed { " again, after it had lapsed" } else { "" };
+            format!("lease {lease}: held{after}, timeout {}", Seconds(timeout_ms))
+        }
+    /// A lease was not renewed in time: kicks are withheld until it is.
+    Error "lease.lapsed" LeaseLapsed {
+        /// The lease.
+        lease: String,
+        /// For how long it is overdue.
+        overdue_ms: u64,
+        /// It was never renewed, though it is required.
+        never: bool,
+    } => {
+            let what = if *never { "never renewed, though it is required" } else { "not renewed in time" };
+            format!("lease {lease}: {what}, overdue for {}: the host goes down unless it is renewed", Seconds(overdue_ms))
+        }
+    /// A lease was given back, and is no condition of the host's life until it is renewed again.
+    Info "lease.released" LeaseReleased {
+        /// The lease.
+        lease: String,
+        /// Not by its client: its connection to watchdog-mux's socket ended with a monitor.
+        lost: bool,
+    } => {
+            let by = if *lost { ": its connection ended with the monitor" } else { " by its client" };
+            format!("lease {lease}: released{by}")
+        }
+    /// Somebody spoke for a lease who may not; at most one a minute and lease.
+    Warning "lease.refused" LeaseRefused {
+        /// The lease.
+        lease: String,
+        /// The last user who did.
+        uid: u32,
+        /// Datagrams that were refused since the last such event.
+        count: u64,
+    } => format!("lease {lease}: refused {count} datagrams of other users, the last of user {uid}")
     /// A sink was too slow, or failed.
     Warning "sink.dropped" SinkDropped {
         /// Which.

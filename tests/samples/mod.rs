@@ -203,6 +203,31 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
                 problem: "cut short".to_owned(),
             })
             .into(),
+        "lease.held" => [false, true]
+            .map(|lapsed| Kind::LeaseHeld {
+                lease: "quorum".to_owned(),
+                timeout_ms: 10_000,
+                lapsed,
+            })
+            .into(),
+        "lease.lapsed" => [false, true]
+            .map(|never| Kind::LeaseLapsed {
+                lease: "quorum".to_owned(),
+                overdue_ms: 3,
+                never,
+            })
+            .into(),
+        "lease.released" => [false, true]
+            .map(|lost| Kind::LeaseReleased {
+                lease: "quorum".to_owned(),
+                lost,
+            })
+            .into(),
+        "lease.refused" => vec![Kind::LeaseRefused {
+            lease: "quorum".to_owned(),
+            uid: 65_534,
+            count: 7,
+        }],
         "sink.dropped" => vec![Kind::SinkDropped {
             sink: "syslog".to_owned(),
             count: 1,
