@@ -240,6 +240,37 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "state /x is unusable",
         ),
         (
+            Kind::LeaseHeld {
+                lease: text("quorum"),
+                timeout_ms: 10_000,
+                lapsed: true,
+            },
+            "lease quorum: held again, after it had lapsed, timeout 10.0 s",
+        ),
+        (
+            Kind::LeaseLapsed {
+                lease: text("quorum"),
+                overdue_ms: 100,
+                never: false,
+            },
+            "lease quorum: not renewed in time, overdue for 0.1 s: the host goes down",
+        ),
+        (
+            Kind::LeaseReleased {
+                lease: text("quorum"),
+                lost: false,
+            },
+            "lease quorum: released by its client",
+        ),
+        (
+            Kind::LeaseRefused {
+                lease: text("quorum"),
+                uid: 65_534,
+                count: 7,
+            },
+            "lease quorum: refused 7 datagrams",
+        ),
+        (
             Kind::SinkDropped {
                 sink: text("hooks"),
                 count: 2,

@@ -58,16 +58,16 @@ pub struct Server<'a> {
 
 /// Serves the leases of the page at `path` until `stop` is readable or hung up.
 pub fn run(path: &Path, mux: Option<PathBuf>, publish: Publish<'_>, stop: &impl AsFd) {
-    let mut server = Server::new(path, mux, publish);
+    let mut server = Server::new(path, mux, publish, Monotonic::now());
     while !server.wait(stop.as_fd()) {
         server.turn(Monotonic::now());
     }
 }
 
 impl<'a> Server<'a> {
-    /// Over the page at `path`, which need not be there yet.
+    /// Over the page at `path`, which need not be there yet, as of `now`.
     #[must_use]
-    pub fn new(path: &Path, mux: Option<PathBuf>, publish: Publish<'a>) -> Self {
+    pub fn new(path: &Path, mux: Option<PathBuf>, publish: Publish<'a>, now: Monotonic) -> Self {
         let mut server = Self {
             path: path.to_owned(),
             mux,
@@ -77,7 +77,7 @@ impl<'a> Server<'a> {
             clients: None,
             followed: BTreeMap::new(),
         };
-        server.turn(Monotonic::now());
+        server.turn(now);
         server
     }
 

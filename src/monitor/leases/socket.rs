@@ -39,13 +39,13 @@ pub enum Said {
 #[must_use]
 pub fn said(datagram: &[u8]) -> Option<Said> {
     let lines = datagram.split(|byte| *byte == b'\n');
-    let said = lines.filter_map(|line| match line {
+    let mut said = lines.filter_map(|line| match line {
         b"WATCHDOG=1" => Some(Said::Renew),
         b"STOPPING=1" => Some(Said::Release),
         b"WATCHDOG=trigger" => Some(Said::Trigger),
         _ => None,
     });
-    said.last()
+    said.next_back()
 }
 
 /// What one turn brought.
