@@ -45,6 +45,6 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     ));
     let mut status = Status::of_guard(&view, None, Monotonic::now());
     inhibit::tell(&mut status, Path::new(inhibit::PATH));
-    leases::tell(&mut status, Path::new(LEASES), Monotonic::now());
+    status.leases = leases::of_page(Path::new(LEASES), Monotonic::now());
     Ok(status)
 }

@@ -3,7 +3,6 @@
 //!
 //! In: the lease page. Out: each lease as of now, for people and programs; also without a monitor.
 
-use super::status::Status;
 use crate::guard::leases::page::{Access, Deadline, Page, State, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
@@ -70,16 +69,17 @@ impl From<State> for LeaseState {
     }
 }
 
-/// Adds the leases of the page at `path`, as of `now`. Those of watchdog-mux's socket that
-/// nobody has claimed are left out.
-pub fn tell(status: &mut Status, path: &Path, now: Monotonic) {
+/// The leases of the page at `path`, as of `now`; none where there is no page. Those of
+/// watchdog-mux's socket that nobody has claimed are left out.
+#[must_use]
+pub fn of_page(path: &Path, now: Monotonic) -> Vec<Lease> {
     let Ok(page) = Page::open(path, Access::Read) else {
-        return;
+        return Vec::new();
     };
     let served = page.served();
     let leases = page.leases().into_iter();
     let leases = leases.filter(|lease| !lease.claimed || lease.renewals > 0);
-    status.leases = leases.map(|lease| one(&lease, served, now)).collect();
+    leases.map(|lease| one(&lease, served, now)).collect()
 }
 
 fn one(lease: &View, served: Monotonic, now: Monotonic) -> Lease {

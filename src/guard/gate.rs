@@ -5,7 +5,7 @@
 //! hardware's. There is no grace period here and no verdict that latches.
 
 use super::evidence::{Unknown, Verdict, Work};
-use super::leases::{LeaseName, lapsed_text};
+use crate::config::leases::LeaseName;
 use crate::sys::clock::NS_PER_MS;
 use std::fmt;
 
@@ -36,7 +36,9 @@ impl fmt::Display for Reason {
             Self::Lagging { work, overdue_ns } => {
                 write!(f, "{work} not serviced for {} ms", overdue_ns / NS_PER_MS)
             }
-            Self::Lease { name, overdue_ns } => lapsed_text(f, name, *overdue_ns),
+            Self::Lease { name, overdue_ns } => {
+                write!(f, "lease {name} lapsed {} ms ago", overdue_ns / NS_PER_MS)
+            }
             Self::Unknown(why) => why.fmt(f),
         }
     }

@@ -12,9 +12,10 @@ use crate::control;
 use crate::control::client_pool;
 use crate::control::inhibit;
 use crate::control::peer::gid_of;
+use crate::control::protocol::Told;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
-use crate::control::tell::{Tellers, Told};
+use crate::control::tell::Tellers;
 use crate::event::bus::Bus;
 use crate::event::{Event, Kind, host_name};
 use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
@@ -112,7 +113,7 @@ impl Shared {
         let drills = Drills::new(self.measured.clone(), Path::new(drill::RUN));
         let mut status = Status::of_page(view.as_ref(), Some(&drills), now);
         inhibit::tell(&mut status, Path::new(inhibit::PATH));
-        control::leases::tell(&mut status, Path::new(leases::page::PATH), now);
+        status.leases = control::leases::of_page(Path::new(leases::page::PATH), now);
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();
         let dropped = Dropped {

@@ -24,66 +24,11 @@ pub mod page;
 
 use super::gate::Reason;
 use super::work::Unknown;
-use crate::sys::clock::{Monotonic, NS_PER_MS};
+use crate::config::leases::LeaseName;
+use crate::sys::clock::Monotonic;
 use crate::sys::word::Word;
 use page::{Deadline, SLOT, SLOTS_AT, UNSERVED, WORDS_OF_A_SLOT};
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The name of a lease: 1 to 16 of `a` to `z`, digits, `-` and `_`, and no `-` first, so that it is
-/// a file's name in any directory and an argument of any command. Copied whole into what the guard tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseName([u8; 16]);
-
-impl LeaseName {
-    /// The lease of this name; none where it cannot be one.
-    #[must_use]
-    pub fn new(name: &str) -> Option<Self> {
-        let bytes = name.as_bytes();
-        let is_one = |byte: &u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
-        };
-        if bytes.is_empty() || bytes.first() == Some(&b'-') || !bytes.iter().all(is_one) {
-            return None;
-        }
-        let mut name = [0; 16];
-        name.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(Self(name))
-    }
-
-    /// As two words.
-    #[must_use]
-    pub fn words(self) -> [u64; 2] {
-        let (low, high) = self.0.split_at(8);
-        [low, high].map(|half| u64::from_le_bytes(half.try_into().unwrap_or_default()))
-    }
-
-    /// From two words; none where they are no name.
-    #[must_use]
-    pub fn from_words([low, high]: [u64; 2]) -> Option<Self> {
-        let mut name = [0; 16];
-        let bytes = low.to_le_bytes().into_iter().chain(high.to_le_bytes());
-        name.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-        let end = name.iter().position(|byte| *byte == 0);
-        let end = end.unwrap_or(name.len());
-        let text = std::str::from_utf8(name.get(..end)?).ok()?;
-        Self::new(text).filter(|read| read.0 == name)
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        let end = self.0.iter().position(|byte| *byte == 0);
-        let name = self.0.get(..end.unwrap_or(self.0.len()));
-        std::str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for LeaseName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// The guard's end of the lease page.
 #[derive(Debug)]
@@ -141,13 +86,4 @@ impl<'a, W: Word> Leases<'a, W> {
             .chunks_exact(WORDS_OF_A_SLOT)
             .take(page::count(self.words))
     }
-}
-
-/// What is said of a lease that nobody renewed.
-pub(super) fn lapsed_text(
-    f: &mut fmt::Formatter<'_>,
-    name: &LeaseName,
-    overdue_ns: u64,
-) -> fmt::Result {
-    write!(f, "lease {name} lapsed {} ms ago", overdue_ns / NS_PER_MS)
 }

@@ -20,8 +20,7 @@
 //! | 3 | for how long it may be away, ns |
 //! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals |
 
-use super::LeaseName;
-use crate::config::leases::{Lease, Leases as Policy};
+use crate::config::leases::{Lease, LeaseName, Leases as Policy, MOST};
 use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::sys::word::Word;
@@ -43,8 +42,6 @@ const SERVED: usize = 2;
 pub(super) const UNSERVED: usize = 3;
 pub(super) const SLOTS_AT: usize = 16;
 pub(super) const WORDS_OF_A_SLOT: usize = 8;
-/// Leases that there may be.
-pub const MOST: usize = 128;
 /// Bytes of the page.
 const LEN: usize = 3 * PAGE;
 

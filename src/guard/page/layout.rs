@@ -2,11 +2,11 @@
 //! What the guard page's words mean: each value to words, and back as far as they are one.
 
 use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status, Vitals};
+use crate::config::leases::LeaseName;
 use crate::event::Coverage;
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
 use crate::guard::histogram::Histogram;
-use crate::guard::leases::LeaseName;
 use crate::sys::clock::Monotonic;
 
 /// Bytes of the texts in the info.

@@ -14,8 +14,8 @@
 pub mod mux;
 pub mod socket;
 
+use crate::config::leases::LeaseName;
 use crate::event::Kind;
-use crate::guard::leases::LeaseName;
 pub use crate::guard::leases::page;
 use crate::guard::leases::page::{Access, Deadline, Page, State, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
