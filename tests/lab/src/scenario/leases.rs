@@ -7,7 +7,7 @@ use super::figures::Figures;
 use super::lives::{WATCHED, survive};
 use super::{Row, ready};
 use crate::error::{Error, Result};
-use crate::host::{Host, MONITOR, PROMPT};
+use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use crate::laboratory::Laboratory;
 use crate::machine::Shape;
 use std::time::Duration;
@@ -43,12 +43,13 @@ pub const DOWN: &[Row] = &[
 pub const LIVES: &[Row] = &[
     Row { name: "lease-flooded", what: "another user floods the socket of a lease that is held", run: |lab, phase| survive(lab, phase, |host| held_while(host, &flood())) },
     Row { name: "lease-released", what: "a lease's client gives it back and ends", run: |lab, phase| survive(lab, phase, released) },
+    Row { name: "lease-hundred", what: "100 leases are held; what the kick path then costs", run: a_hundred },
     Row { name: "lease-monitor-away", what: "the monitor is killed and started again after the lease's timeout", run: |lab, phase| survive(lab, phase, monitor_away) },
 ];
 
 /// Its mode would keep that user out.
 fn flood() -> String {
-    format!("chmod 666 {SOCKET}; dom0-lease {SOCKET} 0 {NOBODY} < /dev/null > /dev/null 2>&1 &")
+    format!("chmod 666 {SOCKET}; dom0-lease 0 {NOBODY} {SOCKET} < /dev/null > /dev/null 2>&1 &")
 }
 
 impl Host {
@@ -66,7 +67,7 @@ impl Host {
     /// The same, with a client that renews it twice a second.
     fn hold_lease(&mut self) -> Result<()> {
         self.require_lease()?;
-        let client = format!("(setsid dom0-lease {SOCKET} 500 < /dev/null > /dev/null 2>&1 &)");
+        let client = format!("(setsid dom0-lease 500 0 {SOCKET} < /dev/null > /dev/null 2>&1 &)");
         self.dom0_ok(&client, PROMPT)?;
         self.wait_lease(LeaseState::Held)
     }
@@ -136,8 +137,36 @@ fn held_while(host: &mut Host, command: &str) -> Result<()> {
 fn released(host: &mut Host) -> Result<()> {
     host.hold_lease()?;
     host.dom0_ok("killall -9 dom0-lease", PROMPT)?;
-    host.dom0_ok(&format!("dom0-lease {SOCKET} stop"), PROMPT)?;
+    host.dom0_ok(&format!("dom0-lease stop 0 {SOCKET}"), PROMPT)?;
     host.wait_lease(LeaseState::Released)
+}
+
+/// What they cost the kick path is printed.
+fn a_hundred(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    let mut host = ready(laboratory, Shape::Everywhere, phase)?;
+    let before = host.wait_kicking()?.kick_path.max_look_us;
+    let lines = "$(for n in $(seq 100); do echo \"[[lease]]\"; echo \"name = \\\"lease-$n\\\"\"; echo \"required = true\"; done)";
+    host.end_program(GUARD, "-TERM")?;
+    let add = format!("echo \"{lines}\" >> /etc/xenwarden/xenwarden.conf");
+    host.dom0_ok(&add, PROMPT)?;
+    host.start_program(GUARD)?;
+    let client =
+        "(cd /run/xenwarden/lease && setsid dom0-lease 500 0 * < /dev/null > /dev/null 2>&1 &)";
+    host.dom0_ok(client, PROMPT)?;
+    let outcome = host.lives_on(WATCHED).and_then(|()| host.status());
+    let outcome = outcome.and_then(|status| {
+        let held = status.leases.iter();
+        let held = held.filter(|lease| lease.state == LeaseState::Held).count();
+        let after = status.kick_path.max_look_us;
+        match held {
+            100 => Ok(vec![format!(
+                "the longest look: {before} us without leases, {after} us with 100"
+            )]),
+            held => Err(Error::new(format!("{held} leases are held"))),
+        }
+    });
+    let said = host.machine.log.lines_from(0);
+    Ok(Figures::of(outcome, said))
 }
 
 fn monitor_away(host: &mut Host) -> Result<()> {
