@@ -6,6 +6,7 @@
 use nix::unistd::geteuid;
 use std::fs;
 use std::io::Write;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -17,9 +18,9 @@ use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::event::Kind;
 use xenwarden::guard::gate::Reason;
 use xenwarden::guard::leases::Leases;
-use xenwarden::guard::leases::page::{Access, Page, State, socket_of};
+use xenwarden::guard::leases::page::{Access, Deadline, Page, State, socket_of};
 use xenwarden::guard::work::Unknown;
-use xenwarden::monitor::leases::Server;
+use xenwarden::monitor::leases::{Fronts, Server};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 /// The test's clock: no moment of the machine's.
@@ -121,7 +122,7 @@ fn a_lease_counts_from_its_first_renewal_and_until_it_is_released() {
     let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
     let told = Told::default();
     let publish = |kind| told.publish(kind);
-    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
     server.turn(at(50));
     assert_eq!(
         (state(&page, 50), against(&page, 50)),
@@ -170,7 +171,7 @@ fn a_required_lease_that_never_comes_lapses_after_its_time_for_that() {
     let page = place.guard(&policy(&[lease("a", true)]), 0);
     let told = Told::default();
     let publish = |kind| told.publish(kind);
-    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
     server.turn(at(600));
     assert_eq!(
         (state(&page, 600), against(&page, 600)),
@@ -189,7 +190,7 @@ fn a_required_lease_that_never_comes_lapses_after_its_time_for_that() {
 fn what_a_client_says_of_itself_lapses_its_lease_at_once() {
     let place = Place::make("trigger");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
-    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("a", "WATCHDOG=1");
     server.turn(at(1));
     place.say("a", "WATCHDOG=trigger");
@@ -201,7 +202,7 @@ fn what_a_client_says_of_itself_lapses_its_lease_at_once() {
 fn a_monitor_that_is_away_lapses_nothing_for_a_while_and_then_everything_is_unknown() {
     let place = Place::make("away");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
-    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("a", "WATCHDOG=1");
     server.turn(at(10));
     drop(server);
@@ -223,7 +224,7 @@ fn a_monitor_that_comes_back_grants_each_lease_its_timeout_but_not_one_that_had_
     let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
     let told = Told::default();
     let publish = |kind| told.publish(kind);
-    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
     for lease in ["a", "b"] {
         place.say(lease, "WATCHDOG=1");
     }
@@ -234,7 +235,7 @@ fn a_monitor_that_comes_back_grants_each_lease_its_timeout_but_not_one_that_had_
     assert_eq!(against(&page, 21), lapsed("a", 1));
     drop(server);
     assert_eq!(against(&page, 26), lapsed("a", 6), "and b is not known");
-    let mut server = Server::new(&place.page(), None, &publish, at(27));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(27));
     assert_eq!(against(&page, 27), lapsed("a", 7));
     place.say("a", "WATCHDOG=1");
     server.turn(at(28));
@@ -252,7 +253,7 @@ fn a_guard_that_is_started_anew_renews_nothing_and_takes_over_what_is_held() {
     let place = Place::make("anew");
     let both = policy(&[lease("a", false), lease("b", true)]);
     place.guard(&both, 0);
-    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("a", "WATCHDOG=1");
     server.turn(at(10));
     // The order of the leases is another's matter.
@@ -289,7 +290,7 @@ fn a_guard_that_is_started_anew_renews_nothing_and_takes_over_what_is_held() {
 fn the_one_that_is_overdue_longest_is_named() {
     let place = Place::make("longest");
     let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
-    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("b", "WATCHDOG=1");
     server.turn(at(10));
     place.say("a", "WATCHDOG=1");
@@ -324,7 +325,7 @@ fn nobody_but_its_user_and_root_can_renew_a_lease() {
     let page = place.guard(&policy(&[owned]), 0);
     let told = Told::default();
     let publish = |kind| told.publish(kind);
-    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
     let path = socket_of(&place.page(), &name("a"));
     let found = fs::metadata(&path).expect("a socket");
     assert_eq!((found.mode() & 0o777, found.uid()), (0o600, 65_534));
@@ -349,13 +350,68 @@ fn nobody_but_its_user_and_root_can_renew_a_lease() {
 fn any_bytes_and_any_length_neither_renew_nor_hold_anything_up() {
     let place = Place::make("bytes");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
-    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     let long = "WATCHDOG=0 ".repeat(10_000);
     for message in ["", "WATCHDOG=11", "\0", "WATCHDOG = 1", &long] {
         place.say("a", message);
         server.turn(at(1));
     }
     assert_eq!(state(&page, 1), State::Waiting);
+}
+
+fn fronts(mux: &Path) -> Fronts {
+    Fronts {
+        mux: Some(mux.to_owned()),
+        ..Fronts::default()
+    }
+}
+
+/// Ends a connection, also where a child that another test is starting has a copy of it.
+fn end(stream: &UnixStream) {
+    stream.shutdown(Shutdown::Both).expect("it was open");
+}
+
+#[test]
+fn clients_of_watchdog_mux_outlive_a_monitor_or_are_told() {
+    let place = Place::make("kept");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 3)),
+        ..policy(&[])
+    };
+    let page = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let connect = || UnixStream::connect(&path).expect("connected");
+    let clients = [connect(), connect(), connect()];
+    server.turn(at(1));
+    let [kept, lost, dead] = clients;
+    end(&dead);
+    server.turn(at(2));
+    drop(server);
+    assert!(kept.set_nonblocking(true).is_ok());
+    // The next monitor is given the first connection: its far end stands for what a service manager keeps.
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut again = fronts(&path);
+    again.kept.insert("watchdog-mux-1".to_owned(), theirs);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), again, &publish, at(30));
+    assert_eq!(
+        told.kinds(),
+        ["lease.released"],
+        "the second, which is lost"
+    );
+    server.turn(at(60));
+    assert_eq!(against(&page, 60), None);
+    ours.write_all(&[0]).expect("sent");
+    server.turn(at(62));
+    assert_eq!(
+        against(&page, 62),
+        lapsed("watchdog-mux-3", 1),
+        "nobody can renew it"
+    );
+    assert_eq!(page.leases()[0].deadline, Deadline::At(at(122)));
+    drop((kept, lost));
 }
 
 #[test]
@@ -367,7 +423,7 @@ fn clients_of_watchdog_mux_hold_a_lease_each() {
         ..policy(&[])
     };
     let page = place.guard(&with, 0);
-    let mut server = Server::new(&place.page(), Some(path.clone()), &|_| (), at(0));
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let connect = || UnixStream::connect(&path).expect("connected");
     let (mut one, mut other) = (connect(), connect());
     server.turn(at(1));
@@ -383,7 +439,7 @@ fn clients_of_watchdog_mux_hold_a_lease_each() {
     assert_eq!(against(&page, 63), None);
     // One ends in order, and its place is another's.
     other.write_all(b"V").expect("sent");
-    drop(other);
+    end(&other);
     server.turn(at(64));
     server.turn(at(65));
     server.turn(at(105));
@@ -391,7 +447,7 @@ fn clients_of_watchdog_mux_hold_a_lease_each() {
     let third = connect();
     server.turn(at(106));
     // One dies: its lease runs out, and nobody can renew it.
-    drop(one);
+    end(&one);
     server.turn(at(107));
     let fourth = connect();
     server.turn(at(108));
@@ -427,7 +483,7 @@ fn what_is_no_page_is_none_and_harmless() {
     fs::write(&path, vec![0xff; 3 * 4096]).expect("written");
     assert!(Page::open(&path, Access::Write).is_err());
     // Nor does a server mind; and a guard puts its own in that place.
-    let mut server = Server::new(&path, None, &|_| (), at(0));
+    let mut server = Server::new(&path, Fronts::default(), &|_| (), at(0));
     server.turn(at(1));
     let page = place.guard(&policy(&[lease("a", false)]), 2);
     server.turn(at(3));

@@ -18,7 +18,7 @@
 //! | 1 | how many leases there are |
 //! | 2 | when the monitor last looked at all sockets, ns of CLOCK_MONOTONIC; 0: never |
 //! | 3 | for how long it may be away, ns |
-//! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals |
+//! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals, abandoned |
 
 use crate::config::leases::{Lease, LeaseName, Leases as Policy, MOST};
 use crate::sys::clock::Monotonic;
@@ -51,6 +51,7 @@ pub(super) struct Slot {
     timeout: usize,
     pub(super) deadline: usize,
     renewals: usize,
+    abandoned: usize,
 }
 
 pub(super) const SLOT: Slot = Slot {
@@ -58,6 +59,7 @@ pub(super) const SLOT: Slot = Slot {
     timeout: 3,
     deadline: 4,
     renewals: 5,
+    abandoned: 6,
 };
 
 /// Flags above the uid.
@@ -124,6 +126,13 @@ pub fn set_renewals<W: Word>(words: &[W], n: usize, renewals: u64) {
     }
 }
 
+/// Says that whoever could renew the lease in slot number `n` is gone, or is there.
+pub fn set_abandoned<W: Word>(words: &[W], n: usize, abandoned: bool) {
+    if let Some(word) = slot(words, n).and_then(|slot| slot.get(SLOT.abandoned)) {
+        word.store(abandoned.into(), Ordering::Relaxed);
+    }
+}
+
 /// How many leases there are.
 pub(super) fn count<W: Word>(words: &[W]) -> usize {
     let count = words.get(COUNT).map(|word| word.load(Ordering::Relaxed));
@@ -160,6 +169,8 @@ pub struct View {
     pub deadline: Deadline,
     /// How often it was renewed.
     pub renewals: u64,
+    /// Nobody can renew it any more: its connection has ended.
+    pub abandoned: bool,
 }
 
 /// What a lease is at a moment; see the table of [`super`].
@@ -292,6 +303,7 @@ impl Page {
             set(at + SLOT.timeout, lease.timeout_ns);
             let same = before.iter().find(|old| old.name == lease.name);
             set(at + SLOT.renewals, same.map_or(0, |old| old.renewals));
+            set_abandoned(words, n, same.is_some_and(|old| old.abandoned));
             set_deadline(words, n, begins(&lease, same, policy, now));
             count += 1;
         }
@@ -327,6 +339,7 @@ impl Page {
                 timeout_ns: word(SLOT.timeout)?,
                 deadline: Deadline::load(slot.get(SLOT.deadline)?),
                 renewals: word(SLOT.renewals)?,
+                abandoned: word(SLOT.abandoned)? != 0,
             })
         };
         (0..count(words)).filter_map(view).collect()

@@ -8,8 +8,9 @@
 //!
 //! A monitor that starts finds deadlines of the one before it, which missed what was said
 //! meanwhile. So each lease that had not lapsed when that one looked last is given its whole timeout
-//! anew; one that had lapsed stays lapsed until its client renews it. What held a lease by
-//! watchdog-mux's socket has lost its connection, and sees that: such a lease is released, and an event says so.
+//! anew; one that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's
+//! socket are kept by the service manager. Where one was not, its client sees that it has ended: such a lease is released, and an
+//! event says so.
 
 pub mod mux;
 pub mod socket;
@@ -19,7 +20,8 @@ use crate::event::Kind;
 pub use crate::guard::leases::page;
 use crate::guard::leases::page::{Access, Deadline, Page, State, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
-use mux::Mux;
+use crate::sys::inherited::inherited_by_name;
+use mux::{Kept, Mux, Spoke};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket::{LeaseSocket, Said};
 use std::collections::BTreeMap;
@@ -45,6 +47,15 @@ struct Followed {
     told: Option<Monotonic>,
 }
 
+/// What there is besides the sockets of leases.
+#[derive(Debug, Default)]
+pub struct Fronts {
+    /// The socket of watchdog-mux.
+    pub mux: Option<PathBuf>,
+    /// Connections to it that the service manager kept.
+    pub kept: Kept,
+}
+
 /// Serves the leases of a page.
 pub struct Server<'a> {
     path: PathBuf,
@@ -53,12 +64,19 @@ pub struct Server<'a> {
     page: Option<Page>,
     sockets: Vec<LeaseSocket>,
     clients: Option<Mux>,
+    kept: Kept,
     followed: BTreeMap<LeaseName, Followed>,
 }
 
 /// Serves the leases of the page at `path` until `stop` is readable or hung up.
 pub fn run(path: &Path, mux: Option<PathBuf>, publish: Publish<'_>, stop: &impl AsFd) {
-    let mut server = Server::new(path, mux, publish, Monotonic::now());
+    let kept = inherited_by_name().into_iter();
+    let kept = kept.map(|(name, connection)| (name, connection.into()));
+    let fronts = Fronts {
+        mux,
+        kept: kept.collect(),
+    };
+    let mut server = Server::new(path, fronts, publish, Monotonic::now());
     while !server.wait(stop.as_fd()) {
         server.turn(Monotonic::now());
     }
@@ -67,10 +85,11 @@ pub fn run(path: &Path, mux: Option<PathBuf>, publish: Publish<'_>, stop: &impl 
 impl<'a> Server<'a> {
     /// Over the page at `path`, which need not be there yet, as of `now`.
     #[must_use]
-    pub fn new(path: &Path, mux: Option<PathBuf>, publish: Publish<'a>, now: Monotonic) -> Self {
+    pub fn new(path: &Path, fronts: Fronts, publish: Publish<'a>, now: Monotonic) -> Self {
         let mut server = Self {
             path: path.to_owned(),
-            mux,
+            mux: fronts.mux,
+            kept: fronts.kept,
             publish,
             page: None,
             sockets: Vec::new(),
@@ -117,8 +136,11 @@ impl<'a> Server<'a> {
             self.refused(name, count, uid, now);
         }
         let clients = self.clients.as_mut().map(Mux::turn);
-        for (lease, said) in clients.unwrap_or_default() {
-            hear(&page, &lease, Some(said), now);
+        for (lease, spoke) in clients.unwrap_or_default() {
+            page::set_abandoned(page.words(), lease.number, spoke == Spoke::Gone);
+            if let Spoke::Said(said) = spoke {
+                hear(&page, &lease, Some(said), now);
+            }
         }
         page::serve(page.words(), now);
         self.tell(&page, now);
@@ -136,7 +158,7 @@ impl<'a> Server<'a> {
             return;
         };
         match &self.page {
-            None => take_over(&page, now, self.publish),
+            None => take_over(&page, &self.kept, now, self.publish),
             // What was written to the old one while the guard made this one.
             Some(old) => carry(old, &page),
         }
@@ -146,7 +168,11 @@ impl<'a> Server<'a> {
         match &mut self.clients {
             Some(clients) => clients.renumber(&claimed),
             None if claimed.is_empty() => {}
-            None => self.clients = self.mux.as_deref().and_then(|path| open_mux(path, claimed)),
+            None => {
+                let kept = std::mem::take(&mut self.kept);
+                let path = self.mux.as_deref();
+                self.clients = path.and_then(|path| open_mux(path, claimed, kept));
+            }
         }
         self.page = Some(page);
     }
@@ -212,8 +238,8 @@ impl<'a> Server<'a> {
     }
 }
 
-fn open_mux(path: &Path, leases: Vec<View>) -> Option<Mux> {
-    let bound = Mux::bind(path, leases);
+fn open_mux(path: &Path, leases: Vec<View>, kept: Kept) -> Option<Mux> {
+    let bound = Mux::bind(path, leases, kept);
     let path = path.display();
     bound
         .inspect_err(|error| log::error!("leases.watchdog_mux: {path}: {error}"))
@@ -237,20 +263,23 @@ fn hear(page: &Page, lease: &View, said: Option<Said>, now: Monotonic) {
 }
 
 /// What another monitor left on the page, as of `now`.
-fn take_over(page: &Page, now: Monotonic, publish: Publish<'_>) {
+fn take_over(page: &Page, kept: &Kept, now: Monotonic, publish: Publish<'_>) {
     let served = page.served();
     for lease in page.leases() {
         let Deadline::At(at) = lease.deadline else {
             continue;
         };
         let number = lease.number;
-        if lease.claimed && lease.state(served, now) != State::Lapsed {
+        if lease.abandoned || served > at {
+            continue;
+        }
+        if lease.claimed && !kept.contains_key(lease.name.as_str()) {
             page::set_deadline(page.words(), number, Deadline::Released);
             publish(Kind::LeaseReleased {
                 lease: lease.name.to_string(),
                 lost: true,
             });
-        } else if served <= at {
+        } else {
             let until = at.max(now.plus_ns(lease.timeout_ns));
             page::set_deadline(page.words(), number, Deadline::At(until));
         }
@@ -265,6 +294,7 @@ fn carry(old: &Page, new: &Page) {
         if let Some(one) = same.filter(|one| one.renewals > 0) {
             page::set_deadline(new.words(), lease.number, one.deadline);
             page::set_renewals(new.words(), lease.number, one.renewals);
+            page::set_abandoned(new.words(), lease.number, one.abandoned);
         }
     }
 }
