@@ -14,7 +14,7 @@ pub mod reset;
 pub mod sequence;
 mod terms;
 
-pub use kind::{Cause, Closing, Coverage, Gap, Kind, Severity};
+pub use kind::{Action, Cause, Closing, Coverage, Gap, Kind, Refused, Severity};
 pub use reset::{Confidence, ResetCause, Unkicked};
 pub use uuid::Uuid;
 

@@ -42,7 +42,6 @@ struct Section {
     listen: Option<String>,
     connect: Option<String>,
     device: Option<PathBuf>,
-    pipe: Option<PathBuf>,
     tcp_connect: Option<String>,
     icmp: Option<String>,
     reconnect_ms: Option<u64>,
@@ -148,9 +147,8 @@ fn doubles(heartbeats: &[BeatPlan]) -> Vec<String> {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     let mut problems = Vec::new();
     for beat in heartbeats {
-        let alone = |endpoint: &Endpoint| {
-            endpoint.listens || matches!(endpoint.place, Place::Device(_) | Place::Pipe(_))
-        };
+        let alone =
+            |endpoint: &Endpoint| endpoint.listens || matches!(endpoint.place, Place::Device(_));
         let node = match &beat.node {
             Node::Stream(endpoint) if alone(endpoint) => Some(endpoint.place.to_string()),
             _ => None,
@@ -271,20 +269,9 @@ impl Of<'_> {
                     .map(|p| stream(p, false)),
             );
         }
-        for (key, path, device) in [
-            ("device", section.device.take(), true),
-            ("pipe", section.pipe.take(), false),
-        ] {
-            let Some(path) = path else { continue };
-            let path = self.checked(key, absolute(path));
-            let place = path.map(|path| {
-                if device {
-                    Place::Device(path)
-                } else {
-                    Place::Pipe(path)
-                }
-            });
-            found.push(place.map(|place| stream(place, false)));
+        if let Some(path) = section.device.take() {
+            let path = self.checked("device", absolute(path));
+            found.push(path.map(|path| stream(Place::Device(path), false)));
         }
         if let Some(text) = section.tcp_connect.take() {
             found.push(
@@ -301,7 +288,7 @@ impl Of<'_> {
             found.push(self.checked("icmp", fine).map(Node::Icmp));
         }
         if found.len() != 1 {
-            let why = "needs exactly one of listen, connect, device, pipe, tcp_connect and icmp";
+            let why = "needs exactly one of listen, connect, device, tcp_connect and icmp";
             self.wrong("", why);
             return None;
         }
@@ -311,7 +298,7 @@ impl Of<'_> {
     fn protocol(&mut self, section: &Section, stream: bool) -> (Option<Protocol>, Option<Key>) {
         let word = section.protocol.as_deref();
         if !stream && (word.is_some() || section.answers.is_some() || section.key.is_some()) {
-            let why = "protocol, answers and key are for listen, connect, device and pipe";
+            let why = "protocol, answers and key are for listen, connect and device";
             self.wrong("protocol", why);
         }
         let default = if section.key.is_some() {

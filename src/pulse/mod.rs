@@ -20,11 +20,29 @@
 //! What may block does so in threads of its own: names of hosts ([`resolver`]), hooks ([`hook`]), the
 //! monitor's socket ([`reporter`]). The loop never waits for them.
 
+mod beat;
 pub mod config;
 pub mod frame;
 pub mod heartbeat;
+mod hook;
+mod lease;
+mod link;
+mod metrics;
+mod notification;
 pub mod notify;
+mod open;
 pub mod options;
 pub mod plan;
+mod poller;
 pub mod protocol;
 pub mod psk;
+mod qmp;
+mod refusals;
+mod remote;
+pub mod reporter;
+mod resolver;
+pub mod run;
+mod stats;
+pub mod status;
+mod status_socket;
+mod stream;

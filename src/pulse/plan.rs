@@ -100,10 +100,8 @@ pub enum Place {
     Tcp(HostPort),
     /// A unix stream socket.
     Unix(PathBuf),
-    /// A terminal, as a guest's serial console has one.
+    /// A terminal, as a guest's serial console has one; or a fifo, which is only read.
     Device(PathBuf),
-    /// Two fifos, PATH.in to write to and PATH.out to read from, or one for both, as QEMU's `pipe`.
-    Pipe(PathBuf),
 }
 
 /// What is sent to a monitor at a loss.
@@ -147,7 +145,7 @@ impl fmt::Display for Place {
         match self {
             Self::Tcp(at) => at.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Device(path) | Self::Pipe(path) => write!(f, "{}", path.display()),
+            Self::Device(path) => write!(f, "{}", path.display()),
         }
     }
 }

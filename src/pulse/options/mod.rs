@@ -122,21 +122,17 @@ fn chardev(value: &str, found: &mut Words) -> Result<(), String> {
     let option = pairs.clone();
     let endpoint = match pairs.first.as_str() {
         "socket" => socket(&mut pairs)?,
-        "serial" | "tty" | "pipe" => {
+        "serial" | "tty" => {
             let path = pairs.path("path")?;
             let path = path.ok_or_else(|| pairs.wrong("path= is missing"))?;
             Endpoint {
-                place: match pairs.first == "pipe" {
-                    true => Place::Pipe(path),
-                    false => Place::Device(path),
-                },
+                place: Place::Device(path),
                 listens: false,
                 reconnect_ms: None,
             }
         }
         other => {
-            let why =
-                format!("the type {other} is not supported: socket, serial, tty and pipe are");
+            let why = format!("the type {other} is not supported: socket, serial and tty are");
             return Err(pairs.wrong(&why));
         }
     };
