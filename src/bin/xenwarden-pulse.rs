@@ -122,5 +122,5 @@ fn serve(request: Request) -> Result<(), Failure> {
     }
     sink::log::start(NAME, LevelFilter::Info, false, || {})
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
-    run::run(plan, &Places::below(&request.run), None)
+    run::run(plan, &Places::below(&request.run))
 }

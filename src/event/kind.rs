@@ -15,53 +15,6 @@ impl fmt::Display for Seconds<'_> {
     }
 }
 
-/// Makes the type of all kinds from their one list: a severity, the name as in the JSON, the
-/// fields of each, and what it is for people.
-macro_rules! kinds {
-    ($(
-        $(#[$about:meta])*
-        $severity:ident $name:literal $variant:ident {
-            $( $(#[$field_about:meta])* $field:ident: $type:ty, )*
-        } => $text:expr
-    )*) => {
-        /// What happened.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind")]
-        pub enum Kind {
-            $(
-                $(#[$about])*
-                #[serde(rename = $name)]
-                $variant { $( $(#[$field_about])* $field: $type, )* },
-            )*
-        }
-
-        /// Every kind there is, as in the JSON.
-        pub const KINDS: &[&str] = &[$($name),*];
-
-        impl Kind {
-            /// The kind, as in the JSON.
-            #[must_use]
-            pub fn kind(&self) -> &'static str {
-                match self { $( Self::$variant { .. } => $name, )* }
-            }
-
-            /// How much it matters.
-            #[must_use]
-            pub fn severity(&self) -> Severity {
-                match self { $( Self::$variant { .. } => Severity::$severity, )* }
-            }
-
-            /// What happened, without to whom. Holds whatever text the event holds: print it
-            /// by [`plain`](super::describe::plain).
-            #[must_use]
-            pub fn describe(&self) -> String {
-                #[allow(unused_variables)] // no text has all fields
-                match self { $( Self::$variant { $( $field, )* } => $text, )* }
-            }
-        }
-    };
-}
-
 kinds! {
     /// A guest armed a watchdog slot.
     Info "guest.armed" GuestArmed {
@@ -404,6 +357,49 @@ kinds! {
             Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
             None => format!("state {path} is unusable and could not be kept: {problem}"),
         }
+    /// A lease is held: it was renewed for the first time, or after it had lapsed or been released.
+    Info "lease.held" LeaseHeld {
+        /// The lease.
+        lease: String,
+        /// For how long a renewal is good.
+        timeout_ms: u64,
+        /// It had lapsed: kicks were withheld for it.
+        lapsed: bool,
+    } => {
+            let after = if *lapsed { " again, after it had lapsed" } else { "" };
+            format!("lease {lease}: held{after}, timeout {}", Seconds(timeout_ms))
+        }
+    /// A lease was not renewed in time: kicks are withheld until it is.
+    Error "lease.lapsed" LeaseLapsed {
+        /// The lease.
+        lease: String,
+        /// For how long it is overdue.
+        overdue_ms: u64,
+        /// It was never renewed, though it is required.
+        never: bool,
+    } => {
+            let what = if *never { "never renewed, though it is required" } else { "not renewed in time" };
+            format!("lease {lease}: {what}, overdue for {}: the host goes down unless it is renewed", Seconds(overdue_ms))
+        }
+    /// A lease was given back, and is no condition of the host's life until it is renewed again.
+    Info "lease.released" LeaseReleased {
+        /// The lease.
+        lease: String,
+        /// Not by its client: its connection to watchdog-mux's socket ended with a monitor.
+        lost: bool,
+    } => {
+            let by = if *lost { ": its connection ended with the monitor" } else { " by its client" };
+            format!("lease {lease}: released{by}")
+        }
+    /// Somebody spoke for a lease who may not; at most one a minute and lease.
+    Warning "lease.refused" LeaseRefused {
+        /// The lease.
+        lease: String,
+        /// The last user who did.
+        uid: u32,
+        /// Datagrams that were refused since the last such event.
+        count: u64,
+    } => format!("lease {lease}: refused {count} datagrams of other users, the last of user {uid}")
     /// A heartbeat's first pulse came: from now on its loss is noticed.
     Info "pulse.armed" PulseArmed {
         /// The heartbeat.
@@ -449,9 +445,9 @@ kinds! {
         /// The program's name.
         program: String,
         /// For so long.
-        gap_ms: u64,
+        missed_ms: u64,
     } => {
-            let gap = Seconds(gap_ms);
+            let gap = Seconds(missed_ms);
             format!("heartbeats of {program}: nobody listened for {gap} here; they are armed anew")
         }
     /// Something was done for a loss.

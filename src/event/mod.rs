@@ -6,6 +6,9 @@
 //! holds the two together. Fields are only ever added within a version; what is not known
 //! is null. Units are in the fields' names.
 
+#[macro_use]
+mod kinds;
+
 pub mod bus;
 pub mod describe;
 pub mod kind;

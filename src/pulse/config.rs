@@ -10,6 +10,7 @@ use super::plan::{
 };
 use super::protocol::Protocol;
 use super::psk::Key;
+use crate::config::leases::LeaseName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -225,7 +226,9 @@ impl Of<'_> {
         let notification = self.notification(&mut section);
         let hook = self.hook(&section);
         if let Some(lease) = &section.lease {
-            self.checked("lease", check_name(lease));
+            let named = LeaseName::new(lease).map(drop);
+            let wrong = || format!("{lease:?}: must be 1 to 16 of a to z, digits, - and _");
+            self.checked("lease", named.ok_or_else(wrong));
         }
         Some(BeatPlan {
             name: self.name.to_owned(),

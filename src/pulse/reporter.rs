@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Events of heartbeats: a line in the journal, and the monitor told.
 //!
-//! In: events. Out: a log line each, at once; the same to whoever takes events ([`Tell`]), in a thread of its own, again and again
+//! In: events. Out: a log line each, at once; the same to the monitor ([`crate::control::tell`]), in a thread of its own, again and again
 //! until it is taken. Promises: nobody's absence delays the loop or loses a line; what waits for the
 //! monitor is bounded, and what it loses then is counted and said.
 
+use crate::control::protocol::Told;
+use crate::control::tell::{NotTold, tell};
 use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -19,24 +22,6 @@ const QUEUE: usize = 4_096;
 /// From one attempt to the next.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Takes events. May block for some seconds.
-pub trait Tell: Send {
-    /// Takes one.
-    ///
-    /// # Errors
-    /// [`NotTold`].
-    fn tell(&mut self, event: &Kind) -> Result<(), NotTold>;
-}
-
-/// Why an event was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotTold {
-    /// Nobody is there, or has time: it is to be tried again.
-    Later(String),
-    /// It will not be taken at any time.
-    Never(String),
-}
-
 /// The way to both.
 #[derive(Clone, Debug)]
 pub struct Reporter {
@@ -45,17 +30,18 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Starts the thread that tells `to`, if there is anybody.
+    /// Starts the thread that tells the monitor whose control socket is at `to`, if events are
+    /// to be told at all.
     ///
     /// # Errors
     /// The errno of starting it.
-    pub fn start(to: Option<Box<dyn Tell>>) -> io::Result<Self> {
+    pub fn start(to: Option<PathBuf>) -> io::Result<Self> {
         let lost = Arc::new(AtomicU64::new(0));
         let Some(to) = to else {
             return Ok(Self { queue: None, lost });
         };
         let (queue, events) = bounded(QUEUE);
-        let work = move || tell_all(&events, to);
+        let work = move || tell_all(&events, &to);
         thread::Builder::new()
             .name("reporter".to_owned())
             .spawn(work)?;
@@ -86,16 +72,22 @@ impl Reporter {
     }
 }
 
-fn tell_all(events: &Receiver<Kind>, mut to: Box<dyn Tell>) {
+fn tell_all(events: &Receiver<Kind>, to: &Path) {
     let mut trouble = String::new();
     for event in events {
         loop {
-            match to.tell(&event) {
-                Ok(()) => trouble.clear(),
-                Err(NotTold::Never(why)) => {
-                    log::warn!("the monitor does not take {}: {why}", event.kind());
+            let told = Told {
+                guest: None,
+                what: event.clone(),
+            };
+            match tell(to, told) {
+                Ok(_) => trouble.clear(),
+                Err(NotTold::Refused(refusal)) => {
+                    let kind = event.kind();
+                    log::warn!("the monitor does not take {kind}: {}", refusal.error);
                 }
-                Err(NotTold::Later(why)) => {
+                Err(NotTold::Later(error)) => {
+                    let why = error.to_string();
                     if why != trouble {
                         log::warn!("the monitor is not told yet: {why}; trying again");
                         trouble = why;

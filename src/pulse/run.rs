@@ -11,7 +11,7 @@ use super::link::Net;
 use super::metrics::Metrics;
 use super::plan::Plan;
 use super::poller::{Part, Poller, Ready, Token};
-use super::reporter::{Reporter, Tell};
+use super::reporter::Reporter;
 use super::resolver::Resolver;
 use super::status::{BeatStatus, PulseStatus};
 use super::status_socket::StatusSocket;
@@ -58,15 +58,15 @@ impl Places {
     }
 }
 
-/// Watches the heartbeats of `plan` until it is told to stop. Events go to `tell` as well.
+/// Watches the heartbeats of `plan` until it is told to stop.
 ///
 /// # Errors
 /// What the system refuses at the start, by its exit code, and one line.
-pub fn run(plan: Plan, places: &Places, tell: Option<Box<dyn Tell>>) -> Result<(), Failure> {
+pub fn run(plan: Plan, places: &Places) -> Result<(), Failure> {
     for warning in &plan.warnings {
         log::warn!("{warning}");
     }
-    let mut program = Program::start(plan, places, tell)?;
+    let mut program = Program::start(plan, places)?;
     let notifier = Notifier::from_environment();
     let _ = notifier.tell("READY=1");
     log::info!("watches {} heartbeats", program.beats.len());
@@ -109,7 +109,7 @@ fn own(slot: u16) -> Token {
 }
 
 impl Program {
-    fn start(plan: Plan, places: &Places, tell: Option<Box<dyn Tell>>) -> Result<Self, Failure> {
+    fn start(plan: Plan, places: &Places) -> Result<Self, Failure> {
         allow_descriptors();
         let now = Monotonic::now().0;
         let poller = Poller::new().map_err(|e| refused("epoll")(&e))?;
@@ -123,7 +123,7 @@ impl Program {
         let resolver = Resolver::start(Arc::clone(&wake)).map_err(thread)?;
         let any = plan.heartbeats.iter().any(|beat| beat.hook.is_some());
         let hooks = Hooks::start(any, &wake).map_err(thread)?;
-        let reporter = Reporter::start(tell).map_err(thread)?;
+        let reporter = Reporter::start(plan.control_socket).map_err(thread)?;
         let metrics = plan.metrics_textfile.map(Metrics::start);
         let mut beats = Vec::new();
         let net = Net {
@@ -209,7 +209,7 @@ impl Program {
         if gap >= GAP_TOLD_NS {
             self.reporter.report(Kind::PulseOwnGap {
                 program: self.name.clone(),
-                gap_ms: gap / NS_PER_MS,
+                missed_ms: gap / NS_PER_MS,
             });
         }
     }
