@@ -279,7 +279,9 @@ fn what_is_not_told_to_the_monitor_waits_for_it() {
         "told",
         &format!("[heartbeat.h]\nlisten = \"127.0.0.1:{port}\"\ntimeout_ms = 2000\n"),
     );
-    drop(Pulses::over(connect(port), PULSE, EACH));
+    let pulses = Pulses::over(connect(port), PULSE, EACH);
+    program.wait_for("armed by");
+    drop(pulses);
     program.wait_for("the monitor is not told yet");
     program.wait_for("LOST");
     // The monitor comes up, after some of it.
