@@ -87,6 +87,7 @@ pub mod exit;
 pub mod guard;
 pub mod guests;
 pub mod monitor;
+pub mod pulse;
 pub mod sink;
 pub mod state;
 pub mod sys;

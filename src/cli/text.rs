@@ -221,7 +221,7 @@ pub fn called(name: Option<&str>, uuid: Option<Uuid>) -> String {
     name.map_or_else(uuid, plain)
 }
 
-fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
+pub(super) fn table(to: &mut impl Write, heads: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
     for line in columns(heads, rows) {
         writeln!(to, "{line}")?;
     }

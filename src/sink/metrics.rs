@@ -107,7 +107,7 @@ impl File<'_> {
 
 /// Writes beside the file and renames. The directory may belong to somebody less
 /// privileged: what is at the temporary name is removed, never followed or written into.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     // Not *.prom, so that the collector does not read it.
     name.push(".new");
