@@ -30,7 +30,11 @@ enum Hangs {
 
 fn guest(laboratory: &Laboratory, phase: Duration, hangs: Hangs) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
-    let outcome = watch(&mut host, GUESTS[0], hangs);
+    let outcome = watch(&mut host, GUESTS[0], hangs).map_err(|error| {
+        let said = host.dom0("cat /run/pulse.log", PROMPT);
+        let said = said.map_or_else(|error| error.to_string(), |outcome| outcome.output);
+        Error::new(format!("{error}\n{said}"))
+    });
     let said = host.machine.log.lines_from(0);
     Ok(Figures::of(outcome.map(|()| Vec::new()), said))
 }
@@ -40,7 +44,7 @@ fn watch(host: &mut Host, guest: &str, hangs: Hangs) -> Result<()> {
     host.wait_events("kind", 1, SLOW)?;
     let tty = format!("$(xenstore-read /local/domain/$(xl domid {guest})/console/tty)");
     let start = format!(
-        "ifconfig lo up; echo '{SCRIPT}' > /run/script; (nc -l -p 7777 < /dev/null > {SENT} 2>&1 &)
+        "ifconfig lo up; echo '{SCRIPT}' > /run/script; (setsid sh -c 'tail -f /dev/null | nc -l -p 7777 > {SENT}' < /dev/null > /dev/null 2>&1 &)
 cat > /run/guests.toml <<END
 [heartbeat.{guest}]
 device = \"{tty}\"

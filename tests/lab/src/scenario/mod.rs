@@ -92,6 +92,7 @@ const LEFT: &[&str] = &[
     "survive/monitor-killed",
     "alarm/destroyed",
     "sink/hook-forks",
+    "pulse/guest-dies",
 ];
 
 /// Any scenario.
