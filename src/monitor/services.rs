@@ -10,7 +10,7 @@ use crate::config::Policy;
 use crate::control::client_pool;
 use crate::control::inhibit;
 use crate::control::peer::gid_of;
-use crate::control::server::{self, Context};
+use crate::control::server::{self, Context, MonitorContext};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::control::tell::{Tellers, Told};
 use crate::event::bus::Bus;
@@ -348,12 +348,15 @@ impl Threads {
             let asked = Arc::clone(shared);
             let tellers = Tellers::known();
             self.spawn("control", false, move || {
-                let context = Context {
+                let monitor = MonitorContext {
                     status: &|| asked.status(),
-                    guests: &asked.guests.registry,
                     resets: &asked.resets,
                     tellers: &tellers,
                     publish: &|told: Told| asked.bus.publish(told.guest, told.what),
+                };
+                let context = Context {
+                    guests: &asked.guests.registry,
+                    monitor: Some(monitor),
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
