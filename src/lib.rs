@@ -84,6 +84,8 @@ pub mod exit;
 pub mod guard;
 pub mod guests;
 pub mod monitor;
+pub mod qemu;
+pub mod qmp;
 pub mod sink;
 pub mod state;
 pub mod sys;
