@@ -93,6 +93,7 @@ impl Session<'_> {
                         self.leave(&mut attached);
                         return;
                     }
+                    self.last_words(&mut attached);
                     self.trace.lost();
                     self.step(&[Input::Detached]);
                     why
@@ -210,14 +211,13 @@ impl Session<'_> {
         };
         let mut events = Vec::new();
         let mut deadline = Instant::now() + wait;
-        // The last events of a QEMU that ends come with its end.
-        let mut end = None;
+        let mut end = Ok(());
         loop {
             match attached.client.event(deadline) {
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
                 Err(why) => {
-                    end = Some(why);
+                    end = Err(why);
                     break;
                 }
             }
@@ -232,14 +232,21 @@ impl Session<'_> {
             ask |= TELL_OF_STATUS.contains(&event.name.as_str());
         }
         self.step(&inputs);
-        if let Some(why) = end {
-            return Err(why.into());
-        }
+        end?;
         if ask {
             attached.status = query_status(&mut attached.client)?;
         }
         self.step(&[Input::Status(self.seen(attached.status)), Input::Tick]);
         Ok(())
+    }
+
+    /// What a QEMU that ended has said last: the connection may have broken at a command.
+    fn last_words(&mut self, attached: &mut Attached) {
+        let mut inputs: Vec<Input> = self.look().into_iter().map(Input::Seen).collect();
+        while let Ok(Some(event)) = attached.client.event(Instant::now()) {
+            inputs.extend(self.input(&event, true, attached.status));
+        }
+        self.step(&inputs);
     }
 
     fn look(&mut self) -> Vec<Sighting> {

@@ -55,8 +55,10 @@ pub fn ending(reason: &str) -> Cause {
 /// What a RESET was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reset {
-    /// The machine was reset: its guest boots.
-    Machine,
+    /// The guest, its firmware or its watchdog reset the machine.
+    Guest,
+    /// Somebody else did.
+    Host,
     /// A snapshot was loaded (from 7.2 on): its guest goes on where that was taken.
     Snapshot,
 }
@@ -67,7 +69,8 @@ impl Reset {
     pub fn from_reason(reason: &str) -> Self {
         match reason {
             "snapshot-load" => Self::Snapshot,
-            _ => Self::Machine,
+            "guest-reset" | "subsystem-reset" => Self::Guest,
+            _ => Self::Host,
         }
     }
 }

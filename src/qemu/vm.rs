@@ -7,7 +7,7 @@
 //! | QEMU says | the lifecycle takes |
 //! |---|---|
 //! | WATCHDOG | `Expired`, then `Disarmed`: the devices turn themselves off |
-//! | RESET | `Started`; the second one of the same reset is none |
+//! | RESET | `Started`; the one with which firmware answers is none |
 //! | RESET of a snapshot | `Returned`: the guest is not where it was |
 //! | another QEMU on the socket | `Started`, or `Returned` where its guest comes from elsewhere |
 //! | STOP, RESUME, `query-status` | `State` |
@@ -25,8 +25,9 @@ use crate::guests::alarm::{Boot, Input as Step, Lifecycle, Moment, Nanoseconds, 
 use crate::guests::state::DomainState;
 use serde::{Deserialize, Serialize};
 
-/// QEMU tells one reset twice; what comes within this time of a reset, the guest having done
-/// nothing since, is that.
+/// SeaBIOS answers a reset by another one (its `handle_post`, src/post.c: it starts from memory
+/// that was written to): a reset by the guest within this time of the last, the guest having done
+/// nothing else since, is that.
 const SAME_RESET_NS: Nanoseconds = 2_000_000_000;
 /// Time from an expiry or a reset to the beginning of the trace within which no guest has booted.
 const SOON_NS: Nanoseconds = 1_000_000_000;
@@ -344,9 +345,10 @@ impl Vm {
             self.life(Step::Returned, turn);
             return;
         }
-        let again = self
-            .reset_ns
-            .is_some_and(|then| now.saturating_sub(then) < SAME_RESET_NS);
+        let again = how == Reset::Guest
+            && self
+                .reset_ns
+                .is_some_and(|then| now.saturating_sub(then) < SAME_RESET_NS);
         self.turned_off(now, unclear);
         self.reset_ns = Some(now);
         if again {
