@@ -223,6 +223,61 @@ fn a_paused_vm_does_not_expire_and_a_vm_that_its_watchdog_paused_has_an_alarm() 
 }
 
 #[test]
+fn a_snapshot_that_is_loaded_neither_clears_nor_raises_and_its_guest_clears_by_feeding() {
+    let more = ["-device", "i6300esb,id=wd0", "-action", "watchdog=none"];
+    let Some((mut machine, follower)) = stage("snapshot", &more) else {
+        return;
+    };
+    machine.order(b'A');
+    machine.order(b'F');
+    machine.human("savevm armed");
+    machine.hang();
+    follower.until_phase(AlarmPhase::Raised);
+    until("the trace is on", || machine.traces());
+    // The guest is back where it was armed and fed.
+    machine.human("loadvm armed");
+    let alarm = follower.alarm().expect("open");
+    assert_eq!((alarm.expiries, alarm.reboots), (1, 0));
+    until("it is clear", || {
+        machine.order(b'F');
+        follower.alarm().is_none()
+    });
+    assert_eq!(follower.events("alarm.raised"), 1);
+    assert_eq!(follower.events("alarm.cleared"), 1);
+}
+
+#[test]
+fn a_guest_that_migrates_away_takes_no_alarm_along_and_its_alarm_here_is_moved() {
+    let Some((mut machine, follower)) = stage("migrates", &I6300ESB) else {
+        return;
+    };
+    expire(&mut machine, &follower);
+    machine.boots();
+    follower.until_phase(AlarmPhase::Rebooted);
+    until("the trace is on", || machine.traces());
+    let other = directory("migrates-to");
+    let uri = format!("unix:{}", other.join("migration").display());
+    let incoming = [&I6300ESB[..], &["-incoming", &uri]].concat();
+    let mut target = Machine::start(&other, &incoming).expect("as before");
+    let there = Follower::start(&other);
+    there.until_guest("it waits", |guest| guest.state == DomainState::Suspended);
+    machine.call("migrate", json!({ "uri": uri }));
+    there.until_guest("it runs there", |guest| guest.state == DomainState::Running);
+    follower.until_guest("it is elsewhere", |guest| {
+        guest.state == DomainState::Suspended
+    });
+    assert!(there.alarm().is_none());
+    target.order(b'A');
+    target.order(b'F');
+    machine.quit();
+    follower.until_phase(AlarmPhase::Moved);
+    assert_eq!(follower.events("alarm.moved"), 1);
+    assert_eq!(follower.events("alarm.cleared"), 0);
+    target.hang();
+    there.until_guest("an alarm there", |guest| guest.alarm.is_some());
+}
+
+#[test]
 fn an_expiry_that_nobody_saw_is_told_where_the_vm_still_shows_it() {
     let more = ["-device", "i6300esb,id=wd0", "-action", "watchdog=pause"];
     let Some((mut machine, mut follower)) = stage("unseen", &more) else {

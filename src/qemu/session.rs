@@ -279,6 +279,7 @@ impl Session<'_> {
                 let how = Reset::from_reason(event.text("reason").unwrap_or_default());
                 Some(Input::Reset { how, unclear })
             }
+            "RESUME" => Some(Input::Resumed),
             "SHUTDOWN" => Some(Input::Ending(ending(
                 event.text("reason").unwrap_or_default(),
             ))),

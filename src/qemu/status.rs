@@ -52,15 +52,14 @@ pub fn ending(reason: &str) -> Cause {
     }
 }
 
-/// What a RESET was.
+/// Who reset the machine. (A snapshot that is loaded is no RESET: softmmu/runstate.c,
+/// `qemu_system_reset`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reset {
-    /// The guest, its firmware or its watchdog reset the machine.
+    /// The guest, its firmware or its watchdog.
     Guest,
-    /// Somebody else did.
+    /// Somebody else.
     Host,
-    /// A snapshot was loaded (from 7.2 on): its guest goes on where that was taken.
-    Snapshot,
 }
 
 impl Reset {
@@ -68,7 +67,6 @@ impl Reset {
     #[must_use]
     pub fn from_reason(reason: &str) -> Self {
         match reason {
-            "snapshot-load" => Self::Snapshot,
             "guest-reset" | "subsystem-reset" => Self::Guest,
             _ => Self::Host,
         }

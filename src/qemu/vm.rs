@@ -8,7 +8,7 @@
 //! |---|---|
 //! | WATCHDOG | `Expired`, then `Disarmed`: the devices turn themselves off |
 //! | RESET | `Started`; the one with which firmware answers is none |
-//! | RESET of a snapshot | `Returned`: the guest is not where it was |
+//! | RESUME | nothing, but that a snapshot may have been loaded: its device is unknown |
 //! | another QEMU on the socket | `Started`, or `Returned` where its guest comes from elsewhere |
 //! | STOP, RESUME, `query-status` | `State` |
 //! | the end of the connection | nothing: nobody looks, and that counts neither way |
@@ -66,6 +66,8 @@ pub enum Input {
         /// As of `Expired`.
         unclear: bool,
     },
+    /// It runs on after it stood still.
+    Resumed,
     /// QEMU is about to end.
     Ending(Cause),
     /// The guest's writes are seen from now on.
@@ -139,6 +141,9 @@ pub struct Vm {
     attached: bool,
     #[serde(skip)]
     device: Device,
+    /// Its watchdog stopped it (`action=pause`).
+    #[serde(skip)]
+    by_watchdog: bool,
     /// Since when the device is known to be off.
     #[serde(skip)]
     off_ns: Option<Nanoseconds>,
@@ -163,6 +168,7 @@ impl Vm {
             expired: false,
             attached: false,
             device: Device::unseen(),
+            by_watchdog: false,
             off_ns: None,
             reset_ns: None,
             noted: false,
@@ -225,6 +231,7 @@ impl Vm {
             }
             Input::Expired { unclear, .. } => self.expire(unclear, &mut turn),
             Input::Reset { how, unclear } => self.reset(how, unclear, &mut turn),
+            Input::Resumed => self.resume(),
             Input::Ending(cause) => self.ending = Some(cause),
             Input::TraceOn => self.trace_on(at.ns),
             Input::Seen(sighting) => {
@@ -310,15 +317,19 @@ impl Vm {
     }
 
     fn status(&mut self, status: Status, turn: &mut Turn<'_>) {
-        let before = self.lifecycle.state;
-        if before == status.state {
-            return;
-        }
-        // While it stood still its state may have been replaced, which not all versions tell.
-        if status.state == DomainState::Running && !self.device.is_off() {
-            self.device = Device::unseen();
+        if self.lifecycle.state != status.state {
+            self.by_watchdog = status.by_watchdog;
         }
         self.life(Step::State(status.state), turn);
+    }
+
+    /// A snapshot may have been loaded while it stood still, of which no version tells: a device
+    /// that was off may be armed in it. Not where its watchdog stopped it: that device is off, and
+    /// what the guest writes to it is to be no feed.
+    fn resume(&mut self) {
+        if !std::mem::take(&mut self.by_watchdog) {
+            (self.device, self.off_ns) = (Device::unseen(), None);
+        }
     }
 
     fn expire(&mut self, unclear: bool, turn: &mut Turn<'_>) {
@@ -339,12 +350,6 @@ impl Vm {
 
     fn reset(&mut self, how: Reset, unclear: bool, turn: &mut Turn<'_>) {
         let now = turn.at.ns;
-        if how == Reset::Snapshot {
-            self.turned_off(now, true);
-            self.expired = false;
-            self.life(Step::Returned, turn);
-            return;
-        }
         let again = how == Reset::Guest
             && self
                 .reset_ns
