@@ -104,6 +104,8 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     threads.end();
     let saved = vms.save().map_err(saving);
     telling.end();
+    // `xenwarden guests` asks each socket that is there.
+    let _ = std::fs::remove_file(&policy.control_socket);
     match panicked {
         Some(thread) => Err(Failure::new(
             SOFTWARE,
