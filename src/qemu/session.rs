@@ -35,6 +35,8 @@ const LOOK_TRACED: Duration = Duration::from_millis(50);
 /// Between two attempts to connect, at first and at last.
 const FIRST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(2);
+/// Events of one turn: what is more waits, however fast a peer talks.
+const MOST_EVENTS: usize = 256;
 /// Age of an event after which a guest may have booted since.
 const OLD_MS: u64 = 500;
 /// Events after which QEMU is asked what the VM is doing.
@@ -212,7 +214,7 @@ impl Session<'_> {
         let mut events = Vec::new();
         let mut deadline = Instant::now() + wait;
         let mut end = Ok(());
-        loop {
+        while events.len() < MOST_EVENTS {
             match attached.client.event(deadline) {
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
@@ -243,7 +245,10 @@ impl Session<'_> {
     /// What a QEMU that ended has said last: the connection may have broken at a command.
     fn last_words(&mut self, attached: &mut Attached) {
         let mut inputs: Vec<Input> = self.look().into_iter().map(Input::Seen).collect();
-        while let Ok(Some(event)) = attached.client.event(Instant::now()) {
+        for _ in 0..MOST_EVENTS {
+            let Ok(Some(event)) = attached.client.event(Instant::now()) else {
+                break;
+            };
             inputs.extend(self.input(&event, true, attached.status));
         }
         self.step(&inputs);

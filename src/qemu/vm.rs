@@ -259,7 +259,8 @@ impl Vm {
             _ => !self.is_gone(),
         };
         self.lifecycle.skip(turn.at.ns);
-        (self.attached, self.device, self.reset_ns) = (true, Device::unseen(), None);
+        self.attached = true;
+        (self.device, self.off_ns, self.reset_ns) = (Device::unseen(), None, None);
         self.process = process;
         if !self.seen {
             self.seen = true;
@@ -373,7 +374,7 @@ impl Vm {
         let fresh = self
             .off_ns
             .is_some_and(|then| now.saturating_sub(then) < SOON_NS);
-        if !fresh {
+        if !fresh || !self.device.is_off() {
             self.device = Device::unseen();
         }
     }
@@ -382,7 +383,7 @@ impl Vm {
         let Some(act) = act else {
             return;
         };
-        self.reset_ns = None;
+        (self.reset_ns, self.off_ns) = (None, None);
         match act {
             Act::Armed => self.life(Step::Armed, turn),
             Act::Disarmed => self.life(Step::Disarmed, turn),

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // each test program uses its part
 
 pub mod machine;
+pub mod peer;
 
 #[path = "../fake_monitor/mod.rs"]
 mod fake_monitor;
@@ -50,31 +51,40 @@ pub struct Follower {
 impl Follower {
     /// Follows one VM, `web`, whose QMP socket is q.sock in `directory`.
     pub fn start(directory: &Path) -> Self {
-        Self::start_with(directory, "")
+        let qmp = directory.join("q.sock");
+        let vm = format!("vm = [{{ name = \"web\", qmp = \"{}\" }}]", qmp.display());
+        Self::start_config(directory, &vm)
     }
 
-    /// The same with more in its configuration.
-    pub fn start_with(directory: &Path, more: &str) -> Self {
+    /// Follows these VMs.
+    pub fn start_config(directory: &Path, vms: &str) -> Self {
         let place = |name: &str| directory.join(name).display().to_string();
         let config = format!(
-            "{more}\n[control]\nsocket = \"{}\"\ngroup = \"no-such-group\"\n[monitor]\nsocket = \"{}\"\n\
-             [state]\ndirectory = \"{}\"\n[trace]\ndirectory = \"{}\"\n\
-             [[vm]]\nname = \"web\"\nqmp = \"{}\"\n",
+            "{vms}\n[control]\nsocket = \"{}\"\ngroup = \"no-such-group\"\n[monitor]\nsocket = \"{}\"\n\
+             [state]\ndirectory = \"{}\"\n[trace]\ndirectory = \"{}\"\n",
             place("control.sock"),
             place("monitor.sock"),
             place("state"),
             place("trace"),
-            place("q.sock"),
         );
         fs::write(directory.join("all.conf"), config).expect("a configuration");
-        let monitor = FakeMonitor::start_at(directory.join("monitor.sock"), 0, None);
         let mut follower = Self {
             directory: directory.to_owned(),
-            monitor: Some(monitor),
+            monitor: None,
             child: None,
         };
+        follower.monitor_up();
         follower.start_again();
         follower
+    }
+
+    pub fn monitor_up(&mut self) {
+        let socket = self.directory.join("monitor.sock");
+        self.monitor = Some(FakeMonitor::start_at(socket, 0, None));
+    }
+
+    pub fn monitor_down(&mut self) {
+        self.monitor = None;
     }
 
     pub fn start_again(&mut self) {
