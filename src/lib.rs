@@ -47,6 +47,8 @@
 //! | [`sink`] | journal or syslog, socket, hooks, metrics |
 //! | [`control`] | questions and orders over the control socket, and the status |
 //! | [`monitor`] | the monitor's threads, assembled |
+//! | [`qmp`] | a client of QEMU's machine monitor |
+//! | [`qemu`] | alarms for watchdog devices of QEMU's guests: a process of its own, xenwarden-qemu |
 //! | [`check`] | what of a host is fine for the guard, and what is not |
 //! | [`cli`] | the command line, a process of its own |
 //! | [`config`] | the file, parsed, then validated into a policy |

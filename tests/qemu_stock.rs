@@ -2,6 +2,7 @@
 //! The alarms of a real guest of a stock QEMU, whose watchdog device really expires.
 //!
 //! Each test says that it is skipped where there is no qemu-system-x86_64.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod qemu_stage;
 

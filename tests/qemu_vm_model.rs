@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Everything that can happen to a VM, in every order, against an oracle that looks at the whole
 //! past anew each time.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 use xenwarden::event::{Cause, Kind, Timestamp};
 use xenwarden::guests::alarm::{Moment, Nanoseconds, Rules};

@@ -101,7 +101,7 @@ pub fn load_as<F: DeserializeOwned, P>(
         path: path.to_owned(),
         error,
     })?;
-    let file = file::parse(path, &bytes)?;
+    let file = file::parse_as(path, &bytes)?;
     validate(file).map_err(|message| ConfigError::Invalid {
         path: path.to_owned(),
         message,

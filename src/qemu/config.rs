@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub const RUN_DIRECTORY: &str = "/run/xenwarden-qemu";
 /// Where they keep what must outlive them: a directory of this name for each.
 const STATE_DIRECTORY: &str = "/var/lib/xenwarden-qemu";
-/// Where QEMUs write their traces.
-const TRACE_DIRECTORY: &str = "/run/xenwarden-qemu/trace";
+/// Where QEMUs write their traces: a file system of its own, which the mount unit of its name makes.
+const TRACE_DIRECTORY: &str = "/run/xenwarden_qemu_trace";
 /// Longest name, characters: it is part of file names.
 const MAX_NAME: usize = 64;
 /// Most VMs of one instance: each has a thread.

@@ -3,8 +3,8 @@
 //!
 //! In: a policy. Out: a process that follows its VMs until SIGTERM or SIGINT. All that may be
 //! refused is opened before READY=1 is said. A thread that panics ends the process, so that the
-//! service manager starts another, which goes on where this one was; so does one that has not
-//! looked at its VM for too long, by the service manager's watchdog.
+//! service manager starts another, which goes on where this one was. A thread that hangs shows in
+//! the age of the evidence; a process that does, to the service manager's watchdog.
 
 use super::config::{Policy, PolicyVm};
 use super::feeds::Trace;

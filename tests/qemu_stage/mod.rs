@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! xenwarden-qemu as a program that runs, with a monitor that stands in for the real one.
-#![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // each test program uses its part
+#![allow(
+    dead_code,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)] // each test program uses its part
 
 pub mod machine;
 pub mod peer;
