@@ -49,6 +49,8 @@
 //! | [`sink`] | journal or syslog, socket, hooks, metrics |
 //! | [`control`] | questions and orders over the control socket, and the status |
 //! | [`monitor`] | the monitor's threads, assembled |
+//! | [`qmp`] | a client of QEMU's machine monitor |
+//! | [`qemu`] | alarms for watchdog devices of QEMU's guests: a process of its own, xenwarden-qemu |
 //! | [`check`] | what of a host is fine for the guard, and what is not |
 //! | [`cli`] | the command line, a process of its own |
 //! | [`config`] | the file, parsed, then validated into a policy |
@@ -88,6 +90,8 @@ pub mod guard;
 pub mod guests;
 pub mod monitor;
 pub mod pulse;
+pub mod qemu;
+pub mod qmp;
 pub mod sink;
 pub mod state;
 pub mod sys;

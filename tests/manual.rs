@@ -69,6 +69,7 @@ const MONITOR: &[&str] = &[
     "src/sink",
     "src/control",
 ];
+const QEMU: &[&str] = &["src/bin/xenwarden-qemu.rs", "src/qemu", "src/qmp"];
 
 #[test]
 fn each_command_has_a_section_with_its_arguments() {
@@ -133,6 +134,7 @@ fn each_option_of_each_program_is_in_its_page() {
             env!("CARGO_BIN_EXE_xenwarden-monitor"),
             7,
         ),
+        ("xenwarden-qemu.8", env!("CARGO_BIN_EXE_xenwarden-qemu"), 7),
         ("xenwarden.1", env!("CARGO_BIN_EXE_xenwarden"), 7),
     ];
     for (name, program, count) in programs {
@@ -160,6 +162,7 @@ fn each_exit_code_is_in_the_page_of_the_program_that_has_it() {
     for (name, paths, least) in [
         ("xenwardend.8", GUARD, 5),
         ("xenwarden-monitor.8", MONITOR, 6),
+        ("xenwarden-qemu.8", QEMU, 6),
     ] {
         let text = sources(paths);
         let used = words(&text);
@@ -221,7 +224,12 @@ fn what_is_read_of_the_environment_is_in_a_page_under_environment() {
 fn each_file_of_its_own_is_in_a_page_under_files() {
     let text = sources(&["src"]);
     let mut files = BTreeSet::new();
-    for place in ["/run/xenwarden/", "/etc/xenwarden/", "/var/lib/xenwarden"] {
+    for place in [
+        "/run/xenwarden/",
+        "/run/xenwarden_",
+        "/etc/xenwarden/",
+        "/var/lib/xenwarden",
+    ] {
         let found = quoted_after(&text, &format!("\"{place}"));
         files.extend(found.into_iter().map(|name| format!("{place}{name}")));
     }
@@ -231,7 +239,13 @@ fn each_file_of_its_own_is_in_a_page_under_files() {
     });
     files.extend(states.map(str::to_owned));
     assert!(files.len() > 10, "{files:?}");
-    let pages = ["xenwardend.8", "xenwarden-monitor.8", "xenwarden.1"].map(page);
+    let pages = [
+        "xenwardend.8",
+        "xenwarden-monitor.8",
+        "xenwarden-qemu.8",
+        "xenwarden.1",
+    ]
+    .map(page);
     for file in files {
         let told = |page: &String| section(page, ".Sh FILES").contains(&format!("Pa {file}"));
         assert!(pages.iter().any(told), "{file}");
@@ -247,6 +261,7 @@ fn each_signal_that_is_caught_or_ignored_is_in_the_page_of_the_program() {
             "xenwarden-monitor.8",
             &["src/bin/xenwarden-monitor.rs", "src/monitor"],
         ),
+        ("xenwarden-qemu.8", QEMU),
         ("xenwarden.1", &["src/cli"]),
     ];
     for (name, paths) in programs {

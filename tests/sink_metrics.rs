@@ -161,6 +161,7 @@ fn guest(uuid: Option<u128>, domid: u16, name: Option<&str>) -> GuestReport {
         slots: vec![slot(1, 2_500, 7_500), slot(2, 900, 9_100)],
         alarm: None,
         boot_failed: false,
+        feeds_unseen: None,
     }
 }
 

@@ -30,9 +30,11 @@ s/^TimeoutStopSec=infinity/TimeoutStopSec=0/
 /^LockPersonality=/d
 # 232
 /^ProtectKernel/d
+/^ProtectControlGroups=/d
 # 231, and its groups of system calls
 /^RestrictRealtime=/d
 /^SystemCallFilter=/d
 /^SystemCallErrorNumber=/d
+/^MemoryDenyWriteExecute=/d
 # 233
 /^RestrictNamespaces=/d

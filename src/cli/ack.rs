@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden ack`: somebody takes care of an alarm, or ends it.
 //!
-//! The monitor knows alarms by UUID; a domid or a name is looked up among its guests first.
+//! Alarms are known by UUID; a domid or a name is looked up among all guests first.
 
 use super::connection::{NoAnswer, ask};
 use super::output::Output;
+use super::sources::Sources;
 use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::plain;
 use crate::control::protocol::{Done, Request};
-use crate::event::Uuid;
 use crate::event::request::Named;
-use crate::guests::report::GuestsReport;
+use crate::event::{NO_DOMAIN, Uuid};
+use crate::guests::report::{GuestReport, GuestsReport};
 use std::path::Path;
 
-/// Acknowledges or closes; what the monitor refuses is [`EXIT_NOT_OK`].
-pub fn run(socket: &Path, guest: &str, close: bool, output: &mut Output) -> Result<u8, String> {
-    match order(socket, guest, close) {
+/// Acknowledges or closes; what is refused is [`EXIT_NOT_OK`].
+pub fn run(sources: &Sources, guest: &str, close: bool, output: &mut Output) -> Result<u8, String> {
+    match order(sources, guest, close) {
         Ok(done) => {
             let _ = output.write(done.as_bytes())?;
             Ok(EXIT_OK)
@@ -28,14 +29,26 @@ pub fn run(socket: &Path, guest: &str, close: bool, output: &mut Output) -> Resu
     }
 }
 
-fn order(socket: &Path, guest: &str, close: bool) -> Result<String, NoAnswer> {
+/// A guest of Xen's with a watchdog device of QEMU's may have two alarms: both are meant.
+fn order(sources: &Sources, guest: &str, close: bool) -> Result<String, NoAnswer> {
     let uuid = match Named::from_word(guest) {
         Named::Uuid(uuid) => uuid,
         wanted => {
-            let (report, _) = ask::<GuestsReport>(socket, &Request::Guests)?;
-            find(&report, wanted).map_err(NoAnswer::Refused)?
+            let answers = sources.guests().map_err(NoAnswer::CannotTell)?;
+            find(&answers.report, wanted).map_err(|why| {
+                let silent = answers.silent.iter().map(|silent| format!("; {silent}"));
+                NoAnswer::Refused(why + &silent.collect::<String>())
+            })?
         }
     };
+    let sockets = sources.of_alarm(uuid);
+    let done = sockets
+        .iter()
+        .map(|socket| order_at(socket, uuid, guest, close));
+    done.collect()
+}
+
+fn order_at(socket: &Path, uuid: Uuid, guest: &str, close: bool) -> Result<String, NoAnswer> {
     let request = if close {
         Request::Close(uuid)
     } else {
@@ -62,9 +75,18 @@ fn find(report: &GuestsReport, wanted: Named<'_>) -> Result<Uuid, String> {
         Named::Name(name) => format!("is named {name:?}"),
     };
     let guests = report.guests.iter();
-    let found: Vec<_> = guests
+    let is_domain =
+        |guest: &&GuestReport| guest.domid != NO_DOMAIN || !matches!(wanted, Named::Domid(_));
+    let mut found: Vec<_> = guests
+        .filter(is_domain)
         .filter(|guest| wanted.is(guest.uuid, guest.domid, guest.name.as_deref()))
         .collect();
+    // One that the monitor and xenwarden-qemu both know is one guest.
+    if let [first, rest @ ..] = found.as_slice() {
+        if first.uuid.is_some() && rest.iter().all(|guest| guest.uuid == first.uuid) {
+            found.truncate(1);
+        }
+    }
     match found.as_slice() {
         [] => Err(format!(
             "no guest {called}: see `xenwarden guests`, or give its UUID"

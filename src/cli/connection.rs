@@ -180,6 +180,11 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<(T, St
 
 /// What to say of a socket that is not as it should be, and what to do.
 pub fn unreachable_text(path: &Path, trouble: &ConnectionError) -> String {
+    let directory = path.parent().and_then(Path::file_name);
+    let program = match directory {
+        Some(name) if name == "xenwarden-qemu" => "xenwarden-qemu",
+        _ => "xenwarden-monitor",
+    };
     let path = path.display();
-    format!("{path}: {trouble}: is xenwarden-monitor running, and are you in its group?")
+    format!("{path}: {trouble}: is {program} running, and are you in its group?")
 }

@@ -1,26 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden guests`: a table to be read at a glance, alarms first.
 //!
-//! In: the monitor's [`GuestsReport`]. Out: lines, and the code that says the same in one
+//! In: the [`GuestsReport`] of all [`Sources`]. Out: lines, and the code that says the same in one
 //! number. An alarm that is open is open however old the evidence is; without one, evidence
 //! that is old or does not show a guest means that nobody can tell.
 
-use super::connection::ask;
 use super::output::{Colour, Output, Reader, Woken, wait};
+use super::sources::{Answers, Sources};
 use super::{EXIT_NO_TABLE, EXIT_NOT_OK, EXIT_OK, EXIT_UNKNOWN, print_error};
 use crate::cli::text::{called, columns, plain, span};
-use crate::control::protocol::Request;
-use crate::event::Timestamp;
+use crate::event::{NO_DOMAIN, Timestamp};
 use crate::guests::report::SlotReport;
 use crate::guests::report::{AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The version of the report that is understood.
-const VERSION: u32 = 1;
 /// Evidence that is older proves nothing: eight of the longest samples, so that a monitor
 /// whose ordinary threads are a little late is not called blind.
 const OLD_MS: u64 = 2_000;
@@ -31,37 +27,39 @@ const ROUND: Duration = Duration::from_secs(1);
 type Line = (Option<Colour>, String);
 
 /// Shows the guests, once or each second.
-pub fn run(socket: &Path, json: bool, watch: bool, output: &mut Output) -> Result<u8, String> {
+pub fn run(sources: &Sources, json: bool, watch: bool, output: &mut Output) -> Result<u8, String> {
     if watch {
-        return watch_on(socket, json, output);
+        return watch_on(sources, json, output);
     }
-    let (code, text) = look(socket, json, output)?;
+    let (code, text) = look(sources, json, output)?;
     let _ = output.write(text.as_bytes())?;
     Ok(code)
 }
 
 /// One look: the code and the text, each line with its end.
-fn look(socket: &Path, json: bool, output: &Output) -> Result<(u8, String), String> {
-    let (report, line) = ask::<GuestsReport>(socket, &Request::Guests)?;
-    if report.version != VERSION {
-        let version = report.version;
-        return Err(format!(
-            "the monitor's answer is of version {version}, this program knows {VERSION}"
-        ));
-    }
-    let code = code_of(&report);
+fn look(sources: &Sources, json: bool, output: &Output) -> Result<(u8, String), String> {
+    let Answers {
+        report,
+        line,
+        silent,
+    } = sources.guests()?;
+    let code = match code_of(&report) {
+        EXIT_NOT_OK => EXIT_NOT_OK,
+        _ if !silent.is_empty() => EXIT_UNKNOWN,
+        code => code,
+    };
     if json {
+        silent.iter().for_each(|why| print_error(why));
         return Ok((code, line));
     }
-    let lines = render(&report, Timestamp::now());
-    let painted = lines
-        .iter()
-        .map(|(colour, text)| output.paint(*colour, text) + "\n");
+    let silent = silent.iter().map(|why| (Some(Colour::Yellow), plain(why)));
+    let lines = silent.chain(render(&report, Timestamp::now()));
+    let painted = lines.map(|(colour, text)| output.paint(colour, &text) + "\n");
     Ok((code, painted.collect()))
 }
 
 /// Shows them until Ctrl-C, or until stdout's reader goes. The code is that of the last look.
-fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String> {
+fn watch_on(sources: &Sources, json: bool, output: &mut Output) -> Result<u8, String> {
     let (woken, waker) = UnixStream::pair().map_err(|error| error.to_string())?;
     for signal in [SIGINT, SIGTERM] {
         let waker = waker.try_clone().map_err(|error| error.to_string())?;
@@ -69,7 +67,7 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
     }
     let clears = output.terminal && !json;
     // Where no monitor answers to begin with there is nothing to watch.
-    let (mut code, mut text) = look(socket, json, output)?;
+    let (mut code, mut text) = look(sources, json, output)?;
     let mut next = Instant::now();
     loop {
         let shown = if clears {
@@ -84,7 +82,7 @@ fn watch_on(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String
         if wait(Some(&woken), Some(next)).map_err(|error| error.to_string())? != Woken::Timeout {
             return Ok(code);
         }
-        (code, text) = match look(socket, json, output) {
+        (code, text) = match look(sources, json, output) {
             Ok((code, text)) if clears || json => (code, text),
             Ok((code, text)) => (code, format!("\n{text}")),
             Err(message) if clears => (EXIT_UNKNOWN, format!("{}\n", plain(&message))),
@@ -232,11 +230,15 @@ fn row(guest: &GuestReport, now: Timestamp) -> Vec<String> {
         .min_by_key(|slot| (!slot.expired, slot.margin_ms));
     vec![
         called(guest.name.as_deref(), guest.uuid),
-        guest.domid.to_string(),
+        match guest.domid {
+            NO_DOMAIN => unknown(),
+            domid => domid.to_string(),
+        },
         state(guest.state),
         slot.map_or_else(unknown, |s| format!("{} ago", span(s.last_fed_age_ms))),
         slot.map_or_else(unknown, |s| margin(s, guest.slots.len())),
         match &guest.alarm {
+            Some(open) if guest.feeds_unseen.is_some() => alarm(open, now) + ", feeds not seen",
             Some(open) => alarm(open, now),
             None if guest.boot_failed => "boot failed".to_owned(),
             None => unknown(),

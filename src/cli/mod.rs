@@ -17,6 +17,7 @@ mod guests;
 mod inhibit;
 mod output;
 mod pulses;
+mod sources;
 mod status;
 pub mod text;
 mod why;
@@ -26,6 +27,7 @@ use crate::exit::USAGE;
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser};
 use output::Output;
+use sources::Sources;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,9 +70,17 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
     let control = || socket(arguments, |policy| policy.control_socket);
+    // A socket that was named is the only one that is meant.
+    let sources = || {
+        let of = match arguments.socket {
+            Some(_) => Sources::only,
+            None => Sources::with_qemu,
+        };
+        control().map(of)
+    };
     match &arguments.command {
         Command::Status { json } => status::run(&control()?, *json, output),
-        Command::Guests { watch, json } => guests::run(&control()?, *json, *watch, output),
+        Command::Guests { watch, json } => guests::run(&sources()?, *json, *watch, output),
         Command::Pulses { json } => {
             let place = arguments.socket.as_deref();
             pulses::run(place.unwrap_or(Path::new(pulses::DIRECTORY)), *json, output)
@@ -88,7 +98,7 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             drill::run(&control()?, &policy, host.as_deref(), output)
         }
         Command::FenceBound => fence_bound::run(&control()?, || policy(arguments), output),
-        Command::Ack { guest, close } => ack::run(&control()?, guest, *close, output),
+        Command::Ack { guest, close } => ack::run(&sources()?, guest, *close, output),
         Command::Inhibit { span, reason } => {
             let longest_ns = policy(arguments)?.inhibit_longest_ns;
             inhibit::order(

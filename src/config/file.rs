@@ -6,6 +6,7 @@
 use super::ConfigError;
 use crate::event::Coverage;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// The whole file.
@@ -261,6 +262,14 @@ pub struct Leases {
 /// # Errors
 /// [`ConfigError::Malformed`] with the line.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<File, ConfigError> {
+    parse_as(path, bytes)
+}
+
+/// The same for another program's file of this kind.
+///
+/// # Errors
+/// As of [`parse`].
+pub fn parse_as<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ConfigError> {
     let malformed = |offset: usize, message: &str| {
         let before = bytes.get(..offset).unwrap_or(bytes);
         let line = before.iter().filter(|b| **b == b'\n').count();

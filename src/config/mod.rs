@@ -10,11 +10,12 @@ pub mod check;
 pub mod file;
 pub mod leases;
 pub mod policy;
-mod problems;
+pub(crate) mod problems;
 pub mod sinks;
 
 pub use policy::{Policy, SAMPLES_PER_DEADLINE, STATE_DIRECTORY};
 
+use serde::de::DeserializeOwned;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -87,12 +88,23 @@ impl fmt::Display for ConfigError {
 /// # Errors
 /// [`ConfigError`].
 pub fn load(path: &Path) -> Result<Policy, ConfigError> {
+    load_as(path, Policy::from_file)
+}
+
+/// The same for another program's file of this kind, which `validate` makes a policy of.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load_as<F: DeserializeOwned, P>(
+    path: &Path,
+    validate: impl FnOnce(F) -> Result<P, String>,
+) -> Result<P, ConfigError> {
     let bytes = read(path).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
         error,
     })?;
-    let file = file::parse(path, &bytes)?;
-    Policy::from_file(file).map_err(|message| ConfigError::Invalid {
+    let file = file::parse_as(path, &bytes)?;
+    validate(file).map_err(|message| ConfigError::Invalid {
         path: path.to_owned(),
         message,
     })

@@ -58,7 +58,7 @@ pub const SAMPLES_PER_DEADLINE: u64 = 20;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Where the control socket is unless told otherwise.
-const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
+pub const CONTROL_SOCKET: &str = "/run/xenwarden/control.sock";
 /// The group that may ask unless told otherwise; it need not exist.
 pub const GROUP: &str = "xenwarden";
 
@@ -390,7 +390,7 @@ fn devices(given: Option<OneOrMore>, wrong: &mut Problems) -> Vec<Selector> {
     devices
 }
 
-fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
+pub(crate) fn fits_a_socket(key: &str, path: &Path) -> Result<(), String> {
     if path.as_os_str().len() <= MAX_SOCKET_PATH {
         return Ok(());
     }

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 
 /// What is wrong, a line for each.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub(crate) struct Problems(Vec<String>);
 
 impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
+    pub(crate) fn add(&mut self, problem: String) {
         self.0.push(problem);
     }
 
-    pub(super) fn note(&mut self, outcome: Result<(), String>) {
+    pub(crate) fn note(&mut self, outcome: Result<(), String>) {
         self.0.extend(outcome.err());
     }
 
     /// The path given for a key, or its default.
-    pub(super) fn absolute(&mut self, key: &str, given: Option<PathBuf>, default: &str) -> PathBuf {
+    pub(crate) fn absolute(&mut self, key: &str, given: Option<PathBuf>, default: &str) -> PathBuf {
         let path = given.unwrap_or_else(|| PathBuf::from(default));
         let plain = !path.to_string_lossy().chars().any(char::is_control);
         if !path.is_absolute() || !plain {
@@ -30,7 +30,7 @@ impl Problems {
     }
 
     /// The number given for a key, or its default.
-    pub(super) fn within(
+    pub(crate) fn within(
         &mut self,
         key: &str,
         given: Option<u32>,
@@ -48,7 +48,7 @@ impl Problems {
     }
 
     /// All of them, if there are any.
-    pub(super) fn into_lines(self) -> Vec<String> {
+    pub(crate) fn into_lines(self) -> Vec<String> {
         self.0
     }
 }

@@ -30,22 +30,30 @@ const REFUSALS: [&str; 2] = [
     BUSY,
 ];
 const ROOT_ONLY: &str = "not allowed: only root may acknowledge or close an alarm";
+const MONITOR_ONLY: &str =
+    "xenwarden-monitor alone knows that: here are `guests`, `ack UUID` and `close UUID`";
 const NOT_YOURS: &str = "not allowed: this user may not tell of such events";
 
 /// What a request may be answered from.
 pub struct Context<'a> {
-    /// Gathers the status.
-    pub status: &'a dyn Fn() -> Status,
     /// Where guests are known.
     pub guests: &'a dyn GuestRequests,
+    /// What the monitor knows besides; none: this is another process of ours.
+    pub monitor: Option<MonitorContext<'a>>,
+    /// The group that may ask, by [`gid_of`](super::peer::gid_of); none: root only.
+    pub group: Option<u32>,
+}
+
+/// What the monitor alone answers.
+pub struct MonitorContext<'a> {
+    /// Gathers the status.
+    pub status: &'a dyn Fn() -> Status,
     /// The last resets of the host.
     pub resets: &'a Resets,
     /// Who may tell of events.
     pub tellers: &'a Tellers,
     /// Publishes one, and gives its number.
     pub publish: &'a dyn Fn(Told) -> u64,
-    /// The group that may ask, by [`gid_of`](super::peer::gid_of); none: root only.
-    pub group: Option<u32>,
 }
 
 struct Client {
@@ -142,17 +150,31 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
     }
     let guests = context.guests;
     let done = match request {
-        Request::Status => return Ok(line(&(context.status)())),
         Request::Guests => return Ok(line(&guests.report())),
-        Request::Why => return Ok(line(context.resets)),
         Request::Ack(uuid) => guests
             .acknowledge(uuid, peer.uid)
             .map(|()| Done::Acknowledged(uuid)),
         Request::Close(uuid) => guests.close(uuid, peer.uid).map(|()| Done::Closed(uuid)),
-        Request::Tell(told) if !context.tellers.may_tell(peer.uid, &told.what) => {
-            return Err(Refusal::new(NOT_YOURS));
+        Request::Status | Request::Why | Request::Tell(_) => {
+            let monitor = context.monitor.as_ref();
+            let monitor = monitor.ok_or_else(|| Refusal::new(MONITOR_ONLY))?;
+            return answer_of_monitor(request, peer, monitor);
         }
-        Request::Tell(told) => Ok(Done::Told((context.publish)(*told))),
     };
     done.map(|done| line(&done)).map_err(Refusal::new)
+}
+
+fn answer_of_monitor(
+    request: Request,
+    peer: Peer,
+    monitor: &MonitorContext<'_>,
+) -> Result<Vec<u8>, Refusal> {
+    match request {
+        Request::Status => Ok(line(&(monitor.status)())),
+        Request::Why => Ok(line(monitor.resets)),
+        Request::Tell(told) if monitor.tellers.may_tell(peer.uid, &told.what) => {
+            Ok(line(&Done::Told((monitor.publish)(*told))))
+        }
+        _ => Err(Refusal::new(NOT_YOURS)),
+    }
 }

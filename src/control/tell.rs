@@ -14,9 +14,13 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// Users that may tell, and of what: a kind, or the beginning of one up to its dot. Root may
-/// tell what any of them may.
-const TELLERS: &[(&str, &str)] = &[("xenwarden-pulse", "pulse."), ("xenwarden-qemu", "guest.")];
+/// Users that may tell, and of what: kinds, or their beginnings up to the dot. Root may tell what
+/// any of them may.
+const TELLERS: &[(&str, Kinds)] = &[
+    ("xenwarden-pulse", &["pulse."]),
+    ("xenwarden-qemu", &["guest.", "alarm."]),
+];
+type Kinds = &'static [&'static str];
 /// How long each step of telling may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read.
@@ -24,7 +28,7 @@ const MAX_ANSWER: u64 = 4_096;
 
 /// The users that may tell.
 #[derive(Clone, Debug, Default)]
-pub struct Tellers(Vec<(u32, &'static str)>);
+pub struct Tellers(Vec<(u32, Kinds)>);
 
 impl Tellers {
     /// Those of them that exist. Reads the user database, which may block: for the start.
@@ -40,13 +44,13 @@ impl Tellers {
     #[must_use]
     pub fn may_tell(&self, uid: u32, what: &Kind) -> bool {
         let kind = what.kind();
-        let covers = |wanted: &str| matches(wanted, kind);
+        let covers = |kinds: Kinds| kinds.iter().any(|wanted| matches(wanted, kind));
         match uid {
-            0 => TELLERS.iter().any(|(_, wanted)| covers(wanted)),
+            0 => TELLERS.iter().any(|(_, kinds)| covers(kinds)),
             _ => self
                 .0
                 .iter()
-                .any(|(user, wanted)| *user == uid && covers(wanted)),
+                .any(|(user, kinds)| *user == uid && covers(kinds)),
         }
     }
 }
@@ -111,8 +115,9 @@ mod tests {
 
     #[test]
     fn a_user_tells_of_its_own_matters_only() {
-        let tellers = Tellers(vec![(7, "pulse."), (8, "guest.")]);
+        let tellers = Tellers(vec![(7, &["pulse."]), (8, &["guest.", "alarm."])]);
         let host = Kind::HostDisarmed {};
+        assert!(tellers.may_tell(8, &Kind::AlarmRaised { expiries: 1 }));
         for (uid, guest) in [(7, false), (8, true), (9, false), (0, true)] {
             assert_eq!(tellers.may_tell(uid, &armed()), guest, "user {uid}");
             assert!(!tellers.may_tell(uid, &host), "user {uid}");

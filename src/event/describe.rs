@@ -4,7 +4,7 @@
 //! In: an event, with names and reasons from guests and files, which may be anything. Out:
 //! a line without control characters, of bounded length.
 
-use super::{Event, Guest};
+use super::{Event, Guest, NO_DOMAIN};
 
 /// Longest line, bytes: with syslog's own header it stays within the 1024 bytes of a
 /// packet (RFC 3164, 4.1).
@@ -76,6 +76,7 @@ fn describe_guest(guest: &Guest) -> String {
     });
     let name = name.unwrap_or_default();
     match guest.uuid {
+        Some(uuid) if domid == NO_DOMAIN => format!("guest {name}({uuid})"),
         Some(uuid) => format!("guest {name}({uuid}, domain {domid})"),
         None => format!("guest {name}(domain {domid})"),
     }

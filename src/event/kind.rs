@@ -2,7 +2,7 @@
 //! The kinds of events, each with its own fields.
 
 pub use super::terms::{Action, Cause, Closing, Coverage, Gap, Refused, Severity};
-use super::{Confidence, ResetCause, Timestamp};
+use super::{Confidence, NO_DOMAIN, ResetCause, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -107,7 +107,10 @@ kinds! {
         previous_domid: u16,
         /// Why that one is gone.
         cause: Cause,
-    } => format!("is back; it was domain {previous_domid}: {cause}")
+    } => match *previous_domid {
+            NO_DOMAIN => format!("is back: {cause}"),
+            domid => format!("is back; it was domain {domid}: {cause}"),
+        }
     /// A guest that had a watchdog did not feed it in time after it was started again.
     Error "guest.boot_failed" GuestBootFailed {
         /// Since it was started again.

@@ -56,12 +56,16 @@ pub struct Event {
     pub what: Kind,
 }
 
+/// The domain of a guest that is none of Xen's: a VM of a QEMU without Xen. It is DOMID_INVALID of
+/// xen/include/public/xen.h, which no domain has.
+pub const NO_DOMAIN: u16 = 0x7ff4;
+
 /// A guest as events name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guest {
     /// The guest's UUID, which outlives reboots; always known at present.
     pub uuid: Option<Uuid>,
-    /// The domain, which does not.
+    /// The domain, which does not; [`NO_DOMAIN`] where it has none.
     pub domid: u16,
     /// Its name; null while xenstore has not told it.
     pub name: Option<Arc<str>>,

@@ -316,6 +316,7 @@ impl Guest {
                 acknowledged: alarm.acknowledged,
             }),
             boot_failed: self.lifecycle.boot_failed(),
+            feeds_unseen: None,
         }
     }
 

@@ -38,6 +38,10 @@ pub struct GuestReport {
     pub alarm: Option<AlarmReport>,
     /// It is back and did not feed in time (`guest.boot_failed`), nor has it since.
     pub boot_failed: bool,
+    /// Why nobody can see it feed, so that only an operator ends its alarm; null where feeds are
+    /// seen, as those of Xen's guests are.
+    #[serde(default)]
+    pub feeds_unseen: Option<String>,
 }
 
 /// An armed watchdog slot.

@@ -13,7 +13,7 @@ use crate::control::client_pool;
 use crate::control::inhibit;
 use crate::control::peer::gid_of;
 use crate::control::protocol::Told;
-use crate::control::server::{self, Context};
+use crate::control::server::{self, Context, MonitorContext};
 use crate::control::status::{Dropped, MonitorStatus, Status};
 use crate::control::tell::Tellers;
 use crate::event::bus::Bus;
@@ -361,12 +361,15 @@ impl Threads {
             let asked = Arc::clone(shared);
             let tellers = Tellers::known();
             self.spawn("control", false, move || {
-                let context = Context {
+                let monitor = MonitorContext {
                     status: &|| asked.status(),
-                    guests: &asked.guests.registry,
                     resets: &asked.resets,
                     tellers: &tellers,
                     publish: &|told: Told| asked.bus.publish(told.guest, told.what),
+                };
+                let context = Context {
+                    guests: &asked.guests.registry,
+                    monitor: Some(monitor),
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);

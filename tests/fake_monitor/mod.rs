@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use xenwarden::control::client_pool;
 use xenwarden::control::protocol::Told;
-use xenwarden::control::server::{self, Context};
+use xenwarden::control::server::{self, Context, MonitorContext};
 use xenwarden::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
 use xenwarden::control::tell::Tellers;
 use xenwarden::event::{Timestamp, Uuid};
@@ -76,6 +76,7 @@ pub fn guest(uuid: u128, domid: u16, name: &str) -> GuestReport {
         }],
         alarm: None,
         boot_failed: false,
+        feeds_unseen: None,
     }
 }
 
@@ -163,9 +164,8 @@ impl FakeMonitor {
         let shared = Arc::clone(&registry);
         let (stop, stopped) = UnixStream::pair().expect("a pair");
         let thread = thread::spawn(move || {
-            let context = Context {
+            let monitor = MonitorContext {
                 status: &|| status(guests),
-                guests: shared.as_ref(),
                 resets: &Resets::default(),
                 tellers: &Tellers::default(),
                 publish: &|told| {
@@ -173,6 +173,10 @@ impl FakeMonitor {
                     told_of.push(told);
                     told_of.len() as u64
                 },
+            };
+            let context = Context {
+                guests: shared.as_ref(),
+                monitor: Some(monitor),
                 group,
             };
             server::run(&listener, &context, &stopped);

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One VM's thread: connect, follow, and again.
+//!
+//! In: its QMP socket, its trace. Out: [`Input`]s, in an order that never takes a feed for younger
+//! than it is: what the log holds was written before, or at most moments after, the events that
+//! were read first; so sightings come before events, and an event with sightings beside it leaves
+//! open what the guest has done to the device since ([`Input::Expired`]'s `unclear`).
+//! Promises: no wait is longer than a few seconds, and each ends when the process is to stop.
+
+use super::config::PolicyVm;
+use super::feeds::{ARMED, FED, Trace, Ways};
+use super::hypervisor::Hypervisor;
+use super::status::{Reset, Status, ending};
+use super::trace::Sighting;
+use super::vm::{Input, Process};
+use super::vms::Vms;
+use crate::event::describe::plain;
+use crate::event::{NO_DOMAIN, Timestamp, Uuid};
+use crate::guests::state::DomainState;
+use crate::qmp::client::readable;
+use crate::qmp::{CallError, Client, Event, Stopped};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde_json::{Map, Value};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take for each command: its main loop may be busy with a disk.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at a VM of which nothing is heard.
+const LOOK: Duration = Duration::from_millis(500);
+/// And while its trace is on, whose file is small.
+const LOOK_TRACED: Duration = Duration::from_millis(50);
+/// Between two attempts to connect, at first and at last.
+const FIRST_AGAIN: Duration = Duration::from_millis(100);
+const LAST_AGAIN: Duration = Duration::from_secs(2);
+/// Events of one turn: what is more waits, however fast a peer talks.
+const MOST_EVENTS: usize = 256;
+/// Age of an event after which a guest may have booted since.
+const OLD_MS: u64 = 500;
+/// Events after which QEMU is asked what the VM is doing.
+const TELL_OF_STATUS: [&str; 10] = [
+    "STOP",
+    "RESUME",
+    "RESET",
+    "SHUTDOWN",
+    "MIGRATION",
+    "SUSPEND",
+    "WAKEUP",
+    "GUEST_PANICKED",
+    "COLO_EXIT",
+    "WATCHDOG",
+];
+
+/// What a VM's thread works with.
+pub struct Session<'a> {
+    /// Which of [`Vms`].
+    pub n: usize,
+    /// The VM.
+    pub vm: &'a PolicyVm,
+    /// Where its inputs go.
+    pub vms: &'a Vms,
+    /// What its hypervisor knows.
+    pub hypervisor: &'a Hypervisor,
+    /// Its trace.
+    pub trace: Trace,
+    /// Readable when the thread is to end.
+    pub stop: &'a UnixStream,
+}
+
+/// A VM to which there is a connection.
+struct Attached {
+    client: Client,
+    ways: Ways,
+    /// What QEMU last said.
+    status: Status,
+    /// A feed may have come before this connection: QEMU tells of the first one alone.
+    missed: bool,
+    /// The trace could not be switched on: not tried again on this connection.
+    no_trace: bool,
+}
+
+impl Session<'_> {
+    /// Runs until it is to stop.
+    pub fn run(&mut self) {
+        let mut again = FIRST_AGAIN;
+        let mut told = None;
+        loop {
+            let why = match self.attach() {
+                Ok(mut attached) => {
+                    (again, told) = (FIRST_AGAIN, None);
+                    let why = self.follow(&mut attached);
+                    if matches!(why, CallError::Stopped(Stopped::Woken)) {
+                        self.leave(&mut attached);
+                        return;
+                    }
+                    self.last_words(&mut attached);
+                    self.trace.lost();
+                    self.step(&[Input::Detached]);
+                    why
+                }
+                Err(CallError::Stopped(Stopped::Woken)) => return,
+                Err(why) => why,
+            };
+            if is_gone(&why) {
+                self.step(&[Input::Gone]);
+            }
+            self.say(&why.to_string(), &mut told);
+            if readable(self.stop.as_fd(), Instant::now() + again) {
+                return;
+            }
+            again = (again * 2).min(LAST_AGAIN);
+            self.step(&[Input::Tick]);
+        }
+    }
+
+    fn say(&self, why: &str, told: &mut Option<String>) {
+        if told.as_deref() != Some(why) {
+            let path = self.vm.qmp.display();
+            log::info!("{}: {path}: {}", self.vm.name, plain(why));
+            *told = Some(why.to_owned());
+        }
+    }
+
+    fn step(&self, inputs: &[Input]) {
+        self.vms.step(self.n, inputs);
+    }
+
+    fn attach(&mut self) -> Result<Attached, CallError> {
+        // It may use up its patience on a monitor that another client has.
+        let mut client = Client::connect(&self.vm.qmp, PATIENCE, &wake(self.stop)?)?;
+        let uuid = self.identity(&mut client)?;
+        let status = query_status(&mut client)?;
+        let ways = Ways::find(&mut client)?;
+        let blind = ways.no_trace.clone().filter(|_| ways.is_blind());
+        let name = &self.vm.name;
+        let version = client
+            .version()
+            .unwrap_or("of an unknown version")
+            .to_owned();
+        match (&blind, ways.events) {
+            (Some(why), _) => log::warn!(
+                "{name}: QEMU {version}: nobody can see it feed, an operator ends its alarms: {why}"
+            ),
+            (None, true) => log::info!("{name}: QEMU {version} tells of feeds itself"),
+            (None, false) => log::info!(
+                "{name}: QEMU {version} shows feeds in its trace, while an alarm is open"
+            ),
+        }
+        self.vms.identify(self.n, uuid, blind);
+        let process = process_of(client.stream());
+        self.step(&[Input::Attached(process, self.seen(status))]);
+        let mut attached = Attached {
+            missed: self.vms.needs_feeds(self.n),
+            no_trace: false,
+            client,
+            ways,
+            status,
+        };
+        // As an earlier process of ours has left it.
+        if self.vms.is_tracing(self.n) && !self.wants_trace(&attached) {
+            self.switch_off(&mut attached)?;
+        }
+        Ok(attached)
+    }
+
+    /// The guest, as QEMU says; none where it has none.
+    fn identity(&self, client: &mut Client) -> Result<Option<Uuid>, CallError> {
+        let answer = client.call("query-uuid", Map::new())?;
+        let said = answer.get("UUID").and_then(Value::as_str);
+        let said: Option<Uuid> = said.and_then(|text| text.parse().ok());
+        let said = said.filter(|uuid| !uuid.is_nil());
+        match (self.vm.uuid, said) {
+            (Some(wanted), Some(said)) if wanted != said => Err(CallError::Refused(format!(
+                "this is guest {said}, the configuration says {wanted}"
+            ))),
+            (wanted, said) => Ok(wanted.or(said)),
+        }
+    }
+
+    /// With what the hypervisor knows: QEMU's own word is that it runs also while it is paused.
+    fn seen(&self, status: Status) -> Status {
+        let found = self
+            .vms
+            .uuid(self.n)
+            .and_then(|uuid| self.hypervisor.look(uuid));
+        self.vms
+            .set_domain(self.n, found.map_or(NO_DOMAIN, |seen| seen.domid));
+        match found {
+            Some(seen) if seen.paused && status.state == DomainState::Running => Status {
+                state: DomainState::Paused,
+                ..status
+            },
+            _ => status,
+        }
+    }
+
+    fn follow(&mut self, attached: &mut Attached) -> CallError {
+        loop {
+            if let Err(why) = self.turn(attached) {
+                return why;
+            }
+        }
+    }
+
+    fn turn(&mut self, attached: &mut Attached) -> Result<(), CallError> {
+        self.switch(attached)?;
+        let wait = if self.trace.is_on() {
+            LOOK_TRACED
+        } else {
+            LOOK
+        };
+        let mut events = Vec::new();
+        let mut deadline = Instant::now() + wait;
+        let mut end = Ok(());
+        while events.len() < MOST_EVENTS {
+            match attached.client.event(deadline) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(why) => {
+                    end = Err(why);
+                    break;
+                }
+            }
+            deadline = Instant::now();
+        }
+        let seen = self.look();
+        let unclear = !seen.is_empty();
+        let mut inputs: Vec<Input> = seen.into_iter().map(Input::Seen).collect();
+        let mut ask = false;
+        for event in &events {
+            inputs.extend(self.input(event, unclear, attached.status));
+            ask |= TELL_OF_STATUS.contains(&event.name.as_str());
+        }
+        self.step(&inputs);
+        end?;
+        if ask {
+            attached.status = query_status(&mut attached.client)?;
+        }
+        self.step(&[Input::Status(self.seen(attached.status)), Input::Tick]);
+        Ok(())
+    }
+
+    /// What a QEMU that ended has said last: the connection may have broken at a command.
+    fn last_words(&mut self, attached: &mut Attached) {
+        let mut inputs: Vec<Input> = self.look().into_iter().map(Input::Seen).collect();
+        for _ in 0..MOST_EVENTS {
+            let Ok(Some(event)) = attached.client.event(Instant::now()) else {
+                break;
+            };
+            inputs.extend(self.input(&event, true, attached.status));
+        }
+        self.step(&inputs);
+    }
+
+    fn look(&mut self) -> Vec<Sighting> {
+        self.trace.look().unwrap_or_else(|error| {
+            log::warn!("{}: its trace cannot be read: {error}", self.vm.name);
+            vec![Sighting::Gap]
+        })
+    }
+
+    fn input(&self, event: &Event, unclear: bool, status: Status) -> Option<Input> {
+        let age_ms = event.time().map(|time| {
+            let now = Timestamp::now();
+            now.since_ms(time).max(time.since_ms(now))
+        });
+        let unclear = unclear || age_ms.is_none_or(|age| age > OLD_MS);
+        match event.name.as_str() {
+            "WATCHDOG" => {
+                let action = event.text("action").unwrap_or("unknown");
+                log::warn!(
+                    "{}: its watchdog expired, action {}",
+                    self.vm.name,
+                    plain(action)
+                );
+                let found = self.seen(status);
+                let paused =
+                    status.state == DomainState::Running && found.state == DomainState::Paused;
+                Some(Input::Expired { unclear, paused })
+            }
+            "RESET" => {
+                let how = Reset::from_reason(event.text("reason").unwrap_or_default());
+                Some(Input::Reset { how, unclear })
+            }
+            "RESUME" => Some(Input::Resumed),
+            "SHUTDOWN" => Some(Input::Ending(ending(
+                event.text("reason").unwrap_or_default(),
+            ))),
+            ARMED => Some(Input::Armed),
+            FED => Some(Input::Fed),
+            _ => None,
+        }
+    }
+
+    /// QEMU's own events are enough, but for what they told while nobody listened.
+    fn wants_trace(&self, attached: &Attached) -> bool {
+        let ways = &attached.ways;
+        ways.trace
+            && !attached.no_trace
+            && self.vms.needs_feeds(self.n)
+            && (!ways.events || attached.missed)
+    }
+
+    /// Has the trace be as it should.
+    fn switch(&mut self, attached: &mut Attached) -> Result<(), CallError> {
+        if !self.vms.needs_feeds(self.n) {
+            attached.missed = false;
+        }
+        match (self.wants_trace(attached), self.trace.is_on()) {
+            (true, false) => {}
+            (false, true) => return self.switch_off(attached),
+            _ => return Ok(()),
+        }
+        self.vms.set_tracing(self.n, true);
+        match self.trace.switch_on(&mut attached.client) {
+            Ok(()) => self.step(&[Input::TraceOn]),
+            Err(CallError::Refused(why)) => {
+                log::error!(
+                    "{}: its feeds cannot be seen: {}",
+                    self.vm.name,
+                    plain(&why)
+                );
+                attached.no_trace = true;
+                self.vms.identify(self.n, None, Some(why));
+                return self.switch_off(attached);
+            }
+            Err(stopped) => return Err(stopped),
+        }
+        Ok(())
+    }
+
+    fn switch_off(&mut self, attached: &mut Attached) -> Result<(), CallError> {
+        match self.trace.switch_off(&mut attached.client) {
+            Ok(()) => {}
+            Err(CallError::Refused(why)) => {
+                log::warn!(
+                    "{}: its trace is not switched off: {}",
+                    self.vm.name,
+                    plain(&why)
+                );
+            }
+            Err(stopped) => return Err(stopped),
+        }
+        self.vms.set_tracing(self.n, false);
+        Ok(())
+    }
+
+    /// The process ends: nobody will read the trace.
+    fn leave(&mut self, attached: &mut Attached) {
+        if self.trace.is_on() {
+            attached.client.no_longer_wakes();
+            if let Err(why) = self.switch_off(attached) {
+                log::warn!("{}: its trace is not switched off: {why}", self.vm.name);
+            }
+        }
+    }
+}
+
+fn wake(stop: &UnixStream) -> Result<UnixStream, CallError> {
+    Ok(stop.try_clone()?)
+}
+
+/// Nobody listens on the socket, or there is none.
+fn is_gone(why: &CallError) -> bool {
+    let CallError::Stopped(Stopped::Io(error)) = why else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn query_status(client: &mut Client) -> Result<Status, CallError> {
+    let answer = client.call("query-status", Map::new())?;
+    let word = answer.get("status").and_then(Value::as_str);
+    Ok(Status::from_word(word.unwrap_or_default()))
+}
+
+/// Which process listens there, as the kernel noted it (unix(7), SO_PEERCRED: of a listener's peer
+/// as of listen(2)).
+fn process_of(stream: &UnixStream) -> Option<Process> {
+    let peer = getsockopt(stream, PeerCredentials).ok()?;
+    let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid > 0)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let started = rest.split(' ').nth(19)?.parse().ok()?;
+    Some(Process { pid, started })
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! All VMs behind a lock: for their threads, for requests, and for the disk.
+//!
+//! In: inputs from the VMs' threads, questions and orders from the control socket. Out: events, in
+//! their order, to the teller and the log; the state, on disk. Under one lock a VM takes an input
+//! and its events are handed over; what came of it is written after that. So the disk never knows
+//! of anything that was not told, and a kill between the two tells it twice rather than never.
+//! The lock is held for computing alone; who writes waits for the disk, without it.
+
+use super::saved::{Saved, SavedVm};
+use super::teller::Teller;
+use super::vm::{Input, Outcome, Vm};
+use crate::control::protocol::Told;
+use crate::event::describe::plain;
+use crate::event::{Guest, Kind, Severity, Uuid};
+use crate::guests::alarm::{Boot, Moment, Nanoseconds, Rules};
+use crate::guests::report::{AlarmReport, GuestReport, GuestsReport};
+use crate::guests::{GuestRequests, RequestError};
+use crate::monitor::shared_registry::now;
+use crate::state::reset_reason::boot_id;
+use crate::state::store::Store;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// One VM, and what is known of it besides.
+#[derive(Debug)]
+struct Entry {
+    name: Arc<str>,
+    uuid: Uuid,
+    vm: Vm,
+    tracing: bool,
+    /// Why nobody can see its feeds.
+    feeds_unseen: Option<String>,
+    looked: Option<Instant>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Vms {
+    entries: Mutex<Vec<Entry>>,
+    /// Held by who writes.
+    saving: Mutex<()>,
+    store: Store,
+    boot_id: String,
+    rules: Rules,
+    teller: Teller,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The guest of a VM of which nobody says a UUID: one of version 8 (RFC 9562) that its name gives
+/// (FNV-1a, draft-eastlake-fnv), the same each time.
+#[must_use]
+pub fn made_up(name: &str) -> Uuid {
+    let hash = name.bytes().fold(
+        0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128,
+        |hash, byte| {
+            (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        },
+    );
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+impl Entry {
+    fn rules(&self, rules: &Rules) -> Rules {
+        let mut rules = *rules;
+        if self.feeds_unseen.is_some() {
+            // That it does not feed cannot be known either.
+            rules.boot_deadline_ns = Nanoseconds::MAX;
+        }
+        rules
+    }
+
+    fn guest(&self) -> Guest {
+        Guest {
+            uuid: Some(self.uuid),
+            domid: self.vm.domid,
+            name: Some(Arc::clone(&self.name)),
+        }
+    }
+
+    /// What is to be on disk as soon as it is another.
+    fn weighty(&self) -> impl PartialEq + use<> {
+        let life = &self.vm.lifecycle;
+        let boot = match life.boot {
+            Boot::Awaited { .. } => 1,
+            Boot::Returning { .. } => 2,
+            Boot::Unfed => 3,
+            Boot::Failed => 4,
+            Boot::Fed => 5,
+        };
+        let alarm = life
+            .alarm
+            .map(|a| (a.phase.report(), a.expiries, a.reboots, a.acknowledged));
+        let vm = self.vm.fixed();
+        (
+            life.state,
+            boot,
+            life.watchdog,
+            alarm,
+            vm,
+            self.tracing,
+            self.uuid,
+        )
+    }
+
+    fn report(&self) -> GuestReport {
+        let alarm = self.vm.lifecycle.alarm;
+        GuestReport {
+            uuid: Some(self.uuid),
+            name: Some(self.name.as_ref().to_owned()),
+            domid: self.vm.domid,
+            state: self.vm.state(),
+            slots: Vec::new(),
+            alarm: alarm.map(|alarm| AlarmReport {
+                phase: alarm.phase.report(),
+                raised: alarm.raised,
+                expiries: alarm.expiries,
+                reboots: alarm.reboots,
+                acknowledged: alarm.acknowledged,
+            }),
+            boot_failed: self.vm.lifecycle.boot_failed(),
+            feeds_unseen: self.feeds_unseen.clone(),
+        }
+    }
+}
+
+impl Vms {
+    /// The VMs of these names, as they were kept in `store`. Blocks as long as the disk does.
+    #[must_use]
+    pub fn open(
+        names: &[(String, Option<Uuid>)],
+        store: Store,
+        rules: Rules,
+        teller: Teller,
+    ) -> Self {
+        let (saved, aside) = store.load::<Saved>();
+        if let Some(aside) = aside {
+            log::warn!("{}", plain(&aside.describe()));
+        }
+        let (at, boot_id) = (now(), boot_id());
+        let mut kept =
+            saved.map_or_else(BTreeMap::new, |saved| saved.restore(&boot_id, at, &rules));
+        let mut entries = Vec::new();
+        let mut said = Vec::new();
+        for (name, uuid) in names {
+            let (kept, outcomes) = kept.remove(name).unzip();
+            let (known, tracing, vm) = kept.map_or((None, false, None), |kept: SavedVm| {
+                (Some(kept.uuid), kept.tracing, Some(kept.vm))
+            });
+            entries.push(Entry {
+                name: name.as_str().into(),
+                uuid: uuid.or(known).unwrap_or_else(|| made_up(name)),
+                vm: vm.unwrap_or_else(|| Vm::new(at.ns)),
+                tracing,
+                feeds_unseen: None,
+                looked: None,
+            });
+            said.push(outcomes.unwrap_or_default());
+        }
+        for (name, (lost, _)) in kept
+            .iter()
+            .filter(|(_, (lost, _))| lost.vm.lifecycle.alarm.is_some())
+        {
+            log::warn!(
+                "{name} ({}) is not configured any more: its alarm is forgotten",
+                lost.uuid
+            );
+        }
+        let vms = Self {
+            entries: Mutex::new(entries),
+            saving: Mutex::new(()),
+            store,
+            boot_id,
+            rules,
+            teller,
+        };
+        for (entry, said) in lock(&vms.entries).iter().zip(said) {
+            vms.say(entry, said);
+        }
+        vms
+    }
+
+    fn say(&self, entry: &Entry, said: Vec<Outcome>) {
+        for outcome in said {
+            match outcome {
+                Outcome::Note(note) => log::warn!("{}: {}", entry.name, note.text()),
+                Outcome::Event(what) => {
+                    log_event(&entry.name, &what);
+                    let guest = Some(entry.guest());
+                    self.teller.tell(Told { guest, what });
+                }
+            }
+        }
+    }
+
+    /// VM `n` takes inputs, one after the other. Waits for the disk where that is to know.
+    pub fn step(&self, n: usize, inputs: &[Input]) {
+        let at = now();
+        let changed = self.change(n, |entry| {
+            let rules = entry.rules(&self.rules);
+            let mut said = Vec::new();
+            for input in inputs {
+                said.extend(entry.vm.step(at, *input, &rules));
+            }
+            entry.looked = Some(Instant::now());
+            self.say(entry, said);
+        });
+        if changed {
+            self.save_or_say();
+        }
+    }
+
+    /// Changes what is known of VM `n`; whether that is to be on disk.
+    fn change(&self, n: usize, change: impl FnOnce(&mut Entry)) -> bool {
+        let mut entries = lock(&self.entries);
+        let Some(entry) = entries.get_mut(n) else {
+            return false;
+        };
+        let before = entry.weighty();
+        change(entry);
+        before != entry.weighty()
+    }
+
+    /// What QEMU says of VM `n`, once it is connected to.
+    pub fn identify(&self, n: usize, uuid: Option<Uuid>, feeds_unseen: Option<String>) {
+        let changed = self.change(n, |entry| {
+            entry.uuid = uuid.unwrap_or(entry.uuid);
+            entry.feeds_unseen = feeds_unseen;
+        });
+        if changed {
+            self.save_or_say();
+        }
+    }
+
+    /// Its domain, where the hypervisor has one.
+    pub fn set_domain(&self, n: usize, domid: u16) {
+        let _ = self.change(n, |entry| entry.vm.domid = domid);
+    }
+
+    /// Its trace is switched on, or off: on disk before it is on.
+    pub fn set_tracing(&self, n: usize, tracing: bool) {
+        if self.change(n, |entry| entry.tracing = tracing) {
+            self.save_or_say();
+        }
+    }
+
+    /// Whether its trace was left on.
+    #[must_use]
+    pub fn is_tracing(&self, n: usize) -> bool {
+        lock(&self.entries)
+            .get(n)
+            .is_some_and(|entry| entry.tracing)
+    }
+
+    /// Whether somebody needs to know when its guest feeds.
+    #[must_use]
+    pub fn needs_feeds(&self, n: usize) -> bool {
+        lock(&self.entries)
+            .get(n)
+            .is_some_and(|entry| entry.vm.needs_feeds())
+    }
+
+    /// Its guest.
+    #[must_use]
+    pub fn uuid(&self, n: usize) -> Option<Uuid> {
+        lock(&self.entries).get(n).map(|entry| entry.uuid)
+    }
+
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn save(&self) -> std::io::Result<()> {
+        // In this order: who comes later has what is newer.
+        let _saving = lock(&self.saving);
+        let at = now();
+        let saved = Saved {
+            version: 1,
+            boot_id: self.boot_id.clone(),
+            monotonic_ns: at.ns,
+            time: at.wall,
+            vms: self.kept(),
+        };
+        self.store.save(&saved)
+    }
+
+    fn kept(&self) -> BTreeMap<String, SavedVm> {
+        let entries = lock(&self.entries);
+        let seen = entries.iter().filter(|entry| entry.vm.is_seen());
+        let kept = seen.map(|entry| {
+            let saved = SavedVm {
+                uuid: entry.uuid,
+                tracing: entry.tracing,
+                vm: entry.vm.clone(),
+            };
+            (entry.name.as_ref().to_owned(), saved)
+        });
+        kept.collect()
+    }
+
+    fn save_or_say(&self) {
+        if let Err(error) = self.save() {
+            let directory = self.store.directory().display();
+            log::error!("{directory}: the alarms are not saved: {error}");
+        }
+    }
+
+    fn order(&self, uuid: Uuid, input: Input) -> Result<(), RequestError> {
+        let at: Moment = now();
+        {
+            let mut entries = lock(&self.entries);
+            let is_it = |entry: &&mut Entry| entry.uuid == uuid && entry.vm.is_seen();
+            let entry = entries
+                .iter_mut()
+                .find(is_it)
+                .ok_or(RequestError::NoGuest)?;
+            if entry.vm.lifecycle.alarm.is_none() {
+                return Err(RequestError::NoAlarm);
+            }
+            let rules = entry.rules(&self.rules);
+            let said = entry.vm.step(at, input, &rules);
+            self.say(entry, said);
+        }
+        self.save().map_err(|error| {
+            log::error!("the alarms are not saved: {error}");
+            RequestError::NotSaved
+        })
+    }
+}
+
+fn log_event(name: &str, what: &Kind) {
+    let level = match what.severity() {
+        Severity::Info => log::Level::Info,
+        Severity::Warning => log::Level::Warn,
+        Severity::Error => log::Level::Error,
+    };
+    log::log!(
+        level,
+        "{name}: {} [{}]",
+        plain(&what.describe()),
+        what.kind()
+    );
+}
+
+impl GuestRequests for Vms {
+    fn report(&self) -> GuestsReport {
+        let entries = lock(&self.entries);
+        let seen = entries.iter().filter(|entry| entry.vm.is_seen());
+        // The oldest look counts; a VM at which nobody has looked yet makes it unknown.
+        let all_looked = entries.iter().all(|entry| entry.looked.is_some());
+        let oldest = entries.iter().filter_map(|entry| entry.looked).min();
+        let age = oldest
+            .filter(|_| all_looked)
+            .map(|at| at.elapsed().as_millis());
+        GuestsReport {
+            version: 1,
+            guests: seen.map(Entry::report).collect(),
+            evidence_age_ms: age.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
+            names_trouble: None,
+            no_table: None,
+        }
+    }
+
+    fn acknowledge(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
+        self.order(uuid, Input::Acknowledge(uid))
+    }
+
+    fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
+        log::info!("user {uid} closes the alarm of guest {uuid}");
+        self.order(uuid, Input::Close)
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Everything that can happen to a VM, in every order, against an oracle that looks at the whole
+//! past anew each time.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
+
+use xenwarden::event::{Cause, Kind, Timestamp};
+use xenwarden::guests::alarm::{Moment, Nanoseconds, Rules};
+use xenwarden::guests::state::DomainState;
+use xenwarden::qemu::status::{Reset, Status};
+use xenwarden::qemu::trace::Sighting;
+use xenwarden::qemu::vm::{Input, Outcome, Process, Vm};
+
+const MS: Nanoseconds = 1_000_000;
+/// Between two things that happen.
+const STEP: Nanoseconds = 100 * MS;
+/// When nothing happens.
+const REST: Nanoseconds = 1_500 * MS;
+/// Things that happen, one after the other.
+const DEPTH: usize = 5;
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Attach(u32),
+    Detach,
+    Gone,
+    Runs,
+    Paused,
+    Resumed,
+    Expires,
+    ExpiresUnclear,
+    ExpiresPaused,
+    GuestReset,
+    HostReset,
+    PowersOff,
+    TraceOn,
+    Enables,
+    Disables,
+    Restarts,
+    SaysFed,
+    Rest,
+    Close,
+}
+
+const ACTS: [Act; 20] = [
+    Act::Attach(1),
+    Act::Attach(2),
+    Act::Detach,
+    Act::Gone,
+    Act::Runs,
+    Act::Paused,
+    Act::Resumed,
+    Act::Expires,
+    Act::ExpiresUnclear,
+    Act::ExpiresPaused,
+    Act::GuestReset,
+    Act::HostReset,
+    Act::PowersOff,
+    Act::TraceOn,
+    Act::Enables,
+    Act::Disables,
+    Act::Restarts,
+    Act::SaysFed,
+    Act::Rest,
+    Act::Close,
+];
+
+impl Act {
+    fn inputs(self) -> Vec<Input> {
+        let status = |word| Input::Status(Status::from_word(word));
+        let wrote = |value| Input::Seen(Sighting::I6300esb { offset: 12, value });
+        vec![match self {
+            Self::Attach(pid) => {
+                let process = Process { pid, started: 7 };
+                Input::Attached(Some(process), Status::from_word("running"))
+            }
+            Self::Detach => Input::Detached,
+            Self::Gone => Input::Gone,
+            Self::Runs => status("running"),
+            Self::Paused => status("paused"),
+            Self::Resumed => Input::Resumed,
+            Self::Expires => expired(false, false),
+            Self::ExpiresUnclear => expired(true, false),
+            Self::ExpiresPaused => expired(false, true),
+            Self::GuestReset => reset(Reset::Guest),
+            Self::HostReset => reset(Reset::Host),
+            Self::PowersOff => Input::Ending(Cause::Poweroff),
+            Self::TraceOn => Input::TraceOn,
+            Self::Enables => Input::Seen(Sighting::I6300esbLock(2)),
+            Self::Disables => Input::Seen(Sighting::I6300esbLock(0)),
+            Self::Restarts => return vec![wrote(0x80), wrote(0x86), wrote(0x100)],
+            Self::SaysFed => Input::Fed,
+            Self::Rest => Input::Tick,
+            Self::Close => Input::Close,
+        }]
+    }
+
+    fn takes(self) -> Nanoseconds {
+        if self == Self::Rest { REST } else { STEP }
+    }
+}
+
+fn expired(unclear: bool, paused: bool) -> Input {
+    Input::Expired { unclear, paused }
+}
+
+fn reset(how: Reset) -> Input {
+    let unclear = false;
+    Input::Reset { how, unclear }
+}
+
+/// What a device is, by the last thing that decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    On,
+    Off,
+    Unknown,
+}
+
+/// The past: what happened, and when.
+type Past = [(Nanoseconds, Act)];
+
+/// The device before the last thing of the past, and where it became so.
+fn device(past: &Past) -> (Is, usize) {
+    let (_, before) = past.split_last().expect("something happened");
+    let mut is = (Is::Unknown, 0_usize);
+    for (n, (at, act)) in before.iter().enumerate() {
+        let now = match act {
+            Act::Attach(_) | Act::ExpiresUnclear | Act::Resumed => Is::Unknown,
+            act if turns_off(*act) => Is::Off,
+            Act::Disables => Is::Off,
+            Act::Enables => Is::On,
+            // What is known for less than a second, by an expiry or a reset, holds.
+            Act::TraceOn => {
+                let decided = is.1.checked_sub(1).and_then(|n| before.get(n));
+                match decided {
+                    Some((then, by)) if turns_off(*by) && at - then < 1_000 * MS => continue,
+                    _ => Is::Unknown,
+                }
+            }
+            Act::Rest if is.0 == Is::Unknown && inferred(&before[..=n], is.1) => Is::On,
+            _ => continue,
+        };
+        is = (now, n + 1);
+    }
+    is
+}
+
+fn turns_off(act: Act) -> bool {
+    use Act::{Expires, ExpiresPaused, GuestReset, HostReset};
+    matches!(act, Expires | ExpiresPaused | GuestReset | HostReset)
+}
+
+/// Two restarts a second apart, and a second without an arming: as of the rest that ends `past`,
+/// the device being unknown since `from`.
+fn inferred(past: &Past, from: usize) -> bool {
+    let Some(((now, Act::Rest), before)) = past.split_last() else {
+        return false;
+    };
+    if !attached(before) && !gone(before) {
+        return false;
+    }
+    let mut restarts = before[from..]
+        .iter()
+        .filter(|(_, act)| *act == Act::Restarts);
+    let Some((first, _)) = restarts.next() else {
+        return false;
+    };
+    let second = restarts.find(|(at, _)| at - first >= 1_000 * MS);
+    second.is_some_and(|(second, _)| now - second >= 1_000 * MS)
+}
+
+fn attached(past: &Past) -> bool {
+    let last = past
+        .iter()
+        .rfind(|(_, act)| matches!(act, Act::Attach(_) | Act::Detach));
+    matches!(last, Some((_, Act::Attach(_))))
+}
+
+/// Gone as the machine takes it: only who was seen can go, and comes back by an attachment.
+fn gone(past: &Past) -> bool {
+    let last = past.iter().rfind(|(_, act)| {
+        matches!(
+            act,
+            Act::Attach(_) | Act::Gone | Act::Runs | Act::Paused | Act::GuestReset | Act::HostReset
+        )
+    });
+    let seen = past.iter().any(|(_, act)| matches!(act, Act::Attach(_)));
+    seen && matches!(last, Some((_, Act::Gone)))
+}
+
+/// Whether the last thing of the past is a feed of an armed device.
+fn is_fed(past: &Past) -> bool {
+    let (is, from) = device(past);
+    match past.last().expect("something").1 {
+        Act::SaysFed => true,
+        Act::Restarts => is == Is::On,
+        Act::Rest => is == Is::Unknown && inferred(past, from),
+        _ => false,
+    }
+}
+
+fn is_expiry(act: Act) -> bool {
+    matches!(act, Act::Expires | Act::ExpiresUnclear)
+}
+
+/// All that can follow, so many things deep; how many ways there are.
+fn walk(vm: &Vm, past: &mut Vec<(Nanoseconds, Act)>, open: bool, deep: usize) -> u64 {
+    if deep == 0 {
+        return 1;
+    }
+    let rules = &Rules::default();
+    let before = past.last().map_or(0, |(at, _)| *at);
+    let mut ways = 0;
+    for act in ACTS {
+        let ns = before + act.takes();
+        let at = Moment {
+            ns,
+            wall: Timestamp(ns / 1_000),
+        };
+        past.push((ns, act));
+        let mut next = vm.clone();
+        let mut said = Vec::new();
+        for input in act.inputs() {
+            said.extend(next.step(at, input, rules));
+        }
+        let open = check(&next, past, open, &said);
+        ways += walk(&next, past, open, deep - 1);
+        past.pop();
+    }
+    ways
+}
+
+/// Whether the alarm is open now.
+fn check(vm: &Vm, past: &Past, open: bool, said: &[Outcome]) -> bool {
+    let (_, act) = *past.last().expect("something");
+    let count = |is: fn(&Kind) -> bool| {
+        said.iter()
+            .filter(|s| matches!(s, Outcome::Event(kind) if is(kind)))
+            .count()
+    };
+    let raised = count(|kind| matches!(kind, Kind::AlarmRaised { .. }));
+    let cleared = count(|kind| matches!(kind, Kind::AlarmCleared { .. }));
+    let closed = count(|kind| matches!(kind, Kind::AlarmClosed { .. }));
+    assert_eq!(raised, usize::from(is_expiry(act)), "{past:?}: {said:?}");
+    let clears = open && is_fed(past);
+    assert_eq!(cleared, usize::from(clears), "{past:?}: {said:?}");
+    let may_close = matches!(act, Act::Close | Act::Gone | Act::Attach(_));
+    assert!(
+        closed == 0 || open && closed == 1 && may_close,
+        "{past:?}: {said:?}"
+    );
+    assert!(
+        act != Act::Close || closed == usize::from(open),
+        "{past:?}: {said:?}"
+    );
+    let open = (open || raised == 1) && cleared == 0 && closed == 0;
+    assert_eq!(vm.lifecycle.alarm.is_some(), open, "{past:?}");
+    if !attached(past) && !matches!(vm.lifecycle.state, DomainState::Gone(_)) {
+        assert_eq!(vm.state(), DomainState::Unknown, "nobody looks: {past:?}");
+        assert!(!vm.needs_feeds(), "{past:?}");
+    }
+    if attached(past) && open && !matches!(vm.lifecycle.state, DomainState::Gone(_)) {
+        assert!(vm.needs_feeds(), "{past:?}");
+    }
+    open
+}
+
+#[test]
+fn only_an_expiry_raises_and_only_a_feed_of_an_armed_device_clears_whatever_comes_when() {
+    let vm = Vm::new(0);
+    let ways = walk(&vm, &mut Vec::new(), false, DEPTH);
+    assert_eq!(ways, 20_u64.pow(5), "all of them");
+}
+
+#[test]
+fn the_same_holds_for_all_that_can_follow_an_expiry() {
+    let mut vm = Vm::new(0);
+    let mut past = Vec::new();
+    for act in [Act::Attach(1), Act::Expires] {
+        let ns = past.last().map_or(0, |(at, _)| *at) + act.takes();
+        let wall = Timestamp(ns / 1_000);
+        for input in act.inputs() {
+            let _ = vm.step(Moment { ns, wall }, input, &Rules::default());
+        }
+        past.push((ns, act));
+    }
+    assert_eq!(walk(&vm, &mut past, true, DEPTH), 20_u64.pow(5));
+}
