@@ -48,6 +48,7 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
     let systemd = [
         "usr/lib/systemd/system-preset/80-xenwarden.preset",
         "usr/lib/systemd/system/xenwarden-monitor.service",
+        "usr/lib/systemd/system/xenwarden-pulse@.service",
         "usr/lib/systemd/system/xenwarden-shutdown.service",
         "usr/lib/systemd/system/xenwardend.service",
         "usr/share/xenwarden/stop-for-good",
@@ -120,7 +121,8 @@ const OF_219: &str = "Description Documentation ConditionPathExists After Before
      NotifyAccess ExecStart ExecStop RemainAfterExit Delegate KillMode TimeoutStopSec Restart \
      RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitRTPRIO OOMScoreAdjust \
      NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices \
-     DevicePolicy DeviceAllow SystemCallArchitectures RestrictAddressFamilies WantedBy Also";
+     DevicePolicy DeviceAllow SystemCallArchitectures RestrictAddressFamilies WantedBy Also \
+     Wants User Group WatchdogSec RuntimeDirectory";
 
 #[test]
 fn the_units_for_systemd_219_have_only_what_it_knows_and_the_same_otherwise() {
@@ -132,7 +134,12 @@ fn the_units_for_systemd_219_have_only_what_it_knows_and_the_same_otherwise() {
         lines.map(str::to_owned).collect()
     };
     let key = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
-    for unit in ["xenwardend", "xenwarden-monitor", "xenwarden-shutdown"] {
+    for unit in [
+        "xenwardend",
+        "xenwarden-monitor",
+        "xenwarden-shutdown",
+        "xenwarden-pulse@",
+    ] {
         let file = format!("{unit}.service");
         let text = fs::read_to_string(old.join("usr/lib/systemd/system").join(&file));
         let text = text.expect("a unit");
@@ -174,7 +181,9 @@ fn a_preset_enables_each_unit() {
         .filter_map(|line| line.strip_prefix("enable "))
         .collect();
     let units = files(&root().join("init/systemd"));
-    let units = units.iter().filter(|file| file.ends_with(".service"));
+    // An instance of a template is enabled by whoever names it.
+    let whole = |file: &&String| file.ends_with(".service") && !file.contains('@');
+    let units = units.iter().filter(whole);
     assert_eq!(enabled, units.map(String::as_str).collect());
 }
 

@@ -36,3 +36,7 @@ s/^TimeoutStopSec=infinity/TimeoutStopSec=0/
 /^SystemCallErrorNumber=/d
 # 233
 /^RestrictNamespaces=/d
+/^RuntimeDirectoryPreserve=/d
+# 231, 232
+/^MemoryDenyWriteExecute=/d
+/^ProtectControlGroups=/d
