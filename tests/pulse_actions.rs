@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What is done for a loss: scripts, commands of QMP, hooks, leases; each told, none in another's way.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
 
