@@ -186,7 +186,7 @@ GRUBDIR ?=
 
 # systemd, systemd-219, sysv or openrc.
 INIT ?= systemd
-UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service xenwarden-qemu@.service run-xenwarden_qemu_trace.mount
+UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service xenwarden-pulse@.service xenwarden-qemu@.service run-xenwarden_qemu_trace.mount
 # What names the usual directories is made to name these.
 PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
@@ -205,6 +205,7 @@ install: programs
 install-files: install-init
 	install -D -m 755 $(BUILT)/xenwardend $(DESTDIR)$(SBINDIR)/xenwardend
 	install -D -m 755 $(BUILT)/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
+	install -D -m 755 $(BUILT)/xenwarden-pulse $(DESTDIR)$(SBINDIR)/xenwarden-pulse
 	install -D -m 755 $(BUILT)/xenwarden-qemu $(DESTDIR)$(SBINDIR)/xenwarden-qemu
 	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
@@ -213,14 +214,15 @@ install-files: install-init
 	umask 022; $(RUNS)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
-	for page in xenwardend xenwarden-monitor xenwarden-qemu; do \
+	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu; do \
 	    install -D -m 644 man/$$page.8 $(DESTDIR)$(MANDIR)/man8/$$page.8 || exit 1; done
 	for hook in xapi-message alertmanager mail; do \
 	    install -D -m 755 hooks/$$hook $(DESTDIR)$(DATADIR)/xenwarden/hooks/$$hook || exit 1; done
 	install -D -m 644 man/xenwarden.1 $(DESTDIR)$(MANDIR)/man1/xenwarden.1
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
+	install -D -m 644 man/xenwarden-pulse.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden-pulse.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
-	for page in events.schema.json operating.md sizing.md; do \
+	for page in events.schema.json operating.md sizing.md awd-protocol.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
 	for file in alerts.yml dashboard.json; do \
 	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done

@@ -47,6 +47,7 @@
 //! | [`state`] | what outlives the monitor and the host |
 //! | [`event`] | typed events, their order, subscriptions |
 //! | [`sink`] | journal or syslog, socket, hooks, metrics |
+//! | [`pulse`] | heartbeats of VMMs, guests and servers, a process of its own that holds leases |
 //! | [`control`] | questions and orders over the control socket, and the status |
 //! | [`monitor`] | the monitor's threads, assembled |
 //! | [`qmp`] | a client of QEMU's machine monitor |

@@ -71,6 +71,15 @@ const MONITOR: &[&str] = &[
 ];
 const QEMU: &[&str] = &["src/bin/xenwarden-qemu.rs", "src/qemu", "src/qmp"];
 
+/// The pages of the programs.
+const PAGES: [&str; 4] = [
+    "xenwardend.8",
+    "xenwarden-monitor.8",
+    "xenwarden.1",
+    "xenwarden-pulse.8",
+];
+const PULSE: &[&str] = &["src/bin/xenwarden-pulse.rs", "src/pulse"];
+
 #[test]
 fn each_command_has_a_section_with_its_arguments() {
     let page = page("xenwarden.1");
@@ -136,6 +145,11 @@ fn each_option_of_each_program_is_in_its_page() {
         ),
         ("xenwarden-qemu.8", env!("CARGO_BIN_EXE_xenwarden-qemu"), 7),
         ("xenwarden.1", env!("CARGO_BIN_EXE_xenwarden"), 7),
+        (
+            "xenwarden-pulse.8",
+            env!("CARGO_BIN_EXE_xenwarden-pulse"),
+            11,
+        ),
     ];
     for (name, program, count) in programs {
         let page = page(name);
@@ -162,6 +176,7 @@ fn each_exit_code_is_in_the_page_of_the_program_that_has_it() {
     for (name, paths, least) in [
         ("xenwardend.8", GUARD, 5),
         ("xenwarden-monitor.8", MONITOR, 6),
+        ("xenwarden-pulse.8", PULSE, 3),
         ("xenwarden-qemu.8", QEMU, 6),
     ] {
         let text = sources(paths);
@@ -204,14 +219,14 @@ fn what_is_read_of_the_environment_is_in_a_page_under_environment() {
     let of_manager = sources(&["src/sys/inherited.rs"]);
     names.extend(quoted_after(&of_manager, "number(\""));
     assert!(names.len() > 6, "{names:?}");
-    let pages = ["xenwardend.8", "xenwarden-monitor.8", "xenwarden.1"].map(page);
+    let pages = PAGES.map(page);
     for name in names {
         let told =
             |page: &String| section(page, ".Sh ENVIRONMENT").contains(&format!("Ev {name}\n"));
         assert!(pages.iter().any(told), "{name}");
     }
     // What hooks and the journal get.
-    let configuration = page("xenwarden.conf.5");
+    let configuration = page("xenwarden.conf.5") + &page("xenwarden-pulse.conf.5");
     let given = words(&text);
     let given = given.iter().filter(|word| word.starts_with("XENWARDEN_"));
     assert!(given.clone().count() > 10);
@@ -239,13 +254,7 @@ fn each_file_of_its_own_is_in_a_page_under_files() {
     });
     files.extend(states.map(str::to_owned));
     assert!(files.len() > 10, "{files:?}");
-    let pages = [
-        "xenwardend.8",
-        "xenwarden-monitor.8",
-        "xenwarden-qemu.8",
-        "xenwarden.1",
-    ]
-    .map(page);
+    let pages = PAGES.map(page);
     for file in files {
         let told = |page: &String| section(page, ".Sh FILES").contains(&format!("Pa {file}"));
         assert!(pages.iter().any(told), "{file}");
@@ -263,6 +272,7 @@ fn each_signal_that_is_caught_or_ignored_is_in_the_page_of_the_program() {
         ),
         ("xenwarden-qemu.8", QEMU),
         ("xenwarden.1", &["src/cli"]),
+        ("xenwarden-pulse.8", PULSE),
     ];
     for (name, paths) in programs {
         let text = sources(paths);
@@ -322,4 +332,23 @@ fn each_key_is_in_the_section_of_its_table_with_its_default() {
         );
     }
     assert!(count > 30, "{count} keys");
+}
+
+/// The keys of xenwarden-pulse's file, as its reader has them.
+#[test]
+fn each_key_of_a_heartbeat_is_in_its_page() {
+    let source = sources(&["src/pulse/config.rs"]);
+    let page = page("xenwarden-pulse.conf.5");
+    let fields = source.split("struct ").skip(1).take(2);
+    let fields = fields.filter_map(|text| text.split('}').next());
+    let mut count = 0;
+    for line in fields.flat_map(str::lines) {
+        let Some((key, _)) = line.trim().split_once(": Option<") else {
+            continue;
+        };
+        count += 1;
+        let head = format!(".It Va {key}");
+        assert!(page.lines().any(|line| line.starts_with(&head)), "{key}");
+    }
+    assert!(count > 20, "{count} keys");
 }

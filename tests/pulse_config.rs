@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The TOML file of xenwarden-pulse: it means the same as QEMU's options, and each mistake in it is told.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Heartbeats over real sockets, terminals and fifos, between real programs: armed, lost, back; whatever else comes.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
 

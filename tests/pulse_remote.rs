@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Heartbeats of remote hosts: a server that must accept connections, a host that must answer to pings.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
 

@@ -39,6 +39,8 @@ struct Oracle {
     stopped: bool,
     /// Earliest moment at which a loss may be told.
     not_before: u64,
+    /// The latest moment that was proved.
+    proved: u64,
     /// Acts that are owed.
     act_at: Option<u64>,
 }
@@ -87,6 +89,7 @@ impl Oracle {
             }
             self.armed = true;
             self.lost = false;
+            self.proved = self.proved.max(as_of);
             self.not_before = self.not_before.max(as_of + TIMEOUT);
         }
         told
@@ -135,7 +138,8 @@ fn walk(
         assert_eq!(told, after.expect(now, step, timing), "{path:?}");
         assert_eq!(next.state() == State::Lost, after.lost, "{path:?}");
         assert_eq!(next.state() == State::Waiting, !after.armed, "{path:?}");
-        assert_eq!(next.holds(), !after.lost && !after.stopped, "{path:?}");
+        let holds = after.armed && !after.lost && !after.stopped && now < after.proved + TIMEOUT;
+        assert_eq!(next.holds(now), holds, "{path:?}");
         let due = match (after.stopped, after.armed && !after.lost) {
             (true, _) => None,
             (false, true) => Some(after.not_before),

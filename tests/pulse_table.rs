@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `xenwarden pulses`: all programs' heartbeats at a glance, and what a program that does not answer hides.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
 

@@ -38,3 +38,7 @@ s/^TimeoutStopSec=infinity/TimeoutStopSec=0/
 /^MemoryDenyWriteExecute=/d
 # 233
 /^RestrictNamespaces=/d
+/^RuntimeDirectoryPreserve=/d
+# 231, 232
+/^MemoryDenyWriteExecute=/d
+/^ProtectControlGroups=/d

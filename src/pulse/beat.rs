@@ -270,7 +270,7 @@ impl Beat {
         let notifier = self.notifier.as_mut();
         let result = notifier.and_then(|notifier| notifier.due(now, loan.net));
         self.notified(result, loan);
-        let holds = self.state.holds();
+        let holds = self.state.holds(now);
         if let Some(lease) = &mut self.lease {
             lease.due(now, holds);
         }
@@ -289,7 +289,7 @@ impl Beat {
 
     /// The program stops, in order.
     pub fn stop(&mut self, now: u64) {
-        let holds = self.state.holds();
+        let holds = self.state.holds(now);
         if let Some(lease) = &self.lease {
             lease.stop(holds);
         }

@@ -138,10 +138,13 @@ impl Heartbeat {
         }
     }
 
-    /// Whether what depends on it may go on.
+    /// Whether a lease that depends on it is renewed at `now`: only while the peer is proved to have lived within
+    /// the timeout, our own gaps not excepted. So a run that was started after a loss, or was itself stopped in
+    /// it, renews nothing on the ground that it has not noticed yet.
     #[must_use]
-    pub fn holds(&self) -> bool {
-        !self.stopped && self.state() != State::Lost
+    pub fn holds(&self, now: u64) -> bool {
+        let fresh = now < self.proved.saturating_add(self.timing.timeout_ns);
+        fresh && !self.stopped && matches!(self.state(), State::Armed | State::Back)
     }
 
     /// Losses so far.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A lease on the host's life, which a heartbeat renews while it is not lost.
+//! A lease on the host's life, which a heartbeat renews while it holds: while its peer is proved to live.
 //!
-//! In: whether it is lost; time. Out: `WATCHDOG=1` to the lease's socket once a second, and `STOPPING=1` when the program stops in
-//! order (sd_notify(3)). Never: a renewal for a lost heartbeat, or its release.
+//! In: whether it holds; time. Out: `WATCHDOG=1` to the lease's socket once a second, and `STOPPING=1` when the program stops in
+//! order (sd_notify(3)). Never: a renewal for a heartbeat that is lost or was not heard yet, or a release of its lease.
 
 use crate::sys::clock::NS_PER_S;
 use crate::sys::notify::Notifier;
@@ -46,7 +46,8 @@ impl Lease {
         self.renew_at = now.saturating_add(PERIOD_NS);
     }
 
-    /// Gives it back, where the heartbeat holds: a lost one must not be forgiven by a stop.
+    /// Gives it back, where the heartbeat holds: a stop forgives no loss, and none that an earlier
+    /// run of this program has noticed.
     pub fn stop(&self, holds: bool) {
         if holds {
             let _ = self.notifier.tell("STOPPING=1");

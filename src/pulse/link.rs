@@ -409,10 +409,7 @@ impl<T: Clone> Link<T> {
                 self.close(at, now, Errno::from_raw(error).desc());
                 Outcome::Nothing
             }
-            Err(errno) => {
-                self.close(at, now, errno.desc());
-                Outcome::Nothing
-            }
+            Err(_) => Outcome::Nothing,
         }
     }
 

@@ -76,76 +76,85 @@ impl Metrics {
     }
 }
 
+/// A family of one sample for each heartbeat: its name, kind, help, and value where that is known.
+type Family = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&BeatStatus) -> Option<String>,
+);
+
+const FAMILIES: [Family; 7] = [
+    ("lost", "gauge", "1 while the heartbeat is lost.", |beat| {
+        Some(u8::from(beat.state == "lost").to_string())
+    }),
+    (
+        "waiting",
+        "gauge",
+        "1 while no pulse has come yet.",
+        |beat| Some(u8::from(beat.state == "waiting").to_string()),
+    ),
+    (
+        "last_age_seconds",
+        "gauge",
+        "Since the last pulse.",
+        |beat| {
+            beat.last_pulse_ms
+                .map(|ms| seconds(ms.saturating_mul(1_000)))
+        },
+    ),
+    (
+        "round_trip_seconds",
+        "gauge",
+        "From a pulse to its answer.",
+        |beat| beat.round_trip_us.map(seconds),
+    ),
+    (
+        "jitter_seconds",
+        "gauge",
+        "How much the time between pulses varies.",
+        |beat| beat.jitter_us.map(seconds),
+    ),
+    ("losses_total", "counter", "Losses.", |beat| {
+        Some(beat.losses.to_string())
+    }),
+    (
+        "refused_total",
+        "counter",
+        "Pulses that were refused.",
+        |beat| Some(beat.refused.to_string()),
+    ),
+];
+
 /// The whole file.
 #[must_use]
 pub fn render(status: &PulseStatus) -> String {
     let mut text = String::new();
     let program = &status.program;
-    let own = [
-        ("up", "gauge", "1 while the program runs.", "1".to_owned()),
+    let late = seconds(status.worst_late_us);
+    let gaps = status.own_gaps.to_string();
+    for (name, kind, help, value) in [
+        ("up", "gauge", "1 while the program runs.", "1"),
         (
             "late_max_seconds",
             "gauge",
             "The latest that anything was done after it was due.",
-            seconds(status.worst_late_us),
+            &late,
         ),
         (
             "own_gaps_total",
             "counter",
             "Times that the program itself was stopped or late.",
-            status.own_gaps.to_string(),
+            &gaps,
         ),
-    ];
-    for (name, kind, help, value) in own {
+    ] {
         head(&mut text, name, kind, help);
         let _ = writeln!(
             text,
             "xenwarden_pulse_{name}{{program=\"{program}\"}} {value}"
         );
     }
-    type Value = fn(&BeatStatus) -> Option<String>;
-    let families: [(&str, &str, &str, Value); 7] = [
-        ("lost", "gauge", "1 while the heartbeat is lost.", |beat| {
-            Some(u8::from(beat.state == "lost").to_string())
-        }),
-        (
-            "waiting",
-            "gauge",
-            "1 while no pulse has come yet.",
-            |beat| Some(u8::from(beat.state == "waiting").to_string()),
-        ),
-        (
-            "last_age_seconds",
-            "gauge",
-            "Since the last pulse.",
-            |beat| {
-                beat.last_pulse_ms
-                    .map(|ms| seconds(ms.saturating_mul(1_000)))
-            },
-        ),
-        (
-            "round_trip_seconds",
-            "gauge",
-            "From a pulse to its answer.",
-            |beat| beat.round_trip_us.map(seconds),
-        ),
-        (
-            "jitter_seconds",
-            "gauge",
-            "How much the time between pulses varies.",
-            |beat| beat.jitter_us.map(seconds),
-        ),
-        ("losses_total", "counter", "Losses.", |beat| {
-            Some(beat.losses.to_string())
-        }),
-        (
-            "refused_total",
-            "counter",
-            "Pulses that were refused.",
-            |beat| Some(beat.refused.to_string()),
-        ),
-    ];
-    for (name, kind, help, value) in families {
+    for (name, kind, help, value) in FAMILIES {
         head(&mut text, name, kind, help);
         for beat in &status.heartbeats {
             if let Some(value) = value(beat) {

@@ -28,7 +28,7 @@ const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Moments of sending that are kept within a timeout.
 const MOMENTS: u64 = 64;
 /// Bytes before the seal.
-const SIGNED: usize = SEALED_LENGTH - 32;
+const SEALED_PART: usize = SEALED_LENGTH - 32;
 
 /// A pre-shared key. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -227,7 +227,7 @@ impl Seal {
     /// # Errors
     /// [`Refused`].
     pub fn open(&mut self, frame: &Sealed, now: u64) -> Result<Genuine, Refused> {
-        let (signed, seal) = frame.split_at_checked(SIGNED).ok_or(Refused::Seal)?;
+        let (signed, seal) = frame.split_at_checked(SEALED_PART).ok_or(Refused::Seal)?;
         let mac = self.key.mac(&self.name, signed).ok_or(Refused::Seal)?;
         mac.verify_slice(seal).map_err(|_| Refused::Seal)?;
         let fields = fields(frame).ok_or(Refused::Seal)?;
@@ -294,10 +294,10 @@ impl Seal {
             &echo.number.to_be_bytes(),
         ];
         put(&mut frame, 0, &parts);
-        let signed = frame.get(..SIGNED).unwrap_or_default();
+        let signed = frame.get(..SEALED_PART).unwrap_or_default();
         if let Some(mac) = self.key.mac(&self.name, signed) {
             let seal = mac.finalize().into_bytes();
-            put(&mut frame, SIGNED, &[&seal]);
+            put(&mut frame, SEALED_PART, &[&seal]);
         }
         frame
     }

@@ -92,6 +92,8 @@ struct Program {
     metrics: Option<Metrics>,
     started: u64,
     suspended: u64,
+    /// Gaps up to this moment are accounted for, ns.
+    accounted: u64,
     worst_late_ns: u64,
     own_gaps: u64,
 }
@@ -153,6 +155,7 @@ impl Program {
             metrics: metrics.transpose().map_err(thread)?,
             started: now,
             suspended: suspended_ns(),
+            accounted: now,
             worst_late_ns: 0,
             own_gaps: 0,
             poller,
@@ -178,8 +181,7 @@ impl Program {
             self.poller
                 .wait(wait, &mut ready)
                 .map_err(|e| refused("epoll")(&e))?;
-            let now = Monotonic::now().0;
-            self.notice_gap(now, due);
+            self.notice_gap(Monotonic::now().0);
             let mut ends = false;
             for ready in &ready {
                 ends |= self.serve_one(*ready, Monotonic::now().0);
@@ -191,16 +193,20 @@ impl Program {
         }
     }
 
-    /// Time in which this program did not run, or the host was suspended.
-    fn notice_gap(&mut self, now: u64, due: u64) {
-        let late = now.saturating_sub(due);
+    /// Time in which this program did not run, or the host was suspended, up to `now`: since
+    /// something was due, as far as it was not accounted for before.
+    fn notice_gap(&mut self, now: u64) {
+        let due = self.agenda.first().map_or(u64::MAX, |(at, _)| *at);
+        let late = now.saturating_sub(due.max(self.accounted));
         let suspended = suspended_ns();
         let slept = suspended.saturating_sub(self.suspended);
         self.suspended = suspended;
         let gap = late.saturating_add(slept);
         if gap < GAP_NS {
+            self.worst_late_ns = self.worst_late_ns.max(late);
             return;
         }
+        self.accounted = now;
         self.own_gaps = self.own_gaps.saturating_add(1);
         for (number, beat) in (0..).zip(&mut self.beats) {
             beat.own_gap(now, gap);
@@ -252,23 +258,21 @@ impl Program {
         }
     }
 
+    /// Has every heartbeat that is due do what is, each once, whatever it says is next.
     fn serve_due(&mut self) {
-        let now = Monotonic::now().0;
-        while let Some((at, number)) = self.agenda.first().copied() {
-            if at > now {
-                break;
-            }
-            let late = Monotonic::now().0.saturating_sub(at);
-            // A gap of our own was told as one.
-            if late < GAP_NS {
-                self.worst_late_ns = self.worst_late_ns.max(late);
-            }
-            self.with_beat(number, |beat, loan| beat.due(Monotonic::now().0, loan));
-            // Each once in a round, whatever it says is next: the others have their turn.
+        let round = Monotonic::now().0;
+        loop {
+            // One moment for both: a stop of this program after it cannot pass for a peer's silence.
+            let now = Monotonic::now().0;
+            self.notice_gap(now);
+            let first = self.agenda.first().copied();
+            let Some((_, number)) = first.filter(|(at, _)| *at <= round) else {
+                return;
+            };
+            self.with_beat(number, |beat, loan| beat.due(now, loan));
             let next = self.due.get(usize::try_from(number).unwrap_or(usize::MAX));
-            let next = next.copied().filter(|next| *next <= now);
-            if next.is_some() {
-                let later = now.saturating_add(NS_PER_MS);
+            if next.is_some_and(|next| *next <= round) {
+                let later = round.saturating_add(NS_PER_MS);
                 note(&mut self.agenda, &mut self.due, number, later);
             }
         }

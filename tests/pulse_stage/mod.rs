@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! xenwarden-pulse as a process, in a directory of its own, with peers that tests play.
-#![allow(dead_code, clippy::expect_used, clippy::panic)] // each test program uses its part
+#![allow(
+    dead_code,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // each test program uses its part
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
