@@ -35,7 +35,7 @@ help:
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
-	@echo 'make fuzz [SECONDS=60]  fuzz the decoder of the evidence'
+	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence and of heartbeats' frames'
 	@echo 'make alerts             try the alerts for Prometheus with promtool'
 	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a look costs: nanoseconds of [`Evidence::look`] over a simulated table, as it is on most hosts and as it is at worst.
+//! What a look costs: nanoseconds of [`Evidence::look`] over a simulated table, as it is on most hosts and as it is at worst; and of
+//! [`Leases::against`].
 //!
 //! `make bench` runs it; it asserts nothing, as times depend on the machine. Each figure is of many runs of many looks, the caches
 //! warm, with what changes from look to look (a canary, a feed) made outside of the time that is taken.
@@ -8,8 +9,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 use uuid::Uuid;
+use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::guard::evidence::Evidence;
-use xenwarden::sys::clock::Monotonic;
+use xenwarden::guard::leases::Leases;
+use xenwarden::guard::leases::page::Page;
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 use xenwarden::xen::simulation::Simulation;
 
 /// How often a run is repeated: its minimum, median and maximum are told.
@@ -21,22 +25,11 @@ const TIMEOUT_S: u32 = 1_000_000;
 /// The first domid that is used.
 const FIRST: u16 = 1;
 
-/// What one table costs to look at.
-fn bench(name: &str, pcpus: usize, domains: u16) {
-    let xen = Simulation::new(pcpus);
-    for domid in FIRST..FIRST + domains {
-        xen.create(domid, Uuid::from_u128(u128::from(domid)));
-        for slot in 0..2 {
-            xen.arm(domid, slot, TIMEOUT_S);
-        }
-    }
-    let table = xen.table();
-    let mut evidence = Evidence::new(&table);
+/// Tells what `look` costs; `prepare` is done before each run, outside of the time that is taken.
+fn measure(name: &str, prepare: impl Fn(), mut look: impl FnMut()) {
     let mut looks = |count: u32| {
         let began = Instant::now();
-        for _ in 0..count {
-            black_box(evidence.look(black_box(&table), Monotonic::now));
-        }
+        (0..count).for_each(|_| look());
         began.elapsed().as_nanos()
     };
     let mut count = 1;
@@ -45,8 +38,7 @@ fn bench(name: &str, pcpus: usize, domains: u16) {
     }
     let mut runs: Vec<f64> = (0..RUNS)
         .map(|_| {
-            xen.tick_all();
-            (FIRST..FIRST + domains).for_each(|domid| xen.feed(domid, 0));
+            prepare();
             looks(1);
             looks(count) as f64 / f64::from(count)
         })
@@ -61,8 +53,60 @@ fn bench(name: &str, pcpus: usize, domains: u16) {
     );
 }
 
-fn main() {
-    bench("2 pCPUs, 4 armed slots", 2, 2);
-    bench("2 pCPUs, 10,000 armed slots", 2, 5_000);
-    bench("256 pCPUs, 10,000 armed slots", 256, 5_000);
+/// What one table costs to look at.
+fn table(name: &str, pcpus: usize, domains: u16) {
+    let xen = Simulation::new(pcpus);
+    for domid in FIRST..FIRST + domains {
+        xen.create(domid, Uuid::from_u128(u128::from(domid)));
+        for slot in 0..2 {
+            xen.arm(domid, slot, TIMEOUT_S);
+        }
+    }
+    let table = xen.table();
+    let mut evidence = Evidence::new(&table);
+    let prepare = || {
+        xen.tick_all();
+        (FIRST..FIRST + domains).for_each(|domid| xen.feed(domid, 0));
+    };
+    measure(name, prepare, || {
+        black_box(evidence.look(black_box(&table), Monotonic::now));
+    });
+}
+
+/// What so many leases cost, all of them held.
+fn leases(name: &str, count: usize) -> std::io::Result<()> {
+    let lease = |n| {
+        Some(Lease {
+            name: LeaseName::new(&format!("lease-{n}"))?,
+            uid: 0,
+            timeout_ns: u64::from(TIMEOUT_S) * NS_PER_S,
+            required: true,
+        })
+    };
+    let policy = Policy {
+        leases: (0..count).filter_map(lease).collect(),
+        begin_ns: u64::from(TIMEOUT_S) * NS_PER_S,
+        unserved_ns: u64::from(TIMEOUT_S) * NS_PER_S,
+        mux: None,
+    };
+    let path = std::env::temp_dir().join(format!("xenwarden-look-{}", std::process::id()));
+    let page = Page::create(&path, &policy, Monotonic::now())?;
+    std::fs::remove_file(&path)?;
+    let leases = Leases::new(page.words(), Monotonic::now());
+    measure(
+        name,
+        || (),
+        || {
+            black_box(leases.against(black_box(Monotonic::now())));
+        },
+    );
+    Ok(())
+}
+
+fn main() -> std::io::Result<()> {
+    table("2 pCPUs, 4 armed slots", 2, 2);
+    table("2 pCPUs, 10,000 armed slots", 2, 5_000);
+    table("256 pCPUs, 10,000 armed slots", 256, 5_000);
+    leases("no lease", 0)?;
+    leases("100 leases", 100)
 }

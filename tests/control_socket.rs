@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 use xenwarden::control::client_pool;
-use xenwarden::control::tell::{NotTold, Told, tell};
+use xenwarden::control::protocol::Told;
+use xenwarden::control::tell::{NotTold, tell};
 use xenwarden::event::{Kind, Uuid};
 use xenwarden::guests::report::GuestsReport;
 

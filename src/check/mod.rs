@@ -10,6 +10,7 @@ mod dom0;
 mod guard;
 mod host_watchdog;
 pub mod hypervisor;
+mod leases;
 mod others;
 mod processes;
 mod realtime;
@@ -48,6 +49,8 @@ pub enum Area {
     Monitor,
     /// What resets the host where the hardware does not.
     Fence,
+    /// Other programs that are conditions of the host's life.
+    Leases,
 }
 
 impl Area {
@@ -66,6 +69,7 @@ impl Area {
             Self::Guard => "guard",
             Self::Monitor => "monitor",
             Self::Fence => "fence",
+            Self::Leases => "leases",
         }
     }
 }
@@ -214,6 +218,7 @@ pub fn examine(system: &System, config: &Path) -> Report {
     findings.extend(realtime::look(system, &policy, &processes));
     findings.extend(dom0::look(system, &policy));
     findings.extend(guard::look(system, &policy, &processes));
+    findings.extend(leases::look(system, &policy));
     let worst = findings.iter().map(|finding| finding.level).max();
     Report {
         version: 1,

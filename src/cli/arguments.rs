@@ -15,7 +15,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, weakened, a reset unexplained, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, a heartbeat lost, weakened, a reset unexplained, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration
@@ -44,6 +44,12 @@ pub enum Command {
         /// Anew each second
         #[arg(long)]
         watch: bool,
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The heartbeats of every xenwarden-pulse on this host (--socket: its socket, or a directory of them)
+    Pulses {
         /// As one line of JSON
         #[arg(long)]
         json: bool,

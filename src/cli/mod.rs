@@ -16,6 +16,7 @@ mod fence_bound;
 mod guests;
 mod inhibit;
 mod output;
+mod pulses;
 mod sources;
 mod status;
 pub mod text;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 
 /// All is fine; or done.
 const EXIT_OK: u8 = 0;
-/// The host is withheld; alarms are open; the last reset is unexplained; or the monitor refused
+/// The host is withheld; alarms are open; a heartbeat is lost; the last reset is unexplained; or the monitor refused
 /// to do what was ordered.
 const EXIT_NOT_OK: u8 = 1;
 /// The monitor does not answer, or not sensibly, or knows nothing itself.
@@ -80,6 +81,10 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
     match &arguments.command {
         Command::Status { json } => status::run(&control()?, *json, output),
         Command::Guests { watch, json } => guests::run(&sources()?, *json, *watch, output),
+        Command::Pulses { json } => {
+            let place = arguments.socket.as_deref();
+            pulses::run(place.unwrap_or(Path::new(pulses::DIRECTORY)), *json, output)
+        }
         Command::Events(events) => {
             let socket = socket(arguments, |policy| policy.events.socket)?;
             events::run(&socket, events, output)

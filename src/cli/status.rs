@@ -6,8 +6,10 @@ use super::output::Output;
 use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::render;
 use crate::control::inhibit;
+use crate::control::leases;
 use crate::control::protocol::{Request, line};
 use crate::control::status::Status;
+use crate::guard::leases::page::PATH as LEASES;
 use crate::guard::page::{self, Reader};
 use crate::sys::clock::Monotonic;
 use std::path::Path;
@@ -43,5 +45,6 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     ));
     let mut status = Status::of_guard(&view, None, Monotonic::now());
     inhibit::tell(&mut status, Path::new(inhibit::PATH));
+    status.leases = leases::of_page(Path::new(LEASES), Monotonic::now());
     Ok(status)
 }

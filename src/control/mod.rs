@@ -4,6 +4,7 @@
 pub mod client_pool;
 pub mod connect;
 pub mod inhibit;
+pub mod leases;
 pub mod peer;
 pub mod protocol;
 pub mod server;

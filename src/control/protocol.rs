@@ -4,9 +4,8 @@
 //! A client sends one [`Request`] as a line of words; the monitor answers with one line of
 //! JSON and closes: what was asked for, [`Done`], or a [`Refusal`].
 
-use super::tell::Told;
-use crate::event::Uuid;
 use crate::event::describe::escape_controls;
+use crate::event::{Guest, Kind, Uuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -81,6 +80,17 @@ impl Request {
     pub fn changes(&self) -> bool {
         matches!(self, Self::Ack(_) | Self::Close(_))
     }
+}
+
+/// What happened, as another process tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// The guest that it is about; null for the host's own.
+    #[serde(default)]
+    pub guest: Option<Guest>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: Kind,
 }
 
 /// What was done, and is on the disk.

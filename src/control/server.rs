@@ -8,9 +8,9 @@
 
 use crate::control::client_pool::{self, ClientPool};
 use crate::control::peer::{Peer, Progress, RequestLine};
-use crate::control::protocol::{BUSY, Done, MAX_REQUEST, Refusal, Request, line};
+use crate::control::protocol::{BUSY, Done, MAX_REQUEST, Refusal, Request, Told, line};
 use crate::control::status::Status;
-use crate::control::tell::{Tellers, Told};
+use crate::control::tell::Tellers;
 use crate::guests::GuestRequests;
 use crate::state::history::Resets;
 use nix::poll::{PollFd, PollFlags};

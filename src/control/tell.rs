@@ -6,11 +6,10 @@
 //! whatever it sends, so that a process that speaks to a network cannot pass for the guard.
 //! Whoever had no answer tells again: then an event may come twice, and is never lost.
 
-use super::protocol::{Done, MAX_REQUEST, Refusal, Request, read};
+use super::protocol::{Done, MAX_REQUEST, Refusal, Request, Told, read};
 use super::{connect, peer};
+use crate::event::Kind;
 use crate::event::kind::matches;
-use crate::event::{Guest, Kind};
-use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -26,17 +25,6 @@ type Kinds = &'static [&'static str];
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read.
 const MAX_ANSWER: u64 = 4_096;
-
-/// What happened, as another process tells it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
-    /// The guest that it is about; null for the host's own.
-    #[serde(default)]
-    pub guest: Option<Guest>,
-    /// What happened.
-    #[serde(flatten)]
-    pub what: Kind,
-}
 
 /// The users that may tell.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,8 @@
 //! taken without an answer is so told twice, never lost. While it is down [`MOST`] wait; what comes
 //! then is lost to it, counted, and in the log alone.
 
-use crate::control::tell::{NotTold, Told, tell};
+use crate::control::protocol::Told;
+use crate::control::tell::{NotTold, tell};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,7 +10,7 @@
 use super::saved::{Saved, SavedVm};
 use super::teller::Teller;
 use super::vm::{Input, Outcome, Vm};
-use crate::control::tell::Told;
+use crate::control::protocol::Told;
 use crate::event::describe::plain;
 use crate::event::{Guest, Kind, Severity, Uuid};
 use crate::guests::alarm::{Boot, Moment, Nanoseconds, Rules};

@@ -15,6 +15,13 @@ const MOST: RawFd = 32;
 /// call finds none.
 #[must_use]
 pub fn inherited() -> Vec<OwnedFd> {
+    let named = inherited_by_name().into_iter();
+    named.map(|(_, descriptor)| descriptor).collect()
+}
+
+/// The same, each with the name that it was given, which may be empty.
+#[must_use]
+pub fn inherited_by_name() -> Vec<(String, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     let for_us = number("LISTEN_PID") == Some(std::process::id());
@@ -23,7 +30,12 @@ pub fn inherited() -> Vec<OwnedFd> {
     if !for_us || TAKEN.swap(true, Ordering::Relaxed) {
         return Vec::new();
     }
-    (FIRST..FIRST + count).filter_map(take).collect()
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').chain(std::iter::repeat(""));
+    let named = (FIRST..FIRST + count).zip(names);
+    named
+        .filter_map(|(number, name)| Some((name.to_owned(), take(number)?)))
+        .collect()
 }
 
 /// Takes what is open under this number.
@@ -31,7 +43,7 @@ fn take(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: only asked whether it is open, which harms nobody if it is not.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
-    // SAFETY: it is open, and by the protocol it belongs to this process; `inherited` runs once,
+    // SAFETY: it is open, and by the protocol it belongs to this process; this runs once for each,
     // so that nobody else here owns it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -73,6 +73,19 @@ impl Notifier {
     /// # Errors
     /// The errno of sending it.
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
+        // A watchdog is nothing that could be polled for its end.
+        self.give(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), descriptor)
+    }
+
+    /// The same for a connection: the manager forgets it when its far end has gone.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub fn keep_connection(&self, name: &str, connection: BorrowedFd<'_>) -> Result<bool, Errno> {
+        self.give(&format!("FDSTORE=1\nFDNAME={name}"), connection)
+    }
+
+    fn give(&self, message: &str, descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
         let Some((socket, address)) = &self.0 else {
             return Ok(false);
         };
@@ -81,8 +94,6 @@ impl Notifier {
             (None, Some(name)) => UnixAddr::new_abstract(name)?,
             (None, None) => return Ok(false),
         };
-        // FDPOLL=0: a watchdog is nothing that could be polled for its end.
-        let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
         let descriptors = [descriptor.as_raw_fd()];
         let send = || {
             sendmsg(

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use xenwarden::control::client_pool;
+use xenwarden::control::protocol::Told;
 use xenwarden::control::server::{self, Context, MonitorContext};
 use xenwarden::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
-use xenwarden::control::tell::{Tellers, Told};
+use xenwarden::control::tell::Tellers;
 use xenwarden::event::{Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use xenwarden::control::tell::Told;
+use xenwarden::control::protocol::Told;
 use xenwarden::guests::report::{AlarmPhase, AlarmReport, GuestReport, GuestsReport};
 
 /// Longer than any machine takes.

@@ -288,6 +288,20 @@ impl Laboratory {
         Ok(host)
     }
 
+    /// A host with HVM guests' device models that has just booted, without guests, its guard running.
+    pub fn host_with_device_model(&self) -> Result<Host> {
+        let (parts, _) = self.made_of(Shape::Hvm)?;
+        let lock = CacheLock::take(&self.layout)?;
+        let images = &self.images;
+        let initramfs = images.with_device_model(&self.layout, &self.packages)?;
+        drop(lock);
+        let parts = Parts { initramfs, ..parts };
+        let mut host = self.boot_bare(&parts)?;
+        host.start_program(GUARD)?;
+        host.start_program(MONITOR)?;
+        Ok(host)
+    }
+
     /// One of the programs that are put to the test.
     pub fn program(&self, name: &str) -> PathBuf {
         self.layout.release_binary(name)

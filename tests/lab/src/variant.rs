@@ -76,6 +76,16 @@ const VARIANTS: &[Variant] = &[
         scenario: "down/guard-stopped", fails: "nobody said: the guard has told nothing for",
     },
     Variant {
+        name: "leases-ignored", what: "leases are no evidence",
+        file: "src/guard/gate.rs", text: "        (Decision::Kick, Some(reason)) => Decision::Withhold(reason),\n", instead: "",
+        scenario: "down/lease-killed", fails: "has not fired",
+    },
+    Variant {
+        name: "absence-lapses", what: "a lease that nobody looked after counts as lapsed",
+        file: "src/guard/leases/mod.rs", text: "            if served <= deadline {\n", instead: "            if served <= deadline && overdue_ns == 0 {\n",
+        scenario: "survive/lease-monitor-away", fails: "the host watchdog has fired",
+    },
+    Variant {
         name: "creation-ignored", what: "the next domain of a domid is taken for the one before",
         file: "src/guard/evidence.rs", text: "            if progress.created != created {\n", instead: "            if progress.created == 0 {\n",
         scenario: "survive/domid-reused", fails: "the host watchdog has fired",

@@ -19,11 +19,17 @@ use std::process::Command;
 use tree::Tree;
 
 /// The programs that users install and that the laboratory puts to the test.
-const GUARD: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
+const GUARD: &[&str] = &[
+    "xenwardend",
+    "xenwarden-monitor",
+    "xenwarden",
+    "xenwarden-pulse",
+];
 /// The laboratory's own programs in dom0.
 const DOM0_HELPERS: &[&str] = &[
     "dom0-agent",
     "dom0-keeper",
+    "dom0-lease",
     "dom0-pulse",
     "dom0-slots",
     "dom0-tee",
@@ -142,6 +148,17 @@ const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
 /// The program that loads a crash kernel: where it is installed, and where it is put.
 const KEXEC: (&str, &str) = ("/sbin/kexec", "/usr/sbin/kexec");
 
+/// A device model, and what it and an HVM guest start with; `SERIES` is that of Xen.
+const DEVICE_MODEL: &str = "/usr/libexec/xen-qemu-system-i386";
+const FIRMWARE: &[&str] = &[
+    "/usr/lib/xen-SERIES/boot/hvmloader",
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/keymaps/en-us",
+];
+/// The program that follows device models, which the other hosts do not have.
+const FOLLOWER: &str = "xenwarden-qemu";
+
 /// How many files of other versions are kept besides the ones in use.
 const OTHER_IMAGES: usize = 3;
 
@@ -190,15 +207,27 @@ impl Images {
     /// dom0's initramfs with a crash kernel in `/crash`, and the program that loads it. Few hosts have one: it is no part of the
     /// others' images.
     pub fn with_crash_kernel(&self, layout: &Layout, packages: &Packages) -> Result<PathBuf> {
-        let folder = layout.made("crash");
+        let crash = Parts { layout, packages }.crash()?;
+        self.with(layout, "crash", crash)
+    }
+
+    /// The same with a device model, the program that follows it, and in `/guest/boot.img` the disk of an HVM guest that does with
+    /// its i6300esb what it is told.
+    pub fn with_device_model(&self, layout: &Layout, packages: &Packages) -> Result<PathBuf> {
+        let model = Parts { layout, packages }.device_model()?;
+        self.with(layout, "device-model", model)
+    }
+
+    fn with(&self, layout: &Layout, what: &str, more: Tree) -> Result<PathBuf> {
+        let folder = layout.made(what);
         make_dir(&folder)?;
-        let crash = Parts { layout, packages }.crash()?.into_cpio();
-        let key = cache_key([self.key.as_bytes(), &crash]);
+        let more = more.into_cpio();
+        let key = cache_key([self.key.as_bytes(), &more]);
         let path = folder.join(format!("dom0-{key}"));
         if !path.exists() {
             prune(&folder, OTHER_IMAGES)?;
             // An initramfs may be several archives, one behind another.
-            write(&path, [read(&self.dom0)?, crash].concat())?;
+            write(&path, [read(&self.dom0)?, more].concat())?;
         }
         Ok(path)
     }
@@ -262,6 +291,24 @@ impl Parts<'_> {
         let mut libraries = Libraries::new(self.packages);
         libraries.add(&kexec)?;
         libraries.install(&mut tree)?;
+        Ok(tree)
+    }
+
+    fn device_model(&self) -> Result<Tree> {
+        let mut tree = Tree::default();
+        let mut libraries = Libraries::new(self.packages);
+        let model = self.packages.file(DEVICE_MODEL);
+        let follower = self.built(FOLLOWER);
+        tree.copy(DEVICE_MODEL, &model)?;
+        tree.copy(&format!("/usr/sbin/{FOLLOWER}"), &follower)?;
+        libraries.add(&model)?;
+        libraries.add(&follower)?;
+        libraries.install(&mut tree)?;
+        for path in FIRMWARE {
+            let path = path.replace("SERIES", self.packages.release.series);
+            tree.copy(&path, &self.packages.file(&path))?;
+        }
+        tree.file("/guest/boot.img", tiny::boot_sector(self.layout)?);
         Ok(tree)
     }
 

@@ -30,3 +30,26 @@ pub fn assemble(layout: &Layout, name: &str) -> Result<Vec<u8>> {
     let _ = std::fs::remove_file(&kernel);
     Ok(content)
 }
+
+/// The disk of a guest that does with its i6300esb what it is told: its first sector, and room to a megabyte.
+pub fn boot_sector(layout: &Layout) -> Result<Vec<u8>> {
+    let [object, disk] = ["boot.o", "boot.img"].map(|name| layout.lab(&format!("images/{name}")));
+    let source = layout.project("tests/qemu_guest/boot.S");
+    output(
+        Command::new("as")
+            .args(["--32", "-o"])
+            .args([&object, &source]),
+    )?;
+    output(
+        Command::new("ld")
+            .args(["-m", "elf_i386", "-Ttext", "0x7c00", "-e", "_start"])
+            .args(["--oformat", "binary", "-o"])
+            .args([&disk, &object]),
+    )?;
+    let mut content = read(&disk)?;
+    content.resize(1 << 20, 0);
+    for made in [object, disk] {
+        let _ = std::fs::remove_file(made);
+    }
+    Ok(content)
+}

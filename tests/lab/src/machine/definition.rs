@@ -20,7 +20,7 @@ const TIME: &str = "-accel tcg,thread=single -icount shift=3,sleep=off";
 /// Other options in place of [`TIME`], such as `-accel tcg,thread=multi`.
 const TIME_OVERRIDE: &str = "XENWARDEN_LAB_TIME";
 /// The hypervisor's command line.
-const XEN_ARGUMENTS: &str = "dom0_mem=512M loglvl=all guest_loglvl=all";
+const XEN_ARGUMENTS: &str = "loglvl=all guest_loglvl=all";
 /// The same on Arm for its console. Without `sync_console`, a processor that takes the serial port's interrupt while another one writes
 /// looks at the port again and again until its turn of the emulation ends, and each look leaves the emulation's fast path: a minute
 /// and more for one line.
@@ -67,7 +67,8 @@ pub(super) fn definition_with(shape: Shape, arch: Arch, more: &str) -> Vec<Strin
         ),
         Arch::Arm64 => (VIRT.to_owned(), ARM_CONSOLE, ARM_PROCESSOR.to_owned()),
     };
-    let arguments = format!("{XEN_ARGUMENTS} {console}{arguments}{more}");
+    let memory = shape.dom0_memory();
+    let arguments = format!("dom0_mem={memory} {XEN_ARGUMENTS} {console}{arguments}{more}");
     let own = [
         "-smp", processors, "-cpu", &processor, "-append", &arguments,
     ];

@@ -24,11 +24,13 @@ pub enum Shape {
     Extended,
     /// As [`Shape::Apart`], where dom0 is no PV domain but a PVH one.
     Pvh,
+    /// As [`Shape::Everywhere`], with HVM guests and their device models.
+    Hvm,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 9] = [
+    pub const ALL: [Shape; 10] = [
         Shape::Everywhere,
         Shape::Apart,
         Shape::Ib700,
@@ -38,6 +40,7 @@ impl Shape {
         Shape::StockApart,
         Shape::Extended,
         Shape::Pvh,
+        Shape::Hvm,
     ];
 
     /// What it is, for people.
@@ -52,6 +55,7 @@ impl Shape {
             Shape::StockApart => "on two of four pCPUs, without patches",
             Shape::Extended => "on two of four pCPUs, with more schedulers",
             Shape::Pvh => "on two of four pCPUs, as a PVH domain",
+            Shape::Hvm => "on every pCPU, with device models",
         }
     }
 
@@ -72,7 +76,7 @@ impl Shape {
     /// Processors, and what the hypervisor is told of them.
     pub(super) fn processors(self) -> (&'static str, &'static str) {
         match self {
-            Shape::Everywhere | Shape::Stock => ("2", ""),
+            Shape::Everywhere | Shape::Stock | Shape::Hvm => ("2", ""),
             Shape::Pvh => (
                 "4",
                 " dom0=pvh iommu=verbose dom0_max_vcpus=2 dom0_vcpus_pin",
@@ -86,6 +90,7 @@ impl Shape {
         match self {
             Shape::Stock | Shape::StockApart => "stock",
             Shape::Pvh => "pvh",
+            Shape::Hvm => "hvm",
             _ => self.board().1,
         }
     }
@@ -94,8 +99,16 @@ impl Shape {
     /// instruction whose number faults there.
     pub(super) fn processor(self) -> &'static str {
         match self {
-            Shape::Pvh => "+svm,+npt,-rdtscp",
+            Shape::Pvh | Shape::Hvm => "+svm,+npt,-rdtscp",
             _ => "-svm",
+        }
+    }
+
+    /// dom0's memory: device models are large, and dom0's initramfs has them.
+    pub(super) fn dom0_memory(self) -> &'static str {
+        match self {
+            Shape::Hvm => "768M",
+            _ => "512M",
         }
     }
 
@@ -106,6 +119,7 @@ impl Shape {
             | Shape::Apart
             | Shape::Stock
             | Shape::StockApart
+            | Shape::Hvm
             | Shape::Extended => ("-machine pc -device i6300esb", "i6300esb"),
             Shape::Pvh => (
                 "-machine q35 -device amd-iommu -device i6300esb",
@@ -131,6 +145,7 @@ impl Shape {
             | Shape::Stock
             | Shape::StockApart
             | Shape::Extended
+            | Shape::Hvm
             | Shape::Pvh => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
             Shape::Ib700 => (4_000, 5_000),
             Shape::Itco => (6_000, 7_200),

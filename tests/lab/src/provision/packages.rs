@@ -142,7 +142,10 @@ fn xen_tools(release: &Release, arch: Arch) -> Vec<String> {
 }
 
 fn others(release: &Release, arch: Arch) -> Vec<String> {
-    let names = OTHERS.iter().chain(release.libraries(arch));
+    let names = OTHERS
+        .iter()
+        .chain(release.libraries(arch))
+        .chain(release.device_model(arch));
     names.map(|name| (*name).to_owned()).collect()
 }
 

@@ -22,6 +22,8 @@ pub struct Release {
     pub preferred: Option<&'static str>,
     /// The libraries that its programs need, where this machine's are too old.
     libraries: &'static [&'static str],
+    /// What device models of its Xen are made of.
+    device_model: &'static [&'static str],
     /// Kernel modules of the usual release that its kernel has as a part of something else.
     pub absorbed_modules: &'static [&'static str],
 }
@@ -55,6 +57,7 @@ const RELEASES: &[Release] = &[
         codename: "bookworm",
         preferred: Some("4.17.5+72-g01140da4e8-1"),
         libraries: &[],
+        device_model: &["qemu-system-xen", "qemu-system-data", "seabios"],
         absorbed_modules: &[],
     },
     Release {
@@ -74,6 +77,7 @@ const RELEASES: &[Release] = &[
             "libzstd1",
             "zlib1g",
         ],
+        device_model: &[],
         absorbed_modules: &["block/t10-pi"],
     },
 ];
@@ -123,6 +127,14 @@ impl Release {
         match arch {
             Arch::Amd64 => self.libraries,
             Arch::Arm64 => FOREIGN,
+        }
+    }
+
+    /// The packages of device models for hosts with these processors.
+    pub fn device_model(&self, arch: Arch) -> &'static [&'static str] {
+        match arch {
+            Arch::Amd64 => self.device_model,
+            Arch::Arm64 => &[],
         }
     }
 

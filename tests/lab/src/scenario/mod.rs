@@ -7,10 +7,13 @@
 
 pub mod alarms;
 pub mod crash;
+pub mod device_models;
 pub mod dies;
 pub mod faults;
 pub mod fence;
 pub mod figures;
+pub mod heartbeats;
+pub mod leases;
 pub mod lives;
 pub mod phase;
 pub mod restart;
@@ -149,9 +152,13 @@ impl Scenario {
             .chain(some("down", crash::ROWS, Some(&[])))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
+            .chain(some("down", leases::DOWN, Some(leases::IN_EVERY_RUN)))
+            .chain(some("survive", leases::LIVES, Some(leases::IN_EVERY_RUN)))
             .chain(some("survive", stock::ROWS, Some(&[])))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
+            .chain(of("pulse", heartbeats::ROWS))
+            .chain(some("alarm", device_models::ROWS, Some(&[])))
             .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))
             .chain(some("systemd", systemd::ROWS, Some(&[])))
             .chain(faults("down", faults::processes::DOWN))

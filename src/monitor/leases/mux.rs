@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A second front for leases: the socket of Proxmox VE's watchdog-mux, for its clients.
+//!
+//! In: connections of root's programs, each of which is a lease of its own: any byte renews it, and
+//! after a last `V` its end releases it (src/watchdog-mux.c and PVE::HA::Env::PVE2 of
+//! pve-ha-manager). Out: what each lease's client says. A client that ends without a `V` leaves its
+//! lease, which lapses: nobody can renew it any more. Of more clients than there are leases the
+//! last are refused: they see the end of their connection.
+//!
+//! The service manager keeps the connections, each by the name of its lease, for the next monitor.
+
+use super::socket::Said;
+use crate::guard::leases::page::View;
+use crate::sys::notify::Notifier;
+use nix::poll::{PollFd, PollFlags};
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+/// What a client sends last if it stops in order.
+const MAGIC: u8 = b'V';
+/// Bytes that one turn takes from a client.
+const TURN: usize = 256;
+
+/// Connections that the service manager kept, by the names of their leases.
+pub type Kept = BTreeMap<String, UnixStream>;
+
+/// A client, and its lease.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    lease: View,
+    /// The last byte was a `V`.
+    is_closing: bool,
+}
+
+/// The socket, and who is connected.
+#[derive(Debug)]
+pub struct Mux {
+    listener: UnixListener,
+    free: Vec<View>,
+    clients: Vec<Client>,
+    manager: Notifier,
+}
+
+/// What a client's turn comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoke {
+    /// It says this.
+    Said(Said),
+    /// It is gone, without having given its lease back.
+    Gone,
+}
+
+impl Mux {
+    /// Makes the socket at `path`, for root only, with these leases to give; those of connections
+    /// that were `kept` are given.
+    ///
+    /// # Errors
+    /// The errno of making it.
+    pub fn bind(path: &Path, leases: Vec<View>, mut kept: Kept) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let (mut free, mut clients) = (Vec::new(), Vec::new());
+        for lease in leases {
+            match kept.remove(lease.name.as_str()) {
+                Some(stream) => clients.push(Client::new(stream, lease)?),
+                // Nobody is there who could renew it, and nobody else is to have it.
+                None if lease.abandoned => {}
+                None => free.push(lease),
+            }
+        }
+        // The first is given first.
+        free.reverse();
+        Ok(Self {
+            listener,
+            free,
+            clients,
+            manager: Notifier::from_environment(),
+        })
+    }
+
+    /// The same leases, as another page has them; whose lease is gone is let go.
+    pub fn renumber(&mut self, leases: &[View]) {
+        let find = |lease: &mut View| {
+            let same = leases.iter().find(|one| one.name == lease.name);
+            same.map(|one| *lease = *one).is_some()
+        };
+        self.free.retain_mut(find);
+        self.clients.retain_mut(|client| find(&mut client.lease));
+    }
+
+    /// What to wait for.
+    pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let clients = self.clients.iter().map(|client| client.stream.as_fd());
+        let all = std::iter::once(self.listener.as_fd()).chain(clients);
+        all.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+    }
+
+    /// Takes all that has come in: for each lease that somebody spoke of, what.
+    pub fn turn(&mut self) -> Vec<(View, Spoke)> {
+        let mut spoke = Vec::new();
+        while let Ok((stream, _)) = self.listener.accept() {
+            let Some(lease) = self.free.pop() else {
+                continue;
+            };
+            let Ok(client) = Client::new(stream, lease) else {
+                self.free.push(lease);
+                continue;
+            };
+            let name = lease.name.as_str();
+            let kept = self.manager.keep_connection(name, client.stream.as_fd());
+            if let Err(errno) = kept {
+                let text = "will not outlive this monitor";
+                log::warn!("{name}: its connection {text}: {}", errno.desc());
+            }
+            spoke.push((lease, Spoke::Said(Said::Renew)));
+            self.clients.push(client);
+        }
+        let free = &mut self.free;
+        self.clients.retain_mut(|client| {
+            let (one, stays) = client.turn();
+            spoke.extend(one.map(|one| (client.lease, one)));
+            // What nobody can renew any more is given to nobody else: it lapses.
+            if one == Some(Spoke::Said(Said::Release)) {
+                free.push(client.lease);
+            }
+            stays
+        });
+        spoke
+    }
+}
+
+impl Client {
+    fn new(stream: UnixStream, lease: View) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            lease,
+            is_closing: false,
+        })
+    }
+
+    /// What it says, and whether it stays.
+    fn turn(&mut self) -> (Option<Spoke>, bool) {
+        let mut bytes = [0; TURN];
+        let is_over = match self.stream.read(&mut bytes) {
+            Ok(0) => true,
+            Ok(len) => {
+                let last = len.checked_sub(1).and_then(|at| bytes.get(at));
+                self.is_closing = last == Some(&MAGIC);
+                return (Some(Spoke::Said(Said::Renew)), true);
+            }
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        };
+        match (is_over, self.is_closing) {
+            (false, _) => (None, true),
+            (true, true) => (Some(Spoke::Said(Said::Release)), false),
+            (true, false) => (Some(Spoke::Gone), false),
+        }
+    }
+}
