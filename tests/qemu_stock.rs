@@ -394,6 +394,23 @@ fn stage_without_guest(name: &str, more: &[&str]) -> Option<(Machine, Follower)>
 }
 
 #[test]
+fn a_qemu_that_gave_up_root_may_write_its_trace() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let more = [&I6300ESB[..], &["-runas", "nobody"]].concat();
+    let Some((mut machine, follower)) = stage("nobody", &more) else {
+        return;
+    };
+    expire(&mut machine, &follower);
+    machine.boots();
+    until("the trace is on", || machine.traces());
+    machine.order(b'A');
+    machine.order(b'F');
+    follower.until_guest("it is clear", |guest| guest.alarm.is_none());
+}
+
+#[test]
 fn where_feeds_cannot_be_told_apart_nothing_clears_and_the_report_says_why() {
     let more = [
         "-device",
