@@ -247,6 +247,8 @@ impl Session<'_> {
         let mut ask = false;
         for event in &events {
             inputs.extend(self.input(event, unclear, attached));
+            // In a snapshot that may have been loaded the first feed may have been told long ago.
+            attached.missed |= event.name == "RESUME";
             ask |= TELL_OF_STATUS.contains(&event.name.as_str());
         }
         self.step(&inputs);
