@@ -215,6 +215,30 @@ fn a_patched_qemu_tells_of_the_first_feed_itself_and_needs_no_trace() {
 }
 
 #[test]
+fn a_feed_of_before_an_expiry_that_a_patched_qemu_tells_late_clears_nothing() {
+    let (_, peer, follower) = stage("held-back", |peer| peer.patched = true);
+    runs(&follower);
+    let fed = |us: i64| {
+        let time = xenwarden::event::Timestamp::now().0 + us;
+        let timestamp = json!({ "seconds": time / 1_000_000, "microseconds": time % 1_000_000 });
+        let event = json!({ "event": "WATCHDOG_FED", "data": {}, "timestamp": timestamp });
+        peer.inject(format!("{event}\r\n").as_bytes());
+    };
+    expire(&peer, &follower);
+    fed(-60_000_000);
+    peer.event("RTC_CHANGE", &json!({ "offset": 0 }));
+    peer.event("STOP", &Value::Null);
+    until("it has read that", || {
+        let behaviour = peer.behaviour();
+        let asked = |command: &&Value| command["execute"] == "query-status";
+        behaviour.commands.iter().filter(asked).count() >= 3
+    });
+    assert_eq!(follower.alarm().expect("open").phase, AlarmPhase::Raised);
+    fed(1_000);
+    follower.until_guest("it is clear", |guest| guest.alarm.is_none());
+}
+
+#[test]
 fn what_a_patched_qemu_told_while_nobody_listened_is_found_by_its_trace() {
     let (_, peer, mut follower) = stage("missed", |peer| peer.patched = true);
     runs(&follower);

@@ -6,6 +6,7 @@
 //! somebody needs to know.
 
 use super::log_file::LogFile;
+use super::peer;
 use super::trace::{EVENTS, Sighting};
 use crate::control::peer::Peer;
 use crate::qmp::{CallError, Client};
@@ -174,9 +175,13 @@ impl Trace {
     /// # Errors
     /// In words, where QEMU or the disk refuses; or that the connection is of no use.
     pub fn switch_on(&mut self, client: &mut Client) -> Result<(), CallError> {
-        let peer = Peer::of(client.stream(), None)?;
         let refused = |what: String| CallError::Refused(what);
-        let log = LogFile::create(&self.directory, &self.name, peer.uid)
+        let user = peer::process(client.stream()).and_then(|pid| peer::user(pid));
+        let user = match user {
+            Some(user) => user,
+            None => Peer::of(client.stream(), None)?.uid,
+        };
+        let log = LogFile::create(&self.directory, &self.name, user)
             .map_err(|error| refused(format!("{}: {error}", self.directory.display())))?;
         let path = log.path().display().to_string();
         let said = client.human(&format!("logfile {path}"))?;

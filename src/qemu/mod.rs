@@ -20,6 +20,7 @@
 //! | [`session`] | one VM's thread: what its QEMU says becomes inputs |
 //! | [`feeds`], [`log_file`], [`trace`] | how feeds are seen |
 //! | [`device`] | what counts as one; pure |
+//! | [`peer`] | which process a QEMU is |
 //! | [`status`], [`vm`] | QEMU's words, and what they mean for the alarm; pure |
 //! | [`hypervisor`] | whether Xen has paused the VM, which QEMU does not know |
 //! | [`vms`], [`saved`] | all of them behind a lock, and on disk |
@@ -31,6 +32,7 @@ pub mod device;
 pub mod feeds;
 pub mod hypervisor;
 pub mod log_file;
+pub mod peer;
 pub mod saved;
 pub mod service;
 pub mod session;

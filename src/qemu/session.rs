@@ -10,16 +10,16 @@
 use super::config::PolicyVm;
 use super::feeds::{ARMED, FED, Trace, Ways};
 use super::hypervisor::Hypervisor;
+use super::peer;
 use super::status::{Reset, Status, ending};
 use super::trace::Sighting;
-use super::vm::{Input, Process};
+use super::vm::Input;
 use super::vms::Vms;
 use crate::event::describe::plain;
 use crate::event::{NO_DOMAIN, Timestamp, Uuid};
 use crate::guests::state::DomainState;
 use crate::qmp::client::readable;
 use crate::qmp::{CallError, Client, Event, Stopped};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::{Map, Value};
 use std::io;
 use std::os::fd::AsFd;
@@ -79,6 +79,21 @@ struct Attached {
     missed: bool,
     /// The trace could not be switched on: not tried again on this connection.
     no_trace: bool,
+    /// When the device was last turned off, by QEMU's clock.
+    turned_off: Option<Timestamp>,
+}
+
+impl Attached {
+    /// Whether what QEMU itself tells of the guest's device is of before it was turned off: QEMU
+    /// holds events back that come fast, each kind for itself, for up to a second (its
+    /// monitor/monitor.c, `monitor_qapi_event_conf`), but not their times.
+    fn is_late(&self, event: &Event) -> bool {
+        match (self.turned_off, event.time()) {
+            (Some(off), Some(time)) => time <= off,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
 }
 
 impl Session<'_> {
@@ -149,11 +164,12 @@ impl Session<'_> {
             ),
         }
         self.vms.identify(self.n, uuid, blind);
-        let process = process_of(client.stream());
+        let process = peer::process(client.stream()).and_then(peer::identity);
         self.step(&[Input::Attached(process, self.seen(status))]);
         let mut attached = Attached {
             missed: self.vms.needs_feeds(self.n),
             no_trace: false,
+            turned_off: None,
             client,
             ways,
             status,
@@ -230,7 +246,9 @@ impl Session<'_> {
         let mut inputs: Vec<Input> = seen.into_iter().map(Input::Seen).collect();
         let mut ask = false;
         for event in &events {
-            inputs.extend(self.input(event, unclear, attached.status));
+            inputs.extend(self.input(event, unclear, attached));
+            // In a snapshot that may have been loaded the first feed may have been told long ago.
+            attached.missed |= event.name == "RESUME";
             ask |= TELL_OF_STATUS.contains(&event.name.as_str());
         }
         self.step(&inputs);
@@ -249,7 +267,7 @@ impl Session<'_> {
             let Ok(Some(event)) = attached.client.event(Instant::now()) else {
                 break;
             };
-            inputs.extend(self.input(&event, true, attached.status));
+            inputs.extend(self.input(&event, true, attached));
         }
         self.step(&inputs);
     }
@@ -261,12 +279,16 @@ impl Session<'_> {
         })
     }
 
-    fn input(&self, event: &Event, unclear: bool, status: Status) -> Option<Input> {
+    fn input(&self, event: &Event, unclear: bool, attached: &mut Attached) -> Option<Input> {
+        let status = attached.status;
         let age_ms = event.time().map(|time| {
             let now = Timestamp::now();
             now.since_ms(time).max(time.since_ms(now))
         });
         let unclear = unclear || age_ms.is_none_or(|age| age > OLD_MS);
+        if matches!(event.name.as_str(), "WATCHDOG" | "RESET") {
+            attached.turned_off = attached.turned_off.max(event.time());
+        }
         match event.name.as_str() {
             "WATCHDOG" => {
                 let action = event.text("action").unwrap_or("unknown");
@@ -288,6 +310,7 @@ impl Session<'_> {
             "SHUTDOWN" => Some(Input::Ending(ending(
                 event.text("reason").unwrap_or_default(),
             ))),
+            ARMED | FED if attached.is_late(event) => None,
             ARMED => Some(Input::Armed),
             FED => Some(Input::Fed),
             _ => None,
@@ -377,16 +400,4 @@ fn query_status(client: &mut Client) -> Result<Status, CallError> {
     let answer = client.call("query-status", Map::new())?;
     let word = answer.get("status").and_then(Value::as_str);
     Ok(Status::from_word(word.unwrap_or_default()))
-}
-
-/// Which process listens there, as the kernel noted it (unix(7), SO_PEERCRED: of a listener's peer
-/// as of listen(2)).
-fn process_of(stream: &UnixStream) -> Option<Process> {
-    let peer = getsockopt(stream, PeerCredentials).ok()?;
-    let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid > 0)?;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let started = rest.split(' ').nth(19)?.parse().ok()?;
-    Some(Process { pid, started })
 }

@@ -21,7 +21,10 @@ use crate::state::reset_reason::boot_id;
 use crate::state::store::Store;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a change that is no event may wait for the disk.
+const SAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// One VM, and what is known of it besides.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ struct Entry {
     /// Why nobody can see its feeds.
     feeds_unseen: Option<String>,
     looked: Option<Instant>,
+    /// Since when something that no event has told is to be on disk.
+    unsaved: Option<Instant>,
 }
 
 /// All of them.
@@ -158,6 +163,7 @@ impl Vms {
                 tracing,
                 feeds_unseen: None,
                 looked: None,
+                unsaved: None,
             });
             said.push(outcomes.unwrap_or_default());
         }
@@ -197,19 +203,32 @@ impl Vms {
         }
     }
 
-    /// VM `n` takes inputs, one after the other. Waits for the disk where that is to know.
+    /// VM `n` takes inputs, one after the other. Waits for the disk where that is to know: at once
+    /// of what an event told, else within a second, as a guest may arm and disarm for ever.
     pub fn step(&self, n: usize, inputs: &[Input]) {
-        let at = now();
+        let (at, now) = (now(), Instant::now());
+        let mut due = false;
         let changed = self.change(n, |entry| {
             let rules = entry.rules(&self.rules);
             let mut said = Vec::new();
             for input in inputs {
                 said.extend(entry.vm.step(at, *input, &rules));
             }
-            entry.looked = Some(Instant::now());
+            entry.looked = Some(now);
+            let waited = entry
+                .unsaved
+                .is_some_and(|since| now - since >= SAVE_WITHIN);
+            due = !said.is_empty() || waited;
             self.say(entry, said);
         });
-        if changed {
+        let _ = self.change(n, |entry| {
+            if due {
+                entry.unsaved = None;
+            } else if changed {
+                entry.unsaved.get_or_insert(now);
+            }
+        });
+        if due {
             self.save_or_say();
         }
     }

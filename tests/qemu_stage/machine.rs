@@ -30,6 +30,12 @@ pub fn program() -> Option<String> {
     None
 }
 
+/// Whether the QEMU that is put to the test has this option.
+pub fn has_option(option: &str) -> bool {
+    let help = program().and_then(|qemu| Command::new(qemu).arg("-help").output().ok());
+    help.is_some_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
+}
+
 fn run(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status();
     assert!(status.is_ok_and(|s| s.success()), "{program} {arguments:?}");
@@ -59,6 +65,8 @@ pub struct Machine {
     child: Option<Child>,
     serial: Option<UnixStream>,
     qmp: Option<Client>,
+    /// It tells of feeds itself.
+    pub patched: bool,
     /// Never readable.
     wake: (UnixStream, UnixStream),
 }
@@ -73,6 +81,7 @@ impl Machine {
             child: None,
             serial: None,
             qmp: None,
+            patched: false,
             wake: UnixStream::pair().expect("a pair"),
         };
         machine.start_again(&program, more);
@@ -130,6 +139,13 @@ impl Machine {
         self.serial = Some(serial);
         let ours = Client::connect(&self.directory.join("ours.sock"), LONG, &self.wake.1);
         self.qmp = Some(ours.expect("a monitor of our own"));
+        let schema = self.call("query-qmp-schema", json!({}));
+        self.patched = schema.to_string().contains("\"WATCHDOG_FED\"");
+    }
+
+    /// Waits until feeds are seen.
+    pub fn until_seen(&mut self) {
+        until("the trace is on", || self.patched || self.traces());
     }
 
     /// Waits until the guest says this.
