@@ -41,7 +41,7 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make portable-test      the wedges on nested Xen with these programs'
@@ -179,6 +179,7 @@ DOCDIR ?= $(DATADIR)/doc/xenwarden
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 INITDIR ?= $(SYSCONFDIR)/init.d
 ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
@@ -236,6 +237,7 @@ install-systemd install-systemd-219:
 	umask 022; for unit in $(UNITS); do \
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
+	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
 	umask 022; for script in stop-for-good stopping; do \
 	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \
