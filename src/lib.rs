@@ -30,7 +30,9 @@
 //!       xenwarden events    xenwarden status, guests, why, ack      cli
 //! ```
 //!
-//! `xenwarden inhibit` gives the guard a deadline itself ([`guard::deadlines`]), whether or not there is
+//! Other programs are conditions of the host's life by leases: they renew them at the monitor's
+//! sockets ([`monitor::leases`]), which writes deadlines into the lease page, and the guard reads
+//! that with each look ([`guard::leases`]). `xenwarden inhibit` gives the guard a deadline itself ([`guard::deadlines`]), whether or not there is
 //! a monitor. `xenwarden status` reads the guard page itself where the monitor is down, `xenwarden why` the
 //! state directory; `xenwarden check` looks at the host, and asks neither of them. When kicks end,
 //! the monitor's recorder writes down what is so just then, and the next boot deduces from all
@@ -71,6 +73,7 @@
 //! | liveness table | what the hypervisor records of all this |
 //! | evidence | what a look at it proves: served, lagging, or unknown, which is never served |
 //! | gate | evidence in, kick or withhold out |
+//! | lease | evidence from another process: it must renew in time |
 //! | withhold | not kicking, on purpose |
 //! | guard page | what the guard records of itself |
 //! | guest, domain | a guest is a UUID; a domain is a domid and a creation number |
@@ -84,6 +87,7 @@ pub mod exit;
 pub mod guard;
 pub mod guests;
 pub mod monitor;
+pub mod pulse;
 pub mod sink;
 pub mod state;
 pub mod sys;

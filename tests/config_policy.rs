@@ -77,6 +77,38 @@ fn bad_input_names_the_line_or_the_key_and_what_to_do() {
             &["evidence.sample_ms = 251", "100 to 250"],
         ),
         (
+            "[[lease]]\nname = \"../x\"",
+            &["lease 1: name = \"../x\"", "a-z, 0-9, - and _"],
+        ),
+        (
+            "[[lease]]\nname = \"a\"\n[[lease]]\nname = \"a\"",
+            &["lease 2: name = \"a\" is there twice"],
+        ),
+        (
+            "[[lease]]\nname = \"watchdog-mux-1\"",
+            &["lease 1: name", "not with watchdog-mux"],
+        ),
+        (
+            "[[lease]]\nname = \"a\"\nuser = \"no-such-user\"",
+            &["lease 1: user = \"no-such-user\"", "/etc/passwd"],
+        ),
+        (
+            "[[lease]]\nname = \"a\"\ntimeout_s = 0",
+            &["lease 1: timeout_s = 0", "1 to 3600"],
+        ),
+        (
+            "[[lease]]\ntimeout_s = 5",
+            &["x.conf:1", "missing field `name`"],
+        ),
+        (
+            "[leases]\nunserved_s = 9",
+            &["leases.unserved_s = 9", "10 to 86400"],
+        ),
+        (
+            "[leases]\nwatchdog_mux = \"run/x\"",
+            &["leases.watchdog_mux", "absolute"],
+        ),
+        (
             "[evidence]\nstarved_s = 2",
             &[
                 "evidence.starved_s = 2",

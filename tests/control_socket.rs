@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 use xenwarden::control::client_pool;
-use xenwarden::event::Uuid;
+use xenwarden::control::protocol::Told;
+use xenwarden::control::tell::{NotTold, tell};
+use xenwarden::event::{Kind, Uuid};
 use xenwarden::guests::report::GuestsReport;
 
 #[test]
@@ -189,6 +191,53 @@ fn root_acknowledges_and_closes_and_nobody_else() {
     let orders = monitor.registry.orders.lock().expect("whole");
     let expected = cases.map(|(word, uuid, _)| (word, Uuid::from_u128(uuid), 0));
     assert_eq!(orders.as_slice(), if is_root { &expected[..] } else { &[] });
+}
+
+#[test]
+fn what_another_process_tells_is_published_if_it_may_tell_of_that_and_only_then() {
+    let monitor = FakeMonitor::start("told", 0);
+    let armed = |slot| Told {
+        guest: None,
+        what: Kind::GuestArmed {
+            slot,
+            timeout_s: 5,
+            left_out: 0,
+        },
+    };
+    let host = Told {
+        guest: None,
+        what: Kind::HostDisarmed {},
+    };
+    let is_root = geteuid().is_root();
+    for slot in [1, 2] {
+        match tell(&monitor.path, armed(slot)) {
+            Ok(number) => assert_eq!((is_root, number), (true, u64::from(slot))),
+            Err(NotTold::Refused(why)) => assert!(!is_root, "{why:?}"),
+            Err(NotTold::Later(error)) => panic!("{error}"),
+        }
+    }
+    let refused = tell(&monitor.path, host);
+    assert!(matches!(refused, Err(NotTold::Refused(_))), "{refused:?}");
+    for request in ["tell", "tell {}", "tell {\"kind\":\"guest.armed\"}"] {
+        let answer = monitor.ask(format!("{request}\n").as_bytes());
+        assert!(answer.contains("\"error\""), "{answer}");
+    }
+    let told = monitor.registry.told.lock().expect("whole").clone();
+    let expected = [armed(1), armed(2)];
+    assert_eq!(told, if is_root { &expected[..] } else { &[] });
+}
+
+#[test]
+fn a_monitor_that_is_not_there_is_to_be_told_later() {
+    let what = Kind::GuestArmed {
+        slot: 1,
+        timeout_s: 5,
+        left_out: 0,
+    };
+    let told = Told { guest: None, what };
+    let nobody = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody.sock");
+    let late = tell(&nobody, told.clone());
+    assert!(matches!(late, Err(NotTold::Later(_))), "{late:?}");
 }
 
 /// A place that every user can reach, with the command line in it.

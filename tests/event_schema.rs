@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use xenwarden::event::Coverage;
 use xenwarden::event::kind::KINDS;
+use xenwarden::event::{Action, Refused};
 use xenwarden::event::{Cause, Closing, Confidence, Event, Gap, ResetCause, Severity, Timestamp};
 
 fn in_repository(path: &str) -> String {
@@ -281,6 +282,8 @@ fn is_word(text: &str) -> bool {
         || serde_json::from_value::<ResetCause>(value()).is_ok()
         || serde_json::from_value::<Confidence>(value()).is_ok()
         || serde_json::from_value::<Coverage>(value()).is_ok()
+        || serde_json::from_value::<Action>(value()).is_ok()
+        || serde_json::from_value::<Refused>(value()).is_ok()
         || KINDS.contains(&text)
 }
 

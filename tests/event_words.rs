@@ -7,6 +7,7 @@ mod sink_common;
 use sink_common::{expired, guest};
 use xenwarden::event::describe::{describe, plain};
 use xenwarden::event::kind::{KINDS, is_known};
+use xenwarden::event::{Action, Refused};
 use xenwarden::event::{Cause, Closing, Confidence, Coverage, Event, Gap, Kind, ResetCause};
 use xenwarden::event::{Severity, Timestamp, VERSION};
 
@@ -15,7 +16,7 @@ fn samples() -> Vec<(Kind, &'static str)> {
     let (slot, timeout_s) = (1, 10);
     let cause = Cause::Reboot;
     let text = |s: &str| s.to_owned();
-    vec![
+    [
         (
             Kind::GuestArmed {
                 slot,
@@ -240,12 +241,108 @@ fn samples() -> Vec<(Kind, &'static str)> {
             "state /x is unusable",
         ),
         (
-            Kind::SinkDropped {
-                sink: text("hooks"),
-                count: 2,
-                total: 5,
+            Kind::LeaseHeld {
+                lease: text("quorum"),
+                timeout_ms: 10_000,
+                lapsed: true,
             },
-            "sink hooks lost 2",
+            "lease quorum: held again, after it had lapsed, timeout 10.0 s",
+        ),
+        (
+            Kind::LeaseLapsed {
+                lease: text("quorum"),
+                overdue_ms: 100,
+                never: false,
+            },
+            "lease quorum: not renewed in time, overdue for 0.1 s: the host goes down",
+        ),
+        (
+            Kind::LeaseReleased {
+                lease: text("quorum"),
+                lost: false,
+            },
+            "lease quorum: released by its client",
+        ),
+        (
+            Kind::LeaseRefused {
+                lease: text("quorum"),
+                uid: 65_534,
+                count: 7,
+            },
+            "lease quorum: refused 7 datagrams",
+        ),
+    ]
+    .into_iter()
+    .chain(of_heartbeats())
+    .chain([(
+        Kind::SinkDropped {
+            sink: text("hooks"),
+            count: 2,
+            total: 5,
+        },
+        "sink hooks lost 2",
+    )])
+    .collect()
+}
+
+fn of_heartbeats() -> [(Kind, &'static str); 7] {
+    let (heartbeat, peer) = ("heart1".to_owned(), "192.0.2.7:9009".to_owned());
+    [
+        (
+            Kind::PulseArmed {
+                heartbeat: heartbeat.clone(),
+                peer: peer.clone(),
+                timeout_ms: 5_000,
+            },
+            "heartbeat heart1: armed by 192.0.2.7:9009, timeout 5.0 s",
+        ),
+        (
+            Kind::PulseLost {
+                heartbeat: heartbeat.clone(),
+                peer: peer.clone(),
+                silent_ms: 5_010,
+                losses: 1,
+            },
+            "heartbeat heart1: 192.0.2.7:9009 is LOST, silent for 5.0 s",
+        ),
+        (
+            Kind::PulseBack {
+                heartbeat: heartbeat.clone(),
+                peer: peer.clone(),
+                lost_ms: 61_250,
+            },
+            "is back, lost for 61.2 s",
+        ),
+        (
+            Kind::PulseRefused {
+                heartbeat: heartbeat.clone(),
+                peer,
+                reason: Refused::Seal,
+                count: 7,
+            },
+            "refused 7 pulses of 192.0.2.7:9009: they are sealed with another key",
+        ),
+        (
+            Kind::PulseOwnGap {
+                program: "colo".to_owned(),
+                missed_ms: 8_000,
+            },
+            "heartbeats of colo: nobody listened for 8.0 s here",
+        ),
+        (
+            Kind::PulseActed {
+                heartbeat: heartbeat.clone(),
+                action: Action::Script,
+            },
+            "heartbeat heart1: sending the script is done",
+        ),
+        (
+            Kind::PulseActFailed {
+                heartbeat,
+                action: Action::Qmp,
+                problem: "nobody is there".to_owned(),
+            },
+            "giving the commands of QMP FAILED: nobody is there",
         ),
     ]
 }

@@ -12,9 +12,12 @@ use loom::thread;
 use loom_word::LoomWord;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
+use xenwarden::config::leases::LeaseName;
 use xenwarden::guard::deadlines;
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
 use xenwarden::guard::gate::{Decision, Reason};
+use xenwarden::guard::leases::Leases;
+use xenwarden::guard::leases::page::{Deadline, serve, set_deadline};
 use xenwarden::guard::page::{Info, Phase, Status, latch};
 use xenwarden::guard::probes::{Evidence, Words};
 use xenwarden::guard::seqlock;
@@ -293,6 +296,31 @@ fn a_handler_is_never_seen_to_have_handled_what_is_not_seen_set() {
         |xen| {
             let slot = xen.table().slot(GUEST, 0).expect("a slot");
             assert!(slot.done <= slot.sets && slot.acted <= slot.sets);
+        },
+    );
+}
+
+/// Words 0 to 15 are the page's own, the next 8 are the one lease's, which holds until 10.
+fn one_lease() -> Arc<[LoomWord; 24]> {
+    let mut words = [0; 24];
+    let name = LeaseName::new("quorum").expect("a name");
+    (words[1], words[3]) = (1, NEVER);
+    [words[16], words[17]] = name.words();
+    words[20] = 10;
+    Arc::new(words.map(LoomWord::new))
+}
+
+#[test]
+fn a_lease_that_was_renewed_before_the_monitor_looked_is_never_seen_to_have_lapsed() {
+    model(
+        one_lease,
+        |words| {
+            set_deadline(&words[..], 0, Deadline::At(Monotonic(30)));
+            serve(&words[..], Monotonic(20));
+        },
+        |words| {
+            let against = Leases::new(&words[..], Monotonic(0)).against(Monotonic(20));
+            assert_eq!(against, None);
         },
     );
 }

@@ -12,8 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use xenwarden::guard::evidence::{Unknown, Work};
 use xenwarden::guard::gate::{Decision, Reason};
+use xenwarden::guard::hold::hold;
 use xenwarden::guard::page::{ENTRIES, EntryKind, Info, Phase, Reader, Status, Writer, withheld};
-use xenwarden::guard::start::hold;
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 fn reasons() -> Vec<Reason> {

@@ -13,14 +13,17 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use uuid::Uuid;
+use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::guard::deadlines::Deadlines;
-use xenwarden::guard::gate::Decision;
+use xenwarden::guard::gate::{Decision, Reason};
+use xenwarden::guard::leases::Leases;
+use xenwarden::guard::leases::page::Page;
 use xenwarden::guard::page::Writer;
 use xenwarden::guard::probes::Words;
 use xenwarden::guard::run::{World, run};
 use xenwarden::guard::sight::{Patched, Sight, Stock};
 use xenwarden::sys::allocator::{CountingAllocator, calls_of_this_thread};
-use xenwarden::sys::clock::{Monotonic, NS_PER_MS, sleep_until};
+use xenwarden::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use xenwarden::sys::realtime::{lock_memory, page_faults_of_this_thread};
 use xenwarden::watchdog::fence::{Judged, SYSRQ_AFTER, judge};
 use xenwarden::watchdog::{Ends, HostWatchdog, LetGo};
@@ -57,6 +60,7 @@ struct Metered<'a> {
     base: (u64, u64),
     cost: (u64, u64),
     deadlines: Deadlines,
+    leases: Leases<'static>,
 }
 
 impl World for Metered<'_> {
@@ -77,6 +81,10 @@ impl World for Metered<'_> {
         self.deadlines.until(0, now)
     }
 
+    fn leases(&self, now: Monotonic) -> Option<Reason> {
+        self.leases.against(now)
+    }
+
     fn looked(&mut self) {
         let faults = page_faults_of_this_thread().expect("getrusage");
         let now = (calls_of_this_thread(), faults.minor + faults.major);
@@ -86,6 +94,27 @@ impl World for Metered<'_> {
         }
         self.cost = (now.0 - self.base.0, now.1 - self.base.1);
     }
+}
+
+/// All of them required, and held for as long as the test takes.
+fn a_hundred_leases(name: &str) -> Page {
+    let lease = |n| Lease {
+        name: LeaseName::new(&format!("lease-{n}")).expect("a name"),
+        uid: 0,
+        timeout_ns: 3_600 * NS_PER_S,
+        required: true,
+    };
+    let policy = Policy {
+        leases: (0..100).map(lease).collect(),
+        begin_ns: 3_600 * NS_PER_S,
+        unserved_ns: 3_600 * NS_PER_S,
+        mux: None,
+    };
+    let file = format!("xenwarden-leases-{name}-{}", std::process::id());
+    let file = std::env::temp_dir().join(file);
+    let page = Page::create(&file, &policy, Monotonic::now()).expect("a page");
+    std::fs::remove_file(&file).expect("removed");
+    page
 }
 
 #[test]
@@ -146,6 +175,7 @@ fn costs_nothing(name: &str, sight: &mut dyn Sight, host: &dyn Fn(u64)) {
         base: (0, 0),
         cost: (0, 0),
         deadlines: Deadlines::open(&file, PERIOD_NS).expect("a file"),
+        leases: Leases::new(a_hundred_leases(name).leak(), Monotonic::now()),
     };
     std::fs::remove_file(&file).expect("removed");
     // Without the privilege to lock memory the faults cannot be promised, nor tested.

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config::{self, Policy, STATE_DIRECTORY};
 use xenwarden::exit::{CONFIG, Failure, IOERR, OSERR, USAGE};
-use xenwarden::monitor::{host_state, privileges, services};
+use xenwarden::monitor::privileges::{self, Kept};
+use xenwarden::monitor::{host_state, services};
 use xenwarden::sink;
 use xenwarden::sink::journal::NAME;
 
@@ -60,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let policy = policy?;
     // What writes the log needs no privilege.
-    let begin = || _ = privileges::give_up(false, false);
+    let begin = || _ = privileges::give_up(Kept::default());
     sink::log::start(NAME, policy.level, policy.syslog, begin)
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
     services::run(&policy)

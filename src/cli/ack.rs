@@ -32,7 +32,7 @@ fn order(socket: &Path, guest: &str, close: bool) -> Result<String, NoAnswer> {
     let uuid = match Named::from_word(guest) {
         Named::Uuid(uuid) => uuid,
         wanted => {
-            let (report, _) = ask::<GuestsReport>(socket, Request::Guests)?;
+            let (report, _) = ask::<GuestsReport>(socket, &Request::Guests)?;
             find(&report, wanted).map_err(NoAnswer::Refused)?
         }
     };
@@ -41,9 +41,13 @@ fn order(socket: &Path, guest: &str, close: bool) -> Result<String, NoAnswer> {
     } else {
         Request::Ack(uuid)
     };
-    let (what, of) = match ask(socket, request)?.0 {
+    let (what, of) = match ask(socket, &request)?.0 {
         Done::Acknowledged(of) => ("acknowledged; it stays open until the guest feeds", of),
         Done::Closed(of) => ("closed", of),
+        Done::Told(_) => {
+            let other = "the monitor's answer is another one's".to_owned();
+            return Err(NoAnswer::CannotTell(other));
+        }
     };
     let guest = plain(guest);
     Ok(format!("the alarm of {guest} ({of}) is {what}\n"))

@@ -5,16 +5,12 @@
 //! does not accept, and a line has a largest length.
 
 use super::output::{Woken, wait};
+use crate::control::connect;
 use crate::control::protocol::{Refusal, Request, read};
 use crate::event::describe::escape_controls;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -77,7 +73,7 @@ impl Connection {
     /// Connects and sends `request` with its line's end. With `follow` a wait for a line ends
     /// also when stdout's reader goes.
     pub fn open(path: &Path, request: &str, follow: bool) -> Result<Self, ConnectionError> {
-        let mut stream = connect_in_time(path)?;
+        let mut stream = connect::in_time(path, TIMEOUT)?;
         match stream.write_all(format!("{request}\n").as_bytes()) {
             // A monitor that refuses does so at once; its reason can still be read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -146,18 +142,6 @@ impl Connection {
     }
 }
 
-/// connect(2) waits for room in the listener's queue for at most SO_SNDTIMEO (unix(7),
-/// `unix_stream_connect` of Linux' net/unix/af_unix.c).
-fn connect_in_time(path: &Path) -> io::Result<UnixStream> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let timeout = i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX);
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(timeout, 0))?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(timeout, 0))?;
-    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(socket.into())
-}
-
 /// Why there is no answer.
 pub enum NoAnswer {
     /// The monitor says why not.
@@ -177,7 +161,7 @@ impl From<NoAnswer> for String {
 
 /// Asks the control socket one thing: the answer, and its line as it came but harmless to a
 /// terminal, with its end.
-pub fn ask<T: DeserializeOwned>(path: &Path, request: Request) -> Result<(T, String), NoAnswer> {
+pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<(T, String), NoAnswer> {
     let line = Connection::open(path, &request.to_string(), false)
         .and_then(|mut connection| connection.line(Some(TIMEOUT)))
         .and_then(|line| line.ok_or(ConnectionError::Cut))

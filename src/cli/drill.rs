@@ -144,7 +144,7 @@ struct Guard {
 impl Guard {
     /// One that kicks, with a monitor that will tell of the drill.
     fn ready(socket: &Path, fast: bool) -> Result<Self, String> {
-        let (status, _) = ask::<Status>(socket, Request::Status)?;
+        let (status, _) = ask::<Status>(socket, &Request::Status)?;
         if status.inhibited.is_some() {
             return Err("no drill while the guard is inhibited: xenwarden resume".to_owned());
         }

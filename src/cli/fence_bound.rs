@@ -22,7 +22,7 @@ pub fn run(
     policy: impl FnOnce() -> Result<Policy, String>,
     output: &mut Output,
 ) -> Result<u8, String> {
-    let status = match ask::<Status>(socket, Request::Status) {
+    let status = match ask::<Status>(socket, &Request::Status) {
         Ok((status, _)) => status,
         Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), &policy()?, &why)?,

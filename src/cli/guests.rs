@@ -42,7 +42,7 @@ pub fn run(socket: &Path, json: bool, watch: bool, output: &mut Output) -> Resul
 
 /// One look: the code and the text, each line with its end.
 fn look(socket: &Path, json: bool, output: &Output) -> Result<(u8, String), String> {
-    let (report, line) = ask::<GuestsReport>(socket, Request::Guests)?;
+    let (report, line) = ask::<GuestsReport>(socket, &Request::Guests)?;
     if report.version != VERSION {
         let version = report.version;
         return Err(format!(

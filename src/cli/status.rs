@@ -6,15 +6,17 @@ use super::output::Output;
 use super::{EXIT_NOT_OK, EXIT_OK, print_error};
 use crate::cli::text::render;
 use crate::control::inhibit;
+use crate::control::leases;
 use crate::control::protocol::{Request, line};
 use crate::control::status::Status;
+use crate::guard::leases::page::PATH as LEASES;
 use crate::guard::page::{self, Reader};
 use crate::sys::clock::Monotonic;
 use std::path::Path;
 
 /// Shows the status; fine while the host watchdog is kicked.
 pub fn run(socket: &Path, json: bool, output: &mut Output) -> Result<u8, String> {
-    let status = match ask::<Status>(socket, Request::Status) {
+    let status = match ask::<Status>(socket, &Request::Status) {
         Ok((status, _)) => status,
         Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
         Err(NoAnswer::CannotTell(why)) => without_monitor(Path::new(page::PATH), why)?,
@@ -43,5 +45,6 @@ fn without_monitor(page: &Path, why: String) -> Result<Status, String> {
     ));
     let mut status = Status::of_guard(&view, None, Monotonic::now());
     inhibit::tell(&mut status, Path::new(inhibit::PATH));
+    status.leases = leases::of_page(Path::new(LEASES), Monotonic::now());
     Ok(status)
 }

@@ -4,6 +4,7 @@
 //! In: a [`Status`]. Out: lines; the decision first, as that is what one looks for. Also the
 //! words and columns that the other commands share.
 
+use crate::control::leases::{Lease, LeaseState};
 use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Starved, Status};
 pub use crate::event::describe::plain;
 use crate::event::{Coverage, Uuid};
@@ -16,6 +17,7 @@ use std::fmt::{self, Write};
 /// Those of the writer.
 pub fn render(status: &Status, to: &mut impl Write) -> fmt::Result {
     head(status, to)?;
+    leases(&status.leases, to)?;
     let Some(monitor) = &status.monitor else {
         return writeln!(
             to,
@@ -100,6 +102,37 @@ fn head(status: &Status, to: &mut impl Write) -> fmt::Result {
         writeln!(to, "weakness       {}", plain(weakness))?;
     }
     Ok(())
+}
+
+fn leases(all: &[Lease], to: &mut impl Write) -> fmt::Result {
+    if all.is_empty() {
+        return Ok(());
+    }
+    writeln!(to)?;
+    let heads = ["LEASE", "STATE", "USER", "TIMEOUT", "LEFT", "RENEWALS"];
+    table(to, &heads, all.iter().map(lease_row).collect())?;
+    writeln!(to)
+}
+
+fn lease_row(lease: &Lease) -> Vec<String> {
+    let state = match lease.state {
+        LeaseState::Lapsed => "LAPSED".to_owned(),
+        LeaseState::Unknown => "UNKNOWN".to_owned(),
+        state => state.name().to_owned(),
+    };
+    let required = if lease.required { ", required" } else { "" };
+    let left = |ms: i64| match ms {
+        0.. => span(ms.unsigned_abs()),
+        _ => format!("{} ago", span(ms.unsigned_abs())),
+    };
+    vec![
+        plain(&lease.lease),
+        format!("{state}{required}"),
+        lease.uid.to_string(),
+        span(lease.timeout_ms),
+        lease.left_ms.map_or_else(|| "-".to_owned(), left),
+        lease.renewals.to_string(),
+    ]
 }
 
 fn notes(monitor: &MonitorStatus, to: &mut impl Write) -> fmt::Result {

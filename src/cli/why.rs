@@ -26,7 +26,7 @@ pub fn run(
     json: bool,
     output: &mut Output,
 ) -> Result<u8, String> {
-    let resets = match ask::<Resets>(socket, Request::Why) {
+    let resets = match ask::<Resets>(socket, &Request::Why) {
         Ok((resets, _)) => resets,
         Err(refused @ NoAnswer::Refused(_)) => return Err(refused.into()),
         Err(NoAnswer::CannotTell(why)) => without_monitor(&policy()?, &why)?,

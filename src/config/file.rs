@@ -43,6 +43,10 @@ pub struct File {
     pub hooks: Hooks,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// Each `[[lease]]`
+    pub lease: Vec<Lease>,
+    /// `[leases]`
+    pub leases: Leases,
 }
 
 /// `[host-watchdog]`
@@ -224,6 +228,32 @@ pub struct Hooks {
 pub struct Metrics {
     /// The file for node_exporter.
     pub textfile: Option<PathBuf>,
+}
+
+/// `[[lease]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// Its name.
+    pub name: String,
+    /// Who may renew it.
+    pub user: Option<String>,
+    /// For how long a renewal is good, seconds.
+    pub timeout_s: Option<u32>,
+    /// Whether it is to be renewed at all.
+    pub required: Option<bool>,
+}
+
+/// `[leases]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Leases {
+    /// What a required one has until its first renewal, seconds.
+    pub begin_s: Option<u32>,
+    /// How long the monitor may be away, seconds.
+    pub unserved_s: Option<u32>,
+    /// The socket of watchdog-mux.
+    pub watchdog_mux: Option<PathBuf>,
 }
 
 /// Parses `bytes`, the contents of `path`.

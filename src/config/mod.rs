@@ -5,8 +5,10 @@
 //! or errors that name file, line or key, and what to do. Nothing is half-applied. [`check`]
 //! says what of this host does not fit the policy.
 
+pub mod accounts;
 pub mod check;
 pub mod file;
+pub mod leases;
 pub mod policy;
 mod problems;
 pub mod sinks;

@@ -2,6 +2,7 @@
 //! The policy: the configuration with its defaults, validated as a whole.
 
 use super::file::{File, Level, OneOrMore};
+use super::leases::Leases;
 use super::problems::Problems;
 use super::sinks::{Events, Guests, Hooks, metrics_textfile};
 use crate::event::Coverage;
@@ -128,6 +129,8 @@ pub struct Policy {
     pub hooks: Hooks,
     /// The file for node_exporter; None: there is none.
     pub metrics_textfile: Option<PathBuf>,
+    /// Other programs as conditions of the host's life.
+    pub leases: Leases,
 }
 
 impl Policy {
@@ -242,6 +245,7 @@ impl Policy {
             events: Events::from_file(file.events, &mut wrong),
             hooks: Hooks::from_file(&file.hooks, file.hook, &mut wrong),
             metrics_textfile: metrics_textfile(file.metrics, &mut wrong),
+            leases: Leases::from_file(file.lease, file.leases, &mut wrong),
         };
         let together = [
             policy.enough_samples(),
@@ -266,6 +270,8 @@ impl Policy {
         ];
         let textfile = self.metrics_textfile.iter();
         paths.extend(textfile.map(|path| ("metrics.textfile", path)));
+        let mux = self.leases.mux.iter();
+        paths.extend(mux.map(|(path, _)| ("leases.watchdog_mux", path)));
         for (n, (key, path)) in paths.iter().enumerate() {
             let earlier = paths.iter().take(n).find(|(_, other)| other == path);
             if let Some((other, _)) = earlier {

@@ -20,6 +20,14 @@ pub fn gid_of(group: &str) -> Option<u32> {
     found.map(|group| group.gid.as_raw())
 }
 
+/// The uid of the user of this name; none where there is none. Reads the user database, which may
+/// block: for the start, not for each request.
+#[must_use]
+pub fn uid_of(user: &str) -> Option<u32> {
+    let found = nix::unistd::User::from_name(user).ok().flatten();
+    found.map(|user| user.uid.as_raw())
+}
+
 /// Who the peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {

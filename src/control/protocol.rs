@@ -4,18 +4,18 @@
 //! A client sends one [`Request`] as a line of words; the monitor answers with one line of
 //! JSON and closes: what was asked for, [`Done`], or a [`Refusal`].
 
-use crate::event::Uuid;
 use crate::event::describe::escape_controls;
+use crate::event::{Guest, Kind, Uuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest request, bytes, its line's end not counted.
-pub const MAX_REQUEST: usize = 256;
+/// Longest request, bytes, its line's end not counted: that of an event.
+pub const MAX_REQUEST: usize = 4096;
 
 /// What a client asks or orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// The [`Status`](super::status::Status).
     Status,
@@ -27,6 +27,8 @@ pub enum Request {
     Ack(Uuid),
     /// That this guest's alarm ends.
     Close(Uuid),
+    /// That this event is published.
+    Tell(Box<Told>),
 }
 
 impl fmt::Display for Request {
@@ -37,6 +39,10 @@ impl fmt::Display for Request {
             Self::Why => write!(f, "why"),
             Self::Ack(uuid) => write!(f, "ack {uuid}"),
             Self::Close(uuid) => write!(f, "close {uuid}"),
+            Self::Tell(told) => {
+                let json = serde_json::to_string(told).map_err(|_| fmt::Error)?;
+                write!(f, "tell {json}")
+            }
         }
     }
 }
@@ -58,8 +64,11 @@ impl FromStr for Request {
             ("why", None) => Ok(Self::Why),
             ("ack", Some(word)) => uuid(word).map(Self::Ack),
             ("close", Some(word)) => uuid(word).map(Self::Close),
+            ("tell", Some(json)) => serde_json::from_str(json)
+                .map(|told| Self::Tell(Box::new(told)))
+                .map_err(|error| Refusal::new(format!("not an event: {error}"))),
             _ => Err(Refusal::new(
-                "unknown request: this monitor knows `status`, `guests`, `why`, `ack UUID` and `close UUID`",
+                "unknown request: this monitor knows `status`, `guests`, `why`, `ack UUID`, `close UUID` and `tell EVENT`",
             )),
         }
     }
@@ -73,6 +82,17 @@ impl Request {
     }
 }
 
+/// What happened, as another process tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// The guest that it is about; null for the host's own.
+    #[serde(default)]
+    pub guest: Option<Guest>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: Kind,
+}
+
 /// What was done, and is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,7 +101,12 @@ pub enum Done {
     Acknowledged(Uuid),
     /// It is closed.
     Closed(Uuid),
+    /// The event is published, with this number.
+    Told(u64),
 }
+
+/// Said where all places are taken.
+pub const BUSY: &str = "too many requests at once: try again later";
 
 /// Why a request is not answered, or an order not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +120,12 @@ impl Refusal {
     pub fn new(error: impl fmt::Display) -> Self {
         let error = error.to_string();
         Self { error }
+    }
+
+    /// Whether the same may be answered a moment later.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.error == BUSY
     }
 }
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The control socket's server: a request line in, one JSON line out, close.
 //!
-//! In: [`Request`]s; those that change something from root only. Out: the answer, or a
+//! In: [`Request`]s; those that change something from root only, events from whom they are of. Out: the answer, or a
 //! [`Refusal`]. Clients are untrusted: a request has a largest length and must come within 2 s,
 //! and so must the reading of the answer; at most 32 are served at once ([`super::client_pool`]).
 //! So the memory stays bounded whatever they do. Must never wait for a client.
 
 use crate::control::client_pool::{self, ClientPool};
 use crate::control::peer::{Peer, Progress, RequestLine};
-use crate::control::protocol::{Done, MAX_REQUEST, Refusal, Request, line};
+use crate::control::protocol::{BUSY, Done, MAX_REQUEST, Refusal, Request, Told, line};
 use crate::control::status::Status;
+use crate::control::tell::Tellers;
 use crate::guests::GuestRequests;
 use crate::state::history::Resets;
 use nix::poll::{PollFd, PollFlags};
@@ -26,9 +27,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 const REFUSALS: [&str; 2] = [
     "not allowed: only root and the configured group may ask",
-    "too many requests at once: try again later",
+    BUSY,
 ];
 const ROOT_ONLY: &str = "not allowed: only root may acknowledge or close an alarm";
+const NOT_YOURS: &str = "not allowed: this user may not tell of such events";
 
 /// What a request may be answered from.
 pub struct Context<'a> {
@@ -38,6 +40,10 @@ pub struct Context<'a> {
     pub guests: &'a dyn GuestRequests,
     /// The last resets of the host.
     pub resets: &'a Resets,
+    /// Who may tell of events.
+    pub tellers: &'a Tellers,
+    /// Publishes one, and gives its number.
+    pub publish: &'a dyn Fn(Told) -> u64,
     /// The group that may ask, by [`gid_of`](super::peer::gid_of); none: root only.
     pub group: Option<u32>,
 }
@@ -143,6 +149,10 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
             .acknowledge(uuid, peer.uid)
             .map(|()| Done::Acknowledged(uuid)),
         Request::Close(uuid) => guests.close(uuid, peer.uid).map(|()| Done::Closed(uuid)),
+        Request::Tell(told) if !context.tellers.may_tell(peer.uid, &told.what) => {
+            return Err(Refusal::new(NOT_YOURS));
+        }
+        Request::Tell(told) => Ok(Done::Told((context.publish)(*told))),
     };
     done.map(|done| line(&done)).map_err(Refusal::new)
 }

@@ -6,6 +6,7 @@
 //! command line can make the guard's part by itself. Ages and times are in the unit that the
 //! field's name ends with; what is not known is null.
 
+use super::leases::Lease;
 use crate::event::{Coverage, Timestamp, Uuid};
 use crate::guard::gate::Decision;
 use crate::guard::histogram::Histogram;
@@ -38,6 +39,9 @@ pub struct Status {
     /// Whether an operator inhibits the guard; null where nobody does.
     #[serde(default)]
     pub inhibited: Option<Inhibited>,
+    /// Other programs that are conditions of the host's life.
+    #[serde(default)]
+    pub leases: Vec<Lease>,
     /// The kick path's own figures.
     pub kick_path: KickPath,
     /// What the monitor knows; null where it is down.
@@ -255,6 +259,7 @@ impl Status {
             weakness: None,
             excused: None,
             inhibited: None,
+            leases: Vec::new(),
             kick_path: kick_path(&Counters::default()),
             monitor: None,
         }
@@ -301,6 +306,7 @@ impl Status {
                     ..Inhibited::default()
                 })
             }),
+            leases: Vec::new(),
             kick_path: kick_path(&status.counters),
             monitor: None,
         }

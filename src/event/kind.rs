@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kinds of events, each with its own fields.
 
-pub use super::terms::{Cause, Closing, Coverage, Gap, Severity};
+pub use super::terms::{Action, Cause, Closing, Coverage, Gap, Refused, Severity};
 use super::{Confidence, ResetCause, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,53 +13,6 @@ impl fmt::Display for Seconds<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{} s", self.0 / 1_000, self.0 / 100 % 10)
     }
-}
-
-/// Makes the type of all kinds from their one list: a severity, the name as in the JSON, the
-/// fields of each, and what it is for people.
-macro_rules! kinds {
-    ($(
-        $(#[$about:meta])*
-        $severity:ident $name:literal $variant:ident {
-            $( $(#[$field_about:meta])* $field:ident: $type:ty, )*
-        } => $text:expr
-    )*) => {
-        /// What happened.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind")]
-        pub enum Kind {
-            $(
-                $(#[$about])*
-                #[serde(rename = $name)]
-                $variant { $( $(#[$field_about])* $field: $type, )* },
-            )*
-        }
-
-        /// Every kind there is, as in the JSON.
-        pub const KINDS: &[&str] = &[$($name),*];
-
-        impl Kind {
-            /// The kind, as in the JSON.
-            #[must_use]
-            pub fn kind(&self) -> &'static str {
-                match self { $( Self::$variant { .. } => $name, )* }
-            }
-
-            /// How much it matters.
-            #[must_use]
-            pub fn severity(&self) -> Severity {
-                match self { $( Self::$variant { .. } => Severity::$severity, )* }
-            }
-
-            /// What happened, without to whom. Holds whatever text the event holds: print it
-            /// by [`plain`](super::describe::plain).
-            #[must_use]
-            pub fn describe(&self) -> String {
-                #[allow(unused_variables)] // no text has all fields
-                match self { $( Self::$variant { $( $field, )* } => $text, )* }
-            }
-        }
-    };
 }
 
 kinds! {
@@ -404,6 +357,115 @@ kinds! {
             Some(kept) => format!("state {path} is unusable, kept as {kept}: {problem}"),
             None => format!("state {path} is unusable and could not be kept: {problem}"),
         }
+    /// A lease is held: it was renewed for the first time, or after it had lapsed or been released.
+    Info "lease.held" LeaseHeld {
+        /// The lease.
+        lease: String,
+        /// For how long a renewal is good.
+        timeout_ms: u64,
+        /// It had lapsed: kicks were withheld for it.
+        lapsed: bool,
+    } => {
+            let after = if *lapsed { " again, after it had lapsed" } else { "" };
+            format!("lease {lease}: held{after}, timeout {}", Seconds(timeout_ms))
+        }
+    /// A lease was not renewed in time: kicks are withheld until it is.
+    Error "lease.lapsed" LeaseLapsed {
+        /// The lease.
+        lease: String,
+        /// For how long it is overdue.
+        overdue_ms: u64,
+        /// It was never renewed, though it is required.
+        never: bool,
+    } => {
+            let what = if *never { "never renewed, though it is required" } else { "not renewed in time" };
+            format!("lease {lease}: {what}, overdue for {}: the host goes down unless it is renewed", Seconds(overdue_ms))
+        }
+    /// A lease was given back, and is no condition of the host's life until it is renewed again.
+    Info "lease.released" LeaseReleased {
+        /// The lease.
+        lease: String,
+        /// Not by its client: its connection to watchdog-mux's socket ended with a monitor.
+        lost: bool,
+    } => {
+            let by = if *lost { ": its connection ended with the monitor" } else { " by its client" };
+            format!("lease {lease}: released{by}")
+        }
+    /// Somebody spoke for a lease who may not; at most one a minute and lease.
+    Warning "lease.refused" LeaseRefused {
+        /// The lease.
+        lease: String,
+        /// The last user who did.
+        uid: u32,
+        /// Datagrams that were refused since the last such event.
+        count: u64,
+    } => format!("lease {lease}: refused {count} datagrams of other users, the last of user {uid}")
+    /// A heartbeat's first pulse came: from now on its loss is noticed.
+    Info "pulse.armed" PulseArmed {
+        /// The heartbeat.
+        heartbeat: String,
+        /// Who was heard.
+        peer: String,
+        /// Without a pulse for so long it is lost.
+        timeout_ms: u64,
+    } => format!("heartbeat {heartbeat}: armed by {peer}, timeout {}", Seconds(timeout_ms))
+    /// No pulse came in time.
+    Error "pulse.lost" PulseLost {
+        /// The heartbeat.
+        heartbeat: String,
+        /// Who was heard last.
+        peer: String,
+        /// Since the last pulse.
+        silent_ms: u64,
+        /// Losses of this heartbeat since its program was started, this one included.
+        losses: u64,
+    } => format!("heartbeat {heartbeat}: {peer} is LOST, silent for {}", Seconds(silent_ms))
+    /// Pulses come again after a loss.
+    Info "pulse.back" PulseBack {
+        /// The heartbeat.
+        heartbeat: String,
+        /// Who is heard again.
+        peer: String,
+        /// Since the loss.
+        lost_ms: u64,
+    } => format!("heartbeat {heartbeat}: {peer} is back, lost for {}", Seconds(lost_ms))
+    /// What came does not count as a pulse; at most one a minute for each heartbeat and reason.
+    Warning "pulse.refused" PulseRefused {
+        /// The heartbeat.
+        heartbeat: String,
+        /// Who sent it.
+        peer: String,
+        /// Why it does not count.
+        reason: Refused,
+        /// How many for that reason since the last such event, this one included.
+        count: u64,
+    } => format!("heartbeat {heartbeat}: refused {count} pulses of {peer}: {reason}")
+    /// Nobody listened for a while, as the program itself was stopped or late: that is not taken for a loss.
+    Warning "pulse.own_gap" PulseOwnGap {
+        /// The program's name.
+        program: String,
+        /// For so long.
+        missed_ms: u64,
+    } => {
+            let gap = Seconds(missed_ms);
+            format!("heartbeats of {program}: nobody listened for {gap} here; they are armed anew")
+        }
+    /// Something was done for a loss.
+    Info "pulse.acted" PulseActed {
+        /// The heartbeat.
+        heartbeat: String,
+        /// What was done.
+        action: Action,
+    } => format!("heartbeat {heartbeat}: {action} is done")
+    /// What was to be done for a loss was not.
+    Error "pulse.act_failed" PulseActFailed {
+        /// The heartbeat.
+        heartbeat: String,
+        /// What was to be done.
+        action: Action,
+        /// Why it was not.
+        problem: String,
+    } => format!("heartbeat {heartbeat}: {action} FAILED: {problem}")
     /// A sink was too slow, or failed.
     Warning "sink.dropped" SinkDropped {
         /// Which.

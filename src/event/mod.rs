@@ -6,6 +6,9 @@
 //! holds the two together. Fields are only ever added within a version; what is not known
 //! is null. Units are in the fields' names.
 
+#[macro_use]
+mod kinds;
+
 pub mod bus;
 pub mod describe;
 pub mod kind;
@@ -14,7 +17,7 @@ pub mod reset;
 pub mod sequence;
 mod terms;
 
-pub use kind::{Cause, Closing, Coverage, Gap, Kind, Severity};
+pub use kind::{Action, Cause, Closing, Coverage, Gap, Kind, Refused, Severity};
 pub use reset::{Confidence, ResetCause, Unkicked};
 pub use uuid::Uuid;
 

@@ -137,3 +137,53 @@ pub enum Coverage {
     /// That dom0 and the guard run, and no more.
     Partial,
 }
+
+/// Why what a heartbeat heard does not count as a pulse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refused {
+    /// It has no seal, and a key is set.
+    Unsealed,
+    /// Its seal is not that of our key and this heartbeat's name.
+    Seal,
+    /// Our own end sent it, or one of the same role.
+    Role,
+    /// It is a recording, or came twice.
+    Replayed,
+    /// Its sender has not heard us for a timeout.
+    Unheard,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsealed => "they are not sealed, and a key is set",
+            Self::Seal => "they are sealed with another key, or for another heartbeat",
+            Self::Role => "they are of our own role: one end has answers = true, the other false",
+            Self::Replayed => "they were heard before",
+            Self::Unheard => "it has not heard us for a timeout",
+        })
+    }
+}
+
+/// What is done for a heartbeat's loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A script is sent to a monitor.
+    Script,
+    /// Commands are given to a QMP monitor.
+    Qmp,
+    /// A program is run.
+    Hook,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Script => "sending the script",
+            Self::Qmp => "giving the commands of QMP",
+            Self::Hook => "running the hook",
+        })
+    }
+}

@@ -6,7 +6,7 @@
 //! how long it may take, and where it does not fire the last fence level does.
 
 use super::devices::arm_failure;
-use super::gate::{Decision, decide, overrule};
+use super::gate::{Decision, and_leases, decide, overrule};
 use super::run::World;
 use super::sight::Sight;
 use crate::config::Policy;
@@ -88,6 +88,7 @@ fn await_served(
         let (verdict, looked) = sight.look(&|| world.now());
         let now = world.now();
         let decision = decide(verdict, now.since_ns(looked), sample_ns);
+        let decision = and_leases(decision, world.leases(now));
         // A guard that is restarted for maintenance must come back on whatever host that is.
         match overrule(decision, world.inhibited(now).is_some()) {
             Decision::Kick => return Ok(world.ends().is_none()),

@@ -5,6 +5,7 @@
 //! hardware's. There is no grace period here and no verdict that latches.
 
 use super::evidence::{Unknown, Verdict, Work};
+use crate::config::leases::LeaseName;
 use crate::sys::clock::NS_PER_MS;
 use std::fmt;
 
@@ -18,6 +19,13 @@ pub enum Reason {
         /// For how long, ns.
         overdue_ns: u64,
     },
+    /// Nobody renewed a lease in time.
+    Lease {
+        /// The one that is overdue longest.
+        name: LeaseName,
+        /// For how long, ns.
+        overdue_ns: u64,
+    },
     /// The evidence does not tell.
     Unknown(Unknown),
 }
@@ -27,6 +35,9 @@ impl fmt::Display for Reason {
         match self {
             Self::Lagging { work, overdue_ns } => {
                 write!(f, "{work} not serviced for {} ms", overdue_ns / NS_PER_MS)
+            }
+            Self::Lease { name, overdue_ns } => {
+                write!(f, "lease {name} lapsed {} ms ago", overdue_ns / NS_PER_MS)
             }
             Self::Unknown(why) => why.fmt(f),
         }
@@ -39,7 +50,11 @@ impl Reason {
     pub fn same_cause(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Lagging { work: a, .. }, Self::Lagging { work: b, .. }) => a == b,
-            (Self::Unknown(Unknown::Stale { .. }), Self::Unknown(Unknown::Stale { .. })) => true,
+            (Self::Lease { name: a, .. }, Self::Lease { name: b, .. }) => a == b,
+            (Self::Unknown(Unknown::Stale { .. }), Self::Unknown(Unknown::Stale { .. }))
+            | (Self::Unknown(Unknown::Leases { .. }), Self::Unknown(Unknown::Leases { .. })) => {
+                true
+            }
             _ => self == other,
         }
     }
@@ -52,6 +67,15 @@ pub enum Decision {
     Kick,
     /// Do not.
     Withhold(Reason),
+}
+
+/// What comes of a decision where leases are `against` a kick. What the hypervisor owes comes first.
+#[must_use]
+pub fn and_leases(decision: Decision, against: Option<Reason>) -> Decision {
+    match (decision, against) {
+        (Decision::Kick, Some(reason)) => Decision::Withhold(reason),
+        _ => decision,
+    }
 }
 
 /// What comes of a decision while an operator inhibits the guard: it kicks whatever the evidence

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The operating system, as the kick path meets it.
 //!
-//! In: the clock, signals, the service manager's socket, deadlines. Out: a [`World`]. Nothing
+//! In: the clock, signals, the service manager's socket, deadlines, leases. Out: a [`World`]. Nothing
 //! here waits, but the sleep.
 
 use super::deadlines::{Deadlines, INHIBIT};
+use super::gate::Reason;
+use super::leases::Leases;
 use super::request::Request;
 use super::run::World;
 use crate::sys::clock::{Monotonic, sleep_until};
@@ -25,6 +27,7 @@ enum Told {
 pub struct Host {
     request: Request,
     deadlines: Deadlines,
+    leases: Option<Leases<'static>>,
     notifier: Notifier,
     told: Told,
     sysrq: Option<File>,
@@ -37,6 +40,7 @@ impl Host {
         Self {
             request,
             deadlines: Deadlines::default(),
+            leases: None,
             notifier,
             told: Told::Nothing,
             sysrq: None,
@@ -53,6 +57,12 @@ impl Host {
     #[must_use]
     pub fn heeding(self, deadlines: Deadlines) -> Self {
         Self { deadlines, ..self }
+    }
+
+    /// Goes by these leases from now on.
+    #[must_use]
+    pub fn leased(self, leases: Option<Leases<'static>>) -> Self {
+        Self { leases, ..self }
     }
 
     /// Resets the host through this, where nothing else does.
@@ -77,6 +87,10 @@ impl World for Host {
 
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
         self.deadlines.until(INHIBIT.1, now)
+    }
+
+    fn leases(&self, now: Monotonic) -> Option<Reason> {
+        self.leases.as_ref()?.against(now)
     }
 
     fn last_resort(&mut self) {

@@ -12,7 +12,7 @@
 //! guard meanwhile.
 
 use super::evidence::Verdict;
-use super::gate::{Decision, Reason, decide, overrule};
+use super::gate::{Decision, Reason, and_leases, decide, overrule};
 use super::page::{Counters, EntryKind, Phase, Status, Writer};
 use super::sight::Sight;
 use crate::sys::clock::{Monotonic, NS_PER_S};
@@ -33,6 +33,10 @@ pub trait World {
     fn ends(&self) -> Option<Ends>;
     /// Until when an operator inhibits the guard, if one does now.
     fn inhibited(&self, _now: Monotonic) -> Option<Monotonic> {
+        None
+    }
+    /// Why leases are against a kick, if they are.
+    fn leases(&self, _now: Monotonic) -> Option<Reason> {
         None
     }
     /// The host should be down long since, and is not: resets it, if that is allowed.
@@ -61,6 +65,7 @@ pub fn run<W: HostWatchdog>(
         history.began(looked.since_ns(next));
         let now = world.now();
         let evidence = decide(verdict, now.since_ns(looked), period_ns);
+        let evidence = and_leases(evidence, world.leases(now));
         let inhibited = world.inhibited(now);
         let decision = overrule(evidence, inhibited.is_some());
         if decision == Decision::Kick {

@@ -9,11 +9,15 @@
 use super::arming::{Begun, arm};
 use super::deadlines::{Deadlines, INHIBIT};
 use super::devices::{Chosen, Shown, choose_watchdogs, paths, running};
+use super::hold::hold;
 pub use super::host::Host;
-use super::page::{self, Info, Phase, Reader, Writer};
+use super::leases::page::Page;
+use super::leases::{self, Leases};
+use super::page::{self, Info, Writer};
 use super::request::Request;
 use super::run::{World, run};
 use super::sight::{Patched, Sight, Stock};
+use crate::config::accounts::id_of;
 use crate::config::{Policy, SAMPLES_PER_DEADLINE};
 use crate::event::Coverage;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
@@ -31,11 +35,10 @@ use crate::watchdog::set::Set;
 use crate::watchdog::{Ends, HostWatchdog, LetGo};
 use crate::xen::{self, NoTable};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -45,9 +48,6 @@ macro_rules! say {
         let _ = writeln!(io::stderr(), $($text)*);
     };
 }
-
-/// A guard that looked so long ago lives, ns.
-const ALIVE_NS: u64 = 3 * NS_PER_S;
 
 /// Guards until told to stop. Says what it does on stderr until it arms
 /// the host watchdog; from then on the guard page tells.
@@ -82,12 +82,13 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     let devices = announced(chosen);
     let running = running(kept, &devices, &shown);
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    let group = group_of(&groups, &policy.control_group);
+    let group = id_of(&groups, &policy.control_group);
     let os = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| Failure::new(OSERR, format!("cannot {what}: {}", errno.desc()))
     };
     let deadlines = deadlines(policy.inhibit_longest_ns);
+    let leases = leases(policy)?;
     let fast = start_fast(policy)?;
     lock_memory().map_err(os("lock memory"))?;
     become_realtime(policy.priority).map_err(os("become real-time"))?;
@@ -103,6 +104,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
         .then(|| fence::open_sysrq(SYSRQ.as_ref()));
     let mut world = Host::new(request, Notifier::from_environment())
         .heeding(deadlines)
+        .leased(leases)
         .resorting_to(sysrq.and_then(Result::ok));
     let mut fence = Fence::default();
     let coverage = sight.coverage();
@@ -253,70 +255,6 @@ fn no_xen(error: io::Error) -> Failure {
     }
 }
 
-/// Holds the lock beside the page at `path` for as long as the value lives: there is one guard.
-///
-/// # Errors
-/// Another holds it.
-pub fn hold(path: &Path) -> Result<Option<Flock<File>>, Failure> {
-    let (page, path) = (path, path.with_extension("lock"));
-    let open = || -> io::Result<File> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut options = File::options();
-        options.read(true).write(true).create(true).mode(0o640);
-        // Whatever lies there, this and the reading of whose it is must not wait.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = options.custom_flags(flags).open(&path)?;
-        let is_file = file.metadata()?.is_file();
-        is_file
-            .then_some(file)
-            .ok_or(ErrorKind::InvalidInput.into())
-    };
-    let locked = open().and_then(|file| {
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
-    });
-    match locked {
-        Ok(held) => {
-            // Whose it is, for the next; that it is held does not hang on it.
-            let pid = std::process::id().to_string();
-            let _ = held
-                .set_len(0)
-                .and_then(|()| (&*held).write_all(pid.as_bytes()));
-            Ok(Some(held))
-        }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            let pid = if pid.is_empty() { "unknown" } else { &pid };
-            Err(another(pid))
-        }
-        // The device has one user at most, with or without a lock; the page is not to be taken
-        // from a guard that tells on it.
-        Err(error) => {
-            say!("xenwardend: {}: {error}: not locked", path.display());
-            match live_guard(page) {
-                Some(pid) => Err(another(&pid.to_string())),
-                None => Ok(None),
-            }
-        }
-    }
-}
-
-fn another(pid: &str) -> Failure {
-    let text = format!("another xenwardend (pid {pid}) guards this host");
-    Failure::new(UNAVAILABLE, text)
-}
-
-/// The guard that tells on the page at `path`, if one lives.
-fn live_guard(path: &Path) -> Option<u32> {
-    let view = Reader::view_at(path)?;
-    let ago_ns = Monotonic::now().since_ns(view.status.looked);
-    let pid = view.info.pid;
-    let guards = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
-    let lives = guards && ago_ns < ALIVE_NS && Path::new(&format!("/proc/{pid}")).exists();
-    lives.then_some(pid)
-}
-
 /// Whether the guard before this one withheld to the last: what it withheld for is not served
 /// because another guard has not seen it yet. Where it left no page, a device that still runs as
 /// it would have set it is taken for a sign that it did: nobody kicks it, so the host is going down.
@@ -399,6 +337,16 @@ fn deadlines(longest_ns: u64) -> Deadlines {
     })
 }
 
+/// The lease page. Where the policy has leases the guard does not start without it.
+fn leases(policy: &Policy) -> Result<Option<Leases<'static>>, Failure> {
+    let (path, now) = (leases::page::PATH, Monotonic::now());
+    match Page::create(Path::new(path), &policy.leases, now) {
+        Ok(page) => Ok(Some(Leases::new(page.leak(), now))),
+        Err(_) if policy.leases.is_empty() => Ok(None),
+        Err(error) => Err(Failure::new(OSERR, format!("{path}: {error}"))),
+    }
+}
+
 /// The guard page; where there is no room for one, one that nobody sees.
 fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
     let path = Path::new(page::PATH);
@@ -418,14 +366,6 @@ fn open_page(group: Option<u32>) -> Result<Writer, Failure> {
         );
         Writer::private().map_err(|error| Failure::new(OSERR, format!("no memory: {error}")))
     })
-}
-
-/// The number of a group (group(5)). Read from the file, not asked of the C library, whose
-/// answer may take the network, and brings libraries into locked memory.
-fn group_of(groups: &str, name: &str) -> Option<u32> {
-    let mut lines = groups.lines().map(|line| line.split(':'));
-    let mut found = lines.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
-    found.nth(1)?.parse().ok()
 }
 
 /// What the page tells of a guard that has armed its host watchdog, with no level behind it.
@@ -478,17 +418,4 @@ fn announce<D>(policy: &Policy, devices: &[PathBuf], running: &[(PathBuf, D)], s
         policy.hardware_s(),
         policy.sample_ns / NS_PER_MS,
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_group_is_found_by_its_whole_name() {
-        let groups = "root:x:0:\nxenwarden-old:x:7:\nxenwarden:x:998:ann,bob\nbad\n";
-        assert_eq!(group_of(groups, "xenwarden"), Some(998));
-        assert_eq!(group_of(groups, "xen"), None);
-        assert_eq!(group_of(groups, "bad"), None);
-    }
 }

@@ -4,7 +4,7 @@
 
 use super::probes::UNKNOWN;
 use super::starving::Waiting;
-use crate::sys::clock::NS_PER_MS;
+use crate::sys::clock::{NS_PER_MS, NS_PER_S};
 use std::fmt;
 
 /// A piece of work that the hypervisor owes.
@@ -94,6 +94,12 @@ pub enum Unknown {
         /// Age of what it saw, ns.
         age_ns: u64,
     },
+    /// The monitor has looked after no lease for longer than it may, and one of them should have
+    /// been renewed meanwhile.
+    Leases {
+        /// For how long, ns.
+        age_ns: u64,
+    },
 }
 
 impl fmt::Display for Unknown {
@@ -109,6 +115,11 @@ impl fmt::Display for Unknown {
                 write!(f, "dom0 vcpu {vcpu} has not been seen to make progress")
             }
             Self::NoVcpu => write!(f, "no dom0 vcpu has been seen to make progress"),
+            Self::Leases { age_ns } => write!(
+                f,
+                "leases not looked after for {} s: is the monitor gone?",
+                age_ns / NS_PER_S
+            ),
             Self::Stale { age_ns } => write!(f, "evidence stale: {} ms old", age_ns / NS_PER_MS),
         }
     }

@@ -8,6 +8,7 @@
 pub mod evidence;
 pub mod guest_threads;
 pub mod host_state;
+pub mod leases;
 pub mod names;
 pub mod pcpus;
 pub mod privileges;

@@ -9,21 +9,37 @@
 //! with hooks the bounding set stays as it is; without any it is emptied, and the kernel is
 //! told never to give anything back (PR_SET_NO_NEW_PRIVS, prctl(2)).
 //!
-//! A metrics file may lie in another user's directory: with one, CAP_DAC_OVERRIDE is kept.
+//! A metrics file may lie in another user's directory: with one, CAP_DAC_OVERRIDE is kept. A
+//! lease's socket is given to its user whenever the guard says that there is one: CAP_CHOWN.
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
+
+/// What there is that privileges are kept for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Hooks.
+    pub hooks: bool,
+    /// A metrics file.
+    pub metrics: bool,
+    /// Leases of other users than root.
+    pub leases: bool,
+}
 
 /// Gives up what is not needed, for this thread and all that it starts from now on.
 ///
 /// # Errors
 /// The kernel's.
-pub fn give_up(hooks: bool, metrics: bool) -> Result<(), CapsError> {
-    let kept: CapsHashSet = metrics
-        .then_some(Capability::CAP_DAC_OVERRIDE)
+pub fn give_up(there: Kept) -> Result<(), CapsError> {
+    let needed = [
+        (there.metrics, Capability::CAP_DAC_OVERRIDE),
+        (there.leases, Capability::CAP_CHOWN),
+    ];
+    let kept: CapsHashSet = needed
         .into_iter()
+        .filter_map(|(is_needed, capability)| is_needed.then_some(capability))
         .collect();
-    if !hooks {
+    if !there.hooks {
         let present = caps::read(None, CapSet::Bounding)?;
         for capability in present.difference(&kept) {
             caps::drop(None, CapSet::Bounding, *capability)?;

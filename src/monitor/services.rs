@@ -7,21 +7,26 @@
 //! that the service manager starts another, which goes on where this one was.
 
 use crate::config::Policy;
+use crate::config::leases::Lease;
+use crate::control;
 use crate::control::client_pool;
 use crate::control::inhibit;
 use crate::control::peer::gid_of;
+use crate::control::protocol::Told;
 use crate::control::server::{self, Context};
 use crate::control::status::{Dropped, MonitorStatus, Status};
+use crate::control::tell::Tellers;
 use crate::event::bus::Bus;
 use crate::event::{Event, Kind, host_name};
 use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::page::{self, Reader};
 use crate::guests::GuestRequests;
 use crate::monitor::guest_threads::{self, GuestThreads};
+use crate::monitor::privileges::Kept;
 use crate::monitor::recorder::{self, Recorder};
 use crate::monitor::reported::{self, Reported};
 use crate::monitor::reporter::{Reporter, Watcher, tells};
-use crate::monitor::{evidence, host_state, privileges, table};
+use crate::monitor::{evidence, host_state, leases, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
 use crate::sink::kmsg::{self, Kmsg};
@@ -108,6 +113,7 @@ impl Shared {
         let drills = Drills::new(self.measured.clone(), Path::new(drill::RUN));
         let mut status = Status::of_page(view.as_ref(), Some(&drills), now);
         inhibit::tell(&mut status, Path::new(inhibit::PATH));
+        status.leases = control::leases::of_page(Path::new(leases::page::PATH), now);
         let (log_lines, syslog_messages) = sink::log::dropped();
         let reporter = self.reporter.get();
         let dropped = Dropped {
@@ -174,7 +180,8 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
         shared.bus.publish(None, what);
     }
     shared.note_present();
-    threads.producers(&shared, control, table);
+    let mux = policy.leases.mux.as_ref().map(|(path, _)| path.clone());
+    threads.producers(&shared, control, table, mux);
     threads.signals(signals);
     say_ready();
     let panicked = threads.supervise(&shared);
@@ -204,7 +211,13 @@ fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure
     let bus = Arc::new(Bus::numbered(host_name(), Arc::clone(&opened.sequence)));
     let queues = SinkQueues::attach(&bus, policy)
         .map_err(|error| Failure::new(OSERR, format!("cannot start the sinks: {error}")))?;
-    if let Err(error) = privileges::give_up(queues.hooks.is_some(), queues.metrics.is_some()) {
+    let is_given = |lease: &Lease| lease.uid != 0;
+    let kept = Kept {
+        hooks: queues.hooks.is_some(),
+        metrics: queues.metrics.is_some(),
+        leases: policy.leases.leases.iter().any(is_given),
+    };
+    if let Err(error) = privileges::give_up(kept) {
         log::warn!("keeping privileges that are not needed: {error}");
     }
     let shared = Arc::new(Shared {
@@ -330,6 +343,7 @@ impl Threads {
         shared: &Arc<Shared>,
         control: UnixListener,
         table: Result<Table<'static>, String>,
+        mux: Option<PathBuf>,
     ) {
         let [looks, names, saves] = [(); 3].map(|()| Arc::clone(shared));
         self.spawn("guests", false, move || {
@@ -345,17 +359,34 @@ impl Threads {
             .and_then(|(end, _)| end.try_clone().ok())
         {
             let asked = Arc::clone(shared);
+            let tellers = Tellers::known();
             self.spawn("control", false, move || {
                 let context = Context {
                     status: &|| asked.status(),
                     guests: &asked.guests.registry,
                     resets: &asked.resets,
+                    tellers: &tellers,
+                    publish: &|told: Told| asked.bus.publish(told.guest, told.what),
                     group: asked.group,
                 };
                 server::run(&control, &context, &woken);
             });
         }
+        self.leases(shared, mux);
         self.watchers(shared);
+    }
+
+    /// Serves the leases of the guard, whichever they are.
+    fn leases(&mut self, shared: &Arc<Shared>, mux: Option<PathBuf>) {
+        let woken = self.woken.as_ref();
+        let Some(woken) = woken.and_then(|(end, _)| end.try_clone().ok()) else {
+            return;
+        };
+        let told = Arc::clone(shared);
+        self.spawn("leases", false, move || {
+            let publish = |what| _ = told.bus.publish(None, what);
+            leases::run(Path::new(leases::page::PATH), mux, &publish, &woken);
+        });
     }
 
     fn signals(&mut self, mut signals: Signals) {

@@ -9,6 +9,7 @@
 //!
 //! What is not known has no series.
 
+use crate::control::leases::Lease;
 use crate::control::status::{Pcpu, Status, Took};
 use crate::event::bus::Bus;
 use crate::event::{Coverage, Event};
@@ -106,7 +107,7 @@ impl File<'_> {
 
 /// Writes beside the file and renames. The directory may belong to somebody less
 /// privileged: what is at the temporary name is removed, never followed or written into.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     // Not *.prom, so that the collector does not read it.
     name.push(".new");
@@ -141,6 +142,9 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     let mut page = Page::default();
     page.one(UP, 1);
     of_host(&mut page, status);
+    if !status.leases.is_empty() {
+        of_leases(&mut page, &status.leases);
+    }
     if let Some(monitor) = &status.monitor {
         let saved = gauge("state_saved", "1 while the monitor can save its state.");
         page.one(saved, u8::from(monitor.save_error.is_none()));
@@ -158,6 +162,18 @@ pub fn render(status: &Status, guests: &GuestsReport, counters: &Counters) -> St
     );
     page.many(dropped, "sink", &counters.dropped);
     page.0
+}
+
+/// Those that have a deadline.
+fn of_leases(page: &mut Page, leases: &[Lease]) {
+    let left = gauge(
+        "lease_left_seconds",
+        "Until a lease lapses; negative: since it did.",
+    );
+    let dated = leases.iter();
+    let dated =
+        dated.filter_map(|lease| Some((lease.lease.as_str(), SignedSeconds(lease.left_ms?))));
+    page.many(left, "lease", &dated.collect::<Vec<_>>());
 }
 
 fn of_host(page: &mut Page, status: &Status) {
@@ -284,6 +300,16 @@ impl Display for Seconds {
     }
 }
 
+/// Milliseconds, which may be past.
+struct SignedSeconds(i64);
+
+impl Display for SignedSeconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        write!(f, "{sign}{}", Seconds(self.0.unsigned_abs()))
+    }
+}
+
 /// A metric family, without the common beginning of the names.
 #[derive(Clone, Copy)]
 struct Family {
@@ -344,7 +370,7 @@ impl Page {
         let _ = writeln!(self.0, "xenwarden_{name}_count {sum}");
     }
 
-    fn many(&mut self, family: Family, label: &str, values: &[(&'static str, u64)]) {
+    fn many(&mut self, family: Family, label: &str, values: &[(&str, impl Display)]) {
         self.head(family);
         for (key, value) in values {
             self.sample(family, &format!("{{{label}=\"{}\"}}", escape(key)), value);

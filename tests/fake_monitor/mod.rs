@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use xenwarden::control::client_pool;
+use xenwarden::control::protocol::Told;
 use xenwarden::control::server::{self, Context};
 use xenwarden::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Status};
+use xenwarden::control::tell::Tellers;
 use xenwarden::event::{Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
@@ -30,6 +32,8 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub struct Registry {
     pub report: Mutex<GuestsReport>,
     pub orders: Mutex<Vec<(&'static str, Uuid, u32)>>,
+    /// Events of other processes.
+    pub told: Mutex<Vec<Told>>,
 }
 
 impl Registry {
@@ -163,6 +167,12 @@ impl FakeMonitor {
                 status: &|| status(guests),
                 guests: shared.as_ref(),
                 resets: &Resets::default(),
+                tellers: &Tellers::default(),
+                publish: &|told| {
+                    let mut told_of = shared.told.lock().expect("whole");
+                    told_of.push(told);
+                    told_of.len() as u64
+                },
                 group,
             };
             server::run(&listener, &context, &stopped);

@@ -4,7 +4,8 @@
 
 use xenwarden::event::kind::KINDS;
 use xenwarden::event::{
-    Cause, Closing, Confidence, Coverage, Event, Gap, Guest, Kind, ResetCause, Timestamp, Uuid,
+    Action, Cause, Closing, Confidence, Coverage, Event, Gap, Guest, Kind, Refused, ResetCause,
+    Timestamp, Uuid,
 };
 
 const TIME: Timestamp = Timestamp(1_795_449_066_250_000);
@@ -40,6 +41,14 @@ const RESETS: [ResetCause; 11] = [
     ResetCause::Unrecorded,
 ];
 const CONFIDENCES: [Confidence; 3] = [Confidence::Known, Confidence::Likely, Confidence::Unknown];
+const REFUSED: [Refused; 5] = [
+    Refused::Unsealed,
+    Refused::Seal,
+    Refused::Role,
+    Refused::Replayed,
+    Refused::Unheard,
+];
+const ACTIONS: [Action; 3] = [Action::Script, Action::Qmp, Action::Hook];
 const BREAKS: [Gap; 4] = [Gap::Paused, Gap::Suspended, Gap::Expired, Gap::Disarmed];
 
 /// Samples of a kind: the first has every field filled in, the others what may be null as
@@ -203,11 +212,84 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
                 problem: "cut short".to_owned(),
             })
             .into(),
+        "lease.held" => [false, true]
+            .map(|lapsed| Kind::LeaseHeld {
+                lease: "quorum".to_owned(),
+                timeout_ms: 10_000,
+                lapsed,
+            })
+            .into(),
+        "lease.lapsed" => [false, true]
+            .map(|never| Kind::LeaseLapsed {
+                lease: "quorum".to_owned(),
+                overdue_ms: 3,
+                never,
+            })
+            .into(),
+        "lease.released" => [false, true]
+            .map(|lost| Kind::LeaseReleased {
+                lease: "quorum".to_owned(),
+                lost,
+            })
+            .into(),
+        "lease.refused" => vec![Kind::LeaseRefused {
+            lease: "quorum".to_owned(),
+            uid: 65_534,
+            count: 7,
+        }],
         "sink.dropped" => vec![Kind::SinkDropped {
             sink: "syslog".to_owned(),
             count: 1,
             total: 7,
         }],
+        other => samples_of_heartbeats(other),
+    }
+}
+
+fn samples_of_heartbeats(kind: &str) -> Vec<Kind> {
+    let (heartbeat, peer) = ("heart1".to_owned(), "192.0.2.7:9009".to_owned());
+    match kind {
+        "pulse.armed" => vec![Kind::PulseArmed {
+            heartbeat,
+            peer,
+            timeout_ms: 5_000,
+        }],
+        "pulse.lost" => vec![Kind::PulseLost {
+            heartbeat,
+            peer,
+            silent_ms: 5_003,
+            losses: 1,
+        }],
+        "pulse.back" => vec![Kind::PulseBack {
+            heartbeat,
+            peer,
+            lost_ms: 61_250,
+        }],
+        "pulse.refused" => REFUSED
+            .map(|reason| Kind::PulseRefused {
+                heartbeat: heartbeat.clone(),
+                peer: peer.clone(),
+                reason,
+                count: 7,
+            })
+            .into(),
+        "pulse.own_gap" => vec![Kind::PulseOwnGap {
+            program: "colo".to_owned(),
+            missed_ms: 8_000,
+        }],
+        "pulse.acted" => ACTIONS
+            .map(|action| Kind::PulseActed {
+                heartbeat: heartbeat.clone(),
+                action,
+            })
+            .into(),
+        "pulse.act_failed" => ACTIONS
+            .map(|action| Kind::PulseActFailed {
+                heartbeat: heartbeat.clone(),
+                action,
+                problem: "no connection within 10 s".to_owned(),
+            })
+            .into(),
         other => panic!("no sample of {other}"),
     }
 }

@@ -2,6 +2,7 @@
 //! What the guard page's words mean: each value to words, and back as far as they are one.
 
 use super::{Counters, ENTRY, Entry, EntryKind, INFO, Info, Phase, STATUS, Status, Vitals};
+use crate::config::leases::LeaseName;
 use crate::event::Coverage;
 use crate::guard::evidence::{Unknown, Work};
 use crate::guard::gate::{Decision, Reason};
@@ -252,12 +253,20 @@ fn errno_of(word: u64) -> Option<i32> {
     i32::try_from(word).ok()
 }
 
+/// A lapsed lease, below the time for which it is overdue; the other words are its name.
+const LEASE: u64 = 32;
+
 fn encode_decision(decision: Decision) -> [u64; 3] {
     match decision {
         Decision::Kick => [0, 0, 0],
         Decision::Withhold(Reason::Lagging { work, overdue_ns }) => {
             let [kind, who] = encode_work(work);
             [kind, who, overdue_ns]
+        }
+        Decision::Withhold(Reason::Lease { name, overdue_ns }) => {
+            // 2^56 ns are two years.
+            let [low, high] = name.words();
+            [LEASE | overdue_ns << 8, low, high]
         }
         Decision::Withhold(Reason::Unknown(why)) => match why {
             Unknown::Unproven { cpu } => [16, u64::from(cpu), 0],
@@ -266,6 +275,7 @@ fn encode_decision(decision: Decision) -> [u64; 3] {
             Unknown::Stale { age_ns } => [20, age_ns, 0],
             Unknown::UnprovenVcpu { vcpu } => [21, u64::from(vcpu), 0],
             Unknown::NoVcpu => [22, 0, 0],
+            Unknown::Leases { age_ns } => [23, age_ns, 0],
         },
     }
 }
@@ -287,6 +297,12 @@ fn decode_decision([kind, a, overdue_ns]: [u64; 3]) -> Option<Decision> {
             vcpu: u32::try_from(a).ok()?,
         },
         22 => Unknown::NoVcpu,
+        23 => Unknown::Leases { age_ns: a },
+        _ if kind & 0xff == LEASE => {
+            let name = LeaseName::from_words([a, overdue_ns])?;
+            let overdue_ns = kind >> 8;
+            return Some(Decision::Withhold(Reason::Lease { name, overdue_ns }));
+        }
         _ => return None,
     };
     Some(Decision::Withhold(Reason::Unknown(why)))

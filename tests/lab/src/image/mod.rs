@@ -24,6 +24,7 @@ const GUARD: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
 const DOM0_HELPERS: &[&str] = &[
     "dom0-agent",
     "dom0-keeper",
+    "dom0-lease",
     "dom0-pulse",
     "dom0-slots",
     "dom0-tee",

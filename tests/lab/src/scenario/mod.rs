@@ -11,6 +11,7 @@ pub mod dies;
 pub mod faults;
 pub mod fence;
 pub mod figures;
+pub mod leases;
 pub mod lives;
 pub mod phase;
 pub mod restart;
@@ -149,6 +150,8 @@ impl Scenario {
             .chain(some("down", crash::ROWS, Some(&[])))
             .chain(some("survive", restart::LIVES, Some(restart::IN_EVERY_RUN)))
             .chain(of("survive", table::ROWS))
+            .chain(some("down", leases::DOWN, Some(leases::IN_EVERY_RUN)))
+            .chain(some("survive", leases::LIVES, Some(leases::IN_EVERY_RUN)))
             .chain(some("survive", stock::ROWS, Some(&[])))
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Events of other processes of ours: what they tell the monitor, which publishes it.
+//!
+//! In: from a process that is known by its user, one [`Told`] for each request. Out: an event in
+//! the same order and to the same sinks as all others. A user tells of its own matters only,
+//! whatever it sends, so that a process that speaks to a network cannot pass for the guard.
+//! Whoever had no answer tells again: then an event may come twice, and is never lost.
+
+use super::protocol::{Done, MAX_REQUEST, Refusal, Request, Told, read};
+use super::{connect, peer};
+use crate::event::Kind;
+use crate::event::kind::matches;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+/// Users that may tell, and of what: a kind, or the beginning of one up to its dot. Root may
+/// tell what any of them may.
+const TELLERS: &[(&str, &str)] = &[("xenwarden-pulse", "pulse."), ("xenwarden-qemu", "guest.")];
+/// How long each step of telling may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of an answer that are read.
+const MAX_ANSWER: u64 = 4_096;
+
+/// The users that may tell.
+#[derive(Clone, Debug, Default)]
+pub struct Tellers(Vec<(u32, &'static str)>);
+
+impl Tellers {
+    /// Those of them that exist. Reads the user database, which may block: for the start.
+    #[must_use]
+    pub fn known() -> Self {
+        let known = TELLERS
+            .iter()
+            .filter_map(|(user, what)| Some((peer::uid_of(user)?, *what)));
+        Self(known.collect())
+    }
+
+    /// Whether this user may tell of it.
+    #[must_use]
+    pub fn may_tell(&self, uid: u32, what: &Kind) -> bool {
+        let kind = what.kind();
+        let covers = |wanted: &str| matches(wanted, kind);
+        match uid {
+            0 => TELLERS.iter().any(|(_, wanted)| covers(wanted)),
+            _ => self
+                .0
+                .iter()
+                .any(|(user, wanted)| *user == uid && covers(wanted)),
+        }
+    }
+}
+
+/// Why an event did not arrive.
+#[derive(Debug)]
+pub enum NotTold {
+    /// The monitor will not have it, now or later.
+    Refused(Refusal),
+    /// It is to be told again: nobody is there, or nobody answered.
+    Later(io::Error),
+}
+
+/// Tells the monitor whose control socket is at `path`; gives the event's number. Blocks, a few
+/// seconds at most.
+///
+/// # Errors
+/// Why it did not arrive, or why nobody can know.
+pub fn tell(path: &Path, told: Told) -> Result<u64, NotTold> {
+    let request = Request::Tell(Box::new(told)).to_string();
+    if request.len() > MAX_REQUEST {
+        return Err(NotTold::Refused(Refusal::new("the event is too long")));
+    }
+    let line = ask(path, &request).map_err(NotTold::Later)?;
+    match read(&line) {
+        Ok(Ok(Done::Told(seq))) => Ok(seq),
+        Ok(Ok(_)) => Err(later("the monitor's answer is another one's")),
+        // Places and time are short for a moment only.
+        Ok(Err(refusal)) if refusal.passes() => Err(later(refusal.error)),
+        Ok(Err(refusal)) => Err(NotTold::Refused(refusal)),
+        Err(error) => Err(later(error)),
+    }
+}
+
+fn later(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> NotTold {
+    NotTold::Later(io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+fn ask(path: &Path, request: &str) -> io::Result<Vec<u8>> {
+    let mut stream = connect::in_time(path, TIMEOUT)?;
+    match stream.write_all(format!("{request}\n").as_bytes()) {
+        // Who refuses does so at once; the reason can still be read.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+        _ => {}
+    }
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn armed() -> Kind {
+        Kind::GuestArmed {
+            slot: 1,
+            timeout_s: 5,
+            left_out: 0,
+        }
+    }
+
+    #[test]
+    fn a_user_tells_of_its_own_matters_only() {
+        let tellers = Tellers(vec![(7, "pulse."), (8, "guest.")]);
+        let host = Kind::HostDisarmed {};
+        for (uid, guest) in [(7, false), (8, true), (9, false), (0, true)] {
+            assert_eq!(tellers.may_tell(uid, &armed()), guest, "user {uid}");
+            assert!(!tellers.may_tell(uid, &host), "user {uid}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_read_as_it_was_written() {
+        let told = Told {
+            guest: None,
+            what: armed(),
+        };
+        let request = Request::Tell(Box::new(told));
+        assert_eq!(request.to_string().parse(), Ok(request));
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Leases: other programs as conditions of the host's life, as the guard sees them.
+//!
+//! In: the lease page, memory that the guard makes at its start and the monitor writes to
+//! ([`page`]): one deadline for each lease, and when the monitor last looked at their sockets. Out:
+//! why kicks are to be withheld, if they are. To look reads three words for each lease: no client
+//! can make it take longer, nor the monitor.
+//!
+//! | a lease | by its words | the guard |
+//! |---|---|---|
+//! | waits | its deadline is for its first renewal, if it is required; else it has none | kicks |
+//! | is held | its deadline has not passed | kicks |
+//! | is released | its client said `STOPPING=1` | kicks |
+//! | has lapsed | its deadline passed, and the monitor looked after that: nobody renewed it | withholds |
+//! | is not known | its deadline passed, and the monitor has not looked since | kicks, for a while |
+//!
+//! Nothing latches: a lease that is renewed late is held again.
+//!
+//! The last row is what keeps the monitor no condition of the host's life: killed, upgraded and started
+//! again it may be away for `unserved` (five minutes by default); then kicks are withheld, as nobody
+//! can tell any more who has lapsed. A page without leases asks for nothing.
+
+pub mod page;
+
+use super::gate::Reason;
+use super::work::Unknown;
+use crate::config::leases::LeaseName;
+use crate::sys::clock::Monotonic;
+use crate::sys::word::Word;
+use page::{Deadline, SLOT, SLOTS_AT, UNSERVED, WORDS_OF_A_SLOT};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The guard's end of the lease page.
+#[derive(Debug)]
+pub struct Leases<'a, W: Word = AtomicU64> {
+    words: &'a [W],
+    /// When this guard began: the monitor is given its time from there at least.
+    since: Monotonic,
+}
+
+impl<'a, W: Word> Leases<'a, W> {
+    /// Over the page's words, from `since` on.
+    #[must_use]
+    pub fn new(words: &'a [W], since: Monotonic) -> Self {
+        Self { words, since }
+    }
+
+    /// Why leases are against a kick at `now`, if they are: the one that is overdue longest, or that
+    /// nobody serves them. Allocates nothing.
+    #[must_use]
+    pub fn against(&self, now: Monotonic) -> Option<Reason> {
+        // Before any deadline: whoever looks after a renewal has written that deadline first.
+        let served = page::served(self.words);
+        let mut lapsed: Option<(LeaseName, u64)> = None;
+        let mut is_unknown = false;
+        for words in self.slots() {
+            let Some(Deadline::At(deadline)) = words.get(SLOT.deadline).map(Deadline::load) else {
+                continue;
+            };
+            let overdue_ns = now.since_ns(deadline);
+            if overdue_ns == 0 {
+                continue;
+            }
+            if served <= deadline {
+                is_unknown = true;
+                continue;
+            }
+            let name = page::name_of(words);
+            if lapsed.is_none_or(|(_, longest_ns)| overdue_ns > longest_ns) {
+                lapsed = name.map(|name| (name, overdue_ns)).or(lapsed);
+            }
+        }
+        let lapsed = lapsed.map(|(name, overdue_ns)| Reason::Lease { name, overdue_ns });
+        lapsed.or_else(|| is_unknown.then(|| self.unserved(served, now)).flatten())
+    }
+
+    fn unserved(&self, served: Monotonic, now: Monotonic) -> Option<Reason> {
+        let most_ns = self.words.get(UNSERVED)?.load(Ordering::Relaxed);
+        let age_ns = now.since_ns(served.max(self.since));
+        (age_ns > most_ns).then_some(Reason::Unknown(Unknown::Leases { age_ns }))
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &'a [W]> + use<'a, W> {
+        let slots = self.words.get(SLOTS_AT..).unwrap_or_default();
+        slots
+            .chunks_exact(WORDS_OF_A_SLOT)
+            .take(page::count(self.words))
+    }
+}

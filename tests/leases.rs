@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Leases from end to end: datagrams in, deadlines on the page, and what the guard makes of them.
+//! Time is the test's own: none of this waits for any.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+
+use nix::unistd::geteuid;
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
+use xenwarden::event::Kind;
+use xenwarden::guard::gate::Reason;
+use xenwarden::guard::leases::Leases;
+use xenwarden::guard::leases::page::{Access, Page, State, socket_of};
+use xenwarden::guard::work::Unknown;
+use xenwarden::monitor::leases::Server;
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
+
+/// The test's clock: no moment of the machine's.
+const T: u64 = 1_000_000;
+
+fn at(s: u64) -> Monotonic {
+    Monotonic((T + s) * NS_PER_S)
+}
+
+/// A place of its own for a page and its sockets.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(name: &str) -> Self {
+        // A socket's path is short.
+        let name = format!("xwl-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).expect("made");
+        Self(directory)
+    }
+
+    fn page(&self) -> PathBuf {
+        self.0.join("leases")
+    }
+
+    /// A guard starts at so many seconds.
+    fn guard(&self, policy: &Policy, s: u64) -> Page {
+        Page::create(&self.page(), policy, at(s)).expect("a page")
+    }
+
+    fn say(&self, lease: &str, message: &str) {
+        let socket = UnixDatagram::unbound().expect("a socket");
+        let path = socket_of(&self.page(), &name(lease));
+        socket.send_to(message.as_bytes(), path).expect("sent");
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn name(name: &str) -> LeaseName {
+    LeaseName::new(name).expect("a name")
+}
+
+fn lease(called: &str, required: bool) -> Lease {
+    Lease {
+        name: name(called),
+        uid: 0,
+        timeout_ns: 10 * NS_PER_S,
+        required,
+    }
+}
+
+fn policy(leases: &[Lease]) -> Policy {
+    Policy {
+        leases: leases.to_vec(),
+        begin_ns: 600 * NS_PER_S,
+        unserved_ns: 300 * NS_PER_S,
+        mux: None,
+    }
+}
+
+/// What the monitor told.
+#[derive(Default)]
+struct Told(Mutex<Vec<Kind>>);
+
+impl Told {
+    fn publish(&self, kind: Kind) {
+        self.0.lock().expect("whole").push(kind);
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        let mut told = self.0.lock().expect("whole");
+        std::mem::take(&mut *told).iter().map(Kind::kind).collect()
+    }
+}
+
+fn against(page: &Page, s: u64) -> Option<Reason> {
+    Leases::new(page.words(), at(0)).against(at(s))
+}
+
+fn lapsed(called: &str, s: u64) -> Option<Reason> {
+    Some(Reason::Lease {
+        name: name(called),
+        overdue_ns: s * NS_PER_S,
+    })
+}
+
+fn state(page: &Page, s: u64) -> State {
+    page.leases()[0].state(page.served(), at(s))
+}
+
+#[test]
+fn a_lease_counts_from_its_first_renewal_and_until_it_is_released() {
+    let place = Place::make("life");
+    let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    server.turn(at(50));
+    assert_eq!(
+        (state(&page, 50), against(&page, 50)),
+        (State::Waiting, None)
+    );
+    place.say("a", "READY=1\nWATCHDOG=1");
+    server.turn(at(60));
+    assert_eq!((state(&page, 70), against(&page, 70)), (State::Held, None));
+    // Others' turns come and go, and each renewal is good for its timeout.
+    place.say("a", "WATCHDOG=1\n");
+    server.turn(at(69));
+    server.turn(at(79));
+    assert_eq!(against(&page, 79), None);
+    server.turn(at(80));
+    assert_eq!(state(&page, 80), State::Lapsed);
+    assert_eq!(against(&page, 81), lapsed("a", 2));
+    // Nothing latches.
+    place.say("a", "STATUS=late\nWATCHDOG=1");
+    server.turn(at(82));
+    assert_eq!(against(&page, 82), None);
+    place.say("a", "STOPPING=1");
+    server.turn(at(83));
+    server.turn(at(500));
+    assert_eq!(
+        (state(&page, 500), against(&page, 500)),
+        (State::Released, None)
+    );
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(501));
+    server.turn(at(512));
+    assert_eq!(against(&page, 512), lapsed("a", 1));
+    let expected = [
+        "lease.held",
+        "lease.lapsed",
+        "lease.held",
+        "lease.released",
+        "lease.held",
+        "lease.lapsed",
+    ];
+    assert_eq!(told.kinds(), expected);
+}
+
+#[test]
+fn a_required_lease_that_never_comes_lapses_after_its_time_for_that() {
+    let place = Place::make("never");
+    let page = place.guard(&policy(&[lease("a", true)]), 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    server.turn(at(600));
+    assert_eq!(
+        (state(&page, 600), against(&page, 600)),
+        (State::Waiting, None)
+    );
+    server.turn(at(601));
+    assert_eq!(against(&page, 601), lapsed("a", 1));
+    let events = told.0.lock().expect("whole").clone();
+    assert!(
+        matches!(&events[..], [Kind::LeaseLapsed { never: true, .. }]),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn what_a_client_says_of_itself_lapses_its_lease_at_once() {
+    let place = Place::make("trigger");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    place.say("a", "WATCHDOG=trigger");
+    server.turn(at(2));
+    assert!(matches!(against(&page, 2), Some(Reason::Lease { .. })));
+}
+
+#[test]
+fn a_monitor_that_is_away_lapses_nothing_for_a_while_and_then_everything_is_unknown() {
+    let place = Place::make("away");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(10));
+    drop(server);
+    for s in [20, 21, 310] {
+        assert_eq!(against(&page, s), None, "at {s}");
+    }
+    assert_eq!(state(&page, 21), State::Unknown);
+    let age_ns = 301 * NS_PER_S;
+    let unknown = Some(Reason::Unknown(Unknown::Leases { age_ns }));
+    assert_eq!(against(&page, 311), unknown);
+    // A lease that nobody holds asks for no monitor.
+    let page = place.guard(&policy(&[lease("b", false)]), 400);
+    assert_eq!(against(&page, 10_000), None);
+}
+
+#[test]
+fn a_monitor_that_comes_back_grants_each_lease_its_timeout_but_not_one_that_had_lapsed() {
+    let place = Place::make("back");
+    let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    for lease in ["a", "b"] {
+        place.say(lease, "WATCHDOG=1");
+    }
+    server.turn(at(10));
+    place.say("b", "WATCHDOG=1");
+    server.turn(at(15));
+    server.turn(at(21));
+    assert_eq!(against(&page, 21), lapsed("a", 1));
+    drop(server);
+    assert_eq!(against(&page, 26), lapsed("a", 6), "and b is not known");
+    let mut server = Server::new(&place.page(), None, &publish, at(27));
+    assert_eq!(against(&page, 27), lapsed("a", 7));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(28));
+    server.turn(at(37));
+    assert_eq!(against(&page, 37), None);
+    server.turn(at(38));
+    assert_eq!(against(&page, 38), lapsed("b", 1), "granted until 37");
+    // What the one before had told is not told again.
+    let expected = ["lease.held", "lease.held", "lease.lapsed", "lease.held"];
+    assert_eq!(told.kinds()[..4], expected);
+}
+
+#[test]
+fn a_guard_that_is_started_anew_renews_nothing_and_takes_over_what_is_held() {
+    let place = Place::make("anew");
+    let both = policy(&[lease("a", false), lease("b", true)]);
+    place.guard(&both, 0);
+    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(10));
+    // The order of the leases is another's matter.
+    let turned = policy(&[lease("c", false), lease("b", true), lease("a", false)]);
+    let page = place.guard(&turned, 15);
+    server.turn(at(16));
+    assert_eq!(against(&page, 16), None);
+    server.turn(at(21));
+    assert_eq!(against(&page, 21), lapsed("a", 1));
+    // And so is one after which the monitor had told the old page alone.
+    place.say("a", "WATCHDOG=1");
+    let page = place.guard(&turned, 22);
+    assert_eq!(
+        against(&page, 22),
+        lapsed("a", 2),
+        "as the last guard had it"
+    );
+    server.turn(at(23));
+    assert_eq!(against(&page, 23), None);
+    // What is no lease any more asks for nothing.
+    let page = place.guard(&policy(&[lease("b", true)]), 24);
+    server.turn(at(599));
+    assert_eq!(against(&page, 599), None);
+    assert!(!socket_of(&place.page(), &name("a")).exists());
+    server.turn(at(601));
+    assert_eq!(
+        against(&page, 601),
+        lapsed("b", 1),
+        "its time is that of the first guard"
+    );
+}
+
+#[test]
+fn the_one_that_is_overdue_longest_is_named() {
+    let place = Place::make("longest");
+    let page = place.guard(&policy(&[lease("a", false), lease("b", false)]), 0);
+    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    place.say("b", "WATCHDOG=1");
+    server.turn(at(10));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(12));
+    server.turn(at(30));
+    assert_eq!(against(&page, 30), lapsed("b", 10));
+}
+
+/// Says `WATCHDOG=1` as another user, on a socket that root connected for it: what a mode
+/// cannot keep out.
+fn says_as(uid: u32, path: &Path) {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.connect(path).expect("connected");
+    let mut printf = Command::new("printf");
+    let printf = printf
+        .arg("WATCHDOG=1")
+        .uid(uid)
+        .stdout(OwnedFd::from(socket));
+    assert!(printf.status().expect("run").success(), "user {uid}");
+}
+
+#[test]
+fn nobody_but_its_user_and_root_can_renew_a_lease() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Place::make("users");
+    let owned = Lease {
+        uid: 65_534,
+        ..lease("a", false)
+    };
+    let page = place.guard(&policy(&[owned]), 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), None, &publish, at(0));
+    let path = socket_of(&place.page(), &name("a"));
+    let found = fs::metadata(&path).expect("a socket");
+    assert_eq!((found.mode() & 0o777, found.uid()), (0o600, 65_534));
+    says_as(65_534, &path);
+    server.turn(at(1));
+    assert_eq!(state(&page, 1), State::Held);
+    assert_eq!(told.kinds(), ["lease.held"]);
+    for s in 2..6 {
+        says_as(1_234, &path);
+        server.turn(at(s));
+    }
+    server.turn(at(12));
+    assert_eq!(against(&page, 12), lapsed("a", 1));
+    // The refusals of a minute are told once.
+    assert_eq!(told.kinds(), ["lease.refused", "lease.lapsed"]);
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(13));
+    assert_eq!(against(&page, 13), None, "root may");
+}
+
+#[test]
+fn any_bytes_and_any_length_neither_renew_nor_hold_anything_up() {
+    let place = Place::make("bytes");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), None, &|_| (), at(0));
+    let long = "WATCHDOG=0 ".repeat(10_000);
+    for message in ["", "WATCHDOG=11", "\0", "WATCHDOG = 1", &long] {
+        place.say("a", message);
+        server.turn(at(1));
+    }
+    assert_eq!(state(&page, 1), State::Waiting);
+}
+
+#[test]
+fn clients_of_watchdog_mux_hold_a_lease_each() {
+    let place = Place::make("mux");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 2)),
+        ..policy(&[])
+    };
+    let page = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), Some(path.clone()), &|_| (), at(0));
+    let connect = || UnixStream::connect(&path).expect("connected");
+    let (mut one, mut other) = (connect(), connect());
+    server.turn(at(1));
+    assert_eq!(page.leases().iter().filter(|l| l.renewals > 0).count(), 2);
+    one.write_all(&[0]).expect("sent");
+    server.turn(at(50));
+    server.turn(at(61));
+    assert_eq!(against(&page, 61), None);
+    server.turn(at(62));
+    assert_eq!(against(&page, 62), lapsed("watchdog-mux-2", 1));
+    other.write_all(&[0]).expect("sent");
+    server.turn(at(63));
+    assert_eq!(against(&page, 63), None);
+    // One ends in order, and its place is another's.
+    other.write_all(b"V").expect("sent");
+    drop(other);
+    server.turn(at(64));
+    server.turn(at(65));
+    server.turn(at(105));
+    assert_eq!(against(&page, 105), None);
+    let third = connect();
+    server.turn(at(106));
+    // One dies: its lease runs out, and nobody can renew it.
+    drop(one);
+    server.turn(at(107));
+    let fourth = connect();
+    server.turn(at(108));
+    server.turn(at(111));
+    assert_eq!(against(&page, 111), lapsed("watchdog-mux-1", 1));
+    drop((third, fourth));
+}
+
+#[test]
+fn the_names_of_leases_are_file_names_and_nothing_else() {
+    let good = ["a", "quorum", "0", "pulse_db-2", "0123456789abcdef"];
+    for called in good {
+        let name = LeaseName::new(called).expect("a name");
+        assert_eq!(name.as_str(), called);
+        assert_eq!(LeaseName::from_words(name.words()), Some(name));
+    }
+    let long = "0123456789abcdefg";
+    for called in [
+        "", ".", "..", "a/b", "-a", "A", "a b", "a\0", "\u{e9}", long,
+    ] {
+        assert_eq!(LeaseName::new(called), None, "{called:?}");
+    }
+    assert_eq!(LeaseName::from_words([0, 0]), None);
+    assert_eq!(LeaseName::from_words([u64::MAX, 0x61]), None);
+    assert_eq!(LeaseName::from_words([0x61, 0x62]), None, "a gap");
+}
+
+#[test]
+fn what_is_no_page_is_none_and_harmless() {
+    let place = Place::make("none");
+    let path = place.page();
+    assert!(Page::open(&path, Access::Write).is_err());
+    fs::write(&path, vec![0xff; 3 * 4096]).expect("written");
+    assert!(Page::open(&path, Access::Write).is_err());
+    // Nor does a server mind; and a guard puts its own in that place.
+    let mut server = Server::new(&path, None, &|_| (), at(0));
+    server.turn(at(1));
+    let page = place.guard(&policy(&[lease("a", false)]), 2);
+    server.turn(at(3));
+    assert_eq!(page.served(), at(3));
+}
