@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A heartbeat's states, walked through every sequence of what can happen to it, beside an oracle that
+//! keeps the whole history and knows no states.
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+
+use xenwarden::pulse::heartbeat::{Heartbeat, Input, Output, State, Timing};
+
+const TIMEOUT: u64 = 100;
+
+/// One thing that happens, and how much later than the one before.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Frame,
+    /// One that proves a moment of so long ago.
+    Old(u64),
+    Tick(u64),
+    Reconnect,
+    Gap(u64),
+    Stop,
+}
+
+const STEPS: [Step; 9] = [
+    Step::Frame,
+    Step::Old(60),
+    Step::Old(TIMEOUT),
+    Step::Tick(50),
+    Step::Tick(TIMEOUT),
+    Step::Reconnect,
+    Step::Gap(70),
+    Step::Gap(TIMEOUT),
+    Step::Stop,
+];
+
+/// What must be, from the history alone: listened time is time without our gaps.
+#[derive(Default)]
+struct Oracle {
+    armed: bool,
+    lost: bool,
+    stopped: bool,
+    /// Earliest moment at which a loss may be told.
+    not_before: u64,
+    /// Acts that are owed.
+    act_at: Option<u64>,
+}
+
+impl Oracle {
+    fn expect(&mut self, now: u64, step: Step, timing: Timing) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        if self.stopped {
+            return told;
+        }
+        let as_of = match step {
+            Step::Frame => Some(now),
+            Step::Old(ago) => now.checked_sub(ago).filter(|_| ago < TIMEOUT),
+            _ => None,
+        };
+        match step {
+            Step::Stop => self.stopped = true,
+            Step::Gap(ns) => {
+                let whole = if ns >= TIMEOUT { now + TIMEOUT } else { 0 };
+                self.not_before = (self.not_before + ns).max(whole);
+                self.act_at = self.act_at.map(|at| (at + ns).max(whole));
+            }
+            Step::Tick(_) => {
+                if self.armed && !self.lost && now >= self.not_before {
+                    self.lost = true;
+                    told.push("lost");
+                    self.act_at = Some(now + timing.act_after_ns);
+                }
+                if self.act_at.is_some_and(|at| now >= at) {
+                    told.push("act");
+                    self.act_at = timing.repeat_ns.map(|ns| now + ns);
+                }
+            }
+            Step::Frame | Step::Old(_) | Step::Reconnect => {}
+        }
+        if let Some(as_of) = as_of {
+            if !self.armed {
+                told.push("armed");
+                self.not_before = 0;
+            } else if self.lost {
+                if self.act_at.take().is_some() {
+                    told.push("call off");
+                }
+                told.push("back");
+                self.not_before = 0;
+            }
+            self.armed = true;
+            self.lost = false;
+            self.not_before = self.not_before.max(as_of + TIMEOUT);
+        }
+        told
+    }
+}
+
+fn word(output: &Output) -> &'static str {
+    match output {
+        Output::Armed => "armed",
+        Output::Lost { .. } => "lost",
+        Output::Back { .. } => "back",
+        Output::Act => "act",
+        Output::CallOff => "call off",
+    }
+}
+
+/// Takes a step of both, and compares.
+fn walk(
+    heartbeat: &Heartbeat,
+    oracle: &Oracle,
+    now: u64,
+    timing: Timing,
+    depth: usize,
+    path: &mut Vec<Step>,
+) -> u64 {
+    if depth == 0 {
+        return 1;
+    }
+    let mut walked = 0;
+    for step in STEPS {
+        let now = match step {
+            Step::Tick(ns) | Step::Gap(ns) => now + ns,
+            _ => now + 1,
+        };
+        let input = match step {
+            Step::Frame => Input::Frame { as_of: now },
+            Step::Old(ago) => Input::Frame { as_of: now - ago },
+            Step::Tick(_) => Input::Tick,
+            Step::Reconnect => Input::Reconnect,
+            Step::Gap(ns) => Input::OwnGap { ns },
+            Step::Stop => Input::Stop,
+        };
+        let (mut next, mut after) = (heartbeat.clone(), Oracle { ..*oracle });
+        let told: Vec<&str> = next.take(now, input).iter().map(word).collect();
+        path.push(step);
+        assert_eq!(told, after.expect(now, step, timing), "{path:?}");
+        assert_eq!(next.state() == State::Lost, after.lost, "{path:?}");
+        assert_eq!(next.state() == State::Waiting, !after.armed, "{path:?}");
+        assert_eq!(next.holds(), !after.lost && !after.stopped, "{path:?}");
+        let due = match (after.stopped, after.armed && !after.lost) {
+            (true, _) => None,
+            (false, true) => Some(after.not_before),
+            (false, false) => after.act_at,
+        };
+        assert_eq!(
+            next.next(),
+            due,
+            "a tick is wanted when something is due: {path:?}"
+        );
+        walked += walk(&next, &after, now, timing, depth - 1, path);
+        path.pop();
+    }
+    walked
+}
+
+/// 9 steps, 6 deep, for 4 timings: over two million sequences.
+#[test]
+fn every_interleaving_of_frames_losses_reconnects_gaps_and_stops_is_as_documented() {
+    for (act_after_ns, repeat_ns) in [(0, None), (70, None), (0, Some(30)), (70, Some(120))] {
+        let timing = Timing {
+            timeout_ns: TIMEOUT,
+            act_after_ns,
+            repeat_ns,
+        };
+        let walked = walk(
+            &Heartbeat::new(timing),
+            &Oracle::default(),
+            1_000,
+            timing,
+            6,
+            &mut Vec::new(),
+        );
+        assert_eq!(walked, 531_441);
+    }
+}
+
+fn plain() -> Heartbeat {
+    Heartbeat::new(Timing {
+        timeout_ns: TIMEOUT,
+        act_after_ns: 0,
+        repeat_ns: None,
+    })
+}
+
+#[test]
+fn nothing_is_lost_before_the_first_frame_however_long_it_takes() {
+    let mut heartbeat = plain();
+    assert_eq!(heartbeat.take(u64::MAX / 2, Input::Tick), []);
+    assert_eq!(heartbeat.next(), None);
+    assert_eq!(heartbeat.state(), State::Waiting);
+}
+
+#[test]
+fn a_loss_tells_how_long_it_was_silent_and_the_return_how_long_it_was_lost() {
+    let mut heartbeat = plain();
+    assert_eq!(
+        heartbeat.take(10, Input::Frame { as_of: 10 }),
+        [Output::Armed]
+    );
+    let lost = Output::Lost { silent_ns: 105 };
+    assert_eq!(heartbeat.take(115, Input::Tick), [lost, Output::Act]);
+    assert_eq!(heartbeat.take(500, Input::Tick), []);
+    let back = Output::Back { lost_ns: 885 };
+    assert_eq!(heartbeat.take(1_000, Input::Frame { as_of: 1_000 }), [back]);
+    assert_eq!((heartbeat.state(), heartbeat.losses()), (State::Back, 1));
+    let _ = heartbeat.take(1_050, Input::Frame { as_of: 1_050 });
+    assert_eq!(heartbeat.state(), State::Back);
+    let _ = heartbeat.take(1_100, Input::Frame { as_of: 1_100 });
+    assert_eq!(heartbeat.state(), State::Armed);
+}
+
+#[test]
+fn a_proof_of_long_ago_brings_nothing_back_and_one_of_the_future_no_more_than_now() {
+    let mut heartbeat = plain();
+    let _ = heartbeat.take(1_000, Input::Frame { as_of: u64::MAX });
+    assert_eq!(heartbeat.next(), Some(1_000 + TIMEOUT));
+    let _ = heartbeat.take(2_000, Input::Tick);
+    assert_eq!(heartbeat.take(2_001, Input::Frame { as_of: 1_901 }), []);
+    assert_eq!(heartbeat.state(), State::Lost);
+}
