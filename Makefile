@@ -15,7 +15,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
+	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
 	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU with the patches for it, and run its tests of watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
@@ -105,10 +106,14 @@ series: build
 qemu-test:
 	tests/qemu/run
 
-test: unit scenarios series
+colo: prerequisites
+	@$(call need,qemu-system-x86_64,qemu-system-x86)
+	$(CARGO) test -p xenwarden --test pulse_colo -- --ignored
+
+test: unit scenarios series colo
 
 ifeq ($(XEN)$(ARCH:amd64=),)
-test-all: unit simulation alerts lab series qemu-test
+test-all: unit simulation alerts lab series colo qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
