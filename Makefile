@@ -15,13 +15,13 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
 	@echo 'make demo [WEDGE=KIND]  show a wedge on nested Xen; WEDGE=list names the kinds'
 	@echo 'make test               unit tests, then scenarios on nested Xen'
-	@echo 'make test-all           all that takes long: simulation, packages, every scenario at three phases, soak, broken variants,'
+	@echo 'make test-all           all that takes long: simulation, packages, QEMU, every scenario at three phases, soak, broken variants,'
 	@echo '                        the cost of the patches, mutants, fuzz for ten minutes'
 	@echo 'make test-all XEN=4.20  the wedges on another Xen, with the kernel and tools of its Debian release'
 	@echo 'make test-all ARCH=arm64  the wedges that can be injected on Arm, with cross-built programs and Xen'
@@ -30,6 +30,8 @@ help:
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
+	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
+	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU with the patches for it, and run its tests of watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
@@ -41,7 +43,7 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, INITDIR, ZSHDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make portable-test      the wedges on nested Xen with these programs'
@@ -100,10 +102,18 @@ export XEN_GIT XCPNG_GIT
 series: build
 	$(LAB) series
 
-test: unit scenarios series
+# Fetches Debian's source of QEMU, so it is no part of `make series`.
+qemu-test:
+	tests/qemu/run
+
+colo: prerequisites
+	@$(call need,qemu-system-x86_64,qemu-system-x86)
+	$(CARGO) test -p xenwarden --test pulse_colo -- --ignored
+
+test: unit scenarios series colo
 
 ifeq ($(XEN)$(ARCH:amd64=),)
-test-all: unit simulation alerts lab series
+test-all: unit simulation alerts lab series colo qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
@@ -140,7 +150,7 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/systemd/stop-for-good init/systemd/stopping init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run \
+SCRIPTS = init/functions.sh init/systemd/stop-for-good init/systemd/stopping init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run tests/qemu/run \
     $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p* packaging/debian/tests/installed
 
 lint: prerequisites
@@ -179,6 +189,7 @@ DOCDIR ?= $(DATADIR)/doc/xenwarden
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 INITDIR ?= $(SYSCONFDIR)/init.d
 ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
@@ -236,6 +247,7 @@ install-systemd install-systemd-219:
 	umask 022; for unit in $(UNITS); do \
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
+	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
 	umask 022; for script in stop-for-good stopping; do \
 	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \

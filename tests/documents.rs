@@ -20,6 +20,7 @@ fn documents() -> Vec<PathBuf> {
         "init",
         "packaging",
         "xen-patches",
+        "qemu-patches",
         "fuzz",
         "tests/lab",
     ];

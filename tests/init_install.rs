@@ -47,6 +47,7 @@ fn installed(name: &str, more: &[&str]) -> Option<PathBuf> {
 fn each_init_gets_its_files_where_it_looks_and_no_others() {
     let systemd = [
         "usr/lib/systemd/system-preset/80-xenwarden.preset",
+        "usr/lib/sysusers.d/xenwarden.conf",
         "usr/lib/systemd/system/run-xenwarden_qemu_trace.mount",
         "usr/lib/systemd/system/xenwarden-monitor.service",
         "usr/lib/systemd/system/xenwarden-pulse@.service",

@@ -72,11 +72,12 @@ const MONITOR: &[&str] = &[
 const QEMU: &[&str] = &["src/bin/xenwarden-qemu.rs", "src/qemu", "src/qmp"];
 
 /// The pages of the programs.
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     "xenwardend.8",
     "xenwarden-monitor.8",
     "xenwarden.1",
     "xenwarden-pulse.8",
+    "xenwarden-qemu.8",
 ];
 const PULSE: &[&str] = &["src/bin/xenwarden-pulse.rs", "src/pulse"];
 

@@ -35,6 +35,9 @@ pub struct Loan<'a> {
     pub hooks: &'a Hooks,
 }
 
+/// Characters of a problem that are told.
+const MAX_PROBLEM: usize = 400;
+
 enum Source {
     Stream(Box<Stream>),
     Remote(Remote),
@@ -408,7 +411,8 @@ impl Beat {
             Err(problem) => Kind::PulseActFailed {
                 heartbeat,
                 action,
-                problem,
+                // A monitor may say anything, at any length.
+                problem: problem.chars().take(MAX_PROBLEM).collect(),
             },
         });
     }

@@ -25,6 +25,7 @@ pub mod config;
 pub mod frame;
 pub mod heartbeat;
 mod hook;
+mod key;
 mod lease;
 mod link;
 mod metrics;

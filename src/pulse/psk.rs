@@ -13,85 +13,18 @@
 //! soon it is played back, and where only one direction is cut both sides miss their echo.
 //! doc/awd-protocol.md is the layout.
 
+pub use super::key::Key;
+
 use super::frame::{SEALED_HEAD, SEALED_LENGTH, Sealed};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use hmac::Mac;
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-/// Bytes of a key.
-const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Moments of sending that are kept within a timeout.
 const MOMENTS: u64 = 64;
 /// Bytes before the seal.
 const SEALED_PART: usize = SEALED_LENGTH - 32;
-
-/// A pre-shared key. It is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key(Vec<u8>);
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
-    }
-}
-
-impl Key {
-    /// The bytes of a file, but for one line feed at their end: 16 to 4096. Blocks as reading does.
-    ///
-    /// # Errors
-    /// What is wrong with the file, and what to do.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let read = || -> io::Result<(u32, Vec<u8>)> {
-            let file = File::open(path)?;
-            let found = file.metadata()?;
-            if !found.is_file() {
-                return Err(io::Error::other("not a plain file"));
-            }
-            let mut bytes = Vec::new();
-            let most = u64::try_from(*KEY_LENGTHS.end()).unwrap_or(u64::MAX);
-            file.take(most.saturating_add(2)).read_to_end(&mut bytes)?;
-            Ok((found.mode(), bytes))
-        };
-        let (mode, bytes) = read().map_err(|error| format!("{}: {error}", path.display()))?;
-        if mode & 0o007 != 0 {
-            let path = path.display();
-            return Err(format!(
-                "{path}: others may use this key: take that from them (chmod o-rwx {path})"
-            ));
-        }
-        Self::from_bytes(bytes).map_err(|why| format!("{}: {why}", path.display()))
-    }
-
-    /// The same of bytes at hand.
-    ///
-    /// # Errors
-    /// They are too few, or too many.
-    pub fn from_bytes(mut bytes: Vec<u8>) -> Result<Self, String> {
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-        if !KEY_LENGTHS.contains(&bytes.len()) {
-            let n = bytes.len();
-            return Err(format!(
-                "a key has 16 to 4096 bytes, this one {n}: openssl rand -hex 32 makes one"
-            ));
-        }
-        Ok(Self(bytes))
-    }
-
-    /// HMAC-SHA256 (RFC 2104, FIPS 180-4). A key of any length is lawful.
-    fn mac(&self, name: &str, signed: &[u8]) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
-        mac.update(signed);
-        mac.update(name.as_bytes());
-        Some(mac)
-    }
-}
 
 /// A run of one side: random, never zero.
 pub type Session = [u8; 16];
@@ -126,9 +59,6 @@ pub enum Refused {
     Role,
     /// It is not newer than what was heard before in its session.
     Old,
-    /// It echoes a pulse of ours that is older than the timeout, as it is where the peer does not
-    /// hear us any more.
-    Unheard,
 }
 
 /// A frame with a right seal.
@@ -141,6 +71,10 @@ pub struct Genuine {
     pub as_of: Option<u64>,
     /// It echoes exactly the pulse that was sent then, ns.
     pub echoed_at: Option<u64>,
+    /// It echoes a pulse of ours that is older than the timeout, as it does where the peer does
+    /// not hear us any more. It proves nothing, but is to be answered: else two sides that have
+    /// not heard each other for a while would never begin anew.
+    pub unheard: bool,
 }
 
 /// A place in a peer's session.
@@ -243,6 +177,7 @@ impl Seal {
             purpose,
             as_of: None,
             echoed_at: None,
+            unheard: false,
         };
         let known = self.first.unwrap_or(u64::MAX)..=self.number;
         if fields.echo.session != self.session || !known.contains(&fields.echo.number) {
@@ -253,7 +188,17 @@ impl Seal {
         let kept = self.sent.iter().rev();
         let mut kept = kept.skip_while(|(number, _)| *number > fields.echo.number);
         let Some((number, at)) = kept.next().copied() else {
-            return Err(Refused::Unheard);
+            // That it was heard is so all the same, and may be echoed.
+            let mark = if same {
+                &mut self.heard
+            } else {
+                &mut self.unproven
+            };
+            *mark = fields.own;
+            return Ok(Genuine {
+                unheard: true,
+                ..unproven
+            });
         };
         if !same {
             self.former = self.heard.session;
@@ -263,6 +208,7 @@ impl Seal {
             purpose,
             as_of: Some(at),
             echoed_at: (number == fields.echo.number).then_some(at),
+            unheard: false,
         })
     }
 
@@ -401,7 +347,10 @@ mod tests {
         let (mut a, mut b) = pair();
         let hello = a.pulse(0);
         let late = b.reply(&hello);
-        assert_eq!(a.open(&late, TIMEOUT), Err(Refused::Unheard));
+        assert!(
+            a.open(&late, TIMEOUT)
+                .is_ok_and(|g| g.unheard && g.as_of.is_none())
+        );
         let (mut a, mut b) = pair();
         let hello = a.pulse(0);
         let just = b.reply(&hello);
@@ -427,6 +376,19 @@ mod tests {
             }
         }
         assert_eq!(proved, (5_000, 5_000), "no proof is of later than the cut");
+        // The cut is over: an answer each way, and both prove to live.
+        let from_a = a.pulse(20_000);
+        assert_eq!(
+            as_of(b.open(&from_a, 20_001)),
+            Some(19_001),
+            "it heard b all the time"
+        );
+        let answer = b.reply(&from_a);
+        assert_eq!(as_of(a.open(&answer, 20_002)), Some(20_000));
+        let from_b = b.pulse(20_003);
+        assert_eq!(as_of(a.open(&from_b, 20_004)), Some(20_000));
+        let answer = a.reply(&from_b);
+        assert_eq!(as_of(b.open(&answer, 20_005)), Some(20_003));
     }
 
     #[test]
@@ -469,26 +431,5 @@ mod tests {
             let echo = b.reply(&frame);
             assert!(as_of(a.open(&echo, now)).is_some_and(|at| now - at <= TIMEOUT / 60));
         }
-    }
-
-    #[test]
-    fn a_key_that_others_may_read_or_that_is_too_short_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let path = std::env::temp_dir().join(format!("xenwarden-key-{}", std::process::id()));
-        let modes = [(0o600, true), (0o640, true), (0o644, false), (0o602, false)];
-        std::fs::write(&path, "0123456789abcdef\n").expect("written");
-        for (mode, fine) in modes {
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(&path, permissions).expect("set");
-            assert_eq!(Key::read(&path).is_ok(), fine, "{mode:o}");
-        }
-        std::fs::remove_file(&path).expect("removed");
-        assert!(Key::read(&path).is_err());
-        assert!(Key::from_bytes(vec![7; 15]).is_err());
-        assert!(Key::from_bytes(vec![7; 4097]).is_err());
-        assert_eq!(
-            format!("{:?}", Key::from_bytes(vec![65; 16])),
-            "Ok(Key(..))"
-        );
     }
 }

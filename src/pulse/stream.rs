@@ -227,6 +227,10 @@ impl Stream {
         if let Some(as_of) = genuine.as_of {
             facts.push(Fact::Pulse { as_of, at });
         }
+        if genuine.unheard {
+            let reason = event::Refused::Unheard;
+            facts.push(Fact::Refused { reason, at });
+        }
         if genuine.purpose == Purpose::Reply {
             let sent = genuine.echoed_at;
             facts.extend(sent.map(|sent| Fact::RoundTrip(now.saturating_sub(sent))));
@@ -248,6 +252,5 @@ fn reason_told(reason: Refused) -> event::Refused {
         Refused::Seal => event::Refused::Seal,
         Refused::Role => event::Refused::Role,
         Refused::Old => event::Refused::Replayed,
-        Refused::Unheard => event::Refused::Unheard,
     }
 }
