@@ -163,7 +163,8 @@ impl Notifier {
     /// Whether it is connected, and owes no answer if it was silent before.
     #[must_use]
     pub fn may_live(&self, was_silent: bool) -> bool {
-        !self.link.open().is_empty() && !(was_silent && self.asked)
+        let owes = was_silent && self.asked;
+        !owes && !self.link.open().is_empty()
     }
 
     fn connected(&mut self, at: usize, now: u64, net: Net<'_>) -> Option<Result> {
