@@ -5,6 +5,8 @@
 
 mod pulse_stage;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pulse_stage::{LIMIT, Process, Stage, free_port, wait_until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -162,6 +164,27 @@ fn the_secondary_of_a_colo_pair_takes_over_when_the_primarys_host_dies() {
     wait_until("the secondary runs", || {
         colo.secondary.is_running().then_some(())
     });
+}
+
+/// Its host and its heartbeat live on: they do not keep a QEMU alive that is dead or stopped.
+#[test]
+fn the_secondary_of_a_colo_pair_takes_over_when_the_primary_alone_dies_or_stops() {
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let stage = Stage::new();
+        let Some(mut colo) = Colo::start(&stage) else {
+            return;
+        };
+        let pid = i32::try_from(colo.primary.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("sent");
+        let [first, second] = &colo.pulses;
+        first.wait_for("our own VMM does not answer");
+        second.wait_for("heart1: sending the script is done");
+        wait_until("the secondary has taken over", || {
+            let status = colo.secondary.execute("query-colo-status", json!({}));
+            (status["mode"] == "none").then_some(())
+        });
+        assert!(colo.secondary.is_running());
+    }
 }
 
 #[test]
