@@ -287,3 +287,66 @@ fn the_same_holds_for_all_that_can_follow_an_expiry() {
     }
     assert_eq!(walk(&vm, &mut past, true, DEPTH), 20_u64.pow(5));
 }
+
+/// What a domain of Xen's tells when these things happen to it one after the other.
+fn of_domain(inputs: &[(Nanoseconds, Input)]) -> (Vec<&'static str>, Vm) {
+    let rules = Rules::default();
+    let mut vm = Vm::new(0);
+    let (mut now, mut told) = (0, Vec::new());
+    for (after, input) in inputs {
+        now += after;
+        let wall = Timestamp(i64::try_from(now / 1_000).expect("soon"));
+        for outcome in vm.step(Moment { ns: now, wall }, *input, &rules) {
+            if let Outcome::Event(kind) = outcome {
+                told.push(kind.kind());
+            }
+        }
+        vm.domid = 3;
+    }
+    (told, vm)
+}
+
+#[test]
+fn a_domain_of_xens_that_reboots_is_started_once_and_keeps_its_alarm() {
+    let attached = |pid| {
+        Input::Attached(
+            Some(Process { pid, started: 7 }),
+            Status::from_word("running"),
+        )
+    };
+    let story = [
+        (STEP, attached(1)),
+        (STEP, Input::Armed),
+        (STEP, expired(false, false)),
+        // QEMU resets its devices, then its toolstack ends it and starts another.
+        (STEP, reset(Reset::Guest)),
+        (STEP, Input::Ending(Cause::Destroyed)),
+        (STEP, Input::Detached),
+        (STEP, Input::Gone),
+        (STEP, attached(2)),
+        (STEP, reset(Reset::Guest)),
+        (STEP, Input::Ending(Cause::Destroyed)),
+        (STEP, Input::Detached),
+        (STEP, attached(3)),
+    ];
+    let (told, vm) = of_domain(&story);
+    let rebooted = ["guest.gone", "guest.rebooted"];
+    let expected = [&["alarm.raised"][..], &rebooted, &rebooted].concat();
+    assert_eq!(told, expected);
+    assert!(vm.lifecycle.alarm.is_some(), "nobody has fed");
+    // Whoever destroys it later, or after it has done something, means just that.
+    let soon = (STEP, Input::Tick);
+    let later = [
+        (soon, Cause::Watchdog),
+        ((60_000 * MS, Input::Tick), Cause::Destroyed),
+        ((STEP, Input::Armed), Cause::Destroyed),
+    ];
+    for (then, cause) in later {
+        let mut story = story[..4].to_vec();
+        let ending = Input::Ending(Cause::Destroyed);
+        story.extend([then, (STEP, ending)]);
+        story.extend([(STEP, Input::Detached), (STEP, Input::Gone)]);
+        let (_, vm) = of_domain(&story);
+        assert_eq!(vm.lifecycle.state, DomainState::Gone(cause), "{then:?}");
+    }
+}

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | WATCHDOG | `Expired`, then `Disarmed`: the devices turn themselves off |
 //! | RESET | `Started`; the one with which firmware answers is none |
+//! | RESET of a domain of Xen's | nothing yet: its toolstack starts it anew, with another QEMU |
 //! | RESUME | nothing, but that a snapshot may have been loaded: its device is unknown |
 //! | another QEMU on the socket | `Started`, or `Returned` where its guest comes from elsewhere |
 //! | STOP, RESUME, `query-status` | `State` |
@@ -31,6 +32,10 @@ use serde::{Deserialize, Serialize};
 const SAME_RESET_NS: Nanoseconds = 2_000_000_000;
 /// Time from an expiry or a reset to the beginning of the trace within which no guest has booted.
 const SOON_NS: Nanoseconds = 1_000_000_000;
+
+/// Time from a reset of a domain of Xen's to the end of its QEMU within which that is the reboot: its
+/// hypervisor lets the toolstack know at once, which destroys the domain and starts another.
+const REBOOTS_NS: Nanoseconds = 30_000_000_000;
 
 /// Which process a QEMU is: what the kernel says of the socket's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -221,7 +226,7 @@ impl Vm {
         };
         match input {
             Input::Attached(process, status) => self.attach(process, status, &mut turn),
-            Input::Detached => self.attached = false,
+            Input::Detached => self.detach(at.ns),
             Input::Gone => self.gone(&mut turn),
             Input::Status(status) => self.status(status, &mut turn),
             Input::Expired { paused: true, .. } => {
@@ -232,7 +237,9 @@ impl Vm {
             Input::Expired { unclear, .. } => self.expire(unclear, &mut turn),
             Input::Reset { how, unclear } => self.reset(how, unclear, &mut turn),
             Input::Resumed => self.resume(),
-            Input::Ending(cause) => self.ending = Some(cause),
+            // A domain of Xen's that reboots is destroyed for that.
+            Input::Ending(_) if self.reboots(at.ns) => {}
+            Input::Ending(cause) => (self.ending, self.reset_ns) = (Some(cause), None),
             Input::TraceOn => self.trace_on(at.ns),
             Input::Seen(sighting) => {
                 let act = self.device.see(at.ns, sighting);
@@ -282,6 +289,24 @@ impl Vm {
         if status.by_watchdog && !self.expired {
             self.expire(true, turn);
         }
+    }
+
+    /// A domain of Xen's that was reset long ago did not end by that.
+    fn detach(&mut self, now: Nanoseconds) {
+        self.attached = false;
+        if self.is_of_xen() && self.reset_ns.is_some() && !self.reboots(now) {
+            self.ending = None;
+        }
+    }
+
+    /// It is a domain of Xen's, was just reset, and has done nothing since.
+    fn reboots(&self, now: Nanoseconds) -> bool {
+        let is_new = |then| now.saturating_sub(then) < REBOOTS_NS;
+        self.is_of_xen() && self.reset_ns.is_some_and(is_new)
+    }
+
+    fn is_of_xen(&self) -> bool {
+        self.domid != crate::event::NO_DOMAIN
     }
 
     fn is_gone(&self) -> bool {
@@ -365,7 +390,12 @@ impl Vm {
         } else {
             Cause::Reboot
         };
-        (self.expired, self.ending) = (false, None);
+        self.expired = false;
+        if self.is_of_xen() {
+            self.ending = Some(cause);
+            return;
+        }
+        self.ending = None;
         self.restart(cause, turn);
     }
 
@@ -384,6 +414,10 @@ impl Vm {
             return;
         };
         (self.reset_ns, self.off_ns) = (None, None);
+        if self.is_of_xen() {
+            // It lives, so whatever ends it next is something else.
+            self.ending = None;
+        }
         match act {
             Act::Armed => self.life(Step::Armed, turn),
             Act::Disarmed => self.life(Step::Disarmed, turn),
