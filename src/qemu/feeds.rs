@@ -176,7 +176,7 @@ impl Trace {
     /// In words, where QEMU or the disk refuses; or that the connection is of no use.
     pub fn switch_on(&mut self, client: &mut Client) -> Result<(), CallError> {
         let refused = |what: String| CallError::Refused(what);
-        let user = peer::process(client.stream()).and_then(|pid| peer::user(pid));
+        let user = peer::process(client.stream()).and_then(peer::user);
         let user = match user {
             Some(user) => user,
             None => Peer::of(client.stream(), None)?.uid,

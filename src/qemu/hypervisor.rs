@@ -32,6 +32,12 @@ impl Hypervisor {
         }
     }
 
+    /// By this table.
+    #[must_use]
+    pub fn with(table: Table<'static>) -> Self {
+        Self(Some(table))
+    }
+
     /// None.
     #[must_use]
     pub fn none() -> Self {
@@ -49,5 +55,30 @@ impl Hypervisor {
             domid: youngest.domid,
             paused: youngest.paused,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::simulation::Simulation;
+
+    #[test]
+    fn a_guest_is_the_youngest_of_its_domains_that_is_there_and_paused_as_that_is() {
+        let (guest, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        let xen: &'static Simulation = Box::leak(Box::new(Simulation::new(1)));
+        let hypervisor = Hypervisor::with(xen.table());
+        let _ = xen.create(3, other);
+        assert_eq!(hypervisor.look(guest), None);
+        let _ = xen.create(4, guest);
+        let seen = |domid, paused| Some(Seen { domid, paused });
+        xen.pause(4, true);
+        assert_eq!(hypervisor.look(guest), seen(4, true));
+        xen.pause(4, false);
+        let _ = xen.create(2, guest);
+        assert_eq!(hypervisor.look(guest), seen(2, false));
+        xen.destroy(2);
+        assert_eq!(hypervisor.look(guest), seen(4, false));
+        assert_eq!(Hypervisor::none().look(guest), None);
     }
 }

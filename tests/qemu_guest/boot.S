@@ -4,8 +4,11 @@
 # It says B once it runs, then waits for orders, one letter each, and says each back in lower case
 # when it is done:
 #
-#   A  arm, as Linux' i6300esb driver does: unlock and reload first, then the lock register; two
-#      stages of so many of the 1 kHz counter's ticks as STAGE says (2 x 1 s)
+#   A  arm, as Linux' i6300esb driver does: unlock and reload first, then the lock register; for
+#      2 s, two stages of 1000 ticks of the 1 kHz counter
+#   M  the same for 6 s
+#   L  the same for two minutes: longer than anything a test waits for
+#   X  the same as A, then H
 #   F  feed: unlock and reload
 #   R  reload as a driver does when it is loaded, before it arms: the same, to a device that is off
 #   D  disarm
@@ -15,7 +18,6 @@
 # is found by its vendor and device id; the BIOS has given it its registers.
         .code16
         .globl  _start
-        .set    STAGE, 1000
         .set    RELOAD, 0xc
         .set    COM1, 0x3f8
 _start:
@@ -74,7 +76,16 @@ orders: movw    $COM1 + 5, %dx
         jz      orders
         movw    $COM1, %dx
         inb     %dx, %al
+        movl    $1000, %ebp
         cmpb    $'A', %al
+        je      arm
+        cmpb    $'X', %al
+        je      arm
+        movl    $3000, %ebp
+        cmpb    $'M', %al
+        je      arm
+        movl    $60000, %ebp
+        cmpb    $'L', %al
         je      arm
         cmpb    $'F', %al
         je      feed
@@ -88,9 +99,9 @@ orders: movw    $COM1 + 5, %dx
 
 arm:    pushw   %ax
         call    unlock
-        movl    $STAGE, %fs:(%esi)
+        movl    %ebp, %fs:(%esi)
         call    unlock
-        movl    $STAGE, %fs:4(%esi)
+        movl    %ebp, %fs:4(%esi)
         call    reload
         movb    $2, %bl
         call    lock_register
@@ -104,6 +115,8 @@ disarm: pushw   %ax
 feed:   call    reload
 done:   orb     $0x20, %al
         call    say
+        cmpb    $'x', %al
+        je      hang
         jmp     orders
 
 unlock: movw    $0x80, %fs:RELOAD(%esi)

@@ -195,9 +195,12 @@ impl Follower {
             .count()
     }
 
-    /// Events of this kind, as they were logged.
-    pub fn events(&self, kind: &str) -> usize {
-        self.logged(&format!("[{kind}]"))
+    /// Waits until so many events of this kind were logged, which must be all: the log is written
+    /// a moment after the answers are.
+    pub fn has_events(&self, kind: &str, count: usize) {
+        let words = format!("[{kind}]");
+        self.until_logged(&words, count);
+        assert_eq!(self.logged(&words), count, "{kind}: {}", self.log());
     }
 
     /// What the monitor was told, in order; a tester who is not root may tell nothing.
