@@ -160,22 +160,21 @@ const FENCE_BOUND: Duration = Duration::from_millis(3500);
 /// From the secondary's loss of the primary to its takeover: the bound, and what the primary may notice its own loss later.
 const ACT_AFTER: Duration = Duration::from_secs(9);
 
-/// A pair whose heartbeats are armed, with a key, and the lease on the life of the primary's host. A host whose heartbeat is lost goes
+/// A pair as xenwarden-pulse.conf(5) has it, whose heartbeats are armed: with a key, and the lease on the life of the primary's host. A host whose heartbeat is lost goes
 /// down, and the secondary waits until that is certain.
 fn sealed(name: &str, link: &Link) -> (Pair, Lease) {
     let mut pair = Pair::start(name, link);
     let node = Side::Primary.free();
     let way = link.add(node);
-    let (act_after, monitor) = (ACT_AFTER.as_millis(), pair.secondary.monitor);
+    let (act_after, commands) = (ACT_AFTER.as_millis(), pair.secondary.commands.display());
     let primary = format!("listen = \"{node}\"\nlease = \"colo\"\n");
     let secondary = format!(
         "connect = \"{way}\"\nanswers = true\nreconnect_ms = 500\nact_after_ms = {act_after}\n\
-         notify_connect = \"{monitor}\"\nscript = \"fail-over\"\n"
+         notify_connect = \"unix:{commands}\"\nqmp = ['{{\"execute\": \"x-colo-lost-heartbeat\"}}']\n"
     );
     for (side, more) in [(Side::Primary, primary), (Side::Secondary, secondary)] {
         let host = pair.host(side);
         let path = |name: &str| host.directory.join(name);
-        fs::write(path("fail-over"), FAIL_OVER).expect("a script");
         fs::write(path("key"), "what both of them know, and nobody else").expect("a key");
         fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).expect("permissions");
         let config = format!(
@@ -188,6 +187,7 @@ fn sealed(name: &str, link: &Link) -> (Pair, Lease) {
     }
     let lease = pair.primary.guard("colo", FENCE_BOUND);
     pair.armed();
+    colo_pair::eventually("the lease is held", || lease.held());
     (pair, lease)
 }
 

@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ pub struct Host {
     pub vmm: Vmm,
     /// QEMU's human monitor, for which the letter has port 4445.
     pub monitor: SocketAddr,
+    /// A QMP socket for its pulse alone.
+    pub commands: PathBuf,
     /// Where its pulse is started, and what it reads is.
     pub directory: PathBuf,
     pulse: Option<Child>,
@@ -33,11 +37,14 @@ impl Host {
         let monitor = side.free();
         // As the letter's: on all addresses.
         let listens = format!("tcp::{},server,nowait", monitor.port());
-        let mut options = vec!["-monitor", listens.as_str()];
+        let commands = directory.join("pulse.qmp");
+        let takes = format!("unix:{},server=on,wait=off", commands.display());
+        let mut options = vec!["-monitor", listens.as_str(), "-qmp", takes.as_str()];
         options.extend(more);
         Self {
             vmm: Vmm::start(&directory, "qemu", &options),
             monitor,
+            commands,
             directory,
             pulse: None,
         }
@@ -99,9 +106,10 @@ impl Host {
         fs::create_dir_all(&directory).expect("a directory");
         let socket = UnixDatagram::bind(directory.join(name)).expect("a socket");
         let processes = self.processes();
-        Lease {
-            down: thread::spawn(move || keep(&socket, bound, &processes)),
-        }
+        let held = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&held);
+        let down = thread::spawn(move || keep(&socket, &noted, bound, &processes));
+        Lease { held, down }
     }
 }
 
@@ -116,10 +124,16 @@ impl Drop for Host {
 
 /// A lease on a host's life.
 pub struct Lease {
+    held: Arc<AtomicBool>,
     down: JoinHandle<Duration>,
 }
 
 impl Lease {
+    /// Whether it was renewed once, from when on the host lives by it.
+    pub fn held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
     /// When the host was down. Waits for that.
     pub fn went_down(self) -> Duration {
         eventually("the host is pulled down", || self.down.is_finished());
@@ -128,10 +142,11 @@ impl Lease {
 }
 
 /// Waits for a first renewal, then for one that does not come in time, and ends the processes as the hardware would.
-fn keep(socket: &UnixDatagram, bound: Duration, processes: &[Pid]) -> Duration {
+fn keep(socket: &UnixDatagram, held: &AtomicBool, bound: Duration, processes: &[Pid]) -> Duration {
     let mut line = [0; 256];
     socket.set_read_timeout(Some(LONG)).expect("a timeout");
     socket.recv(&mut line).expect("a first renewal");
+    held.store(true, Ordering::SeqCst);
     socket.set_read_timeout(Some(bound)).expect("a timeout");
     while let Ok(length) = socket.recv(&mut line) {
         assert_eq!(line.get(..length), Some(b"WATCHDOG=1".as_slice()));
