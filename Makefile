@@ -37,7 +37,7 @@ help:
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
-	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence and of heartbeats' frames'
+	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence and of the frames of heartbeats'
 	@echo 'make alerts             try the alerts for Prometheus with promtool'
 	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
@@ -88,7 +88,9 @@ lab: build
 demo: build
 	@$(LAB) demo $(WEDGE)
 
+# Some of them follow guests of a QEMU.
 unit: prerequisites
+	@$(call need,qemu-system-x86_64,qemu-system-x86)
 	$(CARGO) test -p xenwarden
 	$(CARGO) test --release -p xenwarden-lab --lib --bins
 

@@ -29,7 +29,7 @@ fn both_ways_to_configure_a_heartbeat_give_the_same_plan() {
         &stage,
         &format!(
             "[heartbeat.heart1]\nlisten = \"192.0.2.1:9009\"\nanswers = true\npulse_interval_ms = 1000\n\
-             timeout_ms = 5000\nnotify_connect = \"unix:/run/m\"\nscript = \"{script}\"\n"
+             timeout_ms = 5000\nnotify_connect = \"unix:/run/m\"\nscript = \"{script}\"\nown_vmm = true\n"
         ),
     );
     let other = other.expect("a plan");

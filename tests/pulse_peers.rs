@@ -89,6 +89,7 @@ fn a_killed_peer_is_lost_its_script_is_sent_once_and_another_run_of_it_is_back()
 #[test]
 fn a_stopped_peer_is_lost_and_the_stopped_one_blames_its_own_gap_on_nobody() {
     let letter = Letter::new();
+    let _monitor = TcpListener::bind(("127.0.0.1", letter.monitor)).expect("binds");
     let primary = letter.primary(1_500);
     let secondary = letter.secondary(3_000);
     primary.wait_for_state("heart1", "armed");
@@ -137,6 +138,30 @@ fn qemus_own_frames_are_answered_as_its_patch_does() {
         let _ = peer.read_to_end(&mut rest);
         assert_eq!(rest, b"", "server={name}");
     }
+}
+
+#[test]
+fn nothing_is_sent_while_our_own_vmms_monitor_is_not_there() {
+    let letter = Letter::new();
+    let monitor = TcpListener::bind(("127.0.0.1", letter.monitor)).expect("binds");
+    let primary = letter.primary(60_000);
+    let (own_vmm, _) = monitor.accept().expect("connects");
+    let mut peer = connect(letter.node);
+    assert_eq!(read_exactly(&mut peer, PULSE.len()), PULSE);
+    drop((own_vmm, monitor));
+    primary.wait_for("our own VMM does not answer: no pulses are sent");
+    // What was sent before is read first.
+    peer.set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("set");
+    let mut bytes = [0; 4096];
+    wait_until("silence", || peer.read(&mut bytes).is_err().then_some(()));
+    peer.write_all(PULSE).expect("sent");
+    primary.wait_for_state("heart1", "armed");
+    let _monitor = TcpListener::bind(("127.0.0.1", letter.monitor)).expect("binds");
+    primary.wait_for_times("our own VMM is there: pulses are sent", 2);
+    peer.set_read_timeout(Some(pulse_stage::LIMIT))
+        .expect("set");
+    assert_eq!(read_exactly(&mut peer, PULSE.len()), PULSE);
 }
 
 #[test]

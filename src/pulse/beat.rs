@@ -55,6 +55,8 @@ pub struct Beat {
     peer: String,
     stats: Stats,
     refusals: Refusals,
+    /// Nothing is sent, as our own VMM does not live.
+    muted: bool,
 }
 
 /// Milliseconds of nanoseconds.
@@ -83,7 +85,11 @@ impl Beat {
             None => None,
         };
         let source = match &plan.node {
-            Node::Stream(at) => Source::Stream(Box::new(Stream::new(&plan, at, number, seal))),
+            Node::Stream(at) => {
+                let mut stream = Stream::new(&plan, at, number, seal);
+                stream.mute(plan.own_vmm);
+                Source::Stream(Box::new(stream))
+            }
             Node::TcpConnect(host) => {
                 Source::Remote(Remote::new(host.clone(), Probe::Connect, number))
             }
@@ -114,6 +120,7 @@ impl Beat {
             peer: plan.node.to_string(),
             stats: Stats::default(),
             refusals: Refusals::default(),
+            muted: plan.own_vmm,
             plan,
         })
     }
@@ -217,6 +224,7 @@ impl Beat {
                 let notifier = self.notifier.as_mut();
                 let result = notifier.and_then(|notifier| notifier.ready(ready, now, loan.net));
                 self.notified(result, loan);
+                self.watch_own_vmm(false, now, loan.net);
             }
             _ => {}
         }
@@ -239,9 +247,38 @@ impl Beat {
         }
     }
 
+    /// Speaks only while our own VMM lives, where that is wanted: its peer is to miss it. With `ask` it
+    /// is asked for another sign of life.
+    fn watch_own_vmm(&mut self, ask: bool, now: u64, net: Net<'_>) {
+        let (true, Some(notifier)) = (self.plan.own_vmm, &mut self.notifier) else {
+            return;
+        };
+        let lives = match ask {
+            true => notifier.vmm_lives(now, net),
+            false => notifier.may_live(self.muted),
+        };
+        if lives == self.muted {
+            self.muted = !lives;
+            let name = &self.plan.name;
+            match lives {
+                true => {
+                    log::info!("heartbeat {name}: our own VMM is there: pulses are sent");
+                    self.pulse_at = now;
+                }
+                false => {
+                    log::warn!("heartbeat {name}: our own VMM does not answer: no pulses are sent")
+                }
+            }
+        }
+        if let Source::Stream(stream) = &mut self.source {
+            stream.mute(self.muted);
+        }
+    }
+
     /// Does what is due.
     pub fn due(&mut self, now: u64, loan: Loan<'_>) {
         if now >= self.pulse_at {
+            self.watch_own_vmm(true, now, loan.net);
             let interval = self.plan.pulse_ms.saturating_mul(NS_PER_MS);
             match &mut self.source {
                 Source::Stream(stream) => stream.pulse(now, loan.net),

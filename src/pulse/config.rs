@@ -59,6 +59,7 @@ struct Section {
     notify_device: Option<PathBuf>,
     script: Option<PathBuf>,
     qmp: Option<Vec<String>>,
+    own_vmm: Option<bool>,
     hook: Option<Vec<String>>,
     hook_timeout_s: Option<u64>,
     lease: Option<String>,
@@ -224,6 +225,15 @@ impl Of<'_> {
         let act_after_ms = self.within("act_after_ms", section.act_after_ms, 0..=3_600_000, 0);
         let connections = self.within("max_connections", section.max_connections, 1..=1_024, 16);
         let notification = self.notification(&mut section);
+        let own_vmm = section.own_vmm.unwrap_or(false);
+        let to = notification.as_ref().and_then(Option::as_ref);
+        let kept = to.is_some_and(|n| !n.to.listens && matches!(n.message, Message::Script(_)));
+        if own_vmm && notification.is_some() && !kept {
+            self.wrong(
+                "own_vmm",
+                "needs notify_connect or notify_device, and script: a connection that is kept",
+            );
+        }
         let hook = self.hook(&section);
         if let Some(lease) = &section.lease {
             let named = LeaseName::new(lease).map(drop);
@@ -241,6 +251,7 @@ impl Of<'_> {
             repeat_ms: (repeat_s > 0).then_some(repeat_s.saturating_mul(1_000)),
             act_after_ms,
             notification: notification?,
+            own_vmm,
             hook: hook?,
             lease: section.lease,
             max_connections: usize::try_from(connections).unwrap_or(16),

@@ -31,6 +31,10 @@ pub struct Notifier {
     link: Link<()>,
     message: Message,
     task: Option<Task>,
+    /// A prompt was seen: it is a human monitor, which answers to an empty line.
+    prompts: bool,
+    /// An empty line was sent and nothing has come since.
+    asked: bool,
 }
 
 /// What is being said.
@@ -58,6 +62,8 @@ impl Notifier {
             link,
             message: plan.message.clone(),
             task: None,
+            prompts: false,
+            asked: false,
         }
     }
 
@@ -132,10 +138,33 @@ impl Notifier {
                 let mut bytes = [0; 4096];
                 let count = self.link.read(at, &mut bytes, now);
                 let heard = bytes.get(..count).unwrap_or_default();
+                let open = self.link.connection(at).is_some();
+                self.prompts = open && (self.prompts || heard.windows(6).any(|w| w == b"(qemu)"));
+                self.asked &= open && heard.is_empty();
                 self.heard(at, heard, now, net)
             }
             Outcome::Nothing | Outcome::Accepted => self.progress(),
         }
+    }
+
+    /// Whether the VMM whose monitor this is lives: it is connected and, if it is a human monitor, it has answered to
+    /// the empty line before. Then it is sent another.
+    pub fn vmm_lives(&mut self, now: u64, net: Net<'_>) -> bool {
+        let Some(at) = self.link.open().first().copied() else {
+            return false;
+        };
+        if self.asked {
+            return false;
+        }
+        self.asked = self.prompts && self.task.is_none() && self.link.send(at, b"\n", now, net);
+        true
+    }
+
+    /// Whether it is connected, and owes no answer if it was silent before.
+    #[must_use]
+    pub fn may_live(&self, was_silent: bool) -> bool {
+        let owes = was_silent && self.asked;
+        !owes && !self.link.open().is_empty()
     }
 
     fn connected(&mut self, at: usize, now: u64, net: Net<'_>) -> Option<Result> {

@@ -54,6 +54,8 @@ pub struct BeatPlan {
     pub act_after_ms: u64,
     /// What is sent to a monitor.
     pub notification: Option<Notification>,
+    /// That monitor is our own VMM's: pulses are sent only while it is there, and answers.
+    pub own_vmm: bool,
     /// What is run.
     pub hook: Option<Hook>,
     /// The lease that is renewed while it is not lost.

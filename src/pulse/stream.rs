@@ -51,6 +51,8 @@ pub struct Stream {
     protocol: Protocol,
     answers: bool,
     seal: Option<Seal>,
+    /// Nothing is sent: our own VMM does not live.
+    mute: bool,
     /// When the last pulse was sent that is not answered yet, ns.
     unanswered: Option<u64>,
     unproven_at: u64,
@@ -74,6 +76,7 @@ impl Stream {
             protocol: plan.protocol,
             answers: plan.answers,
             seal,
+            mute: false,
             unanswered: None,
             unproven_at: 0,
         }
@@ -110,10 +113,15 @@ impl Stream {
         self.link.renew(now);
     }
 
+    /// Sends nothing from now on, or speaks again.
+    pub fn mute(&mut self, mute: bool) {
+        self.mute = mute;
+    }
+
     /// Sends a pulse to everybody who is connected, if pulses are sent at all.
     pub fn pulse(&mut self, now: u64, net: Net<'_>) {
         let open = self.link.open();
-        if !self.protocol.sends() || open.is_empty() {
+        if !self.protocol.sends() || self.mute || open.is_empty() {
             return;
         }
         let sealed = self.seal.as_mut().map(|seal| seal.pulse(now));
@@ -171,7 +179,7 @@ impl Stream {
 
     /// A new connection gets a pulse at once, so that its peer need not wait for an interval.
     fn greet(&mut self, at: usize, now: u64, net: Net<'_>) {
-        if !self.protocol.sends() {
+        if !self.protocol.sends() || self.mute {
             return;
         }
         let sealed = self.seal.as_mut().map(|seal| seal.pulse(now));
@@ -195,7 +203,7 @@ impl Stream {
                 Heard::Sign => facts.push(Fact::Pulse { as_of: now, at }),
                 Heard::Pulse => {
                     facts.push(Fact::Pulse { as_of: now, at });
-                    if self.answers {
+                    if self.answers && !self.mute {
                         self.link.send(at, REPLY, now, net);
                     }
                 }
@@ -237,7 +245,7 @@ impl Stream {
             return;
         }
         let proven = genuine.as_of.is_some();
-        if proven || now >= self.unproven_at {
+        if !self.mute && (proven || now >= self.unproven_at) {
             if !proven {
                 self.unproven_at = now.saturating_add(UNPROVEN_NS);
             }

@@ -13,6 +13,7 @@
 #   R  reload as a driver does when it is loaded, before it arms: the same, to a device that is off
 #   D  disarm
 #   H  hang: nothing is read any more until a reset
+#   T  reboot, by the keyboard controller
 #
 # i6300esb: Intel 6300ESB datasheet, chapter 16, and QEMU's hw/watchdog/wdt_i6300esb.c. The device
 # is found by its vendor and device id; the BIOS has given it its registers.
@@ -95,7 +96,13 @@ orders: movw    $COM1 + 5, %dx
         je      disarm
         cmpb    $'H', %al
         je      hang
+        cmpb    $'T', %al
+        je      reboot
         jmp     orders
+
+reboot: movb    $0xfe, %al
+        outb    %al, $0x64
+        jmp     hang
 
 arm:    pushw   %ax
         call    unlock

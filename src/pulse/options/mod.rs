@@ -7,7 +7,8 @@
 //!
 //! What differs from QEMU: a client without `reconnect` connects again as well, as a heartbeat that
 //! cannot come back would be of no use; each pulse is of the monotonic clock, not of a guest's; an iothread
-//! need not be there, as the letter itself makes iothread2 and names iothread1.
+//! need not be there, as the letter itself makes iothread2 and names iothread1. The notification node is taken for the
+//! monitor of the VMM that the watchdog was to be a part of: without it no pulse is sent.
 
 mod pairs;
 
@@ -313,7 +314,10 @@ fn beat(watchdog: Watchdog, found: &mut Words) -> Result<BeatPlan, String> {
             watchdog.timeout_ms, watchdog.pulse_ms
         )));
     }
+    // As the watchdog was to be a part of the QEMU whose monitor that is.
+    let own_vmm = notification.as_ref().is_some_and(|to| !to.to.listens);
     Ok(BeatPlan {
+        own_vmm,
         name: watchdog.id,
         node: Node::Stream(awd),
         protocol: Protocol::Auto,
