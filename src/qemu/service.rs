@@ -39,6 +39,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How long the threads may take to end: each switches a trace off.
 const END: Duration = Duration::from_secs(5);
 
+/// How long the last save may take.
+const SAVE: Duration = Duration::from_secs(2);
+
 /// A thread that has ended: its name, if it panicked.
 type Ended = Option<String>;
 
@@ -84,7 +87,12 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
         let path = policy.state_directory.display();
         Failure::new(IOERR, format!("state.directory: {path}: {error}"))
     };
-    vms.save().map_err(saving)?;
+    vms.write().map_err(saving)?;
+    let saved = Arc::clone(&vms);
+    // It ends with the process, as it may hang.
+    let saver = thread::Builder::new().name("state".to_owned());
+    let saver = saver.spawn(move || saved.save_for_ever());
+    let _ = saver.map_err(|error| os("cannot start a thread", error))?;
     let mut threads = Threads::new().map_err(|error| os("no socket pair", error))?;
     for (n, vm) in policy.vms.iter().enumerate() {
         threads.follow(n, vm, &vms, &hypervisor, &policy.trace_directory)?;
@@ -102,7 +110,7 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     threads.signals(signals)?;
     let panicked = threads.supervise();
     threads.end();
-    let saved = vms.save().map_err(saving);
+    let saved = vms.save_within(SAVE);
     telling.end();
     // `xenwarden guests` asks each socket that is there.
     let _ = std::fs::remove_file(&policy.control_socket);
@@ -111,7 +119,8 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
             SOFTWARE,
             format!("thread {thread} panicked: ending, to be started again"),
         )),
-        None => saved,
+        None if saved => Ok(()),
+        None => Err(saving(io::ErrorKind::TimedOut.into())),
     }
 }
 

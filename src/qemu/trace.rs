@@ -16,8 +16,9 @@
 //!
 //! `-msg timestamp=on` puts `PID@SECONDS:` before each.
 
-/// The trace events that show writes to watchdogs.
-pub const EVENTS: [&str; 2] = [WRITE, CONFIG_WRITE];
+/// The trace events that show writes to watchdogs, in the order in which they are switched on: a
+/// feed is worth more where the arming before it was seen.
+pub const EVENTS: [&str; 2] = [CONFIG_WRITE, WRITE];
 const WRITE: &str = "memory_region_ops_write";
 const CONFIG_WRITE: &str = "pci_cfg_write";
 /// Longest name of a device, bytes; the log's own lines of another form end here.

@@ -3,9 +3,10 @@
 //!
 //! In: inputs from the VMs' threads, questions and orders from the control socket. Out: events, in
 //! their order, to the teller and the log; the state, on disk. Under one lock a VM takes an input
-//! and its events are handed over; what came of it is written after that. So the disk never knows
-//! of anything that was not told, and a kill between the two tells it twice rather than never.
-//! The lock is held for computing alone; who writes waits for the disk, without it.
+//! and its events are handed over; what came of it is written after that, by a thread that may wait
+//! for the disk as nobody else does: on a host whose disk is sick alarms are told all the same. The
+//! disk never knows of anything that was not told. An alarm that a kill catches between the two, a
+//! few milliseconds on a sound disk, was told and is forgotten. The lock is held for computing alone.
 
 use super::saved::{Saved, SavedVm};
 use super::teller::Teller;
@@ -20,11 +21,27 @@ use crate::monitor::shared_registry::now;
 use crate::state::reset_reason::boot_id;
 use crate::state::store::Store;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a change that is no event may wait for the disk.
 const SAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long an order waits for the disk, and a trace before it is switched on.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts after the disk failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Saving {
+    /// Saves that were asked for, and up to which all is on disk.
+    asked: u64,
+    done: u64,
+    /// The last attempt failed.
+    failed: bool,
+}
 
 /// One VM, and what is known of it besides.
 #[derive(Debug)]
@@ -44,8 +61,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Vms {
     entries: Mutex<Vec<Entry>>,
-    /// Held by who writes.
-    saving: Mutex<()>,
+    saving: Mutex<Saving>,
+    saved: Condvar,
     store: Store,
     boot_id: String,
     rules: Rules,
@@ -178,7 +195,8 @@ impl Vms {
         }
         let vms = Self {
             entries: Mutex::new(entries),
-            saving: Mutex::new(()),
+            saving: Mutex::default(),
+            saved: Condvar::new(),
             store,
             boot_id,
             rules,
@@ -203,8 +221,8 @@ impl Vms {
         }
     }
 
-    /// VM `n` takes inputs, one after the other. Waits for the disk where that is to know: at once
-    /// of what an event told, else within a second, as a guest may arm and disarm for ever.
+    /// VM `n` takes inputs, one after the other. The disk is to know at once of what an event told,
+    /// else within a second, as a guest may arm and disarm for ever. Does not wait for it.
     pub fn step(&self, n: usize, inputs: &[Input]) {
         let (at, now) = (now(), Instant::now());
         let mut due = false;
@@ -229,7 +247,7 @@ impl Vms {
             }
         });
         if due {
-            self.save_or_say();
+            self.ask_to_save();
         }
     }
 
@@ -251,7 +269,7 @@ impl Vms {
             entry.feeds_unseen = feeds_unseen;
         });
         if changed {
-            self.save_or_say();
+            self.ask_to_save();
         }
     }
 
@@ -260,10 +278,10 @@ impl Vms {
         let _ = self.change(n, |entry| entry.vm.domid = domid);
     }
 
-    /// Its trace is switched on, or off: on disk before it is on.
+    /// Its trace is switched on, or off: on disk before it is on, unless that takes too long.
     pub fn set_tracing(&self, n: usize, tracing: bool) {
         if self.change(n, |entry| entry.tracing = tracing) {
-            self.save_or_say();
+            let _ = self.save_within(TIMEOUT);
         }
     }
 
@@ -289,13 +307,43 @@ impl Vms {
         lock(&self.entries).get(n).map(|entry| entry.uuid)
     }
 
-    /// Writes the state.
+    /// Writes the state whenever that is asked for: a thread's life. Blocks as long as the disk does.
+    pub fn save_for_ever(&self) {
+        loop {
+            let mut saving = lock(&self.saving);
+            while saving.asked == saving.done {
+                saving = self
+                    .saved
+                    .wait(saving)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            let asked = saving.asked;
+            drop(saving);
+            let written = self.write();
+            let failed = written.is_err();
+            let mut saving = lock(&self.saving);
+            let before = std::mem::replace(&mut saving.failed, failed);
+            match written {
+                Ok(()) => saving.done = asked,
+                Err(error) if !before => {
+                    let directory = self.store.directory().display();
+                    log::error!("{directory}: the alarms are not saved: {error}");
+                }
+                Err(_) => {}
+            }
+            drop(saving);
+            self.saved.notify_all();
+            if failed {
+                thread::sleep(AGAIN);
+            }
+        }
+    }
+
+    /// Writes the state, by the thread that calls.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn save(&self) -> std::io::Result<()> {
-        // In this order: who comes later has what is newer.
-        let _saving = lock(&self.saving);
+    pub fn write(&self) -> std::io::Result<()> {
         let at = now();
         let saved = Saved {
             version: 1,
@@ -305,6 +353,25 @@ impl Vms {
             vms: self.kept(),
         };
         self.store.save(&saved)
+    }
+
+    fn ask_to_save(&self) -> u64 {
+        let mut saving = lock(&self.saving);
+        saving.asked += 1;
+        self.saved.notify_all();
+        saving.asked
+    }
+
+    /// Has the state written; whether it is on disk. Blocks for no longer than `timeout`.
+    #[must_use]
+    pub fn save_within(&self, timeout: Duration) -> bool {
+        let asked = self.ask_to_save();
+        let waiting = |saving: &mut Saving| saving.done < asked && !saving.failed;
+        let waited = self
+            .saved
+            .wait_timeout_while(lock(&self.saving), timeout, waiting);
+        let (saving, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        saving.done >= asked
     }
 
     fn kept(&self) -> BTreeMap<String, SavedVm> {
@@ -319,13 +386,6 @@ impl Vms {
             (entry.name.as_ref().to_owned(), saved)
         });
         kept.collect()
-    }
-
-    fn save_or_say(&self) {
-        if let Err(error) = self.save() {
-            let directory = self.store.directory().display();
-            log::error!("{directory}: the alarms are not saved: {error}");
-        }
     }
 
     fn order(&self, uuid: Uuid, input: Input) -> Result<(), RequestError> {
@@ -344,10 +404,8 @@ impl Vms {
             let said = entry.vm.step(at, input, &rules);
             self.say(entry, said);
         }
-        self.save().map_err(|error| {
-            log::error!("the alarms are not saved: {error}");
-            RequestError::NotSaved
-        })
+        let saved = self.save_within(TIMEOUT);
+        saved.then_some(()).ok_or(RequestError::NotSaved)
     }
 }
 

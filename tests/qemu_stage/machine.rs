@@ -145,7 +145,9 @@ impl Machine {
 
     /// Waits until feeds are seen.
     pub fn until_seen(&mut self) {
-        until("the trace is on", || self.patched || self.traces());
+        until("all of the trace is on", || {
+            self.patched || self.trace_events() == [true; 2]
+        });
     }
 
     /// Waits until the guest says this.
@@ -211,14 +213,17 @@ impl Machine {
         }
     }
 
-    /// Whether the trace is on.
+    /// Whether each trace event is on.
+    fn trace_events(&mut self) -> [bool; 2] {
+        ["memory_region_ops_write", "pci_cfg_write"].map(|name| {
+            let answer = self.call("trace-event-get-state", json!({ "name": name }));
+            answer[0]["state"] == "enabled"
+        })
+    }
+
+    /// Whether any of the trace is on.
     pub fn traces(&mut self) -> bool {
-        ["memory_region_ops_write", "pci_cfg_write"]
-            .iter()
-            .any(|name| {
-                let answer = self.call("trace-event-get-state", json!({ "name": name }));
-                answer[0]["state"] == "enabled"
-            })
+        self.trace_events() != [false; 2]
     }
 
     /// The number of its process.
