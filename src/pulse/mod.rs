@@ -17,7 +17,7 @@
 //!           run: one thread, one epoll, a timer for each beat; status, metrics
 //! ```
 //!
-//! What may block does so in threads of its own: names of hosts ([`resolver`]), hooks ([`hook`]), the
+//! What may block does so in threads of its own: names of hosts (`resolver`), hooks (`hook`), the
 //! monitor's socket ([`reporter`]). The loop never waits for them.
 
 mod beat;

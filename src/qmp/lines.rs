@@ -22,7 +22,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes what came. To be emptied by [`Lines::next`] before more is pushed.
+    /// Takes what came. To be emptied by [`Self::next_line`] before more is pushed.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.used);
         self.searched = self.searched.saturating_sub(self.used);
