@@ -196,6 +196,15 @@ fn what_a_client_says_of_itself_lapses_its_lease_at_once() {
     place.say("a", "WATCHDOG=trigger");
     server.turn(at(2));
     assert!(matches!(against(&page, 2), Some(Reason::Lease { .. })));
+    // Whatever becomes of the monitor.
+    drop(server);
+    drop(Server::new(
+        &place.page(),
+        Fronts::default(),
+        &|_| (),
+        at(3),
+    ));
+    assert!(matches!(against(&page, 3), Some(Reason::Lease { .. })));
 }
 
 #[test]
@@ -347,6 +356,87 @@ fn nobody_but_its_user_and_root_can_renew_a_lease() {
 }
 
 #[test]
+fn a_second_monitor_takes_no_socket_from_one_that_serves() {
+    let place = Place::make("second");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    let mut second = Server::new(&place.page(), Fronts::default(), &|_| (), at(1));
+    place.say("a", "WATCHDOG=1");
+    second.turn(at(2));
+    assert_eq!(page.served(), at(0), "it does not serve");
+    server.turn(at(3));
+    assert_eq!(state(&page, 3), State::Held);
+    drop(server);
+    second.turn(at(4));
+    assert_eq!(page.served(), at(4), "now it does");
+}
+
+#[test]
+fn a_socket_that_somebody_removed_is_there_again_and_nothing_is_served_where_it_cannot_be() {
+    let place = Place::make("removed");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    let path = socket_of(&place.page(), &name("a"));
+    fs::remove_file(&path).expect("removed");
+    server.turn(at(2));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(3));
+    assert_eq!(page.leases()[0].renewals, 2);
+    // What is no socket is left alone: the client cannot speak, so nobody knows.
+    fs::remove_file(&path).expect("removed");
+    fs::write(&path, "mine").expect("written");
+    server.turn(at(20));
+    assert_eq!(
+        (state(&page, 20), against(&page, 20)),
+        (State::Unknown, None)
+    );
+    fs::remove_file(&path).expect("removed");
+    server.turn(at(21));
+    assert_eq!(against(&page, 21), lapsed("a", 8));
+}
+
+#[test]
+fn monitors_that_come_and_go_grant_a_dead_client_its_timeout_once() {
+    let place = Place::make("loop");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let monitor = |s| Server::new(&place.page(), Fronts::default(), &|_| (), at(s));
+    let mut server = monitor(0);
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    drop(server);
+    for s in [6, 11] {
+        drop(monitor(s));
+    }
+    drop(monitor(17));
+    assert_eq!(against(&page, 17), lapsed("a", 1), "granted until 16");
+    // Who renews is granted again.
+    let mut server = monitor(18);
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(19));
+    drop(server);
+    drop(monitor(25));
+    assert_eq!(against(&page, 33), None, "granted until 35");
+}
+
+#[test]
+fn a_timeout_that_is_made_shorter_holds_with_the_next_guard() {
+    let place = Place::make("shorter");
+    let long = Lease {
+        timeout_ns: 3_600 * NS_PER_S,
+        ..lease("a", false)
+    };
+    place.guard(&policy(&[long]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    let page = place.guard(&policy(&[lease("a", false)]), 5);
+    drop(server);
+    assert_eq!(page.leases()[0].deadline, Deadline::At(at(15)));
+}
+
+#[test]
 fn any_bytes_and_any_length_neither_renew_nor_hold_anything_up() {
     let place = Place::make("bytes");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
@@ -411,7 +501,38 @@ fn clients_of_watchdog_mux_outlive_a_monitor_or_are_told() {
         "nobody can renew it"
     );
     assert_eq!(page.leases()[0].deadline, Deadline::At(at(122)));
+    // It stops in order, and the monitor ends between its two last words.
+    ours.write_all(b"V").expect("sent");
+    server.turn(at(63));
+    drop(server);
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    drop(ours);
+    let mut again = fronts(&path);
+    again.kept.insert("watchdog-mux-1".to_owned(), theirs);
+    let mut server = Server::new(&place.page(), again, &|_| (), at(64));
+    server.turn(at(65));
+    assert_eq!(page.leases()[0].deadline, Deadline::Released);
     drop((kept, lost));
+}
+
+#[test]
+fn the_socket_of_watchdog_mux_has_leases_again_once_the_guard_has() {
+    let place = Place::make("again");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 2)),
+        ..policy(&[])
+    };
+    place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    place.guard(&policy(&[]), 1);
+    server.turn(at(2));
+    let page = place.guard(&with, 3);
+    server.turn(at(4));
+    let client = UnixStream::connect(&path).expect("connected");
+    server.turn(at(5));
+    assert_eq!(page.leases()[0].deadline, Deadline::At(at(65)));
+    drop(client);
 }
 
 #[test]

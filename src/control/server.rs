@@ -172,7 +172,7 @@ fn answer_of_monitor(
     match request {
         Request::Status => Ok(line(&(monitor.status)())),
         Request::Why => Ok(line(monitor.resets)),
-        Request::Tell(told) if monitor.tellers.may_tell(peer.uid, &told.what) => {
+        Request::Tell(told) if monitor.tellers.may_tell(peer.uid, &told) => {
             Ok(line(&Done::Told((monitor.publish)(*told))))
         }
         _ => Err(Refusal::new(NOT_YOURS)),

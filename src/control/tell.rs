@@ -8,7 +8,6 @@
 
 use super::protocol::{Done, MAX_REQUEST, Refusal, Request, Told, read};
 use super::{connect, peer};
-use crate::event::Kind;
 use crate::event::kind::matches;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -40,10 +39,14 @@ impl Tellers {
         Self(known.collect())
     }
 
-    /// Whether this user may tell of it.
+    /// Whether this user may tell of it. Whoever tells of heartbeats names no guest, as hooks go
+    /// by that.
     #[must_use]
-    pub fn may_tell(&self, uid: u32, what: &Kind) -> bool {
-        let kind = what.kind();
+    pub fn may_tell(&self, uid: u32, told: &Told) -> bool {
+        let kind = told.what.kind();
+        if told.guest.is_some() && matches("pulse.", kind) {
+            return false;
+        }
         let covers = |kinds: Kinds| kinds.iter().any(|wanted| matches(wanted, kind));
         match uid {
             0 => TELLERS.iter().any(|(_, kinds)| covers(kinds)),
@@ -104,6 +107,7 @@ fn ask(path: &Path, request: &str) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Guest, Kind};
 
     fn armed() -> Kind {
         Kind::GuestArmed {
@@ -113,14 +117,41 @@ mod tests {
         }
     }
 
+    fn of(what: Kind) -> Told {
+        Told { guest: None, what }
+    }
+
     #[test]
     fn a_user_tells_of_its_own_matters_only() {
         let tellers = Tellers(vec![(7, &["pulse."]), (8, &["guest.", "alarm."])]);
-        let host = Kind::HostDisarmed {};
-        assert!(tellers.may_tell(8, &Kind::AlarmRaised { expiries: 1 }));
+        let host = of(Kind::HostDisarmed {});
+        assert!(tellers.may_tell(8, &of(Kind::AlarmRaised { expiries: 1 })));
         for (uid, guest) in [(7, false), (8, true), (9, false), (0, true)] {
-            assert_eq!(tellers.may_tell(uid, &armed()), guest, "user {uid}");
+            assert_eq!(tellers.may_tell(uid, &of(armed())), guest, "user {uid}");
             assert!(!tellers.may_tell(uid, &host), "user {uid}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_about_no_guest_whoever_tells_of_it() {
+        let tellers = Tellers(vec![(7, &["pulse."])]);
+        let what = Kind::PulseArmed {
+            heartbeat: "h".to_owned(),
+            peer: String::new(),
+            timeout_ms: 5_000,
+        };
+        let guest = Guest {
+            uuid: None,
+            domid: 5,
+            name: None,
+        };
+        let forged = Told {
+            guest: Some(guest),
+            what: what.clone(),
+        };
+        for uid in [0, 7] {
+            assert!(tellers.may_tell(uid, &of(what.clone())));
+            assert!(!tellers.may_tell(uid, &forged));
         }
     }
 

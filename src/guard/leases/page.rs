@@ -18,7 +18,7 @@
 //! | 1 | how many leases there are |
 //! | 2 | when the monitor last looked at all sockets, ns of CLOCK_MONOTONIC; 0: never |
 //! | 3 | for how long it may be away, ns |
-//! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals, abandoned |
+//! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals, connection, granted |
 
 use crate::config::leases::{Lease, LeaseName, Leases as Policy, MOST};
 use crate::sys::clock::Monotonic;
@@ -51,7 +51,8 @@ pub(super) struct Slot {
     timeout: usize,
     pub(super) deadline: usize,
     renewals: usize,
-    abandoned: usize,
+    connection: usize,
+    granted: usize,
 }
 
 pub(super) const SLOT: Slot = Slot {
@@ -59,7 +60,8 @@ pub(super) const SLOT: Slot = Slot {
     timeout: 3,
     deadline: 4,
     renewals: 5,
-    abandoned: 6,
+    connection: 6,
+    granted: 7,
 };
 
 /// Flags above the uid.
@@ -126,10 +128,30 @@ pub fn set_renewals<W: Word>(words: &[W], n: usize, renewals: u64) {
     }
 }
 
-/// Says that whoever could renew the lease in slot number `n` is gone, or is there.
-pub fn set_abandoned<W: Word>(words: &[W], n: usize, abandoned: bool) {
-    if let Some(word) = slot(words, n).and_then(|slot| slot.get(SLOT.abandoned)) {
-        word.store(abandoned.into(), Ordering::Relaxed);
+/// What is known of the connection that holds a lease, where one does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connection {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its client has said that it stops in order, if it says nothing more.
+    Closing,
+    /// It has ended otherwise: nobody can renew the lease any more.
+    Abandoned,
+}
+
+/// Says what is known of the connection of the lease in slot number `n`.
+pub fn set_connection<W: Word>(words: &[W], n: usize, connection: Connection) {
+    if let Some(word) = slot(words, n).and_then(|slot| slot.get(SLOT.connection)) {
+        word.store(connection as u64, Ordering::Relaxed);
+    }
+}
+
+/// Says that the lease in slot number `n`, renewed so often, was granted its timeout by a monitor
+/// that had missed what was said before: it is not to be granted that again.
+pub fn set_granted<W: Word>(words: &[W], n: usize, renewals: u64) {
+    if let Some(word) = slot(words, n).and_then(|slot| slot.get(SLOT.granted)) {
+        word.store(renewals.saturating_add(1), Ordering::Relaxed);
     }
 }
 
@@ -169,8 +191,10 @@ pub struct View {
     pub deadline: Deadline,
     /// How often it was renewed.
     pub renewals: u64,
-    /// Nobody can renew it any more: its connection has ended.
-    pub abandoned: bool,
+    /// What is known of its connection.
+    pub connection: Connection,
+    /// It was granted its timeout anew, and not renewed since.
+    pub granted: bool,
 }
 
 /// What a lease is at a moment; see the table of [`super`].
@@ -303,7 +327,12 @@ impl Page {
             set(at + SLOT.timeout, lease.timeout_ns);
             let same = before.iter().find(|old| old.name == lease.name);
             set(at + SLOT.renewals, same.map_or(0, |old| old.renewals));
-            set_abandoned(words, n, same.is_some_and(|old| old.abandoned));
+            if let Some(old) = same {
+                set_connection(words, n, old.connection);
+                if old.granted {
+                    set_granted(words, n, old.renewals);
+                }
+            }
             set_deadline(words, n, begins(&lease, same, policy, now));
             count += 1;
         }
@@ -339,7 +368,12 @@ impl Page {
                 timeout_ns: word(SLOT.timeout)?,
                 deadline: Deadline::load(slot.get(SLOT.deadline)?),
                 renewals: word(SLOT.renewals)?,
-                abandoned: word(SLOT.abandoned)? != 0,
+                connection: match word(SLOT.connection)? {
+                    1 => Connection::Closing,
+                    2 => Connection::Abandoned,
+                    _ => Connection::None,
+                },
+                granted: word(SLOT.granted)? == word(SLOT.renewals)?.saturating_add(1),
             })
         };
         (0..count(words)).filter_map(view).collect()
@@ -378,7 +412,13 @@ fn begins(lease: &Lease, before: Option<&View>, policy: &Policy, now: Monotonic)
     match before {
         // Required from now on, or not any more: nobody has renewed it yet.
         Some(view) if view.renewals == 0 && view.required != lease.required => first(),
-        Some(view) => view.deadline,
+        // Its timeout may be shorter by now.
+        Some(view) => match view.deadline {
+            Deadline::At(at) if view.renewals > 0 => {
+                Deadline::At(at.min(now.plus_ns(lease.timeout_ns)))
+            }
+            deadline => deadline,
+        },
         None => first(),
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! A monitor that starts finds deadlines of the one before it, which missed what was said
 //! meanwhile. So each lease that had not lapsed when that one looked last is given its whole timeout
-//! anew; one that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's
+//! anew, once: whoever does not renew it then is not there, however often monitors come and go. One
+//! that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's
 //! socket are kept by the service manager. Where one was not, its client sees that it has ended: such a lease is released, and an
 //! event says so.
 
@@ -18,16 +19,17 @@ pub mod socket;
 use crate::config::leases::LeaseName;
 use crate::event::Kind;
 pub use crate::guard::leases::page;
-use crate::guard::leases::page::{Access, Deadline, Page, State, View};
+use crate::guard::leases::page::{Access, Connection, Deadline, Page, State, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited_by_name;
 use mux::{Kept, Mux, Spoke};
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket::{LeaseSocket, Said};
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Between two turns while nothing comes in, ns; a deadline that ends sooner is looked at just after it.
@@ -66,6 +68,10 @@ pub struct Server<'a> {
     clients: Option<Mux>,
     kept: Kept,
     followed: BTreeMap<LeaseName, Followed>,
+    /// Held while this one serves: another monitor would take its sockets.
+    lock: Option<Flock<File>>,
+    /// Leases that have no socket, of which that was said.
+    failing: BTreeSet<LeaseName>,
 }
 
 /// Serves the leases of the page at `path` until `stop` is readable or hung up.
@@ -95,6 +101,8 @@ impl<'a> Server<'a> {
             sockets: Vec::new(),
             clients: None,
             followed: BTreeMap::new(),
+            lock: None,
+            failing: BTreeSet::new(),
         };
         server.turn(now);
         server
@@ -122,10 +130,14 @@ impl<'a> Server<'a> {
 
     /// Takes what has come in, and says that everything was looked at as of `now`.
     pub fn turn(&mut self, now: Monotonic) {
+        if !self.holds() {
+            return;
+        }
         self.follow_page(now);
         let Some(page) = self.page.take() else {
             return;
         };
+        let is_reached = self.bind(&page);
         let mut refused = Vec::new();
         for socket in &self.sockets {
             let turn = socket.turn();
@@ -137,12 +149,19 @@ impl<'a> Server<'a> {
         }
         let clients = self.clients.as_mut().map(Mux::turn);
         for (lease, spoke) in clients.unwrap_or_default() {
-            page::set_abandoned(page.words(), lease.number, spoke == Spoke::Gone);
-            if let Spoke::Said(said) = spoke {
-                hear(&page, &lease, Some(said), now);
-            }
+            let (said, connection) = match spoke {
+                Spoke::Renews { is_closing: true } => (Some(Said::Renew), Connection::Closing),
+                Spoke::Renews { .. } => (Some(Said::Renew), Connection::None),
+                Spoke::Releases => (Some(Said::Release), Connection::None),
+                Spoke::Gone => (None, Connection::Abandoned),
+            };
+            page::set_connection(page.words(), lease.number, connection);
+            hear(&page, &lease, said, now);
         }
-        page::serve(page.words(), now);
+        // Where a client cannot speak, nobody knows what it would have said.
+        if is_reached {
+            page::serve(page.words(), now);
+        }
         self.tell(&page, now);
         self.page = Some(page);
     }
@@ -162,9 +181,8 @@ impl<'a> Server<'a> {
             // What was written to the old one while the guard made this one.
             Some(old) => carry(old, &page),
         }
-        let (claimed, named): (Vec<View>, Vec<View>) =
-            page.leases().into_iter().partition(|lease| lease.claimed);
-        self.bind(named);
+        let all = page.leases().into_iter();
+        let claimed: Vec<View> = all.filter(|lease| lease.claimed).collect();
         match &mut self.clients {
             Some(clients) => clients.renumber(&claimed),
             None if claimed.is_empty() => {}
@@ -177,13 +195,33 @@ impl<'a> Server<'a> {
         self.page = Some(page);
     }
 
-    /// Has a socket for each of these leases, and for no other. One that is there already serves on.
-    fn bind(&mut self, leases: Vec<View>) {
+    /// Whether it is this monitor that serves. Another one that was started by hand must not take
+    /// the sockets of one that serves.
+    fn holds(&mut self) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let Ok(file) = options.open(self.path.with_extension("lock")) else {
+            // A full /run is no reason to serve nobody.
+            return true;
+        };
+        self.lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok();
+        self.lock.is_some()
+    }
+
+    /// Has a socket for each of the page's leases, and for no other. One that is there already serves on. Whether
+    /// all of them are where their clients look.
+    fn bind(&mut self, page: &Page) -> bool {
         let directory = self.path.with_file_name("lease");
         let mut old = std::mem::take(&mut self.sockets);
-        for lease in leases {
+        let leases = page.leases().into_iter();
+        for lease in leases.filter(|lease| !lease.claimed) {
             let same = |socket: &LeaseSocket| {
                 (socket.lease.name, socket.lease.uid) == (lease.name, lease.uid)
+                    && socket.is_there(&directory)
             };
             let kept = old.iter().position(same).map(|at| old.swap_remove(at));
             let socket = match kept {
@@ -191,16 +229,25 @@ impl<'a> Server<'a> {
                 None => LeaseSocket::bind(&directory, lease),
             };
             match socket {
-                Ok(socket) => self.sockets.push(socket),
+                Ok(socket) => {
+                    self.failing.remove(&lease.name);
+                    self.sockets.push(socket);
+                }
                 Err(error) => {
-                    let path = page::socket_of(&self.path, &lease.name);
-                    log::error!("lease {}: {}: {error}", lease.name, path.display());
+                    if self.failing.insert(lease.name) {
+                        let path = page::socket_of(&self.path, &lease.name);
+                        log::error!("lease {}: {}: {error}", lease.name, path.display());
+                    }
                 }
             }
         }
-        for socket in old {
+        for socket in old.iter().filter(|socket| socket.is_there(&directory)) {
             let _ = fs::remove_file(page::socket_of(&self.path, &socket.lease.name));
         }
+        let has = |name: &LeaseName| self.sockets.iter().any(|socket| socket.lease.name == *name);
+        let named = page.leases().into_iter();
+        let mut named = named.filter(|lease| !lease.claimed);
+        named.all(|lease| has(&lease.name))
     }
 
     fn refused(&mut self, name: LeaseName, count: u64, uid: u32, now: Monotonic) {
@@ -253,9 +300,10 @@ fn hear(page: &Page, lease: &View, said: Option<Said>, now: Monotonic) {
         Some(Said::Release) => {
             page::set_deadline(page.words(), lease.number, Deadline::Released);
         }
-        // Just before now, so that this very turn has looked after it.
+        // Just before the last look, so that it has lapsed whatever becomes of this monitor.
         Some(Said::Trigger) => {
-            let past = Monotonic(now.0.saturating_sub(1).max(1));
+            let looked = page.served().0.min(now.0);
+            let past = Monotonic(looked.saturating_sub(1).max(1));
             page::set_deadline(page.words(), lease.number, Deadline::At(past));
         }
         None => {}
@@ -270,7 +318,8 @@ fn take_over(page: &Page, kept: &Kept, now: Monotonic, publish: Publish<'_>) {
             continue;
         };
         let number = lease.number;
-        if lease.abandoned || served > at {
+        let has_lapsed = served > at;
+        if has_lapsed || lease.granted || lease.connection == Connection::Abandoned {
             continue;
         }
         if lease.claimed && !kept.contains_key(lease.name.as_str()) {
@@ -281,6 +330,7 @@ fn take_over(page: &Page, kept: &Kept, now: Monotonic, publish: Publish<'_>) {
             });
         } else {
             let until = at.max(now.plus_ns(lease.timeout_ns));
+            page::set_granted(page.words(), number, lease.renewals);
             page::set_deadline(page.words(), number, Deadline::At(until));
         }
     }
@@ -294,7 +344,7 @@ fn carry(old: &Page, new: &Page) {
         if let Some(one) = same.filter(|one| one.renewals > 0) {
             page::set_deadline(new.words(), lease.number, one.deadline);
             page::set_renewals(new.words(), lease.number, one.renewals);
-            page::set_abandoned(new.words(), lease.number, one.abandoned);
+            page::set_connection(new.words(), lease.number, one.connection);
         }
     }
 }

@@ -9,8 +9,7 @@
 //!
 //! The service manager keeps the connections, each by the name of its lease, for the next monitor.
 
-use super::socket::Said;
-use crate::guard::leases::page::View;
+use crate::guard::leases::page::{Connection, View};
 use crate::sys::notify::Notifier;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::BTreeMap;
@@ -23,8 +22,9 @@ use std::path::Path;
 
 /// What a client sends last if it stops in order.
 const MAGIC: u8 = b'V';
-/// Bytes that one turn takes from a client.
-const TURN: usize = 256;
+/// Bytes that one read takes from a client, and reads that one turn makes.
+const READ: usize = 256;
+const READS: usize = 64;
 
 /// Connections that the service manager kept, by the names of their leases.
 pub type Kept = BTreeMap<String, UnixStream>;
@@ -50,8 +50,13 @@ pub struct Mux {
 /// What a client's turn comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoke {
-    /// It says this.
-    Said(Said),
+    /// It renews its lease; or stops in order, if it says nothing more.
+    Renews {
+        /// The last that it said was a `V`.
+        is_closing: bool,
+    },
+    /// It has stopped in order.
+    Releases,
     /// It is gone, without having given its lease back.
     Gone,
 }
@@ -75,7 +80,7 @@ impl Mux {
             match kept.remove(lease.name.as_str()) {
                 Some(stream) => clients.push(Client::new(stream, lease)?),
                 // Nobody is there who could renew it, and nobody else is to have it.
-                None if lease.abandoned => {}
+                None if lease.connection == Connection::Abandoned => {}
                 None => free.push(lease),
             }
         }
@@ -95,8 +100,13 @@ impl Mux {
             let same = leases.iter().find(|one| one.name == lease.name);
             same.map(|one| *lease = *one).is_some()
         };
-        self.free.retain_mut(find);
         self.clients.retain_mut(|client| find(&mut client.lease));
+        let is_free = |lease: &&View| {
+            let held = self.clients.iter().any(|one| one.lease.name == lease.name);
+            !held && lease.connection != Connection::Abandoned
+        };
+        // The first is given first.
+        self.free = leases.iter().filter(is_free).copied().rev().collect();
     }
 
     /// What to wait for.
@@ -123,7 +133,7 @@ impl Mux {
                 let text = "will not outlive this monitor";
                 log::warn!("{name}: its connection {text}: {}", errno.desc());
             }
-            spoke.push((lease, Spoke::Said(Said::Renew)));
+            spoke.push((lease, Spoke::Renews { is_closing: false }));
             self.clients.push(client);
         }
         let free = &mut self.free;
@@ -131,7 +141,7 @@ impl Mux {
             let (one, stays) = client.turn();
             spoke.extend(one.map(|one| (client.lease, one)));
             // What nobody can renew any more is given to nobody else: it lapses.
-            if one == Some(Spoke::Said(Said::Release)) {
+            if one == Some(Spoke::Releases) {
                 free.push(client.lease);
             }
             stays
@@ -146,29 +156,37 @@ impl Client {
         Ok(Self {
             stream,
             lease,
-            is_closing: false,
+            is_closing: lease.connection == Connection::Closing,
         })
     }
 
     /// What it says, and whether it stays.
     fn turn(&mut self) -> (Option<Spoke>, bool) {
-        let mut bytes = [0; TURN];
-        let is_over = match self.stream.read(&mut bytes) {
-            Ok(0) => true,
-            Ok(len) => {
-                let last = len.checked_sub(1).and_then(|at| bytes.get(at));
-                self.is_closing = last == Some(&MAGIC);
-                return (Some(Spoke::Said(Said::Renew)), true);
-            }
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
-        };
-        match (is_over, self.is_closing) {
-            (false, _) => (None, true),
-            (true, true) => (Some(Spoke::Said(Said::Release)), false),
-            (true, false) => (Some(Spoke::Gone), false),
+        let mut bytes = [0; READ];
+        let mut spoke = None;
+        // To its end, so that a last `V` and the end are one.
+        for _ in 0..READS {
+            let is_over = match self.stream.read(&mut bytes) {
+                Ok(0) => true,
+                Ok(len) => {
+                    let last = len.checked_sub(1).and_then(|at| bytes.get(at));
+                    self.is_closing = last == Some(&MAGIC);
+                    spoke = Some(Spoke::Renews {
+                        is_closing: self.is_closing,
+                    });
+                    continue;
+                }
+                Err(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ),
+            };
+            return match (is_over, self.is_closing) {
+                (false, _) => (spoke, true),
+                (true, true) => (Some(Spoke::Releases), false),
+                (true, false) => (Some(Spoke::Gone), false),
+            };
         }
+        (spoke, true)
     }
 }

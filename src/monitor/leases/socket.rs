@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use std::fs::{self, Permissions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,8 @@ pub struct LeaseSocket {
     /// The lease.
     pub lease: View,
     socket: UnixDatagram,
+    /// Device and inode of its name: another process may have put its own there, or removed it.
+    place: (u64, u64),
 }
 
 impl LeaseSocket {
@@ -71,7 +73,7 @@ impl LeaseSocket {
     /// # Errors
     /// The errno of making it, or giving it to its user.
     pub fn bind(directory: &Path, lease: View) -> io::Result<Self> {
-        let path = place(directory, &lease)?;
+        let path = free(directory, &lease)?;
         let socket = UnixDatagram::bind(&path)?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
@@ -79,7 +81,20 @@ impl LeaseSocket {
         if lease.uid != 0 {
             nix::unistd::chown(&path, Some(lease.uid.into()), None)?;
         }
-        Ok(Self { lease, socket })
+        let found = fs::symlink_metadata(&path)?;
+        let place = (found.dev(), found.ino());
+        Ok(Self {
+            lease,
+            socket,
+            place,
+        })
+    }
+
+    /// Whether its name in `directory` leads to it.
+    #[must_use]
+    pub fn is_there(&self, directory: &Path) -> bool {
+        let found = fs::symlink_metadata(directory.join(self.lease.name.as_str()));
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.place)
     }
 
     /// The same for a lease of that name and user, as another page has it.
@@ -139,7 +154,7 @@ impl AsFd for LeaseSocket {
 }
 
 /// Where it is to be, with nothing there any more. Only a socket is removed.
-fn place(directory: &Path, lease: &View) -> io::Result<PathBuf> {
+fn free(directory: &Path, lease: &View) -> io::Result<PathBuf> {
     fs::create_dir_all(directory)?;
     let path = directory.join(lease.name.as_str());
     match fs::symlink_metadata(&path) {

@@ -24,7 +24,12 @@ const TREE: &[&str] = &[
     "tests",
 ];
 /// The programs that a variant may change.
-const PROGRAMS: &[&str] = &["xenwardend", "xenwarden-monitor", "xenwarden"];
+const PROGRAMS: &[&str] = &[
+    "xenwardend",
+    "xenwarden-monitor",
+    "xenwarden",
+    "xenwarden-pulse",
+];
 /// When in the timers' period the scenarios act.
 const PHASE: Duration = Duration::from_millis(300);
 

@@ -32,7 +32,7 @@ pub const IN_EVERY_RUN: &[&str] = &["lease-killed", "lease-flooded", "lease-moni
 pub const DOWN: &[Row] = &[
     Row { name: "lease-killed", what: "a lease's client is killed", run: |lab, phase| lapses(lab, phase, "killall -9 dom0-lease") },
     Row { name: "lease-stopped", what: "a lease's client is stopped", run: |lab, phase| lapses(lab, phase, "killall -STOP dom0-lease") },
-    Row { name: "lease-disconnected", what: "a lease's client does not reach its socket any more", run: |lab, phase| lapses(lab, phase, &format!("mv {SOCKET} {SOCKET}.away")) },
+    Row { name: "lease-disconnected", what: "a lease's client does not reach its socket any more", run: disconnected },
     Row { name: "lease-flooded-killed", what: "a lease's client is killed while another user floods its socket", run: |lab, phase| lapses(lab, phase, &format!("client=$(pidof dom0-lease); {} kill -9 $client", flood())) },
     Row { name: "lease-never", what: "nobody ever renews a required lease", run: never },
     Row { name: "lease-unserved", what: "the monitor is gone for good, and with it who serves leases", run: unserved },
@@ -54,9 +54,9 @@ fn flood() -> String {
 
 impl Host {
     /// Has the guard go by a required lease, with nobody who holds it.
-    fn require_lease(&mut self) -> Result<()> {
+    fn require_lease(&mut self, user: u32) -> Result<()> {
         let lines = format!(
-            "[[lease]]\nname = \"quorum\"\ntimeout_s = {}\nrequired = true\n[leases]\nbegin_s = {}\nunserved_s = {}",
+            "[[lease]]\nname = \"quorum\"\nuser = \"{user}\"\ntimeout_s = {}\nrequired = true\n[leases]\nbegin_s = {}\nunserved_s = {}",
             TIMEOUT.as_secs(),
             BEGIN.as_secs(),
             UNSERVED.as_secs()
@@ -66,8 +66,13 @@ impl Host {
 
     /// The same, with a client that renews it twice a second.
     fn hold_lease(&mut self) -> Result<()> {
-        self.require_lease()?;
-        let client = format!("(setsid dom0-lease 500 0 {SOCKET} < /dev/null > /dev/null 2>&1 &)");
+        self.hold_lease_as(0)
+    }
+
+    fn hold_lease_as(&mut self, user: u32) -> Result<()> {
+        self.require_lease(user)?;
+        let client =
+            format!("(setsid dom0-lease 500 {user} {SOCKET} < /dev/null > /dev/null 2>&1 &)");
         self.dom0_ok(&client, PROMPT)?;
         self.wait_lease(LeaseState::Held)
     }
@@ -88,8 +93,22 @@ impl Host {
 
 /// The lease lapses by this command, and the host goes down for it.
 fn lapses(laboratory: &Laboratory, phase: Duration, command: &str) -> Result<Figures> {
+    lapses_for(laboratory, phase, 0, command)
+}
+
+/// A client that is not root is kept from its socket.
+fn disconnected(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
+    lapses_for(laboratory, phase, NOBODY, "chmod 700 /run/xenwarden/lease")
+}
+
+fn lapses_for(
+    laboratory: &Laboratory,
+    phase: Duration,
+    user: u32,
+    command: &str,
+) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
-    host.hold_lease()?;
+    host.hold_lease_as(user)?;
     let said = host.machine.log.length();
     host.dom0_ok(command, PROMPT)?;
     falls(host, TIMEOUT, said, "withhold: lease quorum lapsed")
@@ -112,7 +131,7 @@ fn falls(mut host: Host, within: Duration, said: usize, says: &str) -> Result<Fi
 fn never(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
     let said = host.machine.log.length();
-    host.require_lease()?;
+    host.require_lease(0)?;
     falls(host, BEGIN, said, "withhold: lease quorum lapsed")
 }
 
