@@ -259,7 +259,6 @@ fn samples() -> Vec<(Kind, &'static str)> {
         (
             Kind::LeaseReleased {
                 lease: text("quorum"),
-                lost: false,
             },
             "lease quorum: released by its client",
         ),

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -462,7 +462,7 @@ fn end(stream: &UnixStream) {
 }
 
 #[test]
-fn clients_of_watchdog_mux_outlive_a_monitor_or_are_told() {
+fn clients_of_watchdog_mux_outlive_a_monitor_or_lapse() {
     let place = Place::make("kept");
     let path = place.0.join("mux.sock");
     let with = Policy {
@@ -472,47 +472,50 @@ fn clients_of_watchdog_mux_outlive_a_monitor_or_are_told() {
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let connect = || UnixStream::connect(&path).expect("connected");
-    let clients = [connect(), connect(), connect()];
+    let clients = [connect(), connect()];
     server.turn(at(1));
-    let [kept, lost, dead] = clients;
-    end(&dead);
-    server.turn(at(2));
     drop(server);
-    assert!(kept.set_nonblocking(true).is_ok());
-    // The next monitor is given the first connection: its far end stands for what a service manager keeps.
+    // The next monitor is given the first connection: its far end stands for what a service manager
+    // keeps, with what was sent meanwhile.
     let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    ours.write_all(&[0]).expect("sent");
     let mut again = fronts(&path);
     again.kept.insert("watchdog-mux-1".to_owned(), theirs);
-    let told = Told::default();
-    let publish = |kind| told.publish(kind);
-    let mut server = Server::new(&place.page(), again, &publish, at(30));
-    assert_eq!(
-        told.kinds(),
-        ["lease.released"],
-        "the second, which is lost"
-    );
-    server.turn(at(60));
-    assert_eq!(against(&page, 60), None);
-    ours.write_all(&[0]).expect("sent");
+    let mut server = Server::new(&place.page(), again, &|_| (), at(30));
+    assert_eq!(page.leases()[0].deadline, Deadline::At(at(90)));
+    // Nobody else is given what nobody renews.
+    let third = connect();
+    server.turn(at(31));
+    assert_eq!(page.leases()[2].deadline, Deadline::At(at(91)));
     server.turn(at(62));
-    assert_eq!(
-        against(&page, 62),
-        lapsed("watchdog-mux-3", 1),
-        "nobody can renew it"
-    );
-    assert_eq!(page.leases()[0].deadline, Deadline::At(at(122)));
+    assert_eq!(against(&page, 62), lapsed("watchdog-mux-2", 1));
     // It stops in order, and the monitor ends between its two last words.
     ours.write_all(b"V").expect("sent");
     server.turn(at(63));
     drop(server);
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    drop(ours);
+    end(&ours);
     let mut again = fronts(&path);
     again.kept.insert("watchdog-mux-1".to_owned(), theirs);
     let mut server = Server::new(&place.page(), again, &|_| (), at(64));
     server.turn(at(65));
     assert_eq!(page.leases()[0].deadline, Deadline::Released);
-    drop((kept, lost));
+    drop((clients, third));
+}
+
+#[test]
+fn a_socket_of_watchdog_mux_that_another_serves_is_left_to_it() {
+    let place = Place::make("theirs");
+    let path = place.0.join("mux.sock");
+    let theirs = UnixListener::bind(&path).expect("bound");
+    let with = Policy {
+        mux: Some((path.clone(), 1)),
+        ..policy(&[])
+    };
+    place.guard(&with, 0);
+    drop(Server::new(&place.page(), fronts(&path), &|_| (), at(0)));
+    let _client = UnixStream::connect(&path).expect("connected");
+    assert!(theirs.accept().is_ok());
 }
 
 #[test]

@@ -15,7 +15,13 @@ use std::path::{Path, PathBuf};
 const AREA: Area = Area::OtherUsers;
 
 /// Daemons that open a host watchdog, by their names.
-const OF_DEVICES: [&str; 4] = ["sbd", "watchdog", "watchdogd", "wd_keepalive"];
+const OF_DEVICES: [&str; 5] = [
+    "sbd",
+    "watchdog",
+    "watchdogd",
+    "watchdog-mux",
+    "wd_keepalive",
+];
 /// Those that take slots of dom0's watchdog in Xen: how many of the two.
 const OF_SLOTS: [(&str, u8); 2] = [("xenwatchdogd", 1), ("xhad", 2)];
 

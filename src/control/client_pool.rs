@@ -204,7 +204,8 @@ pub fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
 
 /// Whether somebody listens on the socket. Does not block: where the listener's queue is
 /// full, as that of a stopped process may be, connect(2) says EAGAIN (unix(7)).
-fn is_listened_to(path: &Path) -> bool {
+#[must_use]
+pub fn is_listened_to(path: &Path) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None)
         .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));

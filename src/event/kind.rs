@@ -388,12 +388,7 @@ kinds! {
     Info "lease.released" LeaseReleased {
         /// The lease.
         lease: String,
-        /// Not by its client: its connection to watchdog-mux's socket ended with a monitor.
-        lost: bool,
-    } => {
-            let by = if *lost { ": its connection ended with the monitor" } else { " by its client" };
-            format!("lease {lease}: released{by}")
-        }
+    } => format!("lease {lease}: released by its client")
     /// Somebody spoke for a lease who may not; at most one a minute and lease.
     Warning "lease.refused" LeaseRefused {
         /// The lease.

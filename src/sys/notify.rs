@@ -73,16 +73,15 @@ impl Notifier {
     /// # Errors
     /// The errno of sending it.
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
-        // A watchdog is nothing that could be polled for its end.
+        // FDPOLL=0: a watchdog is nothing that could be polled for its end, and a connection's end
+        // is for the next of this process's kind to see.
         self.give(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), descriptor)
     }
 
-    /// The same for a connection: the manager forgets it when its far end has gone.
-    ///
-    /// # Errors
-    /// As for [`Self::keep`].
-    pub fn keep_connection(&self, name: &str, connection: BorrowedFd<'_>) -> Result<bool, Errno> {
-        self.give(&format!("FDSTORE=1\nFDNAME={name}"), connection)
+    /// Has the manager forget what it keeps under this name (`FDSTOREREMOVE=1`). Whether that
+    /// arrived does not matter: what it keeps it gives back, ended.
+    pub fn forget(&self, name: &str) {
+        let _ = self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
     fn give(&self, message: &str, descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {

@@ -226,12 +226,9 @@ fn samples_of_host(kind: &str) -> Vec<Kind> {
                 never,
             })
             .into(),
-        "lease.released" => [false, true]
-            .map(|lost| Kind::LeaseReleased {
-                lease: "quorum".to_owned(),
-                lost,
-            })
-            .into(),
+        "lease.released" => vec![Kind::LeaseReleased {
+            lease: "quorum".to_owned(),
+        }],
         "lease.refused" => vec![Kind::LeaseRefused {
             lease: "quorum".to_owned(),
             uid: 65_534,

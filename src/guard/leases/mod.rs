@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Leases<'a, W: Word = AtomicU64> {
     words: &'a [W],
-    /// When this guard began: the monitor is given its time from there at least.
+    /// When this guard began.
     since: Monotonic,
 }
 
@@ -76,7 +76,9 @@ impl<'a, W: Word> Leases<'a, W> {
 
     fn unserved(&self, served: Monotonic, now: Monotonic) -> Option<Reason> {
         let most_ns = self.words.get(UNSERVED)?.load(Ordering::Relaxed);
-        let age_ns = now.since_ns(served.max(self.since));
+        // Where no monitor has been there yet, it has its time from this guard's start.
+        let since = if served.0 == 0 { self.since } else { served };
+        let age_ns = now.since_ns(since);
         (age_ns > most_ns).then_some(Reason::Unknown(Unknown::Leases { age_ns }))
     }
 

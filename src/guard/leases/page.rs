@@ -213,6 +213,12 @@ pub enum State {
 }
 
 impl View {
+    /// It has a deadline, which has passed or not.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.deadline, Deadline::At(_))
+    }
+
     /// What it is at `now`, as far as was looked at `served`.
     #[must_use]
     pub fn state(&self, served: Monotonic, now: Monotonic) -> State {

@@ -9,9 +9,9 @@
 //! A monitor that starts finds deadlines of the one before it, which missed what was said
 //! meanwhile. So each lease that had not lapsed when that one looked last is given its whole timeout
 //! anew, once: whoever does not renew it then is not there, however often monitors come and go. One
-//! that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's
-//! socket are kept by the service manager. Where one was not, its client sees that it has ended: such a lease is released, and an
-//! event says so.
+//! that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's socket are
+//! kept by the service manager, with what was sent meanwhile, and so is their deadline. One that was not kept is one
+//! that nobody renews: its client did not stop in order.
 
 pub mod mux;
 pub mod socket;
@@ -177,7 +177,7 @@ impl<'a> Server<'a> {
             return;
         };
         match &self.page {
-            None => take_over(&page, &self.kept, now, self.publish),
+            None => take_over(&page, now),
             // What was written to the old one while the guard made this one.
             Some(old) => carry(old, &page),
         }
@@ -311,24 +311,15 @@ fn hear(page: &Page, lease: &View, said: Option<Said>, now: Monotonic) {
 }
 
 /// What another monitor left on the page, as of `now`.
-fn take_over(page: &Page, kept: &Kept, now: Monotonic, publish: Publish<'_>) {
+fn take_over(page: &Page, now: Monotonic) {
     let served = page.served();
     for lease in page.leases() {
         let Deadline::At(at) = lease.deadline else {
             continue;
         };
         let number = lease.number;
-        let has_lapsed = served > at;
-        if has_lapsed || lease.granted || lease.connection == Connection::Abandoned {
-            continue;
-        }
-        if lease.claimed && !kept.contains_key(lease.name.as_str()) {
-            page::set_deadline(page.words(), number, Deadline::Released);
-            publish(Kind::LeaseReleased {
-                lease: lease.name.to_string(),
-                lost: true,
-            });
-        } else {
+        // What comes over a connection waits in it: nothing was missed, or nobody is there.
+        if served <= at && !lease.granted && !lease.claimed {
             let until = at.max(now.plus_ns(lease.timeout_ns));
             page::set_granted(page.words(), number, lease.renewals);
             page::set_deadline(page.words(), number, Deadline::At(until));
@@ -360,10 +351,7 @@ fn event(lease: &View, before: State, state: State, now: Monotonic) -> Option<Ki
             timeout_ms,
             lapsed: before == State::Lapsed,
         },
-        (_, State::Released) => Kind::LeaseReleased {
-            lease: name,
-            lost: false,
-        },
+        (_, State::Released) => Kind::LeaseReleased { lease: name },
         (_, State::Lapsed) => {
             let Deadline::At(at) = lease.deadline else {
                 return None;

@@ -9,6 +9,7 @@
 //!
 //! The service manager keeps the connections, each by the name of its lease, for the next monitor.
 
+use crate::control::client_pool::is_listened_to;
 use crate::guard::leases::page::{Connection, View};
 use crate::sys::notify::Notifier;
 use nix::poll::{PollFd, PollFlags};
@@ -68,6 +69,11 @@ impl Mux {
     /// # Errors
     /// The errno of making it.
     pub fn bind(path: &Path, leases: Vec<View>, mut kept: Kept) -> io::Result<Self> {
+        // Proxmox VE's own daemon may serve it.
+        if is_listened_to(path) {
+            let text = "another process listens on this socket: mask watchdog-mux.service";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
             _ => {}
@@ -80,7 +86,7 @@ impl Mux {
             match kept.remove(lease.name.as_str()) {
                 Some(stream) => clients.push(Client::new(stream, lease)?),
                 // Nobody is there who could renew it, and nobody else is to have it.
-                None if lease.connection == Connection::Abandoned => {}
+                None if lease.is_running() || lease.connection == Connection::Abandoned => {}
                 None => free.push(lease),
             }
         }
@@ -103,7 +109,7 @@ impl Mux {
         self.clients.retain_mut(|client| find(&mut client.lease));
         let is_free = |lease: &&View| {
             let held = self.clients.iter().any(|one| one.lease.name == lease.name);
-            !held && lease.connection != Connection::Abandoned
+            !held && !lease.is_running() && lease.connection != Connection::Abandoned
         };
         // The first is given first.
         self.free = leases.iter().filter(is_free).copied().rev().collect();
@@ -128,7 +134,7 @@ impl Mux {
                 continue;
             };
             let name = lease.name.as_str();
-            let kept = self.manager.keep_connection(name, client.stream.as_fd());
+            let kept = self.manager.keep(name, client.stream.as_fd());
             if let Err(errno) = kept {
                 let text = "will not outlive this monitor";
                 log::warn!("{name}: its connection {text}: {}", errno.desc());
@@ -136,10 +142,13 @@ impl Mux {
             spoke.push((lease, Spoke::Renews { is_closing: false }));
             self.clients.push(client);
         }
-        let free = &mut self.free;
+        let (free, manager) = (&mut self.free, &self.manager);
         self.clients.retain_mut(|client| {
             let (one, stays) = client.turn();
             spoke.extend(one.map(|one| (client.lease, one)));
+            if !stays {
+                manager.forget(client.lease.name.as_str());
+            }
             // What nobody can renew any more is given to nobody else: it lapses.
             if one == Some(Spoke::Releases) {
                 free.push(client.lease);
