@@ -189,7 +189,9 @@ fn a_fifo_in_place_of_a_file_is_a_mistake_and_no_wait() {
     let script = format!("{beat}notify_connect = \"unix:/run/m\"\nscript = \"{fifo}\"\n");
     stage.write("key.toml", &key);
     stage.write("script.toml", &script);
-    let object = format!("advanced-watchdog,id=h,awd_node=a,notification_node=m,opt_script={fifo}");
+    let object = format!(
+        "advanced-watchdog,id=h,server=on,awd_node=a,notification_node=m,opt_script={fifo}"
+    );
     let chardevs = [
         "-chardev",
         "socket,id=a,host=192.0.2.1,port=9009",
