@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A heartbeat's states, walked through every sequence of what can happen to it, beside an oracle that
 //! keeps the whole history and knows no states.
-#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 use xenwarden::pulse::heartbeat::{Heartbeat, Input, Output, State, Timing};
 
