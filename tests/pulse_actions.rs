@@ -4,10 +4,12 @@
 
 mod pulse_stage;
 
+use nix::sys::signal::Signal;
 use pulse_stage::{
     LIMIT, PULSE, Process, Pulses, Stage, connect, free_port, wait_for_file, wait_until,
 };
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -289,4 +291,41 @@ fn a_stop_forgives_no_loss_and_a_crash_gives_nothing_back() {
     killed.kill();
     let rest = told(&lease, |_| true);
     assert!(rest.iter().all(|said| said == "WATCHDOG=1"), "{rest:?}");
+}
+
+/// A program whose lease is renewed, and what keeps its heartbeat.
+fn renewed(stage: &Stage, lease: &UnixDatagram) -> (Process, Pulses) {
+    let port = free_port();
+    let text = format!("[heartbeat.h]\nlisten = \"127.0.0.1:{port}\"\nlease = \"quorum\"\n");
+    let program = stage.start_with("lease", &text);
+    let pulses = Pulses::over(connect(port), PULSE, EACH);
+    let _ = told(lease, |all| !all.is_empty());
+    (program, pulses)
+}
+
+#[test]
+fn a_lease_is_given_back_to_a_monitor_that_comes_back_while_the_program_stops() {
+    let stage = Stage::new();
+    let lease = stage.lease("quorum");
+    let (program, _pulses) = renewed(&stage, &lease);
+    drop(lease);
+    fs::remove_file(stage.path("run/xenwarden/lease/quorum")).expect("removed");
+    program.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(500)); // the first try finds nobody
+    let lease = stage.lease("quorum");
+    let said = told(&lease, |all| !all.is_empty());
+    assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
+    assert_eq!(program.stop(), Some(0));
+}
+
+#[test]
+fn a_lease_that_nobody_takes_back_is_told_and_ends_the_program_all_the_same() {
+    let stage = Stage::new();
+    let lease = stage.lease("quorum");
+    let (program, _pulses) = renewed(&stage, &lease);
+    drop(lease);
+    program.signal(Signal::SIGTERM);
+    program.wait_for("lease quorum: ");
+    program.wait_for("it was not given back");
+    assert_eq!(program.stop(), Some(0));
 }

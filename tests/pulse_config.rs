@@ -177,3 +177,42 @@ fn all_mistakes_are_told_at_once() {
     let why = load(&stage, text).expect_err("wrong");
     assert!(why.lines().count() >= 4, "{why}");
 }
+
+#[test]
+fn a_fifo_in_place_of_a_file_is_a_mistake_and_no_wait() {
+    let stage = Stage::new();
+    let fifo = stage.named("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("it runs").success());
+    let beat = "[heartbeat.h]\nconnect = \"192.0.2.1:9009\"\n";
+    let key = format!("{beat}key = \"{fifo}\"\n");
+    let script = format!("{beat}notify_connect = \"unix:/run/m\"\nscript = \"{fifo}\"\n");
+    stage.write("key.toml", &key);
+    stage.write("script.toml", &script);
+    let object = format!(
+        "advanced-watchdog,id=h,server=on,awd_node=a,notification_node=m,opt_script={fifo}"
+    );
+    let chardevs = [
+        "-chardev",
+        "socket,id=a,host=192.0.2.1,port=9009",
+        "-chardev",
+        "socket,id=m,path=/run/m",
+        "-object",
+        &object,
+    ];
+    for words in [
+        &["--config", "key.toml"][..],
+        &["--config", "script.toml"],
+        &["--config", &fifo],
+        &chardevs,
+    ] {
+        let output = stage.output(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{words:?}: {said}");
+        assert!(
+            said.contains(&fifo) && said.contains("not a plain file"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}

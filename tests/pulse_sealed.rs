@@ -237,3 +237,28 @@ fn another_run_of_a_peer_is_heard_at_once_without_stored_state() {
     }
     assert_eq!(listener.beat("pair")["losses"], 0);
 }
+
+#[test]
+fn a_short_second_start_of_one_side_does_not_lock_out_the_one_that_lives() {
+    let pair = Pair::new();
+    let (listener, lives) = (pair.listener(5_000), pair.client(5_000, "answers = true"));
+    listener.wait_for_state("pair", "armed");
+    lives.wait_for_state("pair", "armed");
+    let key = pair.stage.named("key");
+    let port = pair.port;
+    let text = format!(
+        "[heartbeat.pair]\nconnect = \"127.0.0.1:{port}\"\nkey = \"{key}\"\nanswers = true\npulse_interval_ms = 100\n"
+    );
+    let second = pair.stage.start_with("second", &text);
+    second.wait_for_state("pair", "armed");
+    drop(second);
+    let refused = listener.beat("pair")["refused"].as_u64();
+    // Longer than the timeout: only who is heard is still armed.
+    std::thread::sleep(Duration::from_secs(7));
+    for program in [&listener, &lives] {
+        let beat = program.beat("pair");
+        assert_eq!(beat["state"], "armed", "{}", program.log());
+        assert_eq!(beat["losses"], 0, "{}", program.log());
+    }
+    assert_eq!(listener.beat("pair")["refused"].as_u64(), refused);
+}

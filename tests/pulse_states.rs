@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A heartbeat's states, walked through every sequence of what can happen to it, beside an oracle that
 //! keeps the whole history and knows no states.
-#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 use xenwarden::pulse::heartbeat::{Heartbeat, Input, Output, State, Timing};
 
@@ -39,10 +39,15 @@ struct Oracle {
     stopped: bool,
     /// Earliest moment at which a loss may be told.
     not_before: u64,
+    /// Own gaps put that off to here at most, and whether a long one has had its whole timeout.
+    latest: u64,
+    renewed: bool,
     /// The latest moment that was proved.
     proved: u64,
-    /// Acts that are owed.
+    /// Acts that are owed, and the same of them.
     act_at: Option<u64>,
+    act_latest: u64,
+    act_renewed: bool,
 }
 
 impl Oracle {
@@ -59,33 +64,55 @@ impl Oracle {
         match step {
             Step::Stop => self.stopped = true,
             Step::Gap(ns) => {
-                let whole = if ns >= TIMEOUT { now + TIMEOUT } else { 0 };
-                self.not_before = (self.not_before + ns).max(whole);
-                self.act_at = self.act_at.map(|at| (at + ns).max(whole));
+                let whole = if ns >= TIMEOUT { now + TIMEOUT } else { now };
+                let long = ns >= TIMEOUT;
+                if self.armed && !self.lost {
+                    if long && !self.renewed {
+                        self.latest = self.latest.max(whole);
+                        self.renewed = true;
+                    }
+                    self.not_before = (self.not_before + ns).max(whole).min(self.latest);
+                }
+                if let Some(at) = self.act_at {
+                    if long && !self.act_renewed {
+                        self.act_latest = self.act_latest.max(whole);
+                        self.act_renewed = true;
+                    }
+                    self.act_at = Some((at + ns).max(whole).min(self.act_latest));
+                }
             }
             Step::Tick(_) => {
                 if self.armed && !self.lost && now >= self.not_before {
                     self.lost = true;
                     told.push("lost");
-                    self.act_at = Some(now + timing.act_after_ns);
+                    self.owe(now + timing.act_after_ns);
                 }
                 if self.act_at.is_some_and(|at| now >= at) {
                     told.push("act");
-                    self.act_at = timing.repeat_ns.map(|ns| now + ns);
+                    self.act_at = None;
+                    if let Some(ns) = timing.repeat_ns {
+                        self.owe(now + ns);
+                    }
                 }
             }
             Step::Frame | Step::Old(_) | Step::Reconnect => {}
         }
         if let Some(as_of) = as_of {
+            let anew = !self.armed || self.lost;
             if !self.armed {
                 told.push("armed");
-                self.not_before = 0;
             } else if self.lost {
                 if self.act_at.take().is_some() {
                     told.push("call off");
                 }
                 told.push("back");
-                self.not_before = 0;
+            }
+            if anew {
+                (self.not_before, self.latest) = (0, 0);
+            }
+            if anew || as_of > self.proved {
+                self.latest = self.not_before.max(as_of + 3 * TIMEOUT);
+                self.renewed = false;
             }
             self.armed = true;
             self.lost = false;
@@ -93,6 +120,12 @@ impl Oracle {
             self.not_before = self.not_before.max(as_of + TIMEOUT);
         }
         told
+    }
+
+    fn owe(&mut self, at: u64) {
+        self.act_at = Some(at);
+        self.act_latest = at + 2 * TIMEOUT;
+        self.act_renewed = false;
     }
 }
 
@@ -220,4 +253,50 @@ fn a_proof_of_long_ago_brings_nothing_back_and_one_of_the_future_no_more_than_no
     let _ = heartbeat.take(2_000, Input::Tick);
     assert_eq!(heartbeat.take(2_001, Input::Frame { as_of: 1_901 }), []);
     assert_eq!(heartbeat.state(), State::Lost);
+}
+
+/// When a peer that died at 1000 is told as lost, if gaps as long, after as much time each, come one after
+/// the other.
+fn lost_despite_gaps(gap: u64, between: u64) -> u64 {
+    let mut heartbeat = plain();
+    let mut now = 1_000;
+    let _ = heartbeat.take(now, Input::Frame { as_of: now });
+    for _ in 0..1_000 {
+        now += gap;
+        let _ = heartbeat.take(now, Input::OwnGap { ns: gap });
+        for _ in 0..between {
+            if !heartbeat.take(now, Input::Tick).is_empty() {
+                return now;
+            }
+            now += 1;
+        }
+    }
+    panic!("never");
+}
+
+#[test]
+fn own_gaps_however_many_do_not_excuse_a_dead_peer_without_end() {
+    for gap in [1, 10, 50, 99] {
+        let lost = lost_despite_gaps(gap, 1);
+        assert!(lost <= 1_000 + 3 * TIMEOUT + gap, "{gap}: {lost}");
+    }
+    for gap in [TIMEOUT, 2 * TIMEOUT, 10_000] {
+        let lost = lost_despite_gaps(gap, TIMEOUT / 2);
+        let end = (1_000 + 3 * TIMEOUT).max(1_000 + gap + TIMEOUT);
+        assert!(lost <= end + gap + TIMEOUT, "{gap}: {lost}");
+    }
+}
+
+#[test]
+fn after_one_long_gap_a_live_peer_has_a_whole_timeout() {
+    let mut heartbeat = plain();
+    let _ = heartbeat.take(1_000, Input::Frame { as_of: 1_000 });
+    let _ = heartbeat.take(50_000, Input::OwnGap { ns: 49_000 });
+    assert_eq!(heartbeat.next(), Some(50_000 + TIMEOUT));
+    assert_eq!(heartbeat.take(50_000, Input::Tick), []);
+    let _ = heartbeat.take(50_050, Input::Frame { as_of: 50_040 });
+    // What it said since then earns it another.
+    let _ = heartbeat.take(90_000, Input::OwnGap { ns: 39_000 });
+    assert_eq!(heartbeat.take(90_099, Input::Tick), []);
+    assert!(!heartbeat.take(90_100, Input::Tick).is_empty());
 }

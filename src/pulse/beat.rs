@@ -327,12 +327,32 @@ impl Beat {
         self.report_action(Action::Hook, result, reporter);
     }
 
+    /// From now on a lease is only given back. That of a heartbeat that does not hold is not.
+    pub fn prepare_release(&mut self, now: u64) {
+        let holds = self.state.holds(now);
+        self.lease = self.lease.take().filter(|_| holds);
+    }
+
+    /// Gives the lease back, once, if there is one and the peer is still proved to live.
+    ///
+    /// # Errors
+    /// Why it was not taken; it may be tried again.
+    pub fn release(&mut self, now: u64) -> Result<(), String> {
+        let Some(lease) = &self.lease else {
+            return Ok(());
+        };
+        let released = match self.state.holds(now) {
+            true => lease.release().map_err(|error| error.to_string()),
+            false => Err("the peer is not proved to live any more".to_owned()),
+        };
+        let name = self.plan.lease.as_deref().unwrap_or_default();
+        released.map_err(|why| format!("lease {name}: {why}"))?;
+        self.lease = None;
+        Ok(())
+    }
+
     /// The program stops, in order.
     pub fn stop(&mut self, now: u64) {
-        let holds = self.state.holds(now);
-        if let Some(lease) = &self.lease {
-            lease.stop(holds);
-        }
         let _ = self.state.take(now, Input::Stop);
     }
 

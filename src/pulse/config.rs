@@ -6,14 +6,13 @@
 
 use super::plan::{
     BeatPlan, Endpoint, Hook, HostPort, Message, Node, Notification, Place, Plan, check_name,
-    read_script,
+    open_at_once, read_script,
 };
 use super::protocol::Protocol;
 use super::psk::Key;
 use crate::config::leases::LeaseName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -88,7 +87,7 @@ pub fn load(path: &Path) -> Result<Plan, String> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    let file = open_at_once(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a plain file"));
     }

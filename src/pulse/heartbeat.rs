@@ -4,7 +4,8 @@
 //! In: frames that refresh it, the passing of time, gaps of our own, the end. Out: what is to be told and done. Promises:
 //! a loss is told once, at the first look after the timeout, and nothing but a frame takes it
 //! back; what is done about it is done once for each loss unless it is to be repeated; nothing
-//! is ever done before the first frame. Never: a loss for a time in which we did not listen
+//! is ever done before the first frame; our own gaps, however many, put off nothing for longer than
+//! two timeouts, but for one long gap. Never: a loss for one time in which we did not listen
 //! ourselves, or for a connection that was closed and made again.
 //!
 //! ```text
@@ -99,9 +100,46 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
     Waiting,
-    Armed { deadline: u64 },
-    Lost { since: u64, act_at: Option<u64> },
-    Back { deadline: u64, since: u64 },
+    Armed { deadline: Deadline },
+    Lost { since: u64, act: Option<Deadline> },
+    Back { deadline: Deadline, since: u64 },
+}
+
+/// A moment that gaps of our own put off, up to a last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deadline {
+    at: u64,
+    latest: u64,
+    /// A gap as long as the timeout has given it a whole timeout: none does so again.
+    renewed: bool,
+}
+
+impl Deadline {
+    /// At this moment, or up to two timeouts later.
+    fn new(at: u64, timeout_ns: u64) -> Self {
+        Self {
+            at,
+            latest: at.saturating_add(timeout_ns.saturating_mul(2)),
+            renewed: false,
+        }
+    }
+
+    /// Time in which nobody listened does not count. After a gap as long as the timeout nothing is
+    /// known any more of what the peer did, and the whole timeout begins anew, once: a host that
+    /// was suspended for an hour needs it, and one that is stopped again and again must not
+    /// excuse a dead peer for ever.
+    fn put_off(&mut self, now: u64, ns: u64, timeout_ns: u64) {
+        let anew = now.saturating_add(timeout_ns);
+        let mut at = self.at.saturating_add(ns).max(now);
+        if ns >= timeout_ns {
+            at = at.max(anew);
+            if !self.renewed {
+                self.renewed = true;
+                self.latest = self.latest.max(anew);
+            }
+        }
+        self.at = at.min(self.latest).max(self.at);
+    }
 }
 
 /// A heartbeat.
@@ -159,8 +197,8 @@ impl Heartbeat {
         match self.inner {
             _ if self.stopped => None,
             Inner::Waiting => None,
-            Inner::Armed { deadline } | Inner::Back { deadline, .. } => Some(deadline),
-            Inner::Lost { act_at, .. } => act_at,
+            Inner::Armed { deadline } | Inner::Back { deadline, .. } => Some(deadline.at),
+            Inner::Lost { act, .. } => act.map(|act| act.at),
         }
     }
 
@@ -185,19 +223,29 @@ impl Heartbeat {
     }
 
     fn frame(&mut self, now: u64, as_of: u64) -> Vec<Output> {
-        let deadline = as_of.saturating_add(self.timing.timeout_ns);
-        if deadline <= now {
+        let timeout_ns = self.timing.timeout_ns;
+        let deadline = Deadline::new(as_of.saturating_add(timeout_ns), timeout_ns);
+        if deadline.at <= now {
             return Vec::new();
         }
+        let newer = as_of > self.proved;
         self.proved = self.proved.max(as_of);
+        // A deadline that a gap of ours has put off is not brought forward.
+        let later = |before: Deadline| match newer {
+            true => Deadline {
+                at: deadline.at.max(before.at),
+                latest: deadline.latest.max(before.at),
+                ..deadline
+            },
+            false => before,
+        };
         match self.inner {
             Inner::Waiting => {
                 self.inner = Inner::Armed { deadline };
                 vec![Output::Armed]
             }
-            // A deadline that a gap of ours has put off is not brought forward.
             Inner::Armed { deadline: before } => {
-                let deadline = deadline.max(before);
+                let deadline = later(before);
                 self.inner = Inner::Armed { deadline };
                 Vec::new()
             }
@@ -205,7 +253,7 @@ impl Heartbeat {
                 deadline: before,
                 since,
             } => {
-                let deadline = deadline.max(before);
+                let deadline = later(before);
                 let settled = now.saturating_sub(since) >= self.timing.timeout_ns;
                 self.inner = match settled {
                     true => Inner::Armed { deadline },
@@ -213,13 +261,13 @@ impl Heartbeat {
                 };
                 Vec::new()
             }
-            Inner::Lost { since, act_at } => {
+            Inner::Lost { since, act } => {
                 self.inner = Inner::Back {
                     deadline,
                     since: now,
                 };
                 let lost_ns = now.saturating_sub(since);
-                let called_off = act_at.map(|_| Output::CallOff);
+                let called_off = act.map(|_| Output::CallOff);
                 called_off
                     .into_iter()
                     .chain([Output::Back { lost_ns }])
@@ -231,46 +279,43 @@ impl Heartbeat {
     fn tick(&mut self, now: u64) -> Vec<Output> {
         let mut outputs = Vec::new();
         match self.inner {
-            Inner::Armed { deadline } | Inner::Back { deadline, .. } if now >= deadline => {
+            Inner::Armed { deadline } | Inner::Back { deadline, .. } if now >= deadline.at => {
                 self.losses = self.losses.saturating_add(1);
                 outputs.push(Output::Lost {
                     silent_ns: now.saturating_sub(self.proved),
                 });
                 self.inner = Inner::Lost {
                     since: now,
-                    act_at: Some(now.saturating_add(self.timing.act_after_ns)),
+                    act: Some(self.act_after(now, self.timing.act_after_ns)),
                 };
             }
             _ => {}
         }
         if let Inner::Lost {
             since,
-            act_at: Some(at),
+            act: Some(act),
         } = self.inner
-            && now >= at
+            && now >= act.at
         {
             outputs.push(Output::Act);
-            let again = self.timing.repeat_ns.map(|ns| now.saturating_add(ns));
-            self.inner = Inner::Lost {
-                since,
-                act_at: again,
-            };
+            let again = self.timing.repeat_ns.map(|ns| self.act_after(now, ns));
+            self.inner = Inner::Lost { since, act: again };
         }
         outputs
     }
 
-    /// Time in which nobody listened does not count. After a gap as long as the timeout nothing is
-    /// known any more of what the peer did, and the whole timeout begins anew.
+    fn act_after(&self, now: u64, ns: u64) -> Deadline {
+        Deadline::new(now.saturating_add(ns), self.timing.timeout_ns)
+    }
+
     fn own_gap(&mut self, now: u64, ns: u64) {
-        let timeout_ns = self.timing.timeout_ns;
-        let anew = if ns >= timeout_ns { timeout_ns } else { 0 };
-        let put_off = |at: u64| at.saturating_add(ns).max(now.saturating_add(anew));
-        match &mut self.inner {
-            Inner::Waiting => {}
-            Inner::Armed { deadline } | Inner::Back { deadline, .. } => {
-                *deadline = put_off(*deadline);
-            }
-            Inner::Lost { act_at, .. } => *act_at = act_at.map(put_off),
+        let deadline = match &mut self.inner {
+            Inner::Waiting => None,
+            Inner::Armed { deadline } | Inner::Back { deadline, .. } => Some(deadline),
+            Inner::Lost { act, .. } => act.as_mut(),
+        };
+        if let Some(deadline) = deadline {
+            deadline.put_off(now, ns, self.timing.timeout_ns);
         }
     }
 }

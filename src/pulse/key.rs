@@ -3,10 +3,10 @@
 //!
 //! In: a file that others cannot read. Out: seals. Never: its bytes in a message.
 
+use super::plan::open_at_once;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -31,7 +31,7 @@ impl Key {
     /// What is wrong with the file, and what to do.
     pub fn read(path: &Path) -> Result<Self, String> {
         let read = || -> io::Result<(u32, Vec<u8>)> {
-            let file = File::open(path)?;
+            let file = open_at_once(path)?;
             let found = file.metadata()?;
             if !found.is_file() {
                 return Err(io::Error::other("not a plain file"));

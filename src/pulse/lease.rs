@@ -6,6 +6,7 @@
 
 use crate::sys::clock::NS_PER_S;
 use crate::sys::notify::Notifier;
+use std::io;
 use std::path::Path;
 
 /// From one renewal to the next.
@@ -46,11 +47,12 @@ impl Lease {
         self.renew_at = now.saturating_add(PERIOD_NS);
     }
 
-    /// Gives it back, where the heartbeat holds: a stop forgives no loss, and none that an earlier
-    /// run of this program has noticed.
-    pub fn stop(&self, holds: bool) {
-        if holds {
-            let _ = self.notifier.tell("STOPPING=1");
-        }
+    /// Gives it back. Only for a heartbeat that holds: a stop forgives no loss, and none that an
+    /// earlier run of this program has noticed.
+    ///
+    /// # Errors
+    /// Why the monitor has not taken it: it may at another time.
+    pub fn release(&self) -> io::Result<()> {
+        self.notifier.deliver("STOPPING=1")
     }
 }

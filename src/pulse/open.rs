@@ -16,7 +16,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 /// A descriptor that may be read and written as a file.
@@ -97,7 +97,7 @@ pub fn listen(place: &Place) -> io::Result<Listener> {
         }
         Place::Unix(path) => {
             let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-            if is_socket && UnixStream::connect(path).is_err() {
+            if is_socket && !is_listened_to(path) {
                 fs::remove_file(path)?;
             }
             let listener = UnixListener::bind(path)?;
@@ -106,6 +106,15 @@ pub fn listen(place: &Place) -> io::Result<Listener> {
         }
         Place::Device(_) => Err(Errno::ENOTSOCK.into()),
     }
+}
+
+/// Whether somebody listens at a unix socket. One that is stopped may have a full queue, which
+/// connect(2) tells by EAGAIN (unix(7)): it is not waited for.
+fn is_listened_to(path: &Path) -> bool {
+    matches!(
+        unix(path).map_err(|error| error.kind()),
+        Ok(_) | Err(io::ErrorKind::WouldBlock)
+    )
 }
 
 fn listen_tcp(at: &HostPort) -> io::Result<TcpListener> {

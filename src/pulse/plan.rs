@@ -7,8 +7,9 @@
 use super::protocol::Protocol;
 use super::psk::Key;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Largest script, bytes.
@@ -162,6 +163,24 @@ impl fmt::Display for Node {
     }
 }
 
+/// Descriptors for what is not a heartbeat's connection.
+const OWN_DESCRIPTORS: u64 = 64;
+
+impl Plan {
+    /// Descriptors that its heartbeats and the program itself have open at once, at most.
+    #[must_use]
+    pub fn descriptors(&self) -> u64 {
+        let beats = self.heartbeats.iter().map(|beat| {
+            let node = match &beat.node {
+                Node::Stream(endpoint) if endpoint.listens => beat.max_connections,
+                _ => 1,
+            };
+            u64::try_from(node).unwrap_or(u64::MAX)
+        });
+        beats.fold(OWN_DESCRIPTORS, u64::saturating_add)
+    }
+}
+
 impl BeatPlan {
     /// How it is heard, in a word.
     #[must_use]
@@ -174,13 +193,23 @@ impl BeatPlan {
     }
 }
 
+/// Opens a file to be read. Does not wait for somebody to write to a fifo (open(2)): that is left to
+/// whoever then looks what it is.
+///
+/// # Errors
+/// The errno of it.
+pub(super) fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// A script's bytes. Blocks as reading does.
 ///
 /// # Errors
 /// Why it cannot be read.
 pub fn read_script(path: &Path) -> Result<Vec<u8>, String> {
     let read = || -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
+        let file = open_at_once(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a plain file"));
         }

@@ -23,6 +23,9 @@ use std::io::{self, Read};
 
 /// Moments of sending that are kept within a timeout.
 const MOMENTS: u64 = 64;
+/// Sessions that gave way to others, of which the last number is kept: more than there are runs of
+/// a peer within one timeout. Of an older one a recording echoes nothing that is recent enough.
+const FORMER: usize = 16;
 /// Bytes before the seal.
 const SEALED_PART: usize = SEALED_LENGTH - 32;
 
@@ -101,8 +104,8 @@ pub struct Seal {
     heard: Mark,
     /// The last of a session that has not, which is echoed while none has.
     unproven: Mark,
-    /// The session before that one.
-    former: Session,
+    /// The sessions before that one, each with the last number that was heard.
+    former: VecDeque<Mark>,
 }
 
 /// A frame's fields, in the order in which they are laid out.
@@ -129,7 +132,7 @@ impl Seal {
             first: None,
             heard: Mark::default(),
             unproven: Mark::default(),
-            former: Session::default(),
+            former: VecDeque::new(),
         }
     }
 
@@ -168,8 +171,8 @@ impl Seal {
         if fields.answers == self.answers || fields.own.session == self.session {
             return Err(Refused::Role);
         }
-        let same = fields.own.session == self.heard.session;
-        if fields.own.session == self.former || (same && fields.own.number <= self.heard.number) {
+        let last = self.last_of(fields.own.session).map(|mark| mark.number);
+        if last.is_some_and(|last| fields.own.number <= last) {
             return Err(Refused::Old);
         }
         let purpose = fields.purpose;
@@ -189,27 +192,42 @@ impl Seal {
         let mut kept = kept.skip_while(|(number, _)| *number > fields.echo.number);
         let Some((number, at)) = kept.next().copied() else {
             // That it was heard is so all the same, and may be echoed.
-            let mark = if same {
-                &mut self.heard
-            } else {
-                &mut self.unproven
-            };
-            *mark = fields.own;
+            match self.last_of(fields.own.session) {
+                Some(mark) => *mark = fields.own,
+                None => self.unproven = fields.own,
+            }
             return Ok(Genuine {
                 unheard: true,
                 ..unproven
             });
         };
-        if !same {
-            self.former = self.heard.session;
-        }
-        self.heard = fields.own;
+        self.hear(fields.own);
         Ok(Genuine {
             purpose,
             as_of: Some(at),
             echoed_at: (number == fields.echo.number).then_some(at),
             unheard: false,
         })
+    }
+
+    /// The last that was heard of a session that proved to live.
+    fn last_of(&mut self, session: Session) -> Option<&mut Mark> {
+        let known = std::iter::once(&mut self.heard).chain(&mut self.former);
+        let mut known = known.filter(|mark| **mark != Mark::default());
+        known.find(|mark| mark.session == session)
+    }
+
+    /// The peer's last proof of life is this. A session that gave way to another may come back, as
+    /// the one that lives does when a second start of the peer has ended, but with nothing that was
+    /// heard of it before.
+    fn hear(&mut self, own: Mark) {
+        let before = std::mem::replace(&mut self.heard, own);
+        if before.session == own.session || before == Mark::default() {
+            return;
+        }
+        self.former.retain(|mark| mark.session != own.session);
+        self.former.truncate(FORMER - 1);
+        self.former.push_front(before);
     }
 
     /// Pulses that are older than the timeout are echoed by nobody who lives.
@@ -411,15 +429,53 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_gave_way_to_another_does_not_come_back() {
-        let (mut a, mut old) = pair();
-        let mut new = side("0123456789abcdef", "h", true, 4);
+    fn a_second_start_of_the_peer_does_not_lock_out_the_one_that_lives() {
+        let (mut a, mut lives) = pair();
+        let mut second = side("0123456789abcdef", "h", true, 4);
         let hello = a.pulse(0);
-        let kept = old.reply(&hello);
+        let kept = lives.reply(&hello);
         assert!(a.open(&kept, 1).is_ok());
-        let more = old.reply(&hello);
-        assert_eq!(as_of(a.open(&new.reply(&hello), 2)), Some(0));
-        assert_eq!(a.open(&more, 3), Err(Refused::Old));
+        assert_eq!(as_of(a.open(&second.reply(&hello), 2)), Some(0));
+        assert_eq!(a.open(&kept, 3), Err(Refused::Old), "a recording");
+        let next = a.pulse(1_000);
+        let more = lives.reply(&next);
+        assert_eq!(as_of(a.open(&more, 1_001)), Some(1_000));
+        for replayed in [&kept, &more] {
+            assert_eq!(a.open(replayed, 1_002), Err(Refused::Old));
+        }
+        // It is echoed again, and so hears that it is heard.
+        assert!(lives.open(&next, 1_002).is_ok());
+        let from_lives = lives.pulse(1_003);
+        assert!(a.open(&from_lives, 1_004).is_ok());
+        assert_eq!(as_of(lives.open(&a.pulse(1_005), 1_006)), Some(1_003));
+    }
+
+    #[test]
+    fn no_session_before_the_last_is_replayed_to_displace_the_one_that_lives() {
+        let (mut a, _) = pair();
+        let hello = a.pulse(0);
+        let recorded: Vec<Sealed> = (10..20)
+            .map(|session| side("0123456789abcdef", "h", true, session).reply(&hello))
+            .collect();
+        for frame in &recorded {
+            assert_eq!(as_of(a.open(frame, 1)), Some(0));
+        }
+        let heard = a.heard;
+        for frame in recorded.iter().chain(recorded.iter().rev()) {
+            assert_eq!(a.open(frame, 2), Err(Refused::Old));
+        }
+        assert_eq!(a.heard, heard);
+    }
+
+    #[test]
+    fn what_is_remembered_of_sessions_is_bounded() {
+        let (mut a, _) = pair();
+        let hello = a.pulse(0);
+        for session in 10..100 {
+            let mut run = side("0123456789abcdef", "h", true, session);
+            assert!(a.open(&run.reply(&hello), 1).is_ok());
+            assert!(a.former.len() <= FORMER);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! In: a plan. Out: heartbeats, until SIGTERM or SIGINT. Promises: each round serves what is ready, a bounded amount of
 //! it, before what is due, so that a pulse which has arrived is never overtaken by its deadline; lateness of our own is measured at each round
-//! and never taken for a peer's. Never: a wait but that for events.
+//! and never taken for a peer's. Never: a wait but that for events, until it ends.
 
 use super::beat::{Beat, Loan};
 use super::hook::Hooks;
@@ -16,8 +16,8 @@ use super::resolver::Resolver;
 use super::status::{BeatStatus, PulseStatus};
 use super::status_socket::StatusSocket;
 use crate::event::Kind;
-use crate::exit::{Failure, OSERR};
-use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, suspended_ns};
+use crate::exit::{CONFIG, Failure, OSERR};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until, suspended_ns};
 use crate::sys::notify::Notifier;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -32,6 +32,10 @@ use std::sync::Arc;
 const GAP_NS: u64 = 200 * NS_PER_MS;
 /// A gap as long is told.
 const GAP_TOLD_NS: u64 = NS_PER_S;
+/// At the end leases are tried to be given back for so long, each time after so long: in all less
+/// than the unit's TimeoutStopSec.
+const RELEASE_NS: u64 = 5 * NS_PER_S;
+const RELEASE_AGAIN_NS: u64 = 50 * NS_PER_MS;
 /// The longest wait.
 const LONGEST_NS: u64 = NS_PER_S;
 /// The program's own descriptors, as slots of [`Token::PROGRAM`]'s remote part.
@@ -112,7 +116,7 @@ fn own(slot: u16) -> Token {
 
 impl Program {
     fn start(plan: Plan, places: &Places) -> Result<Self, Failure> {
-        allow_descriptors();
+        allow_descriptors(&plan)?;
         let now = Monotonic::now().0;
         let poller = Poller::new().map_err(|e| refused("epoll")(&e))?;
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
@@ -326,7 +330,32 @@ impl Program {
         }
     }
 
+    /// Gives the leases back. A monitor that is just being started, or has no room, is asked again
+    /// for a while: a lease that is not given back brings the host down.
+    fn release_leases(&mut self) {
+        let first = Monotonic::now();
+        for beat in &mut self.beats {
+            beat.prepare_release(first.0);
+        }
+        loop {
+            let now = Monotonic::now();
+            let results = self.beats.iter_mut().map(|beat| beat.release(now.0));
+            let untaken: Vec<String> = results.filter_map(Result::err).collect();
+            if untaken.is_empty() {
+                return;
+            }
+            if now.0.saturating_sub(first.0) >= RELEASE_NS {
+                for why in untaken {
+                    log::warn!("{why}: it was not given back, and will lapse");
+                }
+                return;
+            }
+            sleep_until(now.plus_ns(RELEASE_AGAIN_NS));
+        }
+    }
+
     fn stop(&mut self) {
+        self.release_leases();
         let now = Monotonic::now().0;
         for beat in &mut self.beats {
             beat.stop(now);
@@ -364,11 +393,24 @@ fn stop_signals(poller: &Poller) -> Result<UnixStream, Failure> {
     Ok(read)
 }
 
-/// As many descriptors as the hard limit allows: a thousand heartbeats have more than the usual soft one.
-fn allow_descriptors() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+/// As many descriptors as the hard limit allows: a thousand heartbeats have more than the usual soft
+/// one. With fewer than the plan may come to need, strangers' connections could use them up.
+fn allow_descriptors(plan: &Plan) -> Result<(), Failure> {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return Ok(());
+    };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let most = if raised.is_ok() { hard } else { soft };
+    let needed = plan.descriptors();
+    if needed <= most {
+        return Ok(());
     }
+    Err(Failure::new(
+        CONFIG,
+        format!(
+            "{needed} descriptors may be needed (the sum of max_connections, and 64), and the limit is {most}: lower max_connections, or raise LimitNOFILE (ulimit -n)"
+        ),
+    ))
 }
 
 /// The service manager's watchdog (sd_watchdog_enabled(3)), ns.

@@ -51,16 +51,24 @@ impl Notifier {
     /// nobody to tell, or it can never arrive. Allocates nothing, never blocks.
     #[must_use]
     pub fn tell(&self, message: &str) -> bool {
-        let Some((socket, address)) = &self.0 else {
-            return true;
-        };
-        match socket.send_to_addr(message.as_bytes(), address) {
-            Ok(_) => true,
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
-        }
+        self.0.is_none()
+            || match self.deliver(message) {
+                Ok(()) => true,
+                Err(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ),
+            }
+    }
+
+    /// The same where it matters that it arrived. Never blocks.
+    ///
+    /// # Errors
+    /// The errno of sendto(2), such as ENOENT where there is no socket, and EAGAIN where it has no
+    /// room; ENOTCONN: there is nobody to tell.
+    pub fn deliver(&self, message: &str) -> io::Result<()> {
+        let (socket, address) = self.0.as_ref().ok_or(Errno::ENOTCONN)?;
+        socket.send_to_addr(message.as_bytes(), address).map(|_| ())
     }
 }
 

@@ -201,6 +201,10 @@ impl Process {
         kill(Pid::from_raw(pid), signal).expect("sent");
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory, KiB.
     pub fn memory_kib(&self) -> u64 {
         self.proc_number("status", "VmRSS:")

@@ -5,6 +5,8 @@
 //! bounded number of connections, each with a bounded memory; a peer that proved to live is never displaced by one that
 //! did not; a client connects again for ever, at growing distances. Never: a wait.
 
+mod places;
+
 use super::open::{self, Listener, Opened};
 use super::plan::{Endpoint, Place};
 use super::poller::{Part, Poller, Ready, Token};
@@ -22,11 +24,6 @@ const CONNECT_NS: u64 = 5 * NS_PER_S;
 /// The first distance of attempts, and the last where none is configured.
 const SOONEST_NS: u64 = 250 * NS_PER_MS;
 const LATEST_NS: u64 = 10 * NS_PER_S;
-/// Connections that one readiness accepts.
-const ACCEPTS: usize = 64;
-/// After a failed accept(2), such as for want of descriptors, nobody is accepted for so long.
-const PAUSE_NS: u64 = 200 * NS_PER_MS;
-
 /// What the loop lends to a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Net<'a> {
@@ -61,6 +58,10 @@ pub struct Link<T> {
     part: Part,
     /// A silent TCP connection of a client is made again after so long, ns.
     patience_ns: u64,
+    /// A connection that has proved nothing for so long is closed where places are short.
+    timeout_ns: u64,
+    /// When it was told last that nobody is accepted.
+    told_at: Option<u64>,
     listener: Option<Listener>,
     paused_until: Option<u64>,
     connections: Vec<Option<Connection<T>>>,
@@ -100,6 +101,8 @@ impl<T: Clone> Link<T> {
             beat,
             part,
             patience_ns: timeout_ns.saturating_mul(2).max(CONNECT_NS),
+            timeout_ns,
+            told_at: None,
             listener: None,
             paused_until: None,
             connections: std::iter::repeat_with(|| None).take(limit).collect(),
@@ -410,53 +413,6 @@ impl<T: Clone> Link<T> {
                 Outcome::Nothing
             }
             Err(_) => Outcome::Nothing,
-        }
-    }
-
-    fn accept(&mut self, now: u64, net: Net<'_>) {
-        for _ in 0..ACCEPTS {
-            let accepted = match &self.listener {
-                Some(listener) => listener.accept(),
-                None => return,
-            };
-            match accepted {
-                Ok(opened) => self.admit(opened, now, net),
-                Err(error) if is_later(&error) => return,
-                Err(error) => {
-                    log::warn!("{}: accepts nobody for now: {error}", self.endpoint.place);
-                    if let Some(listener) = &self.listener {
-                        let _ = net.poller.remove(listener.as_fd());
-                    }
-                    self.paused_until = Some(now.saturating_add(PAUSE_NS));
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Takes a free place, or that of the oldest that has proved nothing for a while; else
-    /// the newcomer is closed.
-    fn admit(&mut self, opened: Opened, now: u64, net: Net<'_>) {
-        let rank = |connection: &Connection<T>| match connection.proved {
-            None => Some(connection.opened),
-            Some(at) if now.saturating_sub(at) > self.patience_ns => Some(at),
-            Some(_) => None,
-        };
-        let places = self.connections.iter().enumerate();
-        let places = places.filter_map(|(at, place)| match place {
-            None => Some((0, at)),
-            Some(connection) => rank(connection).map(|rank| (rank.saturating_add(1), at)),
-        });
-        let Some((_, at)) = places.min() else {
-            return;
-        };
-        // The one before is closed first: epoll(7) knows no two of the same number.
-        if let Some(place) = self.connections.get_mut(at) {
-            *place = None;
-        }
-        let token = self.token(at.saturating_add(1));
-        if net.poller.add(&opened.io, token, true).is_ok() {
-            self.install(at, opened, now);
         }
     }
 
