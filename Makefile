@@ -248,6 +248,7 @@ install-systemd install-systemd-219:
 	install -d $(DESTDIR)$(UNITDIR)
 	umask 022; for unit in $(UNITS); do \
 	    $(PLACED) $(if $(findstring 219,$@),-f init/systemd/219.sed) init/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/xenwarden/pulse $(DESTDIR)$(SYSCONFDIR)/xenwarden/qemu
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
 	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
 	install -d $(DESTDIR)$(DATADIR)/xenwarden

@@ -72,6 +72,14 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         let directory = installed(&name, &more).expect("installed");
         let expected = expected.iter().map(|file| (*file).to_owned()).collect();
         assert_eq!(files(&directory), expected, "{more:?}");
+        for of_instances in ["etc/xenwarden/pulse", "etc/xenwarden/qemu"] {
+            let found = fs::metadata(directory.join(of_instances)).ok();
+            let mode = found.map(|found| found.permissions().mode() & 0o777);
+            let wanted = expected
+                .contains("usr/share/xenwarden/stopping")
+                .then_some(0o755);
+            assert_eq!(mode, wanted, "{more:?} {of_instances}");
+        }
         let run = |file: &&String| file.contains("init.d") || file.contains("xenwarden/stop");
         for script in expected.iter().filter(run) {
             let mode = fs::metadata(directory.join(script)).expect("is there");

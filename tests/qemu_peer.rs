@@ -309,6 +309,73 @@ fn another_guest_than_the_configured_one_is_not_followed() {
     assert!(!peer.was_told("query-status"));
 }
 
+/// Two VMs, of which the second says whatever it likes.
+fn two(name: &str, second: &str) -> (Peer, Peer, Follower) {
+    let directory = directory(name);
+    let first = Peer::start(&directory.join("first.sock"), |_| {});
+    let place = |name: &str| directory.join(name).display().to_string();
+    let other = Peer::start(&directory.join("second.sock"), |peer| {
+        peer.uuid = second.to_owned();
+    });
+    let vms = format!(
+        "vm = [{{ name = \"first\", qmp = \"{}\", uuid = \"{UUID}\" }}, {{ name = \"second\", qmp = \"{}\" }}]",
+        place("first.sock"),
+        place("second.sock"),
+    );
+    (first, other, Follower::start_config(&directory, &vms))
+}
+
+#[test]
+fn a_vm_that_claims_the_guest_of_another_is_not_followed() {
+    let (first, second, follower) = two("claims", UUID);
+    follower.until_logged("which is first", 1);
+    runs(&follower);
+    expire(&first, &follower);
+    assert_eq!(follower.report().guests.len(), 1);
+    assert!(!second.was_told("query-status"));
+}
+
+#[test]
+fn a_vm_stays_the_guest_that_it_first_was_also_after_a_restart() {
+    let (_, peer, mut follower) = stage("pinned", |_| {});
+    runs(&follower);
+    expire(&peer, &follower);
+    let stranger = "00000000-0000-4000-8000-000000000003";
+    peer.behaviour().uuid = stranger.to_owned();
+    peer.end();
+    follower.until_logged("write uuid = ", 1);
+    follower.stop(Signal::SIGTERM);
+    follower.start_again();
+    follower.until_logged("write uuid = ", 2);
+    let guest = follower.guest().expect("kept");
+    assert_eq!(
+        guest.uuid.map(|uuid| uuid.to_string()).as_deref(),
+        Some(UUID)
+    );
+    assert!(guest.alarm.is_some());
+    peer.behaviour().uuid = UUID.to_owned();
+    runs(&follower);
+}
+
+#[test]
+fn expiries_without_end_leave_the_log_short_and_the_other_vm_heard() {
+    let (first, second, follower) = two("loud", "00000000-0000-4000-8000-000000000004");
+    until("both are seen", || follower.report().guests.len() == 2);
+    let flood = "{\"event\": \"WATCHDOG\", \"data\": {\"action\": \"none\"}}\r\n".repeat(1_000);
+    for _ in 0..20 {
+        second.inject(flood.as_bytes());
+    }
+    first.event("WATCHDOG", &json!({ "action": "none" }));
+    until("the first has an alarm", || {
+        let guests = follower.report().guests;
+        let mut alarms = guests.iter().filter(|guest| guest.alarm.is_some());
+        alarms.any(|guest| guest.name.as_deref() == Some("first"))
+    });
+    follower.until_logged("times more", 1);
+    let lines = follower.log().lines().count();
+    assert!(lines < 5_000, "{lines} lines of 20000 expiries");
+}
+
 #[test]
 fn a_vm_that_is_not_there_hampers_no_other() {
     let directory = directory("absent");

@@ -83,6 +83,9 @@ pub struct Policy {
     pub state_directory: PathBuf,
     /// Where QEMUs write their traces.
     pub trace_directory: PathBuf,
+    /// That is the default one: it must be a file system of its own, as it is in /run, which all of
+    /// the host needs. Who names another knows its bounds.
+    pub trace_must_be_mounted: bool,
     /// How long a boot may take.
     pub rules: Rules,
     /// Whom it follows.
@@ -131,6 +134,7 @@ fn validate(instance: &str, file: File) -> Result<Policy, String> {
         control_group: file.control.group.unwrap_or_else(|| GROUP.to_owned()),
         monitor_socket: wrong.absolute("monitor.socket", file.monitor.socket, CONTROL_SOCKET),
         state_directory: wrong.absolute("state.directory", file.state.directory, &state),
+        trace_must_be_mounted: file.trace.directory.is_none(),
         trace_directory: wrong.absolute("trace.directory", file.trace.directory, TRACE_DIRECTORY),
         rules: Rules {
             boot_deadline_ns: Nanoseconds::from(boot_deadline_s) * NS_PER_S,
@@ -231,6 +235,9 @@ mod tests {
         );
         assert_eq!(policy.rules, Rules::default());
         assert_eq!(policy.vms.len(), 1);
+        assert!(policy.trace_must_be_mounted, "never into /run itself");
+        let named = "[trace]\ndirectory = \"/t\"\n[[vm]]\nname = \"web\"\nqmp = \"/run/web.qmp\"";
+        assert!(!read(named).expect("a policy").trace_must_be_mounted);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! QEMU a line of its log for each register that its guest writes to, so it is on only while
 //! somebody needs to know.
 
-use super::log_file::LogFile;
+use super::log_file::{LogFile, is_own};
 use super::peer;
 use super::trace::{EVENTS, Sighting};
 use crate::control::peer::Peer;
@@ -149,16 +149,19 @@ fn state(client: &mut Client, name: &str) -> Result<Option<bool>, CallError> {
 #[derive(Debug)]
 pub struct Trace {
     directory: PathBuf,
+    must_be_mounted: bool,
     name: String,
     log: Option<LogFile>,
 }
 
 impl Trace {
-    /// Switched off as far as this knows; the log's file will be `name`.log in `directory`.
+    /// Switched off as far as this knows; the log's file will be `name`.log in `directory`. Where
+    /// that must be a file system of its own and is none, it is never switched on.
     #[must_use]
-    pub fn new(directory: &Path, name: &str) -> Self {
+    pub fn new(directory: &Path, must_be_mounted: bool, name: &str) -> Self {
         Self {
             directory: directory.to_owned(),
+            must_be_mounted,
             name: name.to_owned(),
             log: None,
         }
@@ -176,6 +179,9 @@ impl Trace {
     /// In words, where QEMU or the disk refuses; or that the connection is of no use.
     pub fn switch_on(&mut self, client: &mut Client) -> Result<(), CallError> {
         let refused = |what: String| CallError::Refused(what);
+        if self.must_be_mounted && !is_own(&self.directory) {
+            return Err(refused(not_mounted(&self.directory)));
+        }
         let user = peer::process(client.stream()).and_then(peer::user);
         let user = match user {
             Some(user) => user,
@@ -219,6 +225,16 @@ impl Trace {
     pub fn look(&mut self) -> io::Result<Vec<Sighting>> {
         self.log.as_mut().map_or(Ok(Vec::new()), LogFile::look)
     }
+}
+
+/// What is said where no file system is mounted at the default directory.
+#[must_use]
+pub fn not_mounted(directory: &Path) -> String {
+    format!(
+        "{}: no file system of its own, so no trace is written: mount a tmpfs of 32 MiB there \
+         (run-xenwarden_qemu_trace.mount), or name trace.directory",
+        directory.display()
+    )
 }
 
 fn set(client: &mut Client, enable: bool) -> Result<(), CallError> {

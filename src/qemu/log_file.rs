@@ -16,7 +16,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::fchown;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes that one look reads at most; what is beyond is left out, and that is a gap.
@@ -164,11 +164,18 @@ pub fn is_bounded(directory: &Path) -> Option<bool> {
     Some(bytes <= 64 << 20)
 }
 
+/// Whether a file system of its own is mounted at `directory`; false where that cannot be told.
+#[must_use]
+pub fn is_own(directory: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    let above = directory.join("..");
+    matches!((device(directory), device(&above)), (Ok(own), Ok(above)) if own != above)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::fs::MetadataExt;
 
     const LINE: &str =
         "memory_region_ops_write cpu 0 mr 0x1 addr 0x443 value 0xe size 1 name 'ib700'\n";
@@ -182,6 +189,14 @@ mod tests {
             .open(log.path())
             .expect("opened");
         (log, writer)
+    }
+
+    #[test]
+    fn a_directory_of_a_file_system_is_told_from_one_where_a_file_system_is_mounted() {
+        assert!(is_own(Path::new("/proc")));
+        for not in ["/proc/self", "/no-such-directory"] {
+            assert!(!is_own(Path::new(not)), "{not}");
+        }
     }
 
     #[test]

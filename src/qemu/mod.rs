@@ -20,6 +20,7 @@
 //! | [`session`] | one VM's thread: what its QEMU says becomes inputs |
 //! | [`feeds`], [`log_file`], [`trace`] | how feeds are seen |
 //! | [`device`] | what counts as one; pure |
+//! | [`pace`] | how often a peer is let in, and into the log; pure |
 //! | [`peer`] | which process a QEMU is |
 //! | [`status`], [`vm`] | QEMU's words, and what they mean for the alarm; pure |
 //! | [`hypervisor`] | whether Xen has paused the VM, which QEMU does not know |
@@ -32,6 +33,7 @@ pub mod device;
 pub mod feeds;
 pub mod hypervisor;
 pub mod log_file;
+pub mod pace;
 pub mod peer;
 pub mod saved;
 pub mod service;

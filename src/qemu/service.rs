@@ -7,9 +7,10 @@
 //! the age of the evidence; a process that does, to the service manager's watchdog.
 
 use super::config::{Policy, PolicyVm};
-use super::feeds::Trace;
+use super::feeds::{Trace, not_mounted};
 use super::hypervisor::Hypervisor;
 use super::log_file;
+use super::pace::Lines;
 use super::session::Session;
 use super::teller;
 use super::vms::Vms;
@@ -72,7 +73,7 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
         Failure::new(code, format!("control.socket: {path}: {error}"))
     })?;
     let hypervisor = Arc::new(open_hypervisor());
-    say_bound(&policy.trace_directory);
+    say_bound(policy);
     let (tell, telling) = teller::start(Some(policy.monitor_socket.clone()))
         .map_err(|error| os("cannot start a thread", error))?;
     let names: Vec<_> = policy
@@ -95,7 +96,9 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     let _ = saver.map_err(|error| os("cannot start a thread", error))?;
     let mut threads = Threads::new().map_err(|error| os("no socket pair", error))?;
     for (n, vm) in policy.vms.iter().enumerate() {
-        threads.follow(n, vm, &vms, &hypervisor, &policy.trace_directory)?;
+        let directory = &policy.trace_directory;
+        let trace = Trace::new(directory, policy.trace_must_be_mounted, &vm.name);
+        threads.follow(n, vm, &vms, &hypervisor, trace)?;
     }
     let asked = Arc::clone(&vms);
     let group = gid_of(&policy.control_group);
@@ -135,7 +138,15 @@ fn open_hypervisor() -> Hypervisor {
     hypervisor
 }
 
-fn say_bound(directory: &Path) {
+fn say_bound(policy: &Policy) {
+    let directory = policy.trace_directory.as_path();
+    if policy.trace_must_be_mounted && !log_file::is_own(directory) {
+        log::warn!(
+            "feeds that QEMU does not tell of itself cannot be seen: {}",
+            not_mounted(directory)
+        );
+        return;
+    }
     if std::fs::create_dir_all(directory).is_ok() && log_file::is_bounded(directory) == Some(false)
     {
         log::info!(
@@ -186,10 +197,9 @@ impl Threads {
         vm: &PolicyVm,
         vms: &Arc<Vms>,
         hypervisor: &Arc<Hypervisor>,
-        directory: &Path,
+        trace: Trace,
     ) -> Result<(), Failure> {
         let (vm, vms, hypervisor) = (vm.clone(), Arc::clone(vms), Arc::clone(hypervisor));
-        let trace = Trace::new(directory, &vm.name);
         self.spawn(&vm.name.clone(), move |stopped| {
             let mut session = Session {
                 n,
@@ -198,6 +208,7 @@ impl Threads {
                 hypervisor: &hypervisor,
                 trace,
                 stop: &stopped,
+                expiries: Lines::new(1),
             };
             session.run();
         })

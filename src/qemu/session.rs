@@ -10,6 +10,7 @@
 use super::config::PolicyVm;
 use super::feeds::{ARMED, FED, Trace, Ways};
 use super::hypervisor::Hypervisor;
+use super::pace::{Attempts, Lines};
 use super::peer;
 use super::status::{Reset, Status, ending};
 use super::trace::Sighting;
@@ -32,9 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// And while its trace is on, whose file is small.
 const LOOK_TRACED: Duration = Duration::from_millis(50);
-/// Between two attempts to connect, at first and at last.
-const FIRST_AGAIN: Duration = Duration::from_millis(100);
-const LAST_AGAIN: Duration = Duration::from_secs(2);
 /// Events of one turn: what is more waits, however fast a peer talks.
 const MOST_EVENTS: usize = 256;
 /// Age of an event after which a guest may have booted since.
@@ -67,6 +65,8 @@ pub struct Session<'a> {
     pub trace: Trace,
     /// Readable when the thread is to end.
     pub stop: &'a UnixStream,
+    /// Lines of the log about expiries, of which a QEMU may tell as often as it likes.
+    pub expiries: Lines,
 }
 
 /// A VM to which there is a connection.
@@ -99,17 +99,20 @@ impl Attached {
 impl Session<'_> {
     /// Runs until it is to stop.
     pub fn run(&mut self) {
-        let mut again = FIRST_AGAIN;
+        let mut attempts = Attempts::default();
         let mut told = None;
         loop {
+            let mut lasted = Duration::ZERO;
             let why = match self.attach() {
                 Ok(mut attached) => {
-                    (again, told) = (FIRST_AGAIN, None);
+                    told = None;
+                    let since = Instant::now();
                     let why = self.follow(&mut attached);
                     if matches!(why, CallError::Stopped(Stopped::Woken)) {
                         self.leave(&mut attached);
                         return;
                     }
+                    lasted = since.elapsed();
                     self.last_words(&mut attached);
                     self.trace.lost();
                     self.step(&[Input::Detached]);
@@ -122,10 +125,10 @@ impl Session<'_> {
                 self.step(&[Input::Gone]);
             }
             self.say(&why.to_string(), &mut told);
-            if readable(self.stop.as_fd(), Instant::now() + again) {
+            let wait = attempts.wait(&why, lasted);
+            if readable(self.stop.as_fd(), Instant::now() + wait) {
                 return;
             }
-            again = (again * 2).min(LAST_AGAIN);
             self.step(&[Input::Tick]);
         }
     }
@@ -145,7 +148,7 @@ impl Session<'_> {
     fn attach(&mut self) -> Result<Attached, CallError> {
         // It may use up its patience on a monitor that another client has.
         let mut client = Client::connect(&self.vm.qmp, PATIENCE, &wake(self.stop)?)?;
-        let uuid = self.identity(&mut client)?;
+        self.identify(&mut client)?;
         let status = query_status(&mut client)?;
         let ways = Ways::find(&mut client)?;
         let blind = ways.no_trace.clone().filter(|_| ways.is_blind());
@@ -163,7 +166,7 @@ impl Session<'_> {
                 "{name}: QEMU {version} shows feeds in its trace, while an alarm is open"
             ),
         }
-        self.vms.identify(self.n, uuid, blind);
+        self.vms.set_feeds_unseen(self.n, blind);
         let process = peer::process(client.stream()).and_then(peer::identity);
         self.step(&[Input::Attached(process, self.seen(status))]);
         let mut attached = Attached {
@@ -181,8 +184,8 @@ impl Session<'_> {
         Ok(attached)
     }
 
-    /// The guest, as QEMU says; none where it has none.
-    fn identity(&self, client: &mut Client) -> Result<Option<Uuid>, CallError> {
+    /// Which guest it is, as QEMU says, if it may be that one.
+    fn identify(&self, client: &mut Client) -> Result<(), CallError> {
         let answer = client.call("query-uuid", Map::new())?;
         let said = answer.get("UUID").and_then(Value::as_str);
         let said: Option<Uuid> = said.and_then(|text| text.parse().ok());
@@ -191,7 +194,8 @@ impl Session<'_> {
             (Some(wanted), Some(said)) if wanted != said => Err(CallError::Refused(format!(
                 "this is guest {said}, the configuration says {wanted}"
             ))),
-            (wanted, said) => Ok(wanted.or(said)),
+            (None, Some(said)) => self.vms.claim(self.n, said).map_err(CallError::Refused),
+            _ => Ok(()),
         }
     }
 
@@ -257,6 +261,10 @@ impl Session<'_> {
             attached.status = query_status(&mut attached.client)?;
         }
         self.step(&[Input::Status(self.seen(attached.status)), Input::Tick]);
+        let more = self.expiries.left_out(Instant::now());
+        if more > 0 {
+            log::warn!("{}: its watchdog expired {more} times more", self.vm.name);
+        }
         Ok(())
     }
 
@@ -279,7 +287,7 @@ impl Session<'_> {
         })
     }
 
-    fn input(&self, event: &Event, unclear: bool, attached: &mut Attached) -> Option<Input> {
+    fn input(&mut self, event: &Event, unclear: bool, attached: &mut Attached) -> Option<Input> {
         let status = attached.status;
         let age_ms = event.time().map(|time| {
             let now = Timestamp::now();
@@ -291,12 +299,10 @@ impl Session<'_> {
         }
         match event.name.as_str() {
             "WATCHDOG" => {
-                let action = event.text("action").unwrap_or("unknown");
-                log::warn!(
-                    "{}: its watchdog expired, action {}",
-                    self.vm.name,
-                    plain(action)
-                );
+                if self.expiries.may_say(Instant::now()) {
+                    let action = plain(event.text("action").unwrap_or("unknown"));
+                    log::warn!("{}: its watchdog expired, action {action}", self.vm.name);
+                }
                 let found = self.seen(status);
                 let paused =
                     status.state == DomainState::Running && found.state == DomainState::Paused;
@@ -346,7 +352,7 @@ impl Session<'_> {
                     plain(&why)
                 );
                 attached.no_trace = true;
-                self.vms.identify(self.n, None, Some(why));
+                self.vms.set_feeds_unseen(self.n, Some(why));
                 return self.switch_off(attached);
             }
             Err(stopped) => return Err(stopped),

@@ -3,19 +3,26 @@
 //!
 //! In: events, in their order. Out: the same, over the monitor's control socket. Nobody who has an
 //! event waits. What the monitor does not take is told again until it does; an event that was
-//! taken without an answer is so told twice, never lost. While it is down [`MOST`] wait; what comes
-//! then is lost to it, counted, and in the log alone.
+//! taken without an answer is so told twice, never lost. While it is down [`MOST`] wait, a quarter of
+//! them of one VM at most; what comes then is lost to it, counted, and in the log alone. VMs are
+//! served in turn, so that one whose events flood holds up no other's.
 
+use super::pace::Lines;
 use crate::control::protocol::Told;
 use crate::control::tell::{NotTold, tell};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Events that may wait.
 pub const MOST: usize = 4_096;
+/// And of one VM.
+const MOST_OF_ONE: usize = MOST / 4;
+/// Those that may of any VM, however many of others do.
+const ALWAYS: usize = 16;
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long the end waits for events that were not told.
@@ -24,8 +31,53 @@ const END: Duration = Duration::from_secs(2);
 /// Where events are handed over.
 #[derive(Debug)]
 pub struct Teller {
-    queue: Sender<Told>,
-    lost: AtomicU64,
+    /// None where nobody is to be told.
+    wake: Option<Sender<()>>,
+    queues: Arc<Mutex<Queues>>,
+    lost: Mutex<(u64, Lines)>,
+}
+
+/// Events that wait, by the names of their VMs.
+#[derive(Debug, Default)]
+struct Queues {
+    of: BTreeMap<Arc<str>, VecDeque<Told>>,
+    /// The VMs of which some wait, whose turn it is first.
+    turns: VecDeque<Arc<str>>,
+    waiting: usize,
+}
+
+impl Queues {
+    /// False where it has no room.
+    fn push(&mut self, told: Told) -> bool {
+        let name = told.guest.as_ref().and_then(|guest| guest.name.clone());
+        let name = name.unwrap_or_else(|| "".into());
+        let queue = self.of.entry(Arc::clone(&name)).or_default();
+        let full = self.waiting >= MOST && queue.len() >= ALWAYS;
+        if full || queue.len() >= MOST_OF_ONE {
+            return false;
+        }
+        if queue.is_empty() {
+            self.turns.push_back(name);
+        }
+        queue.push_back(told);
+        self.waiting += 1;
+        true
+    }
+
+    fn pop(&mut self) -> Option<Told> {
+        let name = self.turns.pop_front()?;
+        let queue = self.of.get_mut(&name)?;
+        let told = queue.pop_front()?;
+        if !queue.is_empty() {
+            self.turns.push_back(name);
+        }
+        self.waiting -= 1;
+        Some(told)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread.
@@ -40,31 +92,41 @@ pub struct Telling {
 /// # Errors
 /// There can be no thread.
 pub fn start(socket: Option<PathBuf>) -> std::io::Result<(Teller, Telling)> {
-    let (queue, events) = bounded(MOST);
+    let queues = Arc::new(Mutex::new(Queues::default()));
+    let (wake, woken) = bounded(1);
     let (stop, stopped) = bounded(1);
+    let wake = socket.is_some().then_some(wake);
+    let events = Arc::clone(&queues);
     let thread = socket.map(|socket| {
         thread::Builder::new()
             .name("teller".to_owned())
-            .spawn(move || run(&socket, &events, &stopped))
+            .spawn(move || run(&socket, &events, &woken, &stopped))
     });
-    let lost = AtomicU64::new(0);
     let thread = thread.transpose()?;
-    Ok((Teller { queue, lost }, Telling { thread, stop }))
+    let lost = Mutex::new((0, Lines::new(1)));
+    let teller = Teller { wake, queues, lost };
+    Ok((teller, Telling { thread, stop }))
 }
 
 impl Teller {
     /// Hands over an event. Does not wait.
     pub fn tell(&self, told: Told) {
-        match self.queue.try_send(told) {
-            Err(TrySendError::Full(told)) => {
-                let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
-                log::error!(
-                    "the monitor takes no events, {lost} are lost: {}",
-                    told.what.kind()
-                );
-            }
-            // Nobody is to be told.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+        let Some(wake) = &self.wake else {
+            return;
+        };
+        let kind = told.what.kind();
+        if lock(&self.queues).push(told) {
+            // Where one waits already, the thread sees this event as well.
+            let _ = wake.try_send(());
+            return;
+        }
+        let mut lost = lock(&self.lost);
+        lost.0 += 1;
+        if lost.1.may_say(Instant::now()) {
+            log::error!(
+                "the monitor does not take events as they come, {} are lost: {kind}",
+                lost.0
+            );
         }
     }
 }
@@ -83,20 +145,21 @@ impl Telling {
     }
 }
 
-fn run(socket: &Path, events: &Receiver<Told>, stop: &Receiver<()>) {
+fn run(socket: &Path, events: &Mutex<Queues>, woken: &Receiver<()>, stop: &Receiver<()>) {
     let mut stopping = false;
     let mut trouble = false;
     loop {
-        let next = if stopping {
-            events.try_recv().map_err(|_| RecvTimeoutError::Timeout)
-        } else {
-            crossbeam_channel::select! {
-                recv(events) -> event => event.map_err(|_| RecvTimeoutError::Disconnected),
-                recv(stop) -> _ => { stopping = true; continue },
+        stopping |= stop.try_recv().is_ok();
+        let next = lock(events).pop();
+        let Some(told) = next else {
+            if stopping {
+                return;
             }
-        };
-        let Ok(told) = next else {
-            return;
+            crossbeam_channel::select! {
+                recv(woken) -> event => if event.is_err() { return },
+                recv(stop) -> _ => stopping = true,
+            }
+            continue;
         };
         loop {
             match tell(socket, told.clone()) {
@@ -124,5 +187,51 @@ fn run(socket: &Path, events: &Receiver<Told>, stop: &Receiver<()>) {
             }
             stopping = stop.recv_timeout(AGAIN).is_ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Guest, Kind, NO_DOMAIN};
+
+    fn of(name: &str) -> Told {
+        let guest = Guest {
+            uuid: None,
+            domid: NO_DOMAIN,
+            name: Some(name.into()),
+        };
+        Told {
+            guest: Some(guest),
+            what: Kind::AlarmRaised { expiries: 1 },
+        }
+    }
+
+    fn name(told: Option<Told>) -> Option<String> {
+        Some(told?.guest?.name?.as_ref().to_owned())
+    }
+
+    #[test]
+    fn a_vm_that_floods_takes_a_quarter_and_holds_up_no_other() {
+        let mut queues = Queues::default();
+        let taken = (0..2 * MOST).filter(|_| queues.push(of("loud"))).count();
+        assert_eq!(taken, MOST / 4);
+        assert!(queues.push(of("quiet")));
+        assert_eq!(name(queues.pop()).as_deref(), Some("loud"));
+        assert_eq!(name(queues.pop()).as_deref(), Some("quiet"));
+        let left = std::iter::from_fn(|| queues.pop()).count();
+        assert_eq!((left, queues.waiting), (MOST / 4 - 1, 0));
+    }
+
+    #[test]
+    fn however_many_flood_a_quiet_vm_has_room() {
+        let mut queues = Queues::default();
+        for loud in 0..8 {
+            for _ in 0..MOST {
+                queues.push(of(&loud.to_string()));
+            }
+        }
+        assert!((0..ALWAYS).all(|_| queues.push(of("quiet"))));
+        assert!(queues.waiting <= 2 * MOST);
     }
 }

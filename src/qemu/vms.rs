@@ -8,6 +8,7 @@
 //! disk never knows of anything that was not told. An alarm that a kill catches between the two, a
 //! few milliseconds on a sound disk, was told and is forgotten. The lock is held for computing alone.
 
+use super::pace::Lines;
 use super::saved::{Saved, SavedVm};
 use super::teller::Teller;
 use super::vm::{Input, Outcome, Vm};
@@ -20,7 +21,7 @@ use crate::guests::{GuestRequests, RequestError};
 use crate::monitor::shared_registry::now;
 use crate::state::reset_reason::boot_id;
 use crate::state::store::Store;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ const SAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long an order waits for the disk, and a trace before it is switched on.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// Lines of the log that the events of a VM may take in a second: a QEMU, or its guest, makes as
+/// many as it likes.
+const MOST_LINES: u32 = 16;
 /// Between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -48,8 +52,12 @@ struct Saving {
 struct Entry {
     name: Arc<str>,
     uuid: Uuid,
+    /// That is what QEMU said once, or the configuration says: it stays.
+    known: bool,
     vm: Vm,
     tracing: bool,
+    /// Lines of the log about its events.
+    lines: Lines,
     /// Why nobody can see its feeds.
     feeds_unseen: Option<String>,
     looked: Option<Instant>,
@@ -168,14 +176,20 @@ impl Vms {
             saved.map_or_else(BTreeMap::new, |saved| saved.restore(&boot_id, at, &rules));
         let mut entries = Vec::new();
         let mut said = Vec::new();
+        // What the configuration says is nobody else's, whatever a QEMU once said.
+        let mut taken: BTreeSet<Uuid> = names.iter().filter_map(|(_, uuid)| *uuid).collect();
         for (name, uuid) in names {
             let (kept, outcomes) = kept.remove(name).unzip();
             let (known, tracing, vm) = kept.map_or((None, false, None), |kept: SavedVm| {
                 (Some(kept.uuid), kept.tracing, Some(kept.vm))
             });
+            let known = known.filter(|known| *known != made_up(name) && taken.insert(*known));
+            let known = uuid.or(known);
             entries.push(Entry {
                 name: name.as_str().into(),
-                uuid: uuid.or(known).unwrap_or_else(|| made_up(name)),
+                uuid: known.unwrap_or_else(|| made_up(name)),
+                known: known.is_some(),
+                lines: Lines::new(MOST_LINES),
                 vm: vm.unwrap_or_else(|| Vm::new(at.ns)),
                 tracing,
                 feeds_unseen: None,
@@ -202,18 +216,29 @@ impl Vms {
             rules,
             teller,
         };
-        for (entry, said) in lock(&vms.entries).iter().zip(said) {
+        for (entry, said) in lock(&vms.entries).iter_mut().zip(said) {
             vms.say(entry, said);
         }
         vms
     }
 
-    fn say(&self, entry: &Entry, said: Vec<Outcome>) {
+    fn say(&self, entry: &mut Entry, said: Vec<Outcome>) {
+        let now = Instant::now();
+        let left_out = entry.lines.left_out(now);
+        if left_out > 0 {
+            log::warn!("{}: {left_out} more lines like these", entry.name);
+        }
         for outcome in said {
             match outcome {
-                Outcome::Note(note) => log::warn!("{}: {}", entry.name, note.text()),
+                Outcome::Note(note) => {
+                    if entry.lines.may_say(now) {
+                        log::warn!("{}: {}", entry.name, note.text());
+                    }
+                }
                 Outcome::Event(what) => {
-                    log_event(&entry.name, &what);
+                    if entry.lines.may_say(now) {
+                        log_event(&entry.name, &what);
+                    }
                     let guest = Some(entry.guest());
                     self.teller.tell(Told { guest, what });
                 }
@@ -262,15 +287,42 @@ impl Vms {
         before != entry.weighty()
     }
 
-    /// What QEMU says of VM `n`, once it is connected to.
-    pub fn identify(&self, n: usize, uuid: Option<Uuid>, feeds_unseen: Option<String>) {
-        let changed = self.change(n, |entry| {
-            entry.uuid = uuid.unwrap_or(entry.uuid);
-            entry.feeds_unseen = feeds_unseen;
-        });
+    /// The QEMU of VM `n` says that its guest is this one. The first that it says stays, and what
+    /// another VM is none can become: whoever has a QEMU in hand passes for no other guest.
+    ///
+    /// # Errors
+    /// Why it is not that guest.
+    pub fn claim(&self, n: usize, said: Uuid) -> Result<(), String> {
+        let mut entries = lock(&self.entries);
+        let mut others = entries.iter().enumerate().filter(|(m, _)| *m != n);
+        if let Some((_, other)) = others.find(|(_, other)| other.uuid == said) {
+            return Err(format!(
+                "it says that it is guest {said}, which is {}",
+                other.name
+            ));
+        }
+        let Some(entry) = entries.get_mut(n) else {
+            return Ok(());
+        };
+        if entry.known && entry.uuid != said {
+            return Err(format!(
+                "it says that it is guest {said}, and was {} before: write uuid = \"{said}\" into \
+                 its [[vm]] and restart if that is right",
+                entry.uuid
+            ));
+        }
+        let changed = !std::mem::replace(&mut entry.known, true);
+        entry.uuid = said;
+        drop(entries);
         if changed {
             self.ask_to_save();
         }
+        Ok(())
+    }
+
+    /// Why nobody can see feeds of VM `n`; none where they can be seen.
+    pub fn set_feeds_unseen(&self, n: usize, why: Option<String>) {
+        let _ = self.change(n, |entry| entry.feeds_unseen = why);
     }
 
     /// Its domain, where the hypervisor has one.

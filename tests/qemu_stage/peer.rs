@@ -20,6 +20,8 @@ pub struct Behaviour {
     pub greeting: String,
     /// Before it says that.
     pub late: Duration,
+    /// What `query-uuid` says.
+    pub uuid: String,
     /// What `query-status` says.
     pub status: &'static str,
     /// The types of its devices.
@@ -53,6 +55,7 @@ impl Peer {
         let mut behaviour = Behaviour {
             greeting: GREETING.to_owned(),
             late: Duration::ZERO,
+            uuid: super::machine::UUID.to_owned(),
             status: "running",
             devices: vec!["i6300esb"],
             patched: false,
@@ -159,7 +162,7 @@ impl Peer {
 fn value(behaviour: &Behaviour, command: &Value) -> Option<Value> {
     let name = command["execute"].as_str()?;
     Some(match name {
-        "query-uuid" => json!({ "UUID": super::machine::UUID }),
+        "query-uuid" => json!({ "UUID": behaviour.uuid }),
         "query-status" => json!({ "status": behaviour.status }),
         "qom-list" if command["arguments"]["path"] == "/machine/peripheral" => {
             let of = behaviour.devices.iter();
