@@ -8,6 +8,7 @@
 //! disk never knows of anything that was not told. An alarm that a kill catches between the two, a
 //! few milliseconds on a sound disk, was told and is forgotten. The lock is held for computing alone.
 
+use super::config::made_up;
 use super::pace::Lines;
 use super::saved::{Saved, SavedVm};
 use super::teller::Teller;
@@ -79,19 +80,6 @@ pub struct Vms {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The guest of a VM of which nobody says a UUID: one of version 8 (RFC 9562) that its name gives
-/// (FNV-1a, draft-eastlake-fnv), the same each time.
-#[must_use]
-pub fn made_up(name: &str) -> Uuid {
-    let hash = name.bytes().fold(
-        0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128,
-        |hash, byte| {
-            (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-        },
-    );
-    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
 }
 
 impl Entry {
