@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Leases from end to end: datagrams in, deadlines on the page, and what the guard makes of them.
 //! Time is the test's own: none of this waits for any.
-#![allow(clippy::expect_used, clippy::indexing_slicing)] // how tests fail
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 use nix::unistd::geteuid;
 use std::fs;
@@ -18,7 +18,7 @@ use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::event::Kind;
 use xenwarden::guard::gate::Reason;
 use xenwarden::guard::leases::Leases;
-use xenwarden::guard::leases::page::{Access, Deadline, Page, State, socket_of};
+use xenwarden::guard::leases::page::{Access, Deadline, Page, State, set_deadline, socket_of};
 use xenwarden::guard::work::Unknown;
 use xenwarden::monitor::leases::{Fronts, Server};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
@@ -398,7 +398,7 @@ fn a_socket_that_somebody_removed_is_there_again_and_nothing_is_served_where_it_
 }
 
 #[test]
-fn monitors_that_come_and_go_grant_a_dead_client_its_timeout_once() {
+fn monitors_that_come_and_go_do_not_keep_a_dead_clients_lease() {
     let place = Place::make("loop");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
     let monitor = |s| Server::new(&place.page(), Fronts::default(), &|_| (), at(s));
@@ -406,18 +406,24 @@ fn monitors_that_come_and_go_grant_a_dead_client_its_timeout_once() {
     place.say("a", "WATCHDOG=1");
     server.turn(at(1));
     drop(server);
-    for s in [6, 11] {
+    // Each grants less than the one before: first ten seconds, then three quarters of what was left.
+    for s in [6, 11, 17] {
         drop(monitor(s));
+        assert_eq!(against(&page, s + 1), None, "at {s}");
     }
-    drop(monitor(17));
-    assert_eq!(against(&page, 17), lapsed("a", 1), "granted until 16");
+    for n in 0..20 {
+        drop(monitor(22 + 5 * n));
+    }
+    let Some(Reason::Lease { .. }) = against(&page, 122) else {
+        panic!("a dead client's lease is held for ever");
+    };
     // Who renews is granted again.
-    let mut server = monitor(18);
+    let mut server = monitor(130);
     place.say("a", "WATCHDOG=1");
-    server.turn(at(19));
+    server.turn(at(131));
     drop(server);
-    drop(monitor(25));
-    assert_eq!(against(&page, 33), None, "granted until 35");
+    drop(monitor(137));
+    assert_eq!(against(&page, 145), None, "granted until 147");
 }
 
 #[test]
@@ -612,4 +618,170 @@ fn what_is_no_page_is_none_and_harmless() {
     let page = place.guard(&policy(&[lease("a", false)]), 2);
     server.turn(at(3));
     assert_eq!(page.served(), at(3));
+}
+
+#[test]
+fn a_healthy_client_outlives_two_restarts_of_the_monitor() {
+    let place = Place::make("zz1");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    drop(server);
+    // Upgraded: there from 3 to 5, and again from 20 on; the client renews each 5 s, if it can.
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(3));
+    server.turn(at(5));
+    drop(server);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(20));
+    server.turn(at(21));
+    assert_eq!(against(&page, 21), None);
+}
+
+#[test]
+fn what_one_user_gave_back_another_has_not() {
+    let place = Place::make("zz2");
+    let page = place.guard(&policy(&[lease("a", true)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    place.say("a", "STOPPING=1");
+    server.turn(at(2));
+    drop(page);
+    let other = Lease {
+        uid: 65_534,
+        ..lease("a", true)
+    };
+    let page = place.guard(&policy(&[other]), 10);
+    server.turn(at(11));
+    server.turn(at(700));
+    assert_eq!(against(&page, 700), lapsed("a", 90));
+}
+
+#[test]
+fn what_a_client_gave_back_as_the_guard_was_restarted_stays_so() {
+    let place = Place::make("zz3");
+    let with = policy(&[lease("a", true)]);
+    let before = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    server.turn(at(1));
+    // The guard copies, and the monitor writes to the page before.
+    let copy = place.guard(&with, 2);
+    set_deadline(before.words(), 0, Deadline::Released);
+    server.turn(at(3));
+    server.turn(at(700));
+    assert_eq!(against(&copy, 700), None);
+}
+
+#[test]
+fn kept_connections_are_served_where_the_socket_cannot_be_made() {
+    let place = Place::make("zz4");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 2)),
+        ..policy(&[])
+    };
+    let page = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let _client = UnixStream::connect(&path).expect("connected");
+    server.turn(at(1));
+    drop(server);
+    let _ = fs::remove_file(&path);
+    fs::write(&path, "no socket").expect("written");
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    ours.write_all(&[0]).expect("sent");
+    let mut again = fronts(&path);
+    again.kept.insert("watchdog-mux-1".to_owned(), theirs);
+    let mut server = Server::new(&place.page(), again, &|_| (), at(30));
+    let _ = ours.write_all(&[0]);
+    server.turn(at(100));
+    assert_eq!(against(&page, 100), None);
+}
+
+#[test]
+fn what_was_written_to_the_old_page_alone_is_carried() {
+    let place = Place::make("zz5");
+    let with = policy(&[lease("a", false)]);
+    let before = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    let copy = place.guard(&with, 2);
+    before.renew(0, at(19));
+    server.turn(at(12));
+    assert_eq!(against(&copy, 12), None);
+}
+
+#[test]
+fn who_dies_before_its_first_word_has_not_given_back_what_the_last_one_did() {
+    let place = Place::make("zz6");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 1)),
+        ..policy(&[])
+    };
+    let page = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let mut client = UnixStream::connect(&path).expect("connected");
+    server.turn(at(1));
+    client.write_all(b"V").expect("sent");
+    server.turn(at(2));
+    drop(server);
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    drop(ours);
+    let mut again = fronts(&path);
+    again.kept.insert("watchdog-mux-1".to_owned(), theirs);
+    let mut server = Server::new(&place.page(), again, &|_| (), at(3));
+    server.turn(at(4));
+    assert_eq!(page.leases()[0].deadline, Deadline::Released);
+    let dies = UnixStream::connect(&path).expect("connected");
+    server.turn(at(5));
+    end(&dies);
+    server.turn(at(6));
+    assert_ne!(page.leases()[0].deadline, Deadline::Released);
+}
+
+#[test]
+fn a_last_v_alone_is_a_stop_in_order_and_root_alone_may_connect() {
+    let place = Place::make("last");
+    let path = place.0.join("mux.sock");
+    let with = Policy {
+        mux: Some((path.clone(), 1)),
+        ..policy(&[])
+    };
+    let page = place.guard(&with, 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let mode = fs::metadata(&path).expect("a socket").mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut client = UnixStream::connect(&path).expect("connected");
+    client.write_all(b"V\0").expect("sent");
+    server.turn(at(1));
+    end(&client);
+    server.turn(at(2));
+    server.turn(at(62));
+    assert_eq!(against(&page, 62), lapsed("watchdog-mux-1", 1));
+}
+
+#[test]
+fn the_last_that_a_client_says_counts() {
+    let place = Place::make("order");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "STOPPING=1");
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    assert_eq!(state(&page, 1), State::Held);
+    place.say("a", "WATCHDOG=1");
+    place.say("a", "STOPPING=1");
+    server.turn(at(2));
+    assert_eq!(state(&page, 2), State::Released);
+}
+
+#[test]
+fn a_lease_that_becomes_required_is_waited_for() {
+    let place = Place::make("becomes");
+    place.guard(&policy(&[lease("a", false)]), 0);
+    let page = place.guard(&policy(&[lease("a", true)]), 10);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(11));
+    server.turn(at(611));
+    assert_eq!(against(&page, 611), lapsed("a", 1));
 }

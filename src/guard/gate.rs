@@ -99,3 +99,22 @@ pub fn decide(verdict: Verdict, age_ns: u64, max_age_ns: u64) -> Decision {
         Verdict::Served { .. } => return Decision::Kick,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_leases_have_against_a_kick_withholds_it_and_a_lag_comes_first() {
+        let unserved = Reason::Unknown(Unknown::Leases { age_ns: 7 });
+        let withheld = Decision::Withhold(unserved);
+        assert_eq!(and_leases(Decision::Kick, Some(unserved)), withheld);
+        assert_eq!(and_leases(Decision::Kick, None), Decision::Kick);
+        let lag = Reason::Lagging {
+            work: Work::PcpuTimers(1),
+            overdue_ns: 9,
+        };
+        let lagging = Decision::Withhold(lag);
+        assert_eq!(and_leases(lagging, Some(unserved)), lagging);
+    }
+}

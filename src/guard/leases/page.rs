@@ -315,6 +315,8 @@ impl Page {
 
     fn fill(&self, policy: &Policy, old: Option<&Self>, now: Monotonic) {
         let words = self.words();
+        // Before the deadlines, as the guard reads them.
+        let served = old.map_or(Monotonic(0), |old| served(old.words()));
         let before = old.map(Self::leases).unwrap_or_default();
         let set = |at: usize, value: u64| {
             if let Some(word) = words.get(at) {
@@ -331,7 +333,9 @@ impl Page {
             set(at + 1, high);
             set(at + SLOT.who, who(&lease) | flags);
             set(at + SLOT.timeout, lease.timeout_ns);
-            let same = before.iter().find(|old| old.name == lease.name);
+            let same = before
+                .iter()
+                .find(|old| (old.name, old.uid) == (lease.name, lease.uid));
             set(at + SLOT.renewals, same.map_or(0, |old| old.renewals));
             if let Some(old) = same {
                 set_connection(words, n, old.connection);
@@ -344,7 +348,6 @@ impl Page {
         }
         set(COUNT, count);
         set(UNSERVED, policy.unserved_ns);
-        let served = old.map_or(Monotonic(0), |old| served(old.words()));
         serve(words, served);
         if let Some(first) = words.get(MAGIC_AT) {
             first.store(MAGIC, Ordering::Release);

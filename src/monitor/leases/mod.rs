@@ -8,8 +8,8 @@
 //!
 //! A monitor that starts finds deadlines of the one before it, which missed what was said
 //! meanwhile. So each lease that had not lapsed when that one looked last is given its whole timeout
-//! anew, once: whoever does not renew it then is not there, however often monitors come and go. One
-//! that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's socket are
+//! anew, and less with each further monitor until it is renewed: whoever does not renew it then is
+//! not there, however often monitors come and go. One that had lapsed stays lapsed until its client renews it. Connections to watchdog-mux's socket are
 //! kept by the service manager, with what was sent meanwhile, and so is their deadline. One that was not kept is one
 //! that nobody renews: its client did not stop in order.
 
@@ -28,6 +28,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket::{LeaseSocket, Said};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -173,13 +174,21 @@ impl<'a> Server<'a> {
         if self.page.as_ref().is_some_and(is_same) {
             return;
         }
-        let Ok(page) = Page::open(&self.path, Access::Write) else {
-            return;
+        let page = match Page::open(&self.path, Access::Write) {
+            Ok(page) => page,
+            // A guard of another version goes by another page: nobody goes by this one any more.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                if self.page.take().is_some() {
+                    log::error!("{}: {error}: no lease is served", self.path.display());
+                }
+                return;
+            }
+            Err(_) => return,
         };
         match &self.page {
             None => take_over(&page, now),
             // What was written to the old one while the guard made this one.
-            Some(old) => carry(old, &page),
+            Some(old) => carry(old, &page, now),
         }
         let all = page.leases().into_iter();
         let claimed: Vec<View> = all.filter(|lease| lease.claimed).collect();
@@ -189,7 +198,7 @@ impl<'a> Server<'a> {
             None => {
                 let kept = std::mem::take(&mut self.kept);
                 let path = self.mux.as_deref();
-                self.clients = path.and_then(|path| open_mux(path, claimed, kept));
+                self.clients = Some(Mux::new(path, claimed, kept));
             }
         }
         self.page = Some(page);
@@ -285,14 +294,6 @@ impl<'a> Server<'a> {
     }
 }
 
-fn open_mux(path: &Path, leases: Vec<View>, kept: Kept) -> Option<Mux> {
-    let bound = Mux::bind(path, leases, kept);
-    let path = path.display();
-    bound
-        .inspect_err(|error| log::error!("leases.watchdog_mux: {path}: {error}"))
-        .ok()
-}
-
 /// Writes down what a lease's client said.
 fn hear(page: &Page, lease: &View, said: Option<Said>, now: Monotonic) {
     match said {
@@ -319,8 +320,17 @@ fn take_over(page: &Page, now: Monotonic) {
         };
         let number = lease.number;
         // What comes over a connection waits in it: nothing was missed, or nobody is there.
-        if served <= at && !lease.granted && !lease.claimed {
-            let until = at.max(now.plus_ns(lease.timeout_ns));
+        if served <= at && !lease.claimed {
+            // Granted before: most of what nobody has listened to of that, and less with each monitor
+            // that comes and goes.
+            let left_ns = match lease.granted {
+                true => at.since_ns(served) / 4 * 3,
+                false => lease.timeout_ns,
+            };
+            if lease.granted && left_ns < TURN_NS {
+                continue;
+            }
+            let until = at.max(now.plus_ns(left_ns));
             page::set_granted(page.words(), number, lease.renewals);
             page::set_deadline(page.words(), number, Deadline::At(until));
         }
@@ -328,12 +338,28 @@ fn take_over(page: &Page, now: Monotonic) {
 }
 
 /// What is newer on the `old` page than on the new one.
-fn carry(old: &Page, new: &Page) {
+fn carry(old: &Page, new: &Page, now: Monotonic) {
     let before = old.leases();
     for lease in new.leases() {
-        let same = before.iter().find(|one| one.name == lease.name);
-        if let Some(one) = same.filter(|one| one.renewals > 0) {
-            page::set_deadline(new.words(), lease.number, one.deadline);
+        let who = (lease.name, lease.uid);
+        let same = before.iter().find(|one| (one.name, one.uid) == who);
+        let is_said = |one: &&View| match one.deadline {
+            Deadline::Released => true,
+            Deadline::At(at) => {
+                let is_over = at < old.served() && one.required == lease.required;
+                one.renewals > 0 || is_over
+            }
+            Deadline::None => false,
+        };
+        if let Some(one) = same.filter(|one| is_said(one)) {
+            let deadline = match one.deadline {
+                // Its timeout may be shorter by now.
+                Deadline::At(at) if one.renewals > 0 => {
+                    Deadline::At(at.min(now.plus_ns(lease.timeout_ns)))
+                }
+                deadline => deadline,
+            };
+            page::set_deadline(new.words(), lease.number, deadline);
             page::set_renewals(new.words(), lease.number, one.renewals);
             page::set_connection(new.words(), lease.number, one.connection);
         }

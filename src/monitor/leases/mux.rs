@@ -42,7 +42,8 @@ struct Client {
 /// The socket, and who is connected.
 #[derive(Debug)]
 pub struct Mux {
-    listener: UnixListener,
+    /// None: it cannot be made, or is not wanted; who was kept is served all the same.
+    listener: Option<UnixListener>,
     free: Vec<View>,
     clients: Vec<Client>,
     manager: Notifier,
@@ -63,28 +64,20 @@ pub enum Spoke {
 }
 
 impl Mux {
-    /// Makes the socket at `path`, for root only, with these leases to give; those of connections
-    /// that were `kept` are given.
-    ///
-    /// # Errors
-    /// The errno of making it.
-    pub fn bind(path: &Path, leases: Vec<View>, mut kept: Kept) -> io::Result<Self> {
-        // Proxmox VE's own daemon may serve it.
-        if is_listened_to(path) {
-            let text = "another process listens on this socket: mask watchdog-mux.service";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-        }
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
+    /// With these leases to give; those of connections that were `kept` are given, also where the
+    /// socket at `path` cannot be made.
+    #[must_use]
+    pub fn new(path: Option<&Path>, leases: Vec<View>, mut kept: Kept) -> Self {
+        let listener = path.and_then(|path| {
+            let made = listen(path);
+            let path = path.display();
+            made.inspect_err(|error| log::error!("leases.watchdog_mux: {path}: {error}"))
+                .ok()
+        });
         let (mut free, mut clients) = (Vec::new(), Vec::new());
         for lease in leases {
             match kept.remove(lease.name.as_str()) {
-                Some(stream) => clients.push(Client::new(stream, lease)?),
+                Some(stream) => clients.extend(Client::new(stream, lease)),
                 // Nobody is there who could renew it, and nobody else is to have it.
                 None if lease.is_running() || lease.connection == Connection::Abandoned => {}
                 None => free.push(lease),
@@ -92,12 +85,12 @@ impl Mux {
         }
         // The first is given first.
         free.reverse();
-        Ok(Self {
+        Self {
             listener,
             free,
             clients,
             manager: Notifier::from_environment(),
-        })
+        }
     }
 
     /// The same leases, as another page has them; whose lease is gone is let go.
@@ -118,22 +111,28 @@ impl Mux {
     /// What to wait for.
     pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let clients = self.clients.iter().map(|client| client.stream.as_fd());
-        let all = std::iter::once(self.listener.as_fd()).chain(clients);
+        let all = self.listener.iter().map(AsFd::as_fd).chain(clients);
         all.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
     }
 
     /// Takes all that has come in: for each lease that somebody spoke of, what.
     pub fn turn(&mut self) -> Vec<(View, Spoke)> {
         let mut spoke = Vec::new();
-        while let Ok((stream, _)) = self.listener.accept() {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
             let Some(lease) = self.free.pop() else {
                 continue;
+            };
+            let lease = View {
+                connection: Connection::None,
+                ..lease
             };
             let Ok(client) = Client::new(stream, lease) else {
                 self.free.push(lease);
                 continue;
             };
             let name = lease.name.as_str();
+            // What is left under that name, if its end could not be told.
+            self.manager.forget(name);
             let kept = self.manager.keep(name, client.stream.as_fd());
             if let Err(errno) = kept {
                 let text = "will not outlive this monitor";
@@ -157,6 +156,23 @@ impl Mux {
         });
         spoke
     }
+}
+
+/// Makes the socket, for root only.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    // Proxmox VE's own daemon may serve it.
+    if is_listened_to(path) {
+        let text = "another process listens on this socket: mask watchdog-mux.service";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 impl Client {

@@ -175,13 +175,15 @@ mod tests {
 
     #[test]
     fn the_last_line_that_means_something_counts_and_no_other_is_one() {
-        let cases: [(&[u8], Option<Said>); 9] = [
+        let cases: [(&[u8], Option<Said>); 11] = [
             (b"WATCHDOG=1", Some(Said::Renew)),
             (b"READY=1\nWATCHDOG=1\n", Some(Said::Renew)),
             (b"WATCHDOG=1\nSTOPPING=1", Some(Said::Release)),
             (b"STOPPING=1\nSTATUS=bye\nWATCHDOG=1", Some(Said::Renew)),
             (b"WATCHDOG=trigger", Some(Said::Trigger)),
             (b"WATCHDOG=10", None),
+            (b"STOPPING=0", None),
+            (b"STOPPING=10", None),
             (b" WATCHDOG=1", None),
             (b"watchdog=1\0", None),
             (b"", None),

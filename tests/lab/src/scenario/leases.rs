@@ -17,7 +17,7 @@ use xenwarden::control::leases::LeaseState;
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// What a required one has until its first renewal, and how long the monitor may be away.
 const BEGIN: Duration = Duration::from_secs(20);
-const UNSERVED: Duration = Duration::from_secs(10);
+const UNSERVED: Duration = Duration::from_secs(20);
 /// The monitor's look after a deadline, and the guard's.
 const LOOKS: Duration = Duration::from_millis(500);
 /// A user who is not the lease's.
@@ -191,7 +191,8 @@ fn a_hundred(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
 fn monitor_away(host: &mut Host) -> Result<()> {
     host.hold_lease()?;
     host.end_program(MONITOR, "-KILL")?;
-    host.pass(2 * TIMEOUT)?;
+    // Longer than a lapse would let the host live.
+    host.pass(4 * TIMEOUT)?;
     host.wait_lease(LeaseState::Unknown)?;
     host.start_program(MONITOR)?;
     host.wait_lease(LeaseState::Held)
