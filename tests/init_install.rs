@@ -130,7 +130,7 @@ fn what_is_installed_names_the_directories_that_were_asked_for() {
 /// systemd.exec(5), systemd.kill(5) and systemd.resource-control(5)).
 const OF_219: &str = "Description Documentation ConditionPathExists After Before Wants RefuseManualStop StartLimitInterval Type \
      NotifyAccess ExecStart ExecStop RemainAfterExit Delegate KillMode TimeoutStopSec WatchdogSec Restart \
-     RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitRTPRIO OOMScoreAdjust \
+     RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitNOFILE LimitRTPRIO OOMScoreAdjust \
      NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices \
      DevicePolicy DeviceAllow SystemCallArchitectures RestrictAddressFamilies WantedBy Also \
      Wants User Group WatchdogSec RuntimeDirectory";
