@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(30);
 /// CAP_DAC_OVERRIDE (linux/capability.h) alone.
 const DAC_OVERRIDE: u64 = 1 << 1;
+/// CAP_CHOWN, for the sockets of leases.
+const CHOWN: u64 = 1;
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -160,9 +162,9 @@ fn no_thread_has_a_privilege_that_it_does_not_need_and_none_can_get_one_back() {
     let hook = "[[hook]]\nkinds = [\"alarm.\"]\nprogram = \"/bin/true\"\n";
     let metrics = format!("[metrics]\ntextfile = {:?}\n", "/run/xenwarden-test.prom");
     let cases = [
-        ("bare", "", 0, true),
-        ("metrics", metrics.as_str(), DAC_OVERRIDE, true),
-        ("hooks", hook, 0, false),
+        ("bare", "", CHOWN, true),
+        ("metrics", metrics.as_str(), CHOWN | DAC_OVERRIDE, true),
+        ("hooks", hook, CHOWN, false),
     ];
     for (name, more, kept, closed) in cases {
         let monitor = Monitor::start(name, None, more);

@@ -2,7 +2,7 @@
 //! What the monitor gives up once everything that it needs is open.
 //!
 //! It stays root, as the files in its state directory, xenstore's socket and its hooks are
-//! root's; it needs none of root's capabilities for them. So its threads have none.
+//! root's; it needs none of root's capabilities for them. So its threads have none but the one below.
 //!
 //! What can come back: a program that root executes gets what is left in the bounding set
 //! (capabilities(7)). Hooks run as root with all that root has, as their manual says, so
@@ -22,7 +22,7 @@ pub struct Kept {
     pub hooks: bool,
     /// A metrics file.
     pub metrics: bool,
-    /// Leases of other users than root.
+    /// Leases of other users than root, now or later.
     pub leases: bool,
 }
 
