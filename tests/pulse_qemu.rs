@@ -175,8 +175,10 @@ fn the_secondary_of_a_colo_pair_takes_over_when_the_primary_alone_dies_or_stops(
             return;
         };
         let pid = i32::try_from(colo.primary.child.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("sent");
         let [first, second] = &colo.pulses;
+        // Before that nobody can know that it would answer.
+        first.wait_for("monitor has a prompt");
+        kill(Pid::from_raw(pid), signal).expect("sent");
         first.wait_for("our own VMM does not answer");
         second.wait_for("heart1: sending the script is done");
         wait_until("the secondary has taken over", || {

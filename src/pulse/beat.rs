@@ -57,6 +57,8 @@ pub struct Beat {
     refusals: Refusals,
     /// Nothing is sent, as our own VMM does not live.
     muted: bool,
+    /// It was said that our own VMM's monitor has a prompt.
+    answers: bool,
 }
 
 /// Milliseconds of nanoseconds.
@@ -121,6 +123,7 @@ impl Beat {
             stats: Stats::default(),
             refusals: Refusals::default(),
             muted: plan.own_vmm,
+            answers: false,
             plan,
         })
     }
@@ -257,6 +260,15 @@ impl Beat {
             true => notifier.vmm_lives(now, net),
             false => notifier.may_live(self.muted),
         };
+        if notifier.answers() != self.answers {
+            self.answers = !self.answers;
+            if self.answers {
+                let name = &self.plan.name;
+                log::info!(
+                    "heartbeat {name}: our own VMM's monitor has a prompt, and is to answer"
+                );
+            }
+        }
         if lives == self.muted {
             self.muted = !lives;
             let name = &self.plan.name;

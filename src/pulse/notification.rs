@@ -19,6 +19,8 @@ use std::net::SocketAddr;
 
 /// For all of it.
 const LIMIT_NS: u64 = 10 * NS_PER_S;
+/// What QEMU's human monitor begins each line with.
+const PROMPT: &[u8] = b"(qemu)";
 /// Connections to one that listens.
 const CONNECTIONS: usize = 4;
 
@@ -33,6 +35,8 @@ pub struct Notifier {
     task: Option<Task>,
     /// A prompt was seen: it is a human monitor, which answers to an empty line.
     prompts: bool,
+    /// The last bytes that were heard: a prompt may come in two parts.
+    tail: Vec<u8>,
     /// An empty line was sent and nothing has come since.
     asked: bool,
 }
@@ -63,6 +67,7 @@ impl Notifier {
             message: plan.message.clone(),
             task: None,
             prompts: false,
+            tail: Vec::new(),
             asked: false,
         }
     }
@@ -139,12 +144,18 @@ impl Notifier {
                 let count = self.link.read(at, &mut bytes, now);
                 let heard = bytes.get(..count).unwrap_or_default();
                 let open = self.link.connection(at).is_some();
-                self.prompts = open && (self.prompts || heard.windows(6).any(|w| w == b"(qemu)"));
+                self.prompts = open && (self.prompts || has_prompt(&mut self.tail, heard));
                 self.asked &= open && heard.is_empty();
                 self.heard(at, heard, now, net)
             }
             Outcome::Nothing | Outcome::Accepted => self.progress(),
         }
+    }
+
+    /// Whether it is a human monitor, which shows that its VMM lives by its answers.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.prompts
     }
 
     /// Whether the VMM whose monitor this is lives: it is connected and, if it is a human monitor, it has answered to
@@ -255,5 +266,33 @@ impl Notifier {
             (None, None, Some(trouble)) => format!("no connection within {seconds} s: {trouble}"),
             (None, None, None) => format!("nobody connected within {seconds} s"),
         }
+    }
+}
+
+/// Whether there is a prompt of QEMU's human monitor in what was heard, its beginning perhaps in the
+/// `tail` of what was heard before.
+fn has_prompt(tail: &mut Vec<u8>, heard: &[u8]) -> bool {
+    tail.extend_from_slice(heard);
+    let found = tail.windows(PROMPT.len()).any(|part| part == PROMPT);
+    let rest = tail.len().saturating_sub(PROMPT.len() - 1);
+    tail.drain(..rest);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_seen_however_it_is_cut() {
+        let greeting = b"QEMU 7.2 monitor - type 'help'\r\n(qemu) ";
+        for cut in 0..greeting.len() {
+            let (first, second) = greeting.split_at(cut);
+            let mut tail = Vec::new();
+            let seen = [first, second].map(|heard| has_prompt(&mut tail, heard));
+            assert!(seen.contains(&true), "cut at {cut}");
+            assert!(tail.len() < PROMPT.len());
+        }
+        assert!(!has_prompt(&mut Vec::new(), b"(qem) qemu)"));
     }
 }
