@@ -244,8 +244,9 @@ fn what_a_patched_qemu_told_while_nobody_listened_is_found_by_its_trace() {
     runs(&follower);
     expire(&peer, &follower);
     assert!(!peer.was_told("logfile"), "no trace");
-    // It is on disk, as an order is answered after that.
+    // It is on disk, as an order is answered after that; and in the log, whose thread may be behind.
     let _ = follower.ask(&format!("ack {UUID}"));
+    follower.has_events("alarm.raised", 1);
     follower.stop(Signal::SIGKILL);
     follower.start_again();
     until("the trace is on", || peer.was_told("logfile"));
