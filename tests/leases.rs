@@ -455,6 +455,14 @@ fn any_bytes_and_any_length_neither_renew_nor_hold_anything_up() {
     assert_eq!(state(&page, 1), State::Waiting);
 }
 
+/// So many leases for clients of watchdog-mux's socket, and no other.
+fn with_mux(path: &Path, clients: u32) -> Policy {
+    Policy {
+        mux: Some((path.to_owned(), clients)),
+        ..policy(&[])
+    }
+}
+
 fn fronts(mux: &Path) -> Fronts {
     Fronts {
         mux: Some(mux.to_owned()),
@@ -471,10 +479,7 @@ fn end(stream: &UnixStream) {
 fn clients_of_watchdog_mux_outlive_a_monitor_or_lapse() {
     let place = Place::make("kept");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 3)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 3);
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let connect = || UnixStream::connect(&path).expect("connected");
@@ -514,10 +519,7 @@ fn a_socket_of_watchdog_mux_that_another_serves_is_left_to_it() {
     let place = Place::make("theirs");
     let path = place.0.join("mux.sock");
     let theirs = UnixListener::bind(&path).expect("bound");
-    let with = Policy {
-        mux: Some((path.clone(), 1)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 1);
     place.guard(&with, 0);
     drop(Server::new(&place.page(), fronts(&path), &|_| (), at(0)));
     let _client = UnixStream::connect(&path).expect("connected");
@@ -528,10 +530,7 @@ fn a_socket_of_watchdog_mux_that_another_serves_is_left_to_it() {
 fn the_socket_of_watchdog_mux_has_leases_again_once_the_guard_has() {
     let place = Place::make("again");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 2)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 2);
     place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     place.guard(&policy(&[]), 1);
@@ -548,10 +547,7 @@ fn the_socket_of_watchdog_mux_has_leases_again_once_the_guard_has() {
 fn clients_of_watchdog_mux_hold_a_lease_each() {
     let place = Place::make("mux");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 2)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 2);
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let connect = || UnixStream::connect(&path).expect("connected");
@@ -622,7 +618,7 @@ fn what_is_no_page_is_none_and_harmless() {
 
 #[test]
 fn a_healthy_client_outlives_two_restarts_of_the_monitor() {
-    let place = Place::make("zz1");
+    let place = Place::make("twice");
     let page = place.guard(&policy(&[lease("a", false)]), 0);
     let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("a", "WATCHDOG=1");
@@ -639,7 +635,7 @@ fn a_healthy_client_outlives_two_restarts_of_the_monitor() {
 
 #[test]
 fn what_one_user_gave_back_another_has_not() {
-    let place = Place::make("zz2");
+    let place = Place::make("others");
     let page = place.guard(&policy(&[lease("a", true)]), 0);
     let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
     place.say("a", "WATCHDOG=1");
@@ -659,7 +655,7 @@ fn what_one_user_gave_back_another_has_not() {
 
 #[test]
 fn what_a_client_gave_back_as_the_guard_was_restarted_stays_so() {
-    let place = Place::make("zz3");
+    let place = Place::make("gave-back");
     let with = policy(&[lease("a", true)]);
     let before = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
@@ -674,12 +670,9 @@ fn what_a_client_gave_back_as_the_guard_was_restarted_stays_so() {
 
 #[test]
 fn kept_connections_are_served_where_the_socket_cannot_be_made() {
-    let place = Place::make("zz4");
+    let place = Place::make("unmade");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 2)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 2);
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let _client = UnixStream::connect(&path).expect("connected");
@@ -699,7 +692,7 @@ fn kept_connections_are_served_where_the_socket_cannot_be_made() {
 
 #[test]
 fn what_was_written_to_the_old_page_alone_is_carried() {
-    let place = Place::make("zz5");
+    let place = Place::make("carried");
     let with = policy(&[lease("a", false)]);
     let before = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
@@ -713,12 +706,9 @@ fn what_was_written_to_the_old_page_alone_is_carried() {
 
 #[test]
 fn who_dies_before_its_first_word_has_not_given_back_what_the_last_one_did() {
-    let place = Place::make("zz6");
+    let place = Place::make("no-word");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 1)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 1);
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let mut client = UnixStream::connect(&path).expect("connected");
@@ -744,10 +734,7 @@ fn who_dies_before_its_first_word_has_not_given_back_what_the_last_one_did() {
 fn a_last_v_alone_is_a_stop_in_order_and_root_alone_may_connect() {
     let place = Place::make("last");
     let path = place.0.join("mux.sock");
-    let with = Policy {
-        mux: Some((path.clone(), 1)),
-        ..policy(&[])
-    };
+    let with = with_mux(&path, 1);
     let page = place.guard(&with, 0);
     let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
     let mode = fs::metadata(&path).expect("a socket").mode();

@@ -5,6 +5,7 @@
 
 use super::plan::{HostPort, Place};
 use super::resolver;
+use crate::control::client_pool::is_listened_to;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, setsockopt, socket,
@@ -106,15 +107,6 @@ pub fn listen(place: &Place) -> io::Result<Listener> {
         }
         Place::Device(_) => Err(Errno::ENOTSOCK.into()),
     }
-}
-
-/// Whether somebody listens at a unix socket. One that is stopped may have a full queue, which
-/// connect(2) tells by EAGAIN (unix(7)): it is not waited for.
-fn is_listened_to(path: &Path) -> bool {
-    matches!(
-        unix(path).map_err(|error| error.kind()),
-        Ok(_) | Err(io::ErrorKind::WouldBlock)
-    )
 }
 
 fn listen_tcp(at: &HostPort) -> io::Result<TcpListener> {

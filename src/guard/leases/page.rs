@@ -136,8 +136,6 @@ pub enum Connection {
     None,
     /// Its client has said that it stops in order, if it says nothing more.
     Closing,
-    /// It has ended otherwise: nobody can renew the lease any more.
-    Abandoned,
 }
 
 /// Says what is known of the connection of the lease in slot number `n`.
@@ -379,7 +377,6 @@ impl Page {
                 renewals: word(SLOT.renewals)?,
                 connection: match word(SLOT.connection)? {
                     1 => Connection::Closing,
-                    2 => Connection::Abandoned,
                     _ => Connection::None,
                 },
                 granted: word(SLOT.granted)? == word(SLOT.renewals)?.saturating_add(1),

@@ -154,7 +154,7 @@ impl<'a> Server<'a> {
                 Spoke::Renews { is_closing: true } => (Some(Said::Renew), Connection::Closing),
                 Spoke::Renews { .. } => (Some(Said::Renew), Connection::None),
                 Spoke::Releases => (Some(Said::Release), Connection::None),
-                Spoke::Gone => (None, Connection::Abandoned),
+                Spoke::Gone => (None, Connection::None),
             };
             page::set_connection(page.words(), lease.number, connection);
             hear(&page, &lease, said, now);
@@ -226,6 +226,7 @@ impl<'a> Server<'a> {
     fn bind(&mut self, page: &Page) -> bool {
         let directory = self.path.with_file_name("lease");
         let mut old = std::mem::take(&mut self.sockets);
+        let mut all = true;
         let leases = page.leases().into_iter();
         for lease in leases.filter(|lease| !lease.claimed) {
             let same = |socket: &LeaseSocket| {
@@ -243,6 +244,7 @@ impl<'a> Server<'a> {
                     self.sockets.push(socket);
                 }
                 Err(error) => {
+                    all = false;
                     if self.failing.insert(lease.name) {
                         let path = page::socket_of(&self.path, &lease.name);
                         log::error!("lease {}: {}: {error}", lease.name, path.display());
@@ -253,10 +255,7 @@ impl<'a> Server<'a> {
         for socket in old.iter().filter(|socket| socket.is_there(&directory)) {
             let _ = fs::remove_file(page::socket_of(&self.path, &socket.lease.name));
         }
-        let has = |name: &LeaseName| self.sockets.iter().any(|socket| socket.lease.name == *name);
-        let named = page.leases().into_iter();
-        let mut named = named.filter(|lease| !lease.claimed);
-        named.all(|lease| has(&lease.name))
+        all
     }
 
     fn refused(&mut self, name: LeaseName, count: u64, uid: u32, now: Monotonic) {

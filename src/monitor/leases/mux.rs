@@ -79,7 +79,7 @@ impl Mux {
             match kept.remove(lease.name.as_str()) {
                 Some(stream) => clients.extend(Client::new(stream, lease)),
                 // Nobody is there who could renew it, and nobody else is to have it.
-                None if lease.is_running() || lease.connection == Connection::Abandoned => {}
+                None if lease.is_running() => {}
                 None => free.push(lease),
             }
         }
@@ -102,7 +102,7 @@ impl Mux {
         self.clients.retain_mut(|client| find(&mut client.lease));
         let is_free = |lease: &&View| {
             let held = self.clients.iter().any(|one| one.lease.name == lease.name);
-            !held && !lease.is_running() && lease.connection != Connection::Abandoned
+            !held && !lease.is_running()
         };
         // The first is given first.
         self.free = leases.iter().filter(is_free).copied().rev().collect();
