@@ -4,6 +4,7 @@
 
 mod pulse_stage;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as join, listen, socket,
 };
@@ -100,10 +101,15 @@ fn where_descriptors_run_out_who_has_proved_nothing_gives_way() {
     wait_until("all are accepted", || {
         (descriptors().len() >= before + idle.len()).then_some(())
     });
-    let highest = descriptors().into_iter().max().expect("some");
-    limit_descriptors(&program, highest + 1);
+    // What it was started with may have any number.
+    let taken = descriptors();
+    let free = (0..).find(|number| !taken.contains(number)).expect("one");
+    limit_descriptors(&program, free);
+    // It finds them all at once, the one that is to stay last.
+    program.signal(Signal::SIGSTOP);
     let _more: Vec<_> = (0..8).map(|_| connect(port)).collect();
     let _pulses = Pulses::over(connect(port), PULSE, Duration::from_millis(100));
+    program.signal(Signal::SIGCONT);
     program.wait_for("armed by");
     limit_descriptors(&program, 256);
     program.wait_for_state("h", "armed");

@@ -7,6 +7,7 @@ use super::plan::{HostPort, Place};
 use super::resolver;
 use crate::control::client_pool::is_listened_to;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, setsockopt, socket,
     sockopt,
@@ -50,6 +51,13 @@ impl Listener {
             Self::Tcp(listener) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
         }
+    }
+
+    /// Whether a connection waits to be accepted; true where poll(2) cannot tell. Does not block.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        let mut wanted = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut wanted, PollTimeout::ZERO) != Ok(0)
     }
 
     /// The next connection. Does not block.

@@ -44,6 +44,8 @@ pub struct Connection<T> {
     /// When it was made, ns, and when its peer last proved to live.
     opened: u64,
     proved: Option<u64>,
+    /// How many were made before it: of those of one time, who came first.
+    number: u64,
     out: Vec<u8>,
     only_read: bool,
     /// What its user keeps with it.
@@ -65,6 +67,8 @@ pub struct Link<T> {
     listener: Option<Listener>,
     paused_until: Option<u64>,
     connections: Vec<Option<Connection<T>>>,
+    /// Connections made so far.
+    made: u64,
     attempt_at: Option<u64>,
     backoff_ns: u64,
     addresses: VecDeque<SocketAddr>,
@@ -106,6 +110,7 @@ impl<T: Clone> Link<T> {
             listener: None,
             paused_until: None,
             connections: std::iter::repeat_with(|| None).take(limit).collect(),
+            made: 0,
             attempt_at: None,
             backoff_ns: SOONEST_NS,
             addresses: VecDeque::new(),
@@ -384,10 +389,12 @@ impl<T: Clone> Link<T> {
             connecting: Some(now.saturating_add(CONNECT_NS)),
             opened: now,
             proved: None,
+            number: self.made,
             out: Vec::new(),
             only_read: opened.only_read,
             data: self.blank.clone(),
         };
+        self.made = self.made.saturating_add(1);
         if let Some(place) = self.connections.get_mut(at) {
             *place = Some(connection);
         }

@@ -5,7 +5,7 @@
 //! short, the connection that has proved nothing for longest gives way. Never: one whose peer
 //! proved to live within the timeout.
 
-use super::{Connection, Errno, Link, NS_PER_MS, NS_PER_S, Net, Opened, io, is_later};
+use super::{Connection, Errno, Link, Listener, NS_PER_MS, NS_PER_S, Net, Opened, io, is_later};
 
 /// Connections that one readiness accepts.
 const ACCEPTS: usize = 64;
@@ -24,10 +24,17 @@ impl<T: Clone> Link<T> {
             match accepted {
                 Ok(opened) => self.admit(opened, now, net),
                 Err(error) if is_later(&error) => return,
+                // accept(2) asks for a descriptor before it looks whether anybody waits.
+                Err(error) if is_shortage(&error) && !self.is_waited_at() => return,
                 Err(error) if is_shortage(&error) && self.close_one(now) => {}
                 Err(error) => return self.pause(&error, now, net),
             }
         }
+    }
+
+    /// Whether somebody waits to be accepted; true where that cannot be told.
+    fn is_waited_at(&self) -> bool {
+        self.listener.as_ref().is_none_or(Listener::has_waiting)
     }
 
     fn pause(&mut self, error: &io::Error, now: u64, net: Net<'_>) {
@@ -55,10 +62,11 @@ impl<T: Clone> Link<T> {
     fn close_one(&mut self, now: u64) -> bool {
         let places = self.connections.iter().enumerate();
         let unproven = places.filter_map(|(at, place)| {
-            let since = self.unproven_since(place.as_ref()?, now)?;
-            Some((since, at))
+            let connection = place.as_ref()?;
+            let since = self.unproven_since(connection, now)?;
+            Some((since, connection.number, at))
         });
-        let Some((_, at)) = unproven.min() else {
+        let Some((_, _, at)) = unproven.min() else {
             return false;
         };
         self.close(at, now, "its place is needed");
