@@ -81,6 +81,7 @@ fn leases(name: &str, count: usize) -> std::io::Result<()> {
             uid: 0,
             timeout_ns: u64::from(TIMEOUT_S) * NS_PER_S,
             required: true,
+            strict: false,
         })
     };
     let policy = Policy {

@@ -32,6 +32,7 @@ fn what_of_leases_may_bring_the_host_down_is_said() {
             uid: 0,
             timeout_ns: 1_000 * NS_PER_S,
             required: true,
+            strict: false,
         }],
         begin_ns: 600 * NS_PER_S,
         unserved_ns: 300 * NS_PER_S,

@@ -193,7 +193,7 @@ fn bad_input_names_the_key_and_what_to_do_in_one_line() {
 }
 
 /// Keys without a default, with what the shipped file has as an example.
-const EXAMPLES: [&str; 12] = [
+const EXAMPLES: [&str; 13] = [
     "withheld_ms = 1000",
     "hardware_s = 120",
     "starved_s = 10",
@@ -205,6 +205,7 @@ const EXAMPLES: [&str; 12] = [
     "name = \"storage\"",
     "user = \"root\"",
     "required = false",
+    "strict = false",
     "textfile = \"/var/lib/node_exporter/textfile_collector/xenwarden.prom\"",
 ];
 

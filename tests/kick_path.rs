@@ -103,6 +103,7 @@ fn a_hundred_leases(name: &str) -> Page {
         uid: 0,
         timeout_ns: 3_600 * NS_PER_S,
         required: true,
+        strict: false,
     };
     let policy = Policy {
         leases: (0..100).map(lease).collect(),

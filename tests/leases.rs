@@ -74,6 +74,7 @@ fn lease(called: &str, required: bool) -> Lease {
         uid: 0,
         timeout_ns: 10 * NS_PER_S,
         required,
+        strict: false,
     }
 }
 
@@ -205,6 +206,70 @@ fn what_a_client_says_of_itself_lapses_its_lease_at_once() {
         at(3),
     ));
     assert!(matches!(against(&page, 3), Some(Reason::Lease { .. })));
+}
+
+#[test]
+fn a_renewal_is_good_no_longer_than_its_client_says_however_late_it_is_heard() {
+    let place = Place::make("until");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    let renew = |until: Monotonic| {
+        place.say("a", &format!("WATCHDOG=1\nX_XENWARDEN_UNTIL={}", until.0));
+    };
+    renew(at(15));
+    server.turn(at(12));
+    server.turn(at(15));
+    assert_eq!(against(&page, 15), None);
+    server.turn(at(17));
+    assert_eq!(against(&page, 17), lapsed("a", 2));
+    // Heard when it has passed, it renews nothing, and tells of no later end than its own.
+    renew(at(20));
+    server.turn(at(30));
+    server.turn(at(31));
+    assert_eq!(against(&page, 31), lapsed("a", 11));
+    // It prolongs nothing.
+    renew(at(1_000));
+    server.turn(at(40));
+    server.turn(at(51));
+    assert_eq!(against(&page, 51), lapsed("a", 1));
+    place.say("a", "WATCHDOG=1\nX_XENWARDEN_UNTIL=never");
+    server.turn(at(52));
+    server.turn(at(53));
+    assert!(matches!(against(&page, 53), Some(Reason::Lease { .. })));
+}
+
+#[test]
+fn a_strict_lease_lapses_at_its_deadline_whoever_is_away_and_no_restart_grants_it_anything() {
+    let place = Place::make("strict");
+    let strict = Lease {
+        strict: true,
+        ..lease("a", false)
+    };
+    let policy = policy(&[strict]);
+    let page = place.guard(&policy, 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
+    assert_eq!(against(&page, 500), None, "before anybody renewed it");
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(10));
+    drop(server);
+    assert_eq!(against(&page, 20), None);
+    assert_eq!(state(&page, 21), State::Lapsed);
+    assert_eq!(against(&page, 21), lapsed("a", 1));
+    // A guard and a monitor that start now.
+    let page = place.guard(&policy, 22);
+    assert_eq!(against(&page, 22), lapsed("a", 2));
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(23));
+    assert_eq!(against(&page, 23), lapsed("a", 3));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(24));
+    assert_eq!(against(&page, 34), None);
+    // A monitor that comes back in time grants nothing either.
+    drop(server);
+    let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(30));
+    server.turn(at(35));
+    assert_eq!(against(&page, 35), lapsed("a", 1));
 }
 
 #[test]

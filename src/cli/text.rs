@@ -121,13 +121,14 @@ fn lease_row(lease: &Lease) -> Vec<String> {
         state => state.name().to_owned(),
     };
     let required = if lease.required { ", required" } else { "" };
+    let strict = if lease.strict { ", strict" } else { "" };
     let left = |ms: i64| match ms {
         0.. => span(ms.unsigned_abs()),
         _ => format!("{} ago", span(ms.unsigned_abs())),
     };
     vec![
         plain(&lease.lease),
-        format!("{state}{required}"),
+        format!("{state}{required}{strict}"),
         lease.uid.to_string(),
         span(lease.timeout_ms),
         lease.left_ms.map_or_else(|| "-".to_owned(), left),

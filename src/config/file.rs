@@ -243,6 +243,8 @@ pub struct Lease {
     pub timeout_s: Option<u32>,
     /// Whether it is to be renewed at all.
     pub required: Option<bool>,
+    /// Whether its deadline counts though no monitor has looked since.
+    pub strict: Option<bool>,
 }
 
 /// `[leases]`

@@ -92,6 +92,8 @@ pub struct Lease {
     pub timeout_ns: u64,
     /// Without a first renewal kicks are withheld.
     pub required: bool,
+    /// Its deadline counts though no monitor has looked since.
+    pub strict: bool,
 }
 
 /// All leases.
@@ -170,6 +172,7 @@ impl Leases {
                 uid: 0,
                 timeout_ns: u64::from(MUX_TIMEOUT_S) * NS_PER_S,
                 required: false,
+                strict: false,
             })
         })
     }
@@ -207,6 +210,7 @@ fn one(n: usize, lease: &file::Lease, wrong: &mut Problems) -> Option<Lease> {
         uid: uid?,
         timeout_ns: u64::from(timeout_s) * NS_PER_S,
         required: lease.required.unwrap_or(false),
+        strict: lease.strict.unwrap_or(false),
     })
 }
 

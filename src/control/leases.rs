@@ -17,6 +17,9 @@ pub struct Lease {
     pub state: LeaseState,
     /// Kicks are withheld until it is renewed for the first time, once its time for that has passed.
     pub required: bool,
+    /// Its deadline counts though no monitor looks.
+    #[serde(default)]
+    pub strict: bool,
     /// The user who may renew it, besides root.
     pub uid: u32,
     /// For how long a renewal is good.
@@ -88,6 +91,7 @@ fn one(lease: &View, served: Monotonic, now: Monotonic) -> Lease {
         lease: lease.name.to_string(),
         state: lease.state(served, now).into(),
         required: lease.required,
+        strict: lease.strict,
         uid: lease.uid,
         timeout_ms: lease.timeout_ns / NS_PER_MS,
         left_ms: match lease.deadline {

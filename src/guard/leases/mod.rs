@@ -3,7 +3,7 @@
 //!
 //! In: the lease page, memory that the guard makes at its start and the monitor writes to
 //! ([`page`]): one deadline for each lease, and when the monitor last looked at their sockets. Out:
-//! why kicks are to be withheld, if they are. To look reads three words for each lease: no client
+//! why kicks are to be withheld, if they are. To look reads a few words for each lease: no client
 //! can make it take longer, nor the monitor.
 //!
 //! | a lease | by its words | the guard |
@@ -14,6 +14,7 @@
 //! | has lapsed | its deadline passed, and the monitor looked after that: nobody renewed it | withholds |
 //! | is not known | its deadline passed, and the monitor has not looked since | kicks, for a while |
 //!
+//! A lease that is `strict` has no last row: what passes is over, whoever is away.
 //! Nothing latches: a lease that is renewed late is held again.
 //!
 //! The last row is what keeps the monitor no condition of the host's life: killed, upgraded and started
@@ -61,7 +62,7 @@ impl<'a, W: Word> Leases<'a, W> {
             if overdue_ns == 0 {
                 continue;
             }
-            if served <= deadline {
+            if served <= deadline && !page::is_strict(words) {
                 is_unknown = true;
                 continue;
             }

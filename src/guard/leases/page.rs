@@ -67,6 +67,7 @@ pub(super) const SLOT: Slot = Slot {
 /// Flags above the uid.
 const REQUIRED: u64 = 1 << 32;
 const CLAIMED: u64 = 1 << 33;
+const STRICT: u64 = 1 << 34;
 
 /// Until when a lease holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +166,12 @@ pub(super) fn name_of<W: Word>(slot: &[W]) -> Option<LeaseName> {
     LeaseName::from_words([word(0)?, word(1)?])
 }
 
+/// Whether the deadline in a slot's words counts though no monitor has looked since.
+pub(super) fn is_strict<W: Word>(slot: &[W]) -> bool {
+    let who = slot.get(SLOT.who).map(|word| word.load(Ordering::Relaxed));
+    who.is_some_and(|who| who & STRICT != 0)
+}
+
 fn slot<W: Word>(words: &[W], n: usize) -> Option<&[W]> {
     let at = SLOTS_AT + n * WORDS_OF_A_SLOT;
     words.get(at..at + WORDS_OF_A_SLOT)
@@ -183,6 +190,8 @@ pub struct View {
     pub required: bool,
     /// It is for whoever connects to the socket of watchdog-mux.
     pub claimed: bool,
+    /// Its deadline counts though no monitor has looked since.
+    pub strict: bool,
     /// For how long a renewal is good, ns.
     pub timeout_ns: u64,
     /// Until when it holds.
@@ -225,7 +234,7 @@ impl View {
             Deadline::Released => State::Released,
             Deadline::At(at) if at >= now && self.renewals == 0 => State::Waiting,
             Deadline::At(at) if at >= now => State::Held,
-            Deadline::At(at) if served > at => State::Lapsed,
+            Deadline::At(at) if self.strict || served > at => State::Lapsed,
             Deadline::At(_) => State::Unknown,
         }
     }
@@ -372,6 +381,7 @@ impl Page {
                 uid: u32::try_from(who & u64::from(u32::MAX)).ok()?,
                 required: who & REQUIRED != 0,
                 claimed: who & CLAIMED != 0,
+                strict: who & STRICT != 0,
                 timeout_ns: word(SLOT.timeout)?,
                 deadline: Deadline::load(slot.get(SLOT.deadline)?),
                 renewals: word(SLOT.renewals)?,
@@ -405,8 +415,8 @@ pub enum Access {
 }
 
 fn who(lease: &Lease) -> u64 {
-    let required = if lease.required { REQUIRED } else { 0 };
-    u64::from(lease.uid) | required
+    let flag = |is: bool, flag: u64| if is { flag } else { 0 };
+    u64::from(lease.uid) | flag(lease.required, REQUIRED) | flag(lease.strict, STRICT)
 }
 
 /// Until when a lease holds as a guard begins.

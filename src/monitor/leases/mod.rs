@@ -38,6 +38,9 @@ const TURN_NS: u64 = 250 * NS_PER_MS;
 /// Between two events of datagrams that were refused, for one lease, ns.
 const REFUSED_EACH_NS: u64 = 60 * NS_PER_S;
 
+/// A renewal over a connection.
+const RENEW: Said = Said::Renew { until: None };
+
 /// Publishes an event; must not block.
 pub type Publish<'a> = &'a (dyn Fn(Kind) + Sync);
 
@@ -151,8 +154,8 @@ impl<'a> Server<'a> {
         let clients = self.clients.as_mut().map(Mux::turn);
         for (lease, spoke) in clients.unwrap_or_default() {
             let (said, connection) = match spoke {
-                Spoke::Renews { is_closing: true } => (Some(Said::Renew), Connection::Closing),
-                Spoke::Renews { .. } => (Some(Said::Renew), Connection::None),
+                Spoke::Renews { is_closing: true } => (Some(RENEW), Connection::Closing),
+                Spoke::Renews { .. } => (Some(RENEW), Connection::None),
                 Spoke::Releases => (Some(Said::Release), Connection::None),
                 Spoke::Gone => (None, Connection::None),
             };
@@ -296,7 +299,10 @@ impl<'a> Server<'a> {
 /// Writes down what a lease's client said.
 fn hear(page: &Page, lease: &View, said: Option<Said>, now: Monotonic) {
     match said {
-        Some(Said::Renew) => page.renew(lease.number, now.plus_ns(lease.timeout_ns)),
+        Some(Said::Renew { until }) => {
+            let whole = now.plus_ns(lease.timeout_ns);
+            page.renew(lease.number, until.map_or(whole, |until| whole.min(until)));
+        }
         Some(Said::Release) => {
             page::set_deadline(page.words(), lease.number, Deadline::Released);
         }
@@ -319,7 +325,8 @@ fn take_over(page: &Page, now: Monotonic) {
         };
         let number = lease.number;
         // What comes over a connection waits in it: nothing was missed, or nobody is there.
-        if served <= at && !lease.claimed {
+        // And whoever counts on a strict lease's lapse counts with nobody's restart.
+        if served <= at && !lease.claimed && !lease.strict {
             // Granted before: most of what nobody has listened to of that, and less with each monitor
             // that comes and goes.
             let left_ns = match lease.granted {

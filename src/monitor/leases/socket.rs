@@ -7,6 +7,7 @@
 //! it is bounded. Descriptors that come with a datagram are closed by the kernel (unix(7)), as no room is given for them.
 
 use crate::guard::leases::page::View;
+use crate::sys::clock::Monotonic;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -24,11 +25,17 @@ const TURN: usize = 1_024;
 /// Bytes of a datagram that are read; the rest of a longer one is dropped.
 const LONGEST: usize = 4_096;
 
+/// Begins a line that limits a renewal, ns of `CLOCK_MONOTONIC`.
+pub const UNTIL: &str = "X_XENWARDEN_UNTIL=";
+
 /// What a client says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// `WATCHDOG=1`
-    Renew,
+    /// `WATCHDOG=1`, and what `X_XENWARDEN_UNTIL=` says with it: no longer than until then.
+    Renew {
+        /// A time of `CLOCK_MONOTONIC`.
+        until: Option<Monotonic>,
+    },
     /// `STOPPING=1`
     Release,
     /// `WATCHDOG=trigger`: it is to count as lapsed at once.
@@ -38,14 +45,27 @@ pub enum Said {
 /// What the lines of a datagram come to: the last of them that means something.
 #[must_use]
 pub fn said(datagram: &[u8]) -> Option<Said> {
-    let lines = datagram.split(|byte| *byte == b'\n');
-    let mut said = lines.filter_map(|line| match line {
-        b"WATCHDOG=1" => Some(Said::Renew),
+    let lines = || datagram.split(|byte| *byte == b'\n');
+    let mut said = lines().filter_map(|line| match line {
+        b"WATCHDOG=1" => Some(Said::Renew { until: None }),
         b"STOPPING=1" => Some(Said::Release),
         b"WATCHDOG=trigger" => Some(Said::Trigger),
         _ => None,
     });
-    said.next_back()
+    match said.next_back() {
+        Some(Said::Renew { .. }) => {
+            let limits = lines().filter_map(|line| line.strip_prefix(UNTIL.as_bytes()));
+            let until = limits.map(until).next_back();
+            Some(Said::Renew { until })
+        }
+        said => said,
+    }
+}
+
+/// What a limit says; one that cannot be read has passed: it was to shorten the renewal.
+fn until(text: &[u8]) -> Monotonic {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    Monotonic(text.parse().unwrap_or(0).max(1))
 }
 
 /// What one turn brought.
@@ -175,12 +195,26 @@ mod tests {
 
     #[test]
     fn the_last_line_that_means_something_counts_and_no_other_is_one() {
-        let cases: [(&[u8], Option<Said>); 11] = [
-            (b"WATCHDOG=1", Some(Said::Renew)),
-            (b"READY=1\nWATCHDOG=1\n", Some(Said::Renew)),
+        let renew = |until: Option<u64>| Said::Renew {
+            until: until.map(Monotonic),
+        };
+        let cases: [(&[u8], Option<Said>); 15] = [
+            (b"WATCHDOG=1", Some(renew(None))),
+            (b"READY=1\nWATCHDOG=1\n", Some(renew(None))),
             (b"WATCHDOG=1\nSTOPPING=1", Some(Said::Release)),
-            (b"STOPPING=1\nSTATUS=bye\nWATCHDOG=1", Some(Said::Renew)),
+            (b"STOPPING=1\nSTATUS=bye\nWATCHDOG=1", Some(renew(None))),
             (b"WATCHDOG=trigger", Some(Said::Trigger)),
+            (
+                b"X_XENWARDEN_UNTIL=7000\nWATCHDOG=1",
+                Some(renew(Some(7_000))),
+            ),
+            (
+                b"WATCHDOG=1\nX_XENWARDEN_UNTIL=8\nX_XENWARDEN_UNTIL=9",
+                Some(renew(Some(9))),
+            ),
+            // It has passed.
+            (b"WATCHDOG=1\nX_XENWARDEN_UNTIL=soon", Some(renew(Some(1)))),
+            (b"X_XENWARDEN_UNTIL=7000", None),
             (b"WATCHDOG=10", None),
             (b"STOPPING=0", None),
             (b"STOPPING=10", None),
