@@ -26,7 +26,7 @@ help:
 	@echo 'make test-all XEN=4.20  the wedges on another Xen, with the kernel and tools of its Debian release'
 	@echo 'make test-all ARCH=arm64  the wedges that can be injected on Arm, with cross-built programs and Xen'
 	@echo 'make unit               unit tests alone (seconds)'
-	@echo 'make simulation         the guard over 12 million schedules of a simulated host (minutes)'
+	@echo 'make simulation         the guard over 12 million schedules of a simulated host, orders to fence over 2 million of a pool (minutes)'
 	@echo 'make scenarios          scenarios alone'
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
@@ -95,7 +95,7 @@ unit: prerequisites
 	$(CARGO) test --release -p xenwarden-lab --lib --bins
 
 simulation: prerequisites
-	$(CARGO) test --release -p xenwarden --test guard_simulation -- --ignored --nocapture
+	$(CARGO) test --release -p xenwarden --test guard_simulation --test fencing_model -- --ignored --nocapture
 
 scenarios: lab
 	$(CARGO) test --release -p xenwarden-lab --test scenarios

@@ -87,6 +87,7 @@ pub mod config;
 pub mod control;
 pub mod event;
 pub mod exit;
+pub mod fencing;
 pub mod guard;
 pub mod guests;
 pub mod monitor;

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Orders to fence, over many schedules of a simulated pool: whatever is cut, killed, restarted, stopped in order or
+//! late, a host that is told to be certainly down is.
+//!
+//! Three hosts with a vote each and clocks of their own; the code that is tried is that of the pool. Each schedule
+//! comes from a number. One that breaks the promise says its number; `XENWARDEN_SIMULATION=NUMBER` plays that one alone and tells its story.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
+
+#[path = "simulated_host/random.rs"]
+#[allow(dead_code)] // others use the rest
+mod random;
+
+use random::Random;
+use std::collections::{BTreeMap, BTreeSet};
+use xenwarden::event::Uuid;
+use xenwarden::fencing::order::{Confirmed, Failed, How, Order, Verdict, Wait};
+use xenwarden::fencing::proof::Proof;
+use xenwarden::fencing::refusals::{Last, Refusals};
+use xenwarden::fencing::{Beat, BootOf, Node, Votes};
+use xenwarden::sys::clock::Monotonic;
+
+/// Schedules of `make unit`, always the same, and of `make test-all`.
+const FEW: u64 = 15_000;
+const MANY: u64 = 2_000_000;
+const ONE: &str = "XENWARDEN_SIMULATION";
+
+const HOSTS: usize = 3;
+const TARGET: usize = 2;
+const TICK_NS: u64 = 250_000_000;
+const TICKS: u64 = 200;
+/// A beat each second.
+const BEAT: u64 = 4;
+/// The lease, and what is left of a host once it is not kicked any more.
+const LEASE_NS: u64 = 4_000_000_000;
+const HARDWARE_NS: u64 = 3_000_000_000;
+const PROMISE_MS: u64 = (LEASE_NS + HARDWARE_NS) / 1_000_000;
+
+#[derive(Clone, Debug)]
+enum Message {
+    Beat(Beat),
+    /// Fence this host.
+    Order(Node),
+    Refused(Option<Last>),
+    Confirmed(Confirmed),
+}
+
+struct Host {
+    node: Node,
+    /// Its clock: what it showed at the start, and how much it gains each thousand.
+    offset: u64,
+    gain: i64,
+    alive: bool,
+    boot: Uuid,
+    booted: u64,
+    /// Until when its lease is good, by its clock; none: it is no condition.
+    lease: Option<u64>,
+    /// It withholds in this boot, whatever comes.
+    fenced: bool,
+    kicked: u64,
+    /// What is kept in this boot.
+    kept: Vec<(Node, u64)>,
+    pool: Option<Pool>,
+    /// Who is in its ring, as its corosync has noticed.
+    ring: BTreeSet<Node>,
+    /// It was in a ring with another in this boot, so that the cluster may have given it guests.
+    had_quorum: bool,
+}
+
+struct Pool {
+    proof: Proof,
+    refusals: Refusals,
+    /// It is to stop in order, and said so first at that time.
+    stopping: bool,
+    stopping_since: Option<Monotonic>,
+    order: Option<Order>,
+}
+
+impl Host {
+    fn now(&self, t: u64) -> Monotonic {
+        let gained = (i128::from(t) * i128::from(self.gain)) / 1_000;
+        let shown = i128::from(self.offset) + i128::from(t) + gained;
+        Monotonic(u64::try_from(shown).expect("a time"))
+    }
+
+    fn up_ms(&self, t: u64) -> u64 {
+        (self.now(t).0 - self.now(self.booted).0) / 1_000_000
+    }
+
+    fn votes(&self) -> Votes {
+        let of: BTreeMap<Node, u32> = self.ring.iter().map(|node| (*node, 1)).collect();
+        let quorum = 2;
+        Votes {
+            quorate: of.len() >= 2,
+            quorum,
+            of,
+            device: 0,
+        }
+    }
+
+    fn start_pool(&mut self) {
+        // Who is there already may run without a pool of this boot.
+        self.pool = Some(Pool {
+            proof: Proof::new(self.node, self.boot),
+            refusals: Refusals::new(self.kept.iter().copied()),
+            stopping: false,
+            stopping_since: None,
+            order: None,
+        });
+    }
+}
+
+/// What may be broken on purpose, to see that the simulation would notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Flaw {
+    #[default]
+    None,
+    /// Less is promised than is kept.
+    ShortPromise,
+    /// Refusals are forgotten by restarts of the program.
+    Forgetful,
+    /// A host gives its lease back without waiting that others know.
+    HastyRelease,
+    /// A host that was told to withhold may renew.
+    Unfenced,
+}
+
+struct World {
+    random: Random,
+    t: u64,
+    hosts: Vec<Host>,
+    /// Messages on their way: due, from, to.
+    on_their_way: Vec<(u64, usize, usize, Message)>,
+    /// Which group each host is connected to.
+    groups: Vec<u8>,
+    flaw: Flaw,
+    /// When the order was given: boots before it are to be over.
+    given: Option<u64>,
+    /// From then on, the target and the one who gave it never hear each other.
+    apart: bool,
+    /// How seldom who is connected changes, and pools are stopped, killed and started.
+    calm: u64,
+    tells: bool,
+    boots: u128,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Withheld,
+    Silent,
+    Rebooted,
+    StillThere,
+    OtherBoot,
+    Unknown,
+    NoPromise,
+    Never,
+}
+
+impl World {
+    fn new(seed: u64, flaw: Flaw, tells: bool) -> Self {
+        let mut random = Random::new(seed);
+        let hosts = (0..HOSTS).map(|n| {
+            let node = Node::try_from(n + 1).expect("small");
+            let boot = uuid(u128::from(node));
+            let mut host = Host {
+                node,
+                offset: random.below(1 << 50),
+                gain: i64::try_from(random.below(11)).expect("small") - 5,
+                alive: true,
+                boot,
+                booted: 0,
+                lease: None,
+                fenced: false,
+                kicked: 0,
+                kept: Vec::new(),
+                pool: None,
+                ring: (1..=3).collect(),
+                had_quorum: true,
+            };
+            host.start_pool();
+            host
+        });
+        let hosts = hosts.collect();
+        let (apart, calm) = (!random.one_in(3), random.between(1, 4));
+        Self {
+            random,
+            t: 0,
+            hosts,
+            on_their_way: Vec::new(),
+            groups: vec![0; HOSTS],
+            flaw,
+            given: None,
+            apart,
+            calm,
+            tells,
+            boots: 100,
+        }
+    }
+
+    fn tell(&self, text: &str) {
+        if self.tells {
+            println!("{:6} ms  {text}", self.t / 1_000_000);
+        }
+    }
+
+    fn send(&mut self, from: usize, message: &Message) {
+        for to in 0..HOSTS {
+            let late = self.random.below(4) * self.random.below(2);
+            let due = self.t + late * TICK_NS;
+            // What one says comes in the order in which it was said.
+            let earlier = self
+                .on_their_way
+                .iter()
+                .filter(|m| m.1 == from && m.2 == to);
+            let due = earlier.map(|m| m.0).fold(due, u64::max);
+            self.on_their_way.push((due, from, to, message.clone()));
+        }
+    }
+
+    fn reboot(&mut self, n: usize) {
+        self.boots += 1;
+        let boot = uuid(self.boots);
+        let t = self.t;
+        let host = &mut self.hosts[n];
+        host.alive = true;
+        host.boot = boot;
+        host.booted = t;
+        host.lease = None;
+        host.fenced = false;
+        host.kicked = t;
+        host.kept.clear();
+        host.pool = None;
+        // Its corosync comes before its pool, and may be all that comes.
+        let node = host.node;
+        host.ring = BTreeSet::from([node]);
+        host.had_quorum = false;
+        // Its ring is another one, so that the others have noticed before it says anything.
+        for other in (0..HOSTS).filter(|other| *other != n) {
+            let ring = &self.hosts[other].ring;
+            let without = ring.iter().copied().filter(|m| *m != node).collect();
+            self.ring_is(other, without);
+        }
+        self.tell(&format!("host {} boots anew", n + 1));
+    }
+
+    /// Somebody cuts, heals, kills, starts.
+    fn mischief(&mut self) {
+        let before = self.groups.clone();
+        if self.random.one_in(12 * self.calm) {
+            for n in 0..HOSTS {
+                self.groups[n] = u8::try_from(self.random.below(2)).expect("small");
+            }
+        }
+        if self.random.one_in(20 * self.calm) {
+            self.groups = vec![0; HOSTS];
+        }
+        if self.apart && self.given.is_some() {
+            self.groups[TARGET] = 1 - self.groups[0];
+        }
+        if self.groups != before {
+            self.tell(&format!("connected: {:?}", self.groups));
+        }
+        for n in 0..HOSTS {
+            let alive = self.hosts[n].alive;
+            match self.random.below(60 * self.calm) {
+                0 if alive && n != 0 => {
+                    self.hosts[n].alive = false;
+                    self.hosts[n].pool = None;
+                    self.tell(&format!("host {} loses power", n + 1));
+                }
+                1..=6 if !alive => self.reboot(n),
+                7 if alive && n != 0 => {
+                    self.hosts[n].pool = None;
+                    self.tell(&format!("pool {} is killed", n + 1));
+                }
+                8 if alive && n == TARGET => {
+                    self.hosts[n]
+                        .pool
+                        .iter_mut()
+                        .for_each(|pool| pool.stopping = true);
+                    self.tell("the target's pool is to stop in order");
+                }
+                9..=20 if alive && self.hosts[n].pool.is_none() => {
+                    if self.flaw == Flaw::Forgetful {
+                        self.hosts[n].kept.clear();
+                    }
+                    self.hosts[n].start_pool();
+                    self.tell(&format!("pool {} starts", n + 1));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Each corosync notices, sooner or later, who is there.
+    fn rings(&mut self) {
+        for n in 0..HOSTS {
+            if !self.hosts[n].alive || !self.random.one_in(6) {
+                continue;
+            }
+            let there =
+                (0..HOSTS).filter(|m| self.hosts[*m].alive && self.groups[*m] == self.groups[n]);
+            let there: BTreeSet<Node> = there.map(|m| self.hosts[m].node).collect();
+            self.ring_is(n, there);
+        }
+        let ring = |n: usize| &self.hosts[n].ring;
+        let node = self.hosts[TARGET].node;
+        let others = (0..TARGET).filter(|n| ring(*n).contains(&node));
+        let both = others.filter(|n| ring(TARGET).contains(&self.hosts[*n].node));
+        if both.count() > 0 {
+            self.hosts[TARGET].had_quorum = true;
+        }
+    }
+
+    fn ring_is(&mut self, n: usize, there: BTreeSet<Node>) {
+        let now = self.hosts[n].now(self.t);
+        let host = &mut self.hosts[n];
+        if there == host.ring {
+            return;
+        }
+        let before = std::mem::replace(&mut host.ring, there);
+        let votes = host.votes();
+        let Some(pool) = &mut host.pool else { return };
+        for node in host.ring.difference(&before) {
+            pool.refusals.joined(*node);
+        }
+        if let Some(order) = &mut pool.order {
+            order.count(&votes, now);
+            let left = before.difference(&host.ring);
+            left.for_each(|node| order.left(*node, &votes, now));
+        }
+    }
+
+    fn deliver(&mut self) {
+        let due = self.on_their_way.iter().enumerate();
+        let due: Vec<usize> = due
+            .filter(|(_, m)| m.0 <= self.t)
+            .map(|(at, _)| at)
+            .collect();
+        let mut messages = Vec::new();
+        for at in due.into_iter().rev() {
+            messages.push(self.on_their_way.remove(at));
+        }
+        for (_, from, to, message) in messages.into_iter().rev() {
+            let is_member = |of: usize, n: usize| self.hosts[of].ring.contains(&self.hosts[n].node);
+            let is_connected =
+                self.groups[from] == self.groups[to] && is_member(from, to) && is_member(to, from);
+            if is_connected && self.hosts[to].alive && self.hosts[to].pool.is_some() {
+                self.hear(from, to, message);
+            }
+        }
+    }
+
+    fn hear(&mut self, from: usize, to: usize, message: Message) {
+        let sender = self.hosts[from].node;
+        let (t, flaw) = (self.t, self.flaw);
+        let host = &mut self.hosts[to];
+        let (now, up_ms, votes) = (host.now(t), host.up_ms(t), host.votes());
+        let me = BootOf {
+            node: host.node,
+            boot: host.boot,
+        };
+        let Some(pool) = &mut host.pool else { return };
+        let mut answer = None;
+        match message {
+            Message::Beat(beat) => {
+                pool.proof.hear(sender, &beat);
+                pool.refusals.hear(sender, &beat, up_ms);
+                if let Some(order) = &mut pool.order {
+                    order.hear(sender, &beat, now);
+                }
+            }
+            Message::Order(node) if node == me.node => {
+                host.fenced = flaw != Flaw::Unfenced;
+                host.lease = Some(0);
+                answer = Some(Message::Confirmed(Confirmed {
+                    by: me,
+                    at: now.0,
+                    bound_ms: HARDWARE_NS / 1_000_000,
+                }));
+            }
+            Message::Order(node) => {
+                if pool.refusals.refuse(node, up_ms) {
+                    host.kept = pool.refusals.kept().collect();
+                }
+                answer = Some(Message::Refused(pool.refusals.last(node)));
+            }
+            Message::Refused(last) => {
+                if let Some(order) = &mut pool.order {
+                    order.refuses(sender, last, &votes, now);
+                }
+            }
+            Message::Confirmed(said) => {
+                if let Some(order) = &mut pool.order {
+                    order.confirms(said, now);
+                }
+            }
+        }
+        if let Some(answer) = answer {
+            self.send(to, &answer);
+        }
+    }
+
+    /// What the pool of a host does by itself.
+    fn pool(&mut self, n: usize) {
+        let (t, flaw) = (self.t, self.flaw);
+        let host = &mut self.hosts[n];
+        let (now, up_ms, votes) = (host.now(t), host.up_ms(t), host.votes());
+        let (fenced, boot) = (host.fenced, host.boot);
+        let Some(pool) = &mut host.pool else { return };
+        let moment = pool.proof.moment(&votes, now);
+        if let Some(moment) = moment.filter(|_| !fenced) {
+            let released = pool.stopping_since.is_some_and(|since| moment >= since);
+            match released || (pool.stopping && flaw == Flaw::HastyRelease) {
+                true => host.lease = None,
+                false if pool.stopping_since.is_none() => {
+                    host.lease = Some(moment.0 + LEASE_NS);
+                }
+                false => {}
+            }
+            if host.lease.is_none() && pool.stopping {
+                host.pool = None;
+                return;
+            }
+        }
+        let orders = pool.order.as_ref().map(|order| order.target.node);
+        if t / TICK_NS % BEAT != 0 {
+            return;
+        }
+        if pool.stopping && pool.stopping_since.is_none() {
+            pool.stopping_since = Some(now);
+        }
+        let promise = match flaw {
+            Flaw::ShortPromise => PROMISE_MS / 3,
+            _ => PROMISE_MS,
+        };
+        // It is promised once the guard goes by it.
+        let promise = host
+            .lease
+            .filter(|_| pool.stopping_since.is_none())
+            .map(|_| promise);
+        let beat = Beat {
+            boot,
+            sent: now.0,
+            up_ms,
+            promise_ms: promise,
+            echoes: pool.refusals.echoes(),
+        };
+        pool.proof.send(now);
+        self.send(n, &Message::Beat(beat));
+        if let Some(node) = orders {
+            self.send(n, &Message::Order(node));
+        }
+    }
+
+    /// The guards kick, and the hardware does what it must.
+    fn hardware(&mut self) {
+        for n in 0..HOSTS {
+            let now = self.hosts[n].now(self.t);
+            let t = self.t;
+            let host = &mut self.hosts[n];
+            if !host.alive {
+                continue;
+            }
+            if host.lease.is_none_or(|until| now.0 <= until) {
+                host.kicked = t;
+            } else if now.0 - host.now(host.kicked).0 > HARDWARE_NS {
+                host.alive = false;
+                host.pool = None;
+                self.tell(&format!("host {} is pulled down", n + 1));
+            }
+        }
+    }
+
+    fn judge(&mut self) -> Option<End> {
+        let target = self.hosts[TARGET].node;
+        let asker = &mut self.hosts[0];
+        let (now, votes) = (asker.now(self.t), asker.votes());
+        let pool = asker.pool.as_mut()?;
+        if pool.order.is_none() {
+            if self.given.is_some() || self.t < 10 * TICK_NS || !self.random.one_in(15) {
+                return None;
+            }
+            let target = pool.refusals.last(target)?.echo.of;
+            let pool = self.hosts[0].pool.as_mut()?;
+            pool.order = Some(Order::new(target, now));
+            self.given = Some(self.t);
+            self.tell("host 3 is to be fenced");
+            return None;
+        }
+        let verdict = pool.order.as_ref()?.judge(&votes, now);
+        Some(match verdict {
+            Verdict::Down(How::Withheld) => End::Withheld,
+            Verdict::Down(How::Silent) => End::Silent,
+            Verdict::Down(How::Rebooted) => End::Rebooted,
+            Verdict::Failed(Failed::StillThere) => End::StillThere,
+            Verdict::Failed(Failed::OtherBoot) => End::OtherBoot,
+            Verdict::Wait(wait, _) => {
+                let at_last = self.t + TICK_NS >= TICKS * TICK_NS;
+                return at_last.then_some(match wait {
+                    Wait::Promise => End::NoPromise,
+                    _ => End::Unknown,
+                });
+            }
+        })
+    }
+}
+
+fn uuid(n: u128) -> Uuid {
+    uuid::Uuid::from_u128(n)
+        .to_string()
+        .parse()
+        .expect("a UUID")
+}
+
+/// How a schedule ends, and whether the promise was broken.
+fn play(seed: u64, flaw: Flaw, tells: bool) -> (End, bool) {
+    let mut world = World::new(seed, flaw, tells);
+    while world.t < TICKS * TICK_NS {
+        world.mischief();
+        world.rings();
+        world.deliver();
+        (0..HOSTS).for_each(|n| world.pool(n));
+        world.hardware();
+        if let Some(end) = world.judge() {
+            world.tell(&format!("{end:?}"));
+            let target = &world.hosts[TARGET];
+            let before = world.given.is_some_and(|given| target.booted <= given);
+            let says_down = matches!(end, End::Withheld | End::Silent | End::Rebooted);
+            return (
+                end,
+                says_down && target.alive && before && target.had_quorum,
+            );
+        }
+        world.t += TICK_NS;
+    }
+    (End::Never, false)
+}
+
+fn all(seeds: std::ops::Range<u64>, flaw: Flaw) -> (BTreeMap<End, u64>, Option<u64>) {
+    let mut ends = BTreeMap::new();
+    let mut broken = None;
+    for seed in seeds {
+        let (end, is_broken) = play(seed, flaw, false);
+        *ends.entry(end).or_default() += 1;
+        if is_broken {
+            broken = broken.or(Some(seed));
+        }
+    }
+    (ends, broken)
+}
+
+fn hold(seeds: std::ops::Range<u64>) {
+    let (ends, broken) = all(seeds, Flaw::None);
+    println!("{ends:?}");
+    assert_eq!(broken, None, "play it with {ONE}=NUMBER");
+    for end in [
+        End::Withheld,
+        End::Silent,
+        End::Rebooted,
+        End::NoPromise,
+        End::Unknown,
+    ] {
+        assert!(
+            ends.get(&end).is_some_and(|count| *count > 20),
+            "{end:?}: {ends:?}"
+        );
+    }
+    // Its last beat may be on its way for longer than that: rare, and a failure harms nobody.
+    let still = ends.get(&End::StillThere).copied().unwrap_or(0);
+    let orders: u64 = ends.values().sum();
+    assert!(
+        still * 500 < orders,
+        "the hardware kept its promise: {ends:?}"
+    );
+}
+
+#[test]
+fn a_host_that_is_told_to_be_down_is_down_in_every_schedule() {
+    if let Ok(seed) = std::env::var(ONE) {
+        let (end, broken) = play(seed.parse().expect("a number"), Flaw::None, true);
+        assert!(!broken, "{end:?}");
+        return;
+    }
+    hold(0..FEW);
+}
+
+#[test]
+#[ignore = "minutes: make simulation"]
+fn a_host_that_is_told_to_be_down_is_down_in_millions_of_schedules() {
+    let days = std::time::UNIX_EPOCH.elapsed().expect("a date").as_secs() / 86_400;
+    let first = days * MANY;
+    hold(first..first + MANY);
+}
+
+#[test]
+#[ignore = "a minute: make simulation"]
+fn each_rule_is_needed_without_it_a_host_that_runs_is_told_to_be_down() {
+    let flaws = [
+        Flaw::ShortPromise,
+        Flaw::Forgetful,
+        Flaw::HastyRelease,
+        Flaw::Unfenced,
+    ];
+    for flaw in flaws {
+        let noticed = (0..100 * FEW).find(|seed| play(*seed, flaw, false).1);
+        assert!(noticed.is_some(), "{flaw:?} was not noticed");
+        println!("{flaw:?}: schedule {noticed:?}");
+    }
+}
