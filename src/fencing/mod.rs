@@ -26,9 +26,11 @@
 //! has confirmed that, its fence bound is all there is to wait for. In both ways a beat of that boot that is
 //! heard after its time disproves the hardware's promise: the order has failed.
 
+pub mod agent;
 pub mod order;
 pub mod proof;
 pub mod refusals;
+pub mod told;
 
 use crate::event::Uuid;
 use crate::sys::clock::NS_PER_MS;

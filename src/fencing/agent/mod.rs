@@ -1,1 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! fence_xenwarden: what Pacemaker runs to have a host down for certain.
+//!
+//! In: options ([`options`]), the pool's socket on this host. Out: an exit code as FenceAgentAPI.md of ClusterLabs'
+//! fence-agents says: 0 done, 1 not, 2 the host is off (of `status` alone). Never: 0 for what is not known to be done;
+//! waiting for longer than it was told to.
 
+mod ask;
+pub mod metadata;
+pub mod options;
+
+use super::order::Wait;
+use super::told::{Power, Powers, Progress, Request};
+use ask::Asked;
+use options::{Action, Options};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// Done; of `status`, the host is on.
+pub const DONE: u8 = 0;
+/// Not done, or not known.
+pub const FAILED: u8 = 1;
+/// Of `status`: the host is off.
+pub const OFF: u8 = 2;
+
+/// How long an answer that needs no waiting may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Does what is asked for; the exit code, and what is to be said of a failure.
+///
+/// # Errors
+/// Why it is not done: the code is then [`FAILED`].
+pub fn run(options: &Options) -> Result<u8, String> {
+    match options.action {
+        Action::Metadata => show(&metadata::xml()),
+        Action::ValidateAll => options.plug().map(|_| DONE),
+        Action::List => list(options),
+        Action::Monitor => monitor(options),
+        Action::Status => status(options),
+        Action::On => on(options),
+        Action::Off | Action::Reboot => off(options),
+    }
+}
+
+fn show(text: &str) -> Result<u8, String> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written
+        .map(|()| DONE)
+        .map_err(|error| format!("stdout: {error}"))
+}
+
+fn powers(options: &Options, host: Option<&str>) -> Result<Powers, String> {
+    let request = Request::Power(host.map(str::to_owned));
+    Asked::open(&options.socket, &request, ANSWER)?.next(ANSWER)
+}
+
+fn list(options: &Options) -> Result<u8, String> {
+    let hosts = powers(options, None)?.hosts;
+    let lines: String = hosts
+        .iter()
+        .map(|host| format!("{},\n", host.name))
+        .collect();
+    show(&lines)
+}
+
+fn monitor(options: &Options) -> Result<u8, String> {
+    match powers(options, None)?.quorate {
+        true => Ok(DONE),
+        false => Err("this host's partition has no quorum: nobody can be fenced".to_owned()),
+    }
+}
+
+fn power(options: &Options) -> Result<Power, String> {
+    let plug = options.plug()?;
+    let told = powers(options, Some(plug))?;
+    let host = told.hosts.into_iter().find(|host| host.name == plug);
+    host.map(|host| host.power)
+        .ok_or_else(|| format!("{plug}: the pool has not answered for it"))
+}
+
+fn status(options: &Options) -> Result<u8, String> {
+    match power(options)? {
+        Power::On => Ok(DONE),
+        Power::Off => Ok(OFF),
+        Power::Unknown => Err(format!(
+            "{}: not heard, and nobody knows whether it is off",
+            options.plug()?
+        )),
+    }
+}
+
+/// Nothing here can turn a host on: its own firmware does. So this waits for it.
+fn on(options: &Options) -> Result<u8, String> {
+    let end = Instant::now() + options.timeout;
+    loop {
+        let power = power(options)?;
+        if power == Power::On {
+            return Ok(DONE);
+        }
+        if Instant::now() + Duration::from_secs(1) > end {
+            return Err(format!(
+                "{}: not heard: it is turned on by its own firmware, or by hand",
+                options.plug()?
+            ));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn off(options: &Options) -> Result<u8, String> {
+    let plug = options.plug()?;
+    let end = Instant::now() + options.timeout;
+    let request = Request::Fence(plug.to_owned());
+    let mut asked = Asked::open(&options.socket, &request, ANSWER)?;
+    let mut waits = "for its pool";
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let told = match asked.next::<Progress>(left.min(ask::SILENCE)) {
+            Ok(told) => told,
+            Err(_) if Instant::now() >= end => {
+                return Err(format!(
+                    "{plug}: not known to be down in time: this waited {waits}"
+                ));
+            }
+            Err(why) => return Err(why),
+        };
+        match told {
+            Progress::Down(_) => return Ok(DONE),
+            Progress::Waits { wait, left_ms } => {
+                waits = words(wait);
+                let needs = Duration::from_millis(left_ms.unwrap_or(0));
+                if needs > end.saturating_duration_since(Instant::now()) {
+                    let (needs, has) = (needs.as_secs() + 1, options.timeout.as_secs());
+                    return Err(format!(
+                        "{plug}: down for certain in {needs} s at the soonest, and power_timeout is {has} s in all: raise it, with pcmk_off_timeout and pcmk_reboot_timeout"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn words(wait: Wait) -> &'static str {
+    match wait {
+        Wait::Quorum => "for this partition to have the quorum",
+        Wait::Answers => "for the answers of the pool's members",
+        Wait::Promise => {
+            "for the host itself, as it is silent and has not promised to be down without quorum (fence_without_quorum)"
+        }
+        Wait::Time => "for the time at which it is down for certain",
+    }
+}
