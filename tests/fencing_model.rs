@@ -13,10 +13,9 @@ mod random;
 use random::Random;
 use std::collections::{BTreeMap, BTreeSet};
 use xenwarden::event::Uuid;
-use xenwarden::fencing::order::{Confirmed, Failed, How, Order, Verdict, Wait};
-use xenwarden::fencing::proof::Proof;
-use xenwarden::fencing::refusals::{Last, Refusals};
-use xenwarden::fencing::{Beat, BootOf, Node, Votes};
+use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Say, Terms};
+use xenwarden::fencing::order::{Failed, How, Verdict, Wait};
+use xenwarden::fencing::{BootOf, Node, Votes};
 use xenwarden::sys::clock::Monotonic;
 
 /// Schedules of `make unit`, always the same, and of `make test-all`.
@@ -28,21 +27,9 @@ const HOSTS: usize = 3;
 const TARGET: usize = 2;
 const TICK_NS: u64 = 250_000_000;
 const TICKS: u64 = 200;
-/// A beat each second.
-const BEAT: u64 = 4;
 /// The lease, and what is left of a host once it is not kicked any more.
 const LEASE_NS: u64 = 4_000_000_000;
 const HARDWARE_NS: u64 = 3_000_000_000;
-const PROMISE_MS: u64 = (LEASE_NS + HARDWARE_NS) / 1_000_000;
-
-#[derive(Clone, Debug)]
-enum Message {
-    Beat(Beat),
-    /// Fence this host.
-    Order(Node),
-    Refused(Option<Last>),
-    Confirmed(Confirmed),
-}
 
 struct Host {
     node: Node,
@@ -54,25 +41,16 @@ struct Host {
     booted: u64,
     /// Until when its lease is good, by its clock; none: it is no condition.
     lease: Option<u64>,
-    /// It withholds in this boot, whatever comes.
-    fenced: bool,
     kicked: u64,
     /// What is kept in this boot.
-    kept: Vec<(Node, u64)>,
-    pool: Option<Pool>,
+    kept: Kept,
+    pool: Option<Member>,
     /// Who is in its ring, as its corosync has noticed.
     ring: BTreeSet<Node>,
+    /// Its pool is to stop in order.
+    stops: bool,
     /// It was in a ring with another in this boot, so that the cluster may have given it guests.
     had_quorum: bool,
-}
-
-struct Pool {
-    proof: Proof,
-    refusals: Refusals,
-    /// It is to stop in order, and said so first at that time.
-    stopping: bool,
-    stopping_since: Option<Monotonic>,
-    order: Option<Order>,
 }
 
 impl Host {
@@ -82,8 +60,26 @@ impl Host {
         Monotonic(u64::try_from(shown).expect("a time"))
     }
 
-    fn up_ms(&self, t: u64) -> u64 {
-        (self.now(t).0 - self.now(self.booted).0) / 1_000_000
+    fn clocks(&self, t: u64) -> Now {
+        let at = self.now(t);
+        let up_ms = (at.0 - self.now(self.booted).0) / 1_000_000;
+        Now { at, up_ms }
+    }
+
+    fn guard(&self, t: u64, flaw: Flaw) -> Guard {
+        let now = self.now(t);
+        let bound_ms = HARDWARE_NS / 1_000_000;
+        Guard {
+            bound_ms: Some(match flaw {
+                Flaw::ShortPromise => 0,
+                _ => bound_ms,
+            }),
+            withholds: self.lease.filter(|until| now.0 > *until).map(|_| now),
+            lease: Some(LeaseTerms {
+                timeout_ns: LEASE_NS,
+                held: self.lease.is_some_and(|until| now.0 <= until),
+            }),
+        }
     }
 
     fn votes(&self) -> Votes {
@@ -97,15 +93,20 @@ impl Host {
         }
     }
 
-    fn start_pool(&mut self) {
-        // Who is there already may run without a pool of this boot.
-        self.pool = Some(Pool {
-            proof: Proof::new(self.node, self.boot),
-            refusals: Refusals::new(self.kept.iter().copied()),
-            stopping: false,
-            stopping_since: None,
-            order: None,
-        });
+    fn start_pool(&mut self, t: u64) {
+        let me = BootOf {
+            node: self.node,
+            boot: self.boot,
+        };
+        let terms = Terms {
+            without_quorum: true,
+            device_ms: 0,
+        };
+        let mut pool = Member::new(me, terms, &self.kept);
+        pool.ring(self.ring.clone());
+        pool.members(self.ring.clone(), self.clocks(t));
+        pool.votes(self.votes(), self.now(t), self.clocks(t));
+        self.pool = Some(pool);
     }
 }
 
@@ -120,7 +121,7 @@ enum Flaw {
     Forgetful,
     /// A host gives its lease back without waiting that others know.
     HastyRelease,
-    /// A host that was told to withhold may renew.
+    /// A restart of the program forgets that its host was told to withhold.
     Unfenced,
 }
 
@@ -129,7 +130,7 @@ struct World {
     t: u64,
     hosts: Vec<Host>,
     /// Messages on their way: due, from, to.
-    on_their_way: Vec<(u64, usize, usize, Message)>,
+    on_their_way: Vec<(u64, usize, usize, Say)>,
     /// Which group each host is connected to.
     groups: Vec<u8>,
     flaw: Flaw,
@@ -169,14 +170,14 @@ impl World {
                 boot,
                 booted: 0,
                 lease: None,
-                fenced: false,
                 kicked: 0,
-                kept: Vec::new(),
+                kept: Kept::default(),
                 pool: None,
                 ring: (1..=3).collect(),
+                stops: false,
                 had_quorum: true,
             };
-            host.start_pool();
+            host.start_pool(0);
             host
         });
         let hosts = hosts.collect();
@@ -202,7 +203,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, message: &Message) {
+    fn send(&mut self, from: usize, message: &Say) {
         for to in 0..HOSTS {
             let late = self.random.below(4) * self.random.below(2);
             let due = self.t + late * TICK_NS;
@@ -225,9 +226,8 @@ impl World {
         host.boot = boot;
         host.booted = t;
         host.lease = None;
-        host.fenced = false;
         host.kicked = t;
-        host.kept.clear();
+        host.kept = Kept::default();
         host.pool = None;
         // Its corosync comes before its pool, and may be all that comes.
         let node = host.node;
@@ -273,17 +273,17 @@ impl World {
                     self.tell(&format!("pool {} is killed", n + 1));
                 }
                 8 if alive && n == TARGET => {
-                    self.hosts[n]
-                        .pool
-                        .iter_mut()
-                        .for_each(|pool| pool.stopping = true);
+                    self.hosts[n].stops = true;
+                    self.hosts[n].pool.iter_mut().for_each(Member::stop);
                     self.tell("the target's pool is to stop in order");
                 }
                 9..=20 if alive && self.hosts[n].pool.is_none() => {
-                    if self.flaw == Flaw::Forgetful {
-                        self.hosts[n].kept.clear();
+                    match self.flaw {
+                        Flaw::Forgetful => self.hosts[n].kept.refused.clear(),
+                        Flaw::Unfenced => self.hosts[n].kept.fenced = false,
+                        _ => {}
                     }
-                    self.hosts[n].start_pool();
+                    self.hosts[n].start_pool(self.t);
                     self.tell(&format!("pool {} starts", n + 1));
                 }
                 _ => {}
@@ -312,22 +312,17 @@ impl World {
     }
 
     fn ring_is(&mut self, n: usize, there: BTreeSet<Node>) {
-        let now = self.hosts[n].now(self.t);
+        let t = self.t;
         let host = &mut self.hosts[n];
         if there == host.ring {
             return;
         }
-        let before = std::mem::replace(&mut host.ring, there);
-        let votes = host.votes();
+        host.ring.clone_from(&there);
+        let (votes, now) = (host.votes(), host.clocks(t));
         let Some(pool) = &mut host.pool else { return };
-        for node in host.ring.difference(&before) {
-            pool.refusals.joined(*node);
-        }
-        if let Some(order) = &mut pool.order {
-            order.count(&votes, now);
-            let left = before.difference(&host.ring);
-            left.for_each(|node| order.left(*node, &votes, now));
-        }
+        pool.ring(there.clone());
+        pool.votes(votes, now.at, now);
+        pool.members(there, now);
     }
 
     fn deliver(&mut self) {
@@ -345,58 +340,30 @@ impl World {
             let is_connected =
                 self.groups[from] == self.groups[to] && is_member(from, to) && is_member(to, from);
             if is_connected && self.hosts[to].alive && self.hosts[to].pool.is_some() {
-                self.hear(from, to, message);
+                self.hear(from, to, &message);
             }
         }
     }
 
-    fn hear(&mut self, from: usize, to: usize, message: Message) {
+    fn hear(&mut self, from: usize, to: usize, say: &Say) {
         let sender = self.hosts[from].node;
-        let (t, flaw) = (self.t, self.flaw);
         let host = &mut self.hosts[to];
-        let (now, up_ms, votes) = (host.now(t), host.up_ms(t), host.votes());
-        let me = BootOf {
-            node: host.node,
-            boot: host.boot,
-        };
+        let now = host.clocks(self.t);
         let Some(pool) = &mut host.pool else { return };
-        let mut answer = None;
-        match message {
-            Message::Beat(beat) => {
-                pool.proof.hear(sender, &beat);
-                pool.refusals.hear(sender, &beat, up_ms);
-                if let Some(order) = &mut pool.order {
-                    order.hear(sender, &beat, now);
-                }
+        let all = pool.hear(sender, say, now);
+        self.carry_out(to, all);
+    }
+
+    fn carry_out(&mut self, n: usize, all: Vec<Do>) {
+        for one in all {
+            let host = &mut self.hosts[n];
+            match one {
+                Do::Say(say) => self.send(n, &say),
+                Do::Keep => host.kept = host.pool.as_ref().expect("it runs").kept(),
+                Do::Renew(until) => host.lease = Some(until.0),
+                Do::Trigger => host.lease = Some(0),
+                Do::Release => host.lease = None,
             }
-            Message::Order(node) if node == me.node => {
-                host.fenced = flaw != Flaw::Unfenced;
-                host.lease = Some(0);
-                answer = Some(Message::Confirmed(Confirmed {
-                    by: me,
-                    at: now.0,
-                    bound_ms: HARDWARE_NS / 1_000_000,
-                }));
-            }
-            Message::Order(node) => {
-                if pool.refusals.refuse(node, up_ms) {
-                    host.kept = pool.refusals.kept().collect();
-                }
-                answer = Some(Message::Refused(pool.refusals.last(node)));
-            }
-            Message::Refused(last) => {
-                if let Some(order) = &mut pool.order {
-                    order.refuses(sender, last, &votes, now);
-                }
-            }
-            Message::Confirmed(said) => {
-                if let Some(order) = &mut pool.order {
-                    order.confirms(said, now);
-                }
-            }
-        }
-        if let Some(answer) = answer {
-            self.send(to, &answer);
         }
     }
 
@@ -404,51 +371,22 @@ impl World {
     fn pool(&mut self, n: usize) {
         let (t, flaw) = (self.t, self.flaw);
         let host = &mut self.hosts[n];
-        let (now, up_ms, votes) = (host.now(t), host.up_ms(t), host.votes());
-        let (fenced, boot) = (host.fenced, host.boot);
+        let guard = host.guard(t, flaw);
+        let (now, votes) = (host.clocks(t), host.votes());
         let Some(pool) = &mut host.pool else { return };
-        let moment = pool.proof.moment(&votes, now);
-        if let Some(moment) = moment.filter(|_| !fenced) {
-            let released = pool.stopping_since.is_some_and(|since| moment >= since);
-            match released || (pool.stopping && flaw == Flaw::HastyRelease) {
-                true => host.lease = None,
-                false if pool.stopping_since.is_none() => {
-                    host.lease = Some(moment.0 + LEASE_NS);
-                }
-                false => {}
-            }
-            if host.lease.is_none() && pool.stopping {
-                host.pool = None;
-                return;
-            }
+        pool.votes(votes, now.at, now);
+        let all = pool.tick(&guard, now);
+        self.carry_out(n, all);
+        let host = &mut self.hosts[n];
+        let guard = host.guard(t, flaw);
+        let stops = host.stops;
+        let Some(pool) = &mut host.pool else { return };
+        if stops && flaw == Flaw::HastyRelease {
+            host.lease = None;
         }
-        let orders = pool.order.as_ref().map(|order| order.target.node);
-        if t / TICK_NS % BEAT != 0 {
-            return;
-        }
-        if pool.stopping && pool.stopping_since.is_none() {
-            pool.stopping_since = Some(now);
-        }
-        let promise = match flaw {
-            Flaw::ShortPromise => PROMISE_MS / 3,
-            _ => PROMISE_MS,
-        };
-        // It is promised once the guard goes by it.
-        let promise = host
-            .lease
-            .filter(|_| pool.stopping_since.is_none())
-            .map(|_| promise);
-        let beat = Beat {
-            boot,
-            sent: now.0,
-            up_ms,
-            promise_ms: promise,
-            echoes: pool.refusals.echoes(),
-        };
-        pool.proof.send(now);
-        self.send(n, &Message::Beat(beat));
-        if let Some(node) = orders {
-            self.send(n, &Message::Order(node));
+        if stops && (pool.is_stopped(&guard) || flaw == Flaw::HastyRelease) {
+            host.stops = false;
+            host.pool = None;
         }
     }
 
@@ -474,20 +412,18 @@ impl World {
     fn judge(&mut self) -> Option<End> {
         let target = self.hosts[TARGET].node;
         let asker = &mut self.hosts[0];
-        let (now, votes) = (asker.now(self.t), asker.votes());
+        let now = asker.clocks(self.t);
         let pool = asker.pool.as_mut()?;
-        if pool.order.is_none() {
-            if self.given.is_some() || self.t < 10 * TICK_NS || !self.random.one_in(15) {
+        if self.given.is_none() {
+            if self.t < 10 * TICK_NS || !self.random.one_in(15) {
                 return None;
             }
-            let target = pool.refusals.last(target)?.echo.of;
-            let pool = self.hosts[0].pool.as_mut()?;
-            pool.order = Some(Order::new(target, now));
+            pool.order(target, now).ok()?;
             self.given = Some(self.t);
             self.tell("host 3 is to be fenced");
             return None;
         }
-        let verdict = pool.order.as_ref()?.judge(&votes, now);
+        let verdict = pool.judge(target, now)?;
         Some(match verdict {
             Verdict::Down(How::Withheld) => End::Withheld,
             Verdict::Down(How::Silent) => End::Silent,

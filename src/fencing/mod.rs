@@ -27,6 +27,7 @@
 //! heard after its time disproves the hardware's promise: the order has failed.
 
 pub mod agent;
+pub mod member;
 pub mod order;
 pub mod proof;
 pub mod refusals;
