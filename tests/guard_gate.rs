@@ -2,8 +2,9 @@
 //! The gate: what is kicked for, and what is said where it is not.
 #![allow(clippy::panic)] // how tests fail
 
+use xenwarden::config::leases::LeaseName;
 use xenwarden::guard::evidence::{Unknown, Verdict, Work};
-use xenwarden::guard::gate::{Decision, decide, overrule};
+use xenwarden::guard::gate::{Decision, Reason, decide, overrule};
 use xenwarden::sys::clock::NS_PER_MS;
 
 const LAG: Verdict = Verdict::Lagging {
@@ -40,7 +41,17 @@ fn a_reason_names_the_work_and_its_age() {
 #[test]
 fn only_who_is_inhibited_kicks_against_the_evidence() {
     let withhold = decide(LAG, 0, 250);
-    assert_eq!(overrule(withhold, false), withhold);
-    assert_eq!(overrule(withhold, true), Decision::Kick);
-    assert_eq!(overrule(Decision::Kick, false), Decision::Kick);
+    assert_eq!(overrule(withhold, false, None), withhold);
+    assert_eq!(overrule(withhold, true, None), Decision::Kick);
+    assert_eq!(overrule(Decision::Kick, false, None), Decision::Kick);
+    // But not against a strict lease, which is named then.
+    let name = LeaseName::new("pool").expect("a name");
+    let lapsed = Reason::Lease {
+        name,
+        overdue_ns: 1,
+    };
+    let by_lease = Decision::Withhold(lapsed);
+    assert_eq!(overrule(by_lease, true, Some(lapsed)), by_lease);
+    assert_eq!(overrule(withhold, true, Some(lapsed)), by_lease);
+    assert_eq!(overrule(by_lease, true, None), Decision::Kick);
 }

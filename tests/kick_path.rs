@@ -85,6 +85,10 @@ impl World for Metered<'_> {
         self.leases.against(now)
     }
 
+    fn strict_leases(&self, now: Monotonic) -> Option<Reason> {
+        self.leases.strictly_against(now)
+    }
+
     fn looked(&mut self) {
         let faults = page_faults_of_this_thread().expect("getrusage");
         let now = (calls_of_this_thread(), faults.minor + faults.major);

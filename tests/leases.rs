@@ -239,6 +239,24 @@ fn a_renewal_is_good_no_longer_than_its_client_says_however_late_it_is_heard() {
 }
 
 #[test]
+fn only_strict_leases_are_strictly_against_a_kick() {
+    let place = Place::make("strictly");
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(0));
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(1));
+    server.turn(at(12));
+    assert_eq!(against(&page, 12), lapsed("a", 1));
+    let leases = Leases::new(page.words(), at(0));
+    assert_eq!(leases.strictly_against(at(12)), None);
+    assert_eq!(
+        leases.strictly_against(at(1_000)),
+        None,
+        "nor is an absent monitor"
+    );
+}
+
+#[test]
 fn a_strict_lease_lapses_at_its_deadline_whoever_is_away_and_no_restart_grants_it_anything() {
     let place = Place::make("strict");
     let strict = Lease {
@@ -257,6 +275,9 @@ fn a_strict_lease_lapses_at_its_deadline_whoever_is_away_and_no_restart_grants_i
     assert_eq!(against(&page, 20), None);
     assert_eq!(state(&page, 21), State::Lapsed);
     assert_eq!(against(&page, 21), lapsed("a", 1));
+    let strictly = |page: &Page, s| Leases::new(page.words(), at(0)).strictly_against(at(s));
+    assert_eq!(strictly(&page, 20), None);
+    assert_eq!(strictly(&page, 21), lapsed("a", 1));
     // A guard and a monitor that start now.
     let page = place.guard(&policy, 22);
     assert_eq!(against(&page, 22), lapsed("a", 2));

@@ -90,7 +90,11 @@ fn await_served(
         let decision = decide(verdict, now.since_ns(looked), sample_ns);
         let decision = and_leases(decision, world.leases(now));
         // A guard that is restarted for maintenance must come back on whatever host that is.
-        match overrule(decision, world.inhibited(now).is_some()) {
+        match overrule(
+            decision,
+            world.inhibited(now).is_some(),
+            world.strict_leases(now),
+        ) {
             Decision::Kick => return Ok(world.ends().is_none()),
             Decision::Withhold(reason) if now >= deadline => {
                 if fires_ns.is_none() {

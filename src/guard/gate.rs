@@ -79,12 +79,14 @@ pub fn and_leases(decision: Decision, against: Option<Reason>) -> Decision {
 }
 
 /// What comes of a decision while an operator inhibits the guard: it kicks whatever the evidence
-/// says, and withholds again as soon as nobody does.
+/// says, and withholds again as soon as nobody does. Not against strict leases, of which others
+/// have been told what comes of their lapse.
 #[must_use]
-pub fn overrule(decision: Decision, inhibited: bool) -> Decision {
-    match inhibited {
-        true => Decision::Kick,
-        false => decision,
+pub fn overrule(decision: Decision, inhibited: bool, strict: Option<Reason>) -> Decision {
+    match (inhibited, strict) {
+        (true, Some(reason)) => Decision::Withhold(reason),
+        (true, None) => Decision::Kick,
+        (false, _) => decision,
     }
 }
 

@@ -93,6 +93,10 @@ impl World for Host {
         self.leases.as_ref()?.against(now)
     }
 
+    fn strict_leases(&self, now: Monotonic) -> Option<Reason> {
+        self.leases.as_ref()?.strictly_against(now)
+    }
+
     fn last_resort(&mut self) {
         if let Some(sysrq) = &mut self.sysrq {
             reset(sysrq);

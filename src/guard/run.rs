@@ -39,6 +39,10 @@ pub trait World {
     fn leases(&self, _now: Monotonic) -> Option<Reason> {
         None
     }
+    /// The same for leases that hold also while the guard is inhibited.
+    fn strict_leases(&self, _now: Monotonic) -> Option<Reason> {
+        None
+    }
     /// The host should be down long since, and is not: resets it, if that is allowed.
     fn last_resort(&mut self) {}
     /// Called after each look: tells the service manager what it is to know, until that has
@@ -67,13 +71,13 @@ pub fn run<W: HostWatchdog>(
         let evidence = decide(verdict, now.since_ns(looked), period_ns);
         let evidence = and_leases(evidence, world.leases(now));
         let inhibited = world.inhibited(now);
-        let decision = overrule(evidence, inhibited.is_some());
+        let decision = overrule(evidence, inhibited.is_some(), world.strict_leases(now));
         if decision == Decision::Kick {
             history.serves(page, looked, now);
             let outcome = watchdog.kick();
             history.kicked(page, now, world.now(), outcome);
         }
-        history.inhibited(page, now, inhibited, evidence);
+        history.inhibited(page, now, inhibited, (evidence, decision));
         history.decided(page, now, decision);
         history.excused(page, now, verdict);
         let ends = world.ends();
@@ -231,7 +235,7 @@ impl History {
         page: &mut Writer,
         now: Monotonic,
         until: Option<Monotonic>,
-        evidence: Decision,
+        (evidence, decision): (Decision, Decision),
     ) {
         let Status {
             inhibited,
@@ -249,9 +253,9 @@ impl History {
             }
             _ => {}
         }
-        let ignores = match evidence {
-            Decision::Withhold(reason) => until.map(|_| reason),
-            Decision::Kick => None,
+        let ignores = match (evidence, decision) {
+            (Decision::Withhold(reason), Decision::Kick) => until.map(|_| reason),
+            _ => None,
         };
         let same = |new: &Reason| ignored.is_some_and(|old| old.same_cause(new));
         if let Some(reason) = ignores.filter(|new| !same(new)) {

@@ -50,6 +50,16 @@ impl<'a, W: Word> Leases<'a, W> {
     /// nobody serves them. Allocates nothing.
     #[must_use]
     pub fn against(&self, now: Monotonic) -> Option<Reason> {
+        self.look(now, false)
+    }
+
+    /// The same for strict leases alone.
+    #[must_use]
+    pub fn strictly_against(&self, now: Monotonic) -> Option<Reason> {
+        self.look(now, true)
+    }
+
+    fn look(&self, now: Monotonic, only_strict: bool) -> Option<Reason> {
         // Before any deadline: whoever looks after a renewal has written that deadline first.
         let served = page::served(self.words);
         let mut lapsed: Option<(LeaseName, u64)> = None;
@@ -62,7 +72,11 @@ impl<'a, W: Word> Leases<'a, W> {
             if overdue_ns == 0 {
                 continue;
             }
-            if served <= deadline && !page::is_strict(words) {
+            let is_strict = page::is_strict(words);
+            if only_strict && !is_strict {
+                continue;
+            }
+            if served <= deadline && !is_strict {
                 is_unknown = true;
                 continue;
             }
