@@ -90,6 +90,7 @@ pub mod exit;
 pub mod guard;
 pub mod guests;
 pub mod monitor;
+pub mod pool;
 pub mod pulse;
 pub mod qemu;
 pub mod qmp;
