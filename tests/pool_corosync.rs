@@ -438,11 +438,16 @@ fn events_of_each_host_are_read_on_all_and_an_alarm_ends_where_its_guest_feeds_a
 #[ignore = "takes root, corosync and namespaces: make pool"]
 fn a_subscriber_that_moves_from_leaders_that_are_killed_misses_nothing_and_gets_nothing_twice() {
     let mut pool = started("pool-kill");
+    let kills: u64 = std::env::var("XENWARDEN_POOL_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(8);
+    // So that events go on as long as members are killed.
+    let each = 600.max(kills * 40);
     let monitors: Vec<FakeMonitor> = pool.hosts.iter().map(|host| host.monitor.clone()).collect();
-    const EACH: u64 = 600;
     let writer = std::thread::spawn(move || {
         // About 50 a second, of all three together.
-        for number in 1..=EACH {
+        for number in 1..=each {
             let kind = if number % 10 == 0 {
                 "guest.late"
             } else {
@@ -455,30 +460,26 @@ fn a_subscriber_that_moves_from_leaders_that_are_killed_misses_nothing_and_gets_
         }
     });
     let mut subscriber = Subscriber::default();
-    let kills = std::env::var("XENWARDEN_POOL_KILLS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(8);
     for round in 0..kills {
         let leader = wait_for("a leader", || pool.hosts.iter().position(Host::leads));
         let already = subscriber.positions.len();
         let socket = pool.hosts[leader].socket();
         // At some point of the load.
-        let more = already + 20 + round * 7;
-        subscriber.read(&socket, |s| s.positions.len() >= more || s.has(EACH));
+        let more = already + 20 + usize::try_from(round % 8).expect("a number") * 7;
+        subscriber.read(&socket, |s| s.positions.len() >= more || s.has(each));
         pool.hosts[leader].kill_pool();
         let next = pool.hosts[(leader + 1) % 3].socket();
         let more = subscriber.positions.len() + 20;
-        subscriber.read(&next, |s| s.positions.len() >= more || s.has(EACH));
+        subscriber.read(&next, |s| s.positions.len() >= more || s.has(each));
         pool.hosts[leader].start_pool();
         pool.wait_until_whole();
     }
     writer.join().expect("written");
     let last = pool.hosts[1].socket();
-    assert!(subscriber.read(&last, |s| s.has(EACH)));
-    subscriber.assert_each_once(EACH);
+    assert!(subscriber.read(&last, |s| s.has(each)));
+    subscriber.assert_each_once(each);
     // Every event for the hook was told to it, at least once.
-    let due = 3 * (EACH / 10) as usize;
+    let due = usize::try_from(3 * (each / 10)).expect("a number");
     wait_for("the hook has run for every event", || {
         let keys: BTreeSet<String> = hooked(&pool).into_iter().collect();
         (keys.len() >= due).then_some(())
@@ -487,7 +488,7 @@ fn a_subscriber_that_moves_from_leaders_that_are_killed_misses_nothing_and_gets_
     let runs = hooked(&pool).len();
     println!(
         "{kills} kills of the leader, {} events, each once; {runs} runs of the hook for {due}; hash {hash}",
-        3 * EACH
+        3 * each
     );
 }
 

@@ -57,11 +57,14 @@ pub fn put(to: &mut Vec<u8>, contents: &[u8]) -> bool {
     true
 }
 
+/// A frame's contents, and what follows it.
+pub type Taken<'a> = (&'a [u8], &'a [u8]);
+
 /// The first frame's contents and what follows it; none at the end.
 ///
 /// # Errors
 /// [`Torn`]: what is there is no frame.
-pub fn take(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Torn> {
+pub fn take(bytes: &[u8]) -> Result<Option<Taken<'_>>, Torn> {
     if bytes.is_empty() {
         return Ok(None);
     }

@@ -11,7 +11,7 @@
 //!  monitor ─▶ monitor (2 threads) ─ events, facts ─┐
 //!                                                  ▼
 //!  corosync ─▶ ring (thread) ── messages ──▶ node, member ◀──▶ clients ◀── xenwarden hosts, guests, events, ack
-//!      ▲        sys::corosync                │  feeds, leader, hooks      protocol, told, view
+//!      ▲        sys::corosync                │  alarms, leader, hooks     protocol, told, view
 //!      └──────────── wire, transfer ◀────────┤
 //!                                            ├─▶ store ─ fold: a HostState for each host
 //!  /var/lib/xenwarden-pool ◀─ log ◀─ disk ◀──┤     record, frame
@@ -26,7 +26,7 @@
 //! | [`store`] | of each host a snapshot, the records since, the state |
 //! | [`frame`], [`log`], [`disk`] | records on disk |
 //! | [`wire`], [`transfer`], [`leader`] | what is said on the ring, what a member lacks, who leads |
-//! | [`node`], [`member`], [`feeds`], [`hooks`] | a member without its input and output; tests drive many of these |
+//! | [`node`], [`member`], [`alarms`], [`feeds`], [`hooks`] | a member without its input and output; tests drive many of these |
 //! | [`view`], [`told`], [`protocol`] | what clients are told |
 //! | [`ring`], [`monitor`], [`runner`], [`clients`], [`run`], [`config`] | the program |
 //!
@@ -41,6 +41,7 @@
 //! | snapshot | what a log said up to a position, in place of the records before |
 //! | leader | the eldest member of the partition with quorum |
 
+pub mod alarms;
 pub mod clients;
 pub mod config;
 pub mod disk;

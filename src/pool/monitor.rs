@@ -6,7 +6,7 @@
 //! never fine. Events go on after the last that was read, by the monitor's own numbers (xenwarden-events(7), THE EVENT
 //! SOCKET), so nothing is lost while it keeps them.
 
-use super::node::Settled;
+use super::alarms::Settled;
 use super::record::{GuardFacts, HostFacts, ResetFacts, short};
 use crate::control::connect;
 use crate::control::protocol::{Done, Request, read};

@@ -9,15 +9,15 @@
 //! ([`Node::saved`]) into the state and onto the ring. Nothing is ever said that could be lost by a crash.
 
 use super::feeds::Feeds;
-use super::fold::{MAX_ALARMS, guest_of, kind_of};
+use super::fold::{guest_of, kind_of};
 use super::hooks::{Agenda, Job, Next, Rule};
 use super::member::Ring;
 use super::record::{
-    self, Acknowledged, At, Boot, Cleared, GuestChanges, GuestFacts, HostFacts, HostId,
-    MAX_CHANGES, Position, Record, Stored, VERSION, What, short,
+    self, Boot, GuestChanges, GuestFacts, HostFacts, HostId, MAX_CHANGES, Position, Record, Stored,
+    VERSION, What, short,
 };
 use super::store::{Store, Taken};
-use super::view::{self, alarms_of};
+use super::view;
 use crate::event::{Timestamp, Uuid};
 use crate::guests::report::GuestsReport;
 use serde_json::Value;
@@ -53,11 +53,11 @@ pub struct Node {
     event_seq: Option<u64>,
     told_facts: HostFacts,
     told_guests: BTreeMap<Uuid, GuestFacts>,
-    feeds: Feeds,
+    pub(super) feeds: Feeds,
     /// When the last expiry of each alarm elsewhere became known here.
-    alarms_known: BTreeMap<(HostId, Uuid), (Position, u64)>,
+    pub(super) alarms_known: BTreeMap<(HostId, Uuid), (Position, u64)>,
     /// Alarms that were just written to have ended.
-    ended: BTreeMap<(HostId, Uuid), Position>,
+    pub(super) ended: BTreeMap<(HostId, Uuid), Position>,
     pub(super) counts: Counts,
     /// New records of others, which the disk has not seen.
     pub(super) fresh: Vec<Arc<Stored>>,
@@ -192,7 +192,7 @@ impl Node {
     }
 
     /// Makes a record; gives its place. One that is too long is none: the zero place.
-    fn write(&mut self, what: What) -> Position {
+    pub(super) fn write(&mut self, what: What) -> Position {
         let position = Position {
             boot: self.last.boot,
             seq: self.last.seq.saturating_add(1),
@@ -352,100 +352,6 @@ impl Node {
         self.told_guests = are;
     }
 
-    /// Notes when alarms elsewhere become known, and hooks that ran twice.
-    pub(super) fn learn(&mut self, stored: &Stored, now: u64) {
-        let host = stored.record.host;
-        match &stored.record.what {
-            What::Event(event) if host != self.identity.host => {
-                let Some(guest) = guest_of(&event.event) else {
-                    return;
-                };
-                if kind_of(&event.event) == "alarm.raised" {
-                    let known = (stored.record.position, now);
-                    self.alarms_known.insert((host, guest), known);
-                }
-            }
-            What::Boot(_) => self.alarms_known.retain(|(of, _), _| *of != host),
-            _ => {}
-        }
-    }
-
-    /// Ends the alarms elsewhere of guests that have fed here since they were known.
-    fn clear(&mut self, now: u64) {
-        let feeding: Vec<(Uuid, u64)> = self.feeds.all().collect();
-        for (guest, fed) in feeding {
-            let mut alarms = Vec::new();
-            let mut name = None;
-            for alarm in alarms_of(&self.store, guest) {
-                let key = (alarm.host, guest);
-                let at = alarm.at.position;
-                if alarm.host == self.identity.host || self.ended.get(&key) >= Some(&at) {
-                    continue;
-                }
-                // Of one that was known before this program started the time is now.
-                let known = self.alarms_known.entry(key).or_insert((at, now));
-                if known.0 < at {
-                    *known = (at, now);
-                }
-                if fed > known.1 && alarms.len() < MAX_ALARMS {
-                    alarms.push(alarm.at);
-                    let log = self.store.host(alarm.host);
-                    name = name.or_else(|| log?.state().alarms.get(&guest)?.name.clone());
-                }
-            }
-            if !alarms.is_empty() {
-                for At { host, position } in &alarms {
-                    self.ended.insert((*host, guest), *position);
-                }
-                let cleared = Cleared {
-                    guest,
-                    name,
-                    alarms,
-                };
-                self.write(What::Cleared(cleared));
-            }
-        }
-        let store = &self.store;
-        self.ended
-            .retain(|(host, guest), at| still_raised(store, *host, *guest) == Some(*at));
-        self.alarms_known
-            .retain(|(host, guest), (at, _)| still_raised(store, *host, *guest) == Some(*at));
-    }
-
-    /// An operator takes care of a guest's alarms; gives the record's place, which is to be waited for.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn acknowledge(&mut self, guest: Uuid, uid: u32) -> Result<Position, String> {
-        let open = alarms_of(&self.store, guest);
-        if open.is_empty() {
-            return Err(format!("no open alarm of {guest} is known in the pool"));
-        }
-        let alarms = open.iter().take(MAX_ALARMS).map(|alarm| alarm.at).collect();
-        Ok(self.write(What::Acknowledged(Acknowledged { guest, uid, alarms })))
-    }
-
-    /// The alarms of this host's monitor that somebody elsewhere acknowledged, and those that ended elsewhere: the
-    /// monitor does not know yet.
-    #[must_use]
-    pub fn monitor_is_to_know(&self) -> Vec<(Uuid, Settled)> {
-        let Some(own) = self.store.host(self.identity.host) else {
-            return Vec::new();
-        };
-        let mut settled = Vec::new();
-        for (guest, alarm) in &own.state().alarms {
-            let open = alarms_of(&self.store, *guest);
-            match open.iter().find(|open| open.host == self.identity.host) {
-                None if alarm.moved => settled.push((*guest, Settled::Ended)),
-                Some(open) if open.acknowledged && !alarm.acknowledged => {
-                    settled.push((*guest, Settled::Acknowledged));
-                }
-                _ => {}
-            }
-        }
-        settled
-    }
-
     /// Whether this host leads.
     #[must_use]
     pub fn leads(&self, now: u64) -> bool {
@@ -504,21 +410,6 @@ impl Node {
         let presence = self.ring.presence(self.identity.host, now);
         view::guests(&self.store, &presence, self.ring.quorate)
     }
-}
-
-/// What the monitor of a host is to be told of an alarm of its.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Somebody takes care of it.
-    Acknowledged,
-    /// Its guest feeds elsewhere.
-    Ended,
-}
-
-/// The last expiry of an alarm that a host's monitor has open.
-fn still_raised(store: &Store, host: HostId, guest: Uuid) -> Option<Position> {
-    let log = store.host(host)?;
-    log.state().alarms.get(&guest).map(|alarm| alarm.expired)
 }
 
 fn facts_of(guest: &crate::guests::report::GuestReport) -> Option<GuestFacts> {

@@ -74,6 +74,8 @@ impl fmt::Display for InvalidAt {
     }
 }
 
+impl std::error::Error for InvalidAt {}
+
 impl FromStr for At {
     type Err = InvalidAt;
 

@@ -6,10 +6,13 @@
 //! Never: a shell, or a wait of the loop.
 
 use super::hooks::{Job, Rule};
+use crate::event::Event;
+use crate::event::describe::{describe, plain};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde_json::{Map, Value};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -91,6 +94,7 @@ fn once(rule: &Rule, job: &Job, attempt: u32) -> Result<(), String> {
         .env("XENWARDEN_POOL_HOOK", &rule.name)
         .env("XENWARDEN_POOL_KEY", job.key.to_string())
         .env("XENWARDEN_POOL_ATTEMPT", attempt.to_string())
+        .envs(environment(&job.event))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .process_group(0)
@@ -104,6 +108,36 @@ fn once(rule: &Rule, job: &Job, attempt: u32) -> Result<(), String> {
     }
     let ended = wait(&mut child, Duration::from_millis(rule.timeout_ms));
     ended.map_err(|why| format!("{program}: {why}"))
+}
+
+/// What the monitor's hooks get too (xenwarden.conf(5)), so that the same programs can be run.
+fn environment(event: &Map<String, Value>) -> Vec<(&'static str, String)> {
+    let field = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
+    let guest = event.get("guest").and_then(Value::as_object);
+    let of_guest = |name: &str| {
+        let value = guest.and_then(|guest| guest.get(name));
+        match value {
+            Some(Value::String(text)) => plain(text),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        }
+    };
+    let known: Option<Event> = serde_json::from_value(Value::Object(event.clone())).ok();
+    let message = known.map_or_else(|| field("kind").to_owned(), |event| describe(&event));
+    vec![
+        ("XENWARDEN_KIND", plain(field("kind"))),
+        (
+            "XENWARDEN_SEQ",
+            event.get("seq").map_or_else(String::new, Value::to_string),
+        ),
+        ("XENWARDEN_TIME", plain(field("time"))),
+        ("XENWARDEN_SEVERITY", plain(field("severity"))),
+        ("XENWARDEN_HOST", plain(field("host"))),
+        ("XENWARDEN_UUID", of_guest("uuid")),
+        ("XENWARDEN_DOMID", of_guest("domid")),
+        ("XENWARDEN_NAME", of_guest("name")),
+        ("XENWARDEN_MESSAGE", message),
+    ]
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<(), String> {

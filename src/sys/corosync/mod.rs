@@ -12,8 +12,17 @@
 //! To initialize, to join and to ask wait for corosync, without a limit where it is stopped (`CS_IPC_TIMEOUT_MS` of corotypes.h):
 //! only a thread that may wait calls these. To dispatch and to send never wait.
 
+mod functions;
+
+pub use functions::Libraries;
+
+use functions::{
+    CPG_MAX_NAME_LENGTH, CPG_MODEL_V1, CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF, CPG_TYPE_AGREED,
+    CS_DISPATCH_ONE_NONBLOCKING, CS_TRACK_CHANGES, CS_TRACK_CURRENT, CpgAddress, CpgModelV1,
+    CpgName, CpgRingId, Handle, QuorumCallbacks, VotequorumInfo,
+};
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::fmt;
 use std::mem;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -107,176 +116,6 @@ fn take_told() -> Vec<Told> {
         let all = all.try_borrow_mut();
         all.map(|mut all| mem::take(&mut *all)).unwrap_or_default()
     })
-}
-
-// cpg.h and quorum.h
-type Handle = u64;
-const CPG_MAX_NAME_LENGTH: usize = 128;
-const CPG_MODEL_V1: c_uint = 1;
-const CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF: c_uint = 1;
-const CPG_TYPE_AGREED: c_uint = 1;
-const CS_DISPATCH_ONE_NONBLOCKING: c_uint = 4;
-const CS_TRACK_CURRENT: c_uint = 1;
-const CS_TRACK_CHANGES: c_uint = 2;
-
-#[repr(C)]
-struct CpgName {
-    length: u32,
-    value: [u8; CPG_MAX_NAME_LENGTH],
-}
-
-#[repr(C)]
-struct CpgAddress {
-    nodeid: u32,
-    pid: u32,
-    reason: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CpgRingId {
-    nodeid: u32,
-    seq: u64,
-}
-
-type DeliverFn = unsafe extern "C" fn(Handle, *const CpgName, u32, u32, *mut c_void, usize);
-type ConfchgFn = unsafe extern "C" fn(
-    Handle,
-    *const CpgName,
-    *const CpgAddress,
-    usize,
-    *const CpgAddress,
-    usize,
-    *const CpgAddress,
-    usize,
-);
-type TotemFn = unsafe extern "C" fn(Handle, CpgRingId, u32, *const u32);
-type QuorumFn = unsafe extern "C" fn(Handle, u32, u64, u32, *mut u32);
-
-#[repr(C)]
-struct CpgModelV1 {
-    model: c_uint,
-    deliver: DeliverFn,
-    confchg: ConfchgFn,
-    totem: TotemFn,
-    flags: c_uint,
-}
-
-#[repr(C)]
-struct QuorumCallbacks {
-    notify: QuorumFn,
-}
-
-/// `struct votequorum_info` of votequorum.h.
-#[repr(C)]
-struct VotequorumInfo {
-    numbers: [c_uint; 9],
-    qdevice_name: [c_char; 255],
-}
-
-type CpgInitialize =
-    unsafe extern "C" fn(*mut Handle, c_uint, *mut CpgModelV1, *mut c_void) -> c_int;
-type OfHandle = unsafe extern "C" fn(Handle) -> c_int;
-type FdGet = unsafe extern "C" fn(Handle, *mut c_int) -> c_int;
-type Dispatch = unsafe extern "C" fn(Handle, c_uint) -> c_int;
-type Join = unsafe extern "C" fn(Handle, *const CpgName) -> c_int;
-type Mcast = unsafe extern "C" fn(Handle, c_uint, *const libc::iovec, c_uint) -> c_int;
-type LocalGet = unsafe extern "C" fn(Handle, *mut c_uint) -> c_int;
-type QuorumInitialize = unsafe extern "C" fn(*mut Handle, *mut QuorumCallbacks, *mut u32) -> c_int;
-type TrackStart = unsafe extern "C" fn(Handle, c_uint) -> c_int;
-type VotequorumInitialize = unsafe extern "C" fn(*mut Handle, *mut c_void) -> c_int;
-type GetInfo = unsafe extern "C" fn(Handle, c_uint, *mut VotequorumInfo) -> c_int;
-
-/// The functions that are used.
-#[derive(Clone, Copy)]
-pub struct Libraries {
-    cpg_initialize: CpgInitialize,
-    cpg_finalize: OfHandle,
-    cpg_fd_get: FdGet,
-    cpg_dispatch: Dispatch,
-    cpg_join: Join,
-    cpg_mcast: Mcast,
-    cpg_local_get: LocalGet,
-    quorum_initialize: QuorumInitialize,
-    quorum_finalize: OfHandle,
-    quorum_fd_get: FdGet,
-    quorum_dispatch: Dispatch,
-    quorum_trackstart: TrackStart,
-    votequorum_initialize: VotequorumInitialize,
-    votequorum_finalize: OfHandle,
-    votequorum_getinfo: GetInfo,
-}
-
-impl fmt::Debug for Libraries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Libraries")
-    }
-}
-
-struct Library(*mut c_void, &'static CStr);
-
-impl Library {
-    fn open(name: &'static CStr) -> Result<Self, String> {
-        // SAFETY: a name that ends with NUL; the library's constructors are those of corosync's own libraries.
-        let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if library.is_null() {
-            let name = name.to_string_lossy();
-            return Err(format!(
-                "{name} is not here: xenwarden-pool needs corosync 3 and its libraries (Debian: apt-get install corosync)"
-            ));
-        }
-        // Never closed: the functions are used as long as the program runs.
-        Ok(Self(library, name))
-    }
-
-    fn symbol(&self, name: &CStr) -> Result<*mut c_void, String> {
-        // SAFETY: the library is open; the name ends with NUL.
-        let symbol = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        if symbol.is_null() {
-            let (library, name) = (self.1.to_string_lossy(), name.to_string_lossy());
-            return Err(format!(
-                "{library} has no {name}: it is of another version of corosync than 3"
-            ));
-        }
-        Ok(symbol)
-    }
-}
-
-macro_rules! function {
-    ($library:expr, $name:literal, $type:ty) => {{
-        let symbol = $library.symbol($name)?;
-        // SAFETY: the library's header declares this function with this type.
-        unsafe { mem::transmute::<*mut c_void, $type>(symbol) }
-    }};
-}
-
-impl Libraries {
-    /// Looks for them.
-    ///
-    /// # Errors
-    /// Which is missing, and what to do, in one line.
-    pub fn open() -> Result<Self, String> {
-        let cpg = Library::open(c"libcpg.so.4")?;
-        let quorum = Library::open(c"libquorum.so.5")?;
-        let votes = Library::open(c"libvotequorum.so.8")?;
-        Ok(Self {
-            cpg_initialize: function!(cpg, c"cpg_model_initialize", CpgInitialize),
-            cpg_finalize: function!(cpg, c"cpg_finalize", OfHandle),
-            cpg_fd_get: function!(cpg, c"cpg_fd_get", FdGet),
-            cpg_dispatch: function!(cpg, c"cpg_dispatch", Dispatch),
-            cpg_join: function!(cpg, c"cpg_join", Join),
-            cpg_mcast: function!(cpg, c"cpg_mcast_joined", Mcast),
-            cpg_local_get: function!(cpg, c"cpg_local_get", LocalGet),
-            quorum_initialize: function!(quorum, c"quorum_initialize", QuorumInitialize),
-            quorum_finalize: function!(quorum, c"quorum_finalize", OfHandle),
-            quorum_fd_get: function!(quorum, c"quorum_fd_get", FdGet),
-            quorum_dispatch: function!(quorum, c"quorum_dispatch", Dispatch),
-            quorum_trackstart: function!(quorum, c"quorum_trackstart", TrackStart),
-            votequorum_initialize: function!(votes, c"votequorum_initialize", VotequorumInitialize),
-            votequorum_finalize: function!(votes, c"votequorum_finalize", OfHandle),
-            votequorum_getinfo: function!(votes, c"votequorum_getinfo", GetInfo),
-        })
-    }
 }
 
 /// Nodes and members that a callback may tell of: CPG_MEMBERS_MAX of cpg.h, and more than totem has.
