@@ -15,7 +15,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo pool pool-size portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -31,13 +31,15 @@ help:
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
 	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
+	@echo 'make pool               three corosyncs on this machine, partitioned and killed, with a xenwarden-pool each (minutes; root)'
+	@echo 'make pool-size          what a pool of 64 hosts and 10,000 guests costs'
 	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU with the patches for it, and run its tests of watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
-	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence and of the frames of heartbeats'
+	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence, of the frames of heartbeats, and of the pool'"'"'s messages'
 	@echo 'make alerts             try the alerts for Prometheus with promtool'
 	@echo 'make oldest-compiler    whether the oldest compiler that is promised builds it'
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
@@ -112,11 +114,22 @@ colo: prerequisites
 	@$(call need,qemu-system-x86_64,qemu-system-x86)
 	$(CARGO) test -p xenwarden --test pulse_colo -- --ignored
 
-test: unit scenarios series colo
+# Three corosyncs on this machine, in namespaces of their own; XENWARDEN_POOL_KILLS says how often a leader is killed.
+pool: prerequisites
+	@$(call need,corosync,corosync)
+	@$(call need,ip,iproute2)
+	$(CARGO) test -p xenwarden --test pool_corosync -- --ignored --test-threads 1 --nocapture
+
+# What 64 hosts and 10,000 guests cost.
+pool-size: prerequisites
+	$(CARGO) test --release -p xenwarden --test pool_size -- --ignored --nocapture
+
+test: unit scenarios series colo pool
 
 ifeq ($(XEN)$(ARCH:amd64=),)
 test-all: unit simulation alerts lab series colo qemu-test
 	$(MAKE) packages-test
+	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
 	$(LAB) soak 3
 	$(LAB) variants
@@ -199,7 +212,7 @@ GRUBDIR ?=
 
 # systemd, systemd-219, sysv or openrc.
 INIT ?= systemd
-UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service xenwarden-pulse@.service xenwarden-qemu@.service run-xenwarden_qemu_trace.mount
+UNITS = xenwardend.service xenwarden-monitor.service xenwarden-shutdown.service xenwarden-pulse@.service xenwarden-qemu@.service xenwarden-pool.service run-xenwarden_qemu_trace.mount
 # What names the usual directories is made to name these.
 PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
@@ -220,6 +233,7 @@ install-files: install-init
 	install -D -m 755 $(BUILT)/xenwarden-monitor $(DESTDIR)$(SBINDIR)/xenwarden-monitor
 	install -D -m 755 $(BUILT)/xenwarden-pulse $(DESTDIR)$(SBINDIR)/xenwarden-pulse
 	install -D -m 755 $(BUILT)/xenwarden-qemu $(DESTDIR)$(SBINDIR)/xenwarden-qemu
+	install -D -m 755 $(BUILT)/xenwarden-pool $(DESTDIR)$(SBINDIR)/xenwarden-pool
 	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
 	umask 022; $(RUNS)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
@@ -227,7 +241,7 @@ install-files: install-init
 	umask 022; $(RUNS)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
-	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu; do \
+	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu xenwarden-pool; do \
 	    install -D -m 644 man/$$page.8 $(DESTDIR)$(MANDIR)/man8/$$page.8 || exit 1; done
 	for hook in xapi-message alertmanager mail; do \
 	    install -D -m 755 hooks/$$hook $(DESTDIR)$(DATADIR)/xenwarden/hooks/$$hook || exit 1; done
@@ -251,6 +265,7 @@ install-systemd install-systemd-219:
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/xenwarden/pulse $(DESTDIR)$(SYSCONFDIR)/xenwarden/qemu
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
 	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
+	install -D -m 644 init/corosync/xenwarden-pool $(DESTDIR)$(SYSCONFDIR)/corosync/uidgid.d/xenwarden-pool
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
 	umask 022; for script in stop-for-good stopping; do \
 	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \

@@ -51,6 +51,7 @@
 //! | [`control`] | questions and orders over the control socket, and the status |
 //! | [`monitor`] | the monitor's threads, assembled |
 //! | [`qmp`] | a client of QEMU's machine monitor |
+//! | [`pool`] | what the hosts of a corosync cluster know of each other: a process of its own, xenwarden-pool |
 //! | [`qemu`] | alarms for watchdog devices of QEMU's guests: a process of its own, xenwarden-qemu |
 //! | [`check`] | what of a host is fine for the guard, and what is not |
 //! | [`cli`] | the command line, a process of its own |
@@ -91,6 +92,7 @@ pub mod fencing;
 pub mod guard;
 pub mod guests;
 pub mod monitor;
+pub mod pool;
 pub mod pulse;
 pub mod qemu;
 pub mod qmp;

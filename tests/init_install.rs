@@ -46,10 +46,12 @@ fn installed(name: &str, more: &[&str]) -> Option<PathBuf> {
 #[test]
 fn each_init_gets_its_files_where_it_looks_and_no_others() {
     let systemd = [
+        "etc/corosync/uidgid.d/xenwarden-pool",
         "usr/lib/systemd/system-preset/80-xenwarden.preset",
         "usr/lib/sysusers.d/xenwarden.conf",
         "usr/lib/systemd/system/run-xenwarden_qemu_trace.mount",
         "usr/lib/systemd/system/xenwarden-monitor.service",
+        "usr/lib/systemd/system/xenwarden-pool.service",
         "usr/lib/systemd/system/xenwarden-pulse@.service",
         "usr/lib/systemd/system/xenwarden-qemu@.service",
         "usr/lib/systemd/system/xenwarden-shutdown.service",
@@ -151,6 +153,7 @@ fn the_units_for_systemd_219_have_only_what_it_knows_and_the_same_otherwise() {
         "xenwarden-shutdown",
         "xenwarden-pulse@",
         "xenwarden-qemu@",
+        "xenwarden-pool",
     ] {
         let file = format!("{unit}.service");
         let text = fs::read_to_string(old.join("usr/lib/systemd/system").join(&file));

@@ -72,13 +72,15 @@ const MONITOR: &[&str] = &[
 const QEMU: &[&str] = &["src/bin/xenwarden-qemu.rs", "src/qemu", "src/qmp"];
 
 /// The pages of the programs.
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
+    "xenwarden-pool.8",
     "xenwardend.8",
     "xenwarden-monitor.8",
     "xenwarden.1",
     "xenwarden-pulse.8",
     "xenwarden-qemu.8",
 ];
+const POOL: &[&str] = &["src/bin/xenwarden-pool.rs", "src/pool"];
 const PULSE: &[&str] = &["src/bin/xenwarden-pulse.rs", "src/pulse"];
 
 #[test]
@@ -145,6 +147,7 @@ fn each_option_of_each_program_is_in_its_page() {
             7,
         ),
         ("xenwarden-qemu.8", env!("CARGO_BIN_EXE_xenwarden-qemu"), 7),
+        ("xenwarden-pool.8", env!("CARGO_BIN_EXE_xenwarden-pool"), 7),
         ("xenwarden.1", env!("CARGO_BIN_EXE_xenwarden"), 7),
         (
             "xenwarden-pulse.8",
@@ -179,6 +182,7 @@ fn each_exit_code_is_in_the_page_of_the_program_that_has_it() {
         ("xenwarden-monitor.8", MONITOR, 6),
         ("xenwarden-pulse.8", PULSE, 3),
         ("xenwarden-qemu.8", QEMU, 6),
+        ("xenwarden-pool.8", POOL, 5),
     ] {
         let text = sources(paths);
         let used = words(&text);
@@ -227,7 +231,8 @@ fn what_is_read_of_the_environment_is_in_a_page_under_environment() {
         assert!(pages.iter().any(told), "{name}");
     }
     // What hooks and the journal get.
-    let configuration = page("xenwarden.conf.5") + &page("xenwarden-pulse.conf.5");
+    let configuration =
+        page("xenwarden.conf.5") + &page("xenwarden-pulse.conf.5") + &page("xenwarden-pool.8");
     let given = words(&text);
     let given = given.iter().filter(|word| word.starts_with("XENWARDEN_"));
     assert!(given.clone().count() > 10);
@@ -272,6 +277,7 @@ fn each_signal_that_is_caught_or_ignored_is_in_the_page_of_the_program() {
             &["src/bin/xenwarden-monitor.rs", "src/monitor"],
         ),
         ("xenwarden-qemu.8", QEMU),
+        ("xenwarden-pool.8", POOL),
         ("xenwarden.1", &["src/cli"]),
         ("xenwarden-pulse.8", PULSE),
     ];

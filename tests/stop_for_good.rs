@@ -74,7 +74,7 @@ fn all_is_stopped_at_once_and_a_stop_by_hand_is_refused_again_afterwards() {
     assert_eq!(host.stop(), (0, String::new()));
     let stop = "stop xenwarden-monitor.service xenwardend.service xenwarden-shutdown.service\n";
     assert!(host.asked().contains(stop), "{}", host.asked());
-    let first = "stop xenwarden-pulse@*.service xenwarden-qemu@*.service\nstop run-xenwarden_qemu_trace.mount\n";
+    let first = "stop xenwarden-pulse@*.service xenwarden-qemu@*.service xenwarden-pool.service\nstop run-xenwarden_qemu_trace.mount\n";
     assert!(
         host.asked().contains(&format!("{first}{stop}")),
         "{}",

@@ -4,6 +4,8 @@
 use crate::event::Timestamp;
 use crate::event::kind::{KINDS, is_known};
 use crate::event::request::Subscription;
+use crate::pool::record::At;
+use crate::pool::told;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use std::str::FromStr;
     name = "xenwarden",
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, a heartbeat lost, weakened, a reset unexplained, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
+    after_help = "Exit codes: 0 fine; 1 withheld, alarms open, a host gone, a heartbeat lost, weakened, a reset unexplained, or refused; 2 cannot tell, or (check) not guarded; 3 no liveness table, or (check) not all known; 64 wrong usage."
 )]
 pub struct Arguments {
     /// Read the sockets' paths from this configuration
@@ -39,8 +41,17 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Every host of the pool: its guard, its fence bound, and whether it is there
+    Hosts {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Each guest's watchdog and alarm
     Guests {
+        /// Of all hosts of the pool
+        #[arg(long, conflicts_with = "watch")]
+        pool: bool,
         /// Anew each second
         #[arg(long)]
         watch: bool,
@@ -69,6 +80,9 @@ pub enum Command {
         /// End the alarm instead, although the guest does not feed
         #[arg(long)]
         close: bool,
+        /// On whichever host of the pool it is: by a UUID or a name
+        #[arg(long, conflicts_with = "close")]
+        pool: bool,
     },
     /// Have the guard kick whatever the evidence says, for maintenance (root only)
     Inhibit {
@@ -121,6 +135,12 @@ pub struct Events {
     /// Each as one line of JSON
     #[arg(long)]
     pub json: bool,
+    /// Of all hosts of the pool
+    #[arg(long, conflicts_with = "since")]
+    pub pool: bool,
+    /// After these places, of each host the last that was seen (`position` of an event of the pool)
+    #[arg(long, value_name = "HOST/BOOT/SEQ", num_args = 1.., requires = "pool")]
+    pub after: Vec<At>,
 }
 
 impl Events {
@@ -143,6 +163,25 @@ impl Events {
     }
 }
 
+impl Events {
+    /// As the pool is first asked for it.
+    ///
+    /// # Errors
+    /// What the pool cannot be asked for.
+    pub fn pool_subscription(&self) -> Result<crate::pool::protocol::Subscription, String> {
+        let guest = self.guest.as_deref().map(|guest| {
+            let uuid = guest.parse();
+            uuid.map_err(|_| format!("--guest {guest:?}: with --pool it must be a UUID"))
+        });
+        Ok(crate::pool::protocol::Subscription {
+            after: (!self.after.is_empty()).then(|| self.after.clone()),
+            follow: self.follow,
+            kinds: self.kinds.clone(),
+            guest: guest.transpose()?,
+        })
+    }
+}
+
 /// What is wrong with the arguments, in one line.
 #[must_use]
 pub fn usage_error(error: &clap::Error) -> String {
@@ -157,14 +196,14 @@ pub fn usage_error(error: &clap::Error) -> String {
 
 /// A kind, or a group of kinds with its dot. A wrong one would quietly match nothing.
 fn kind(text: &str) -> Result<String, String> {
-    if KINDS.contains(&text) {
+    if KINDS.contains(&text) || told::KINDS.contains(&text) {
         return Ok(text.to_owned());
     }
     let group = format!("{}.", text.trim_end_matches(['.', '*']));
-    if is_known(&group) {
+    if is_known(&group) || group == "pool." {
         return Ok(group);
     }
-    let kinds = KINDS.join(", ");
+    let kinds = [KINDS, &told::KINDS].concat().join(", ");
     Err(format!("there are {kinds}"))
 }
 

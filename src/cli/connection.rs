@@ -6,7 +6,7 @@
 
 use super::output::{Woken, wait};
 use crate::control::connect;
-use crate::control::protocol::{Refusal, Request, read};
+use crate::control::protocol::{Refusal, read};
 use crate::event::describe::escape_controls;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -159,9 +159,12 @@ impl From<NoAnswer> for String {
     }
 }
 
-/// Asks the control socket one thing: the answer, and its line as it came but harmless to a
+/// Asks a socket of ours one thing: the answer, and its line as it came but harmless to a
 /// terminal, with its end.
-pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<(T, String), NoAnswer> {
+pub fn ask<T: DeserializeOwned>(
+    path: &Path,
+    request: &impl fmt::Display,
+) -> Result<(T, String), NoAnswer> {
     let line = Connection::open(path, &request.to_string(), false)
         .and_then(|mut connection| connection.line(Some(TIMEOUT)))
         .and_then(|line| line.ok_or(ConnectionError::Cut))
@@ -183,6 +186,7 @@ pub fn unreachable_text(path: &Path, trouble: &ConnectionError) -> String {
     let directory = path.parent().and_then(Path::file_name);
     let program = match directory {
         Some(name) if name == "xenwarden-qemu" => "xenwarden-qemu",
+        Some(name) if name == "xenwarden-pool" => "xenwarden-pool",
         _ => "xenwarden-monitor",
     };
     let path = path.display();

@@ -186,7 +186,7 @@ impl EventReader<'_> {
 }
 
 /// The event as one line for people.
-fn event_line(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
+pub(super) fn event_line(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
     let known = serde_json::from_slice::<Event>(line).ok();
     let text = known.map_or_else(|| own_fields(fields), |event| event.what.describe());
     let severity = field(fields, "severity");
@@ -240,6 +240,7 @@ fn own_fields(fields: &Map<String, Value>) -> String {
         "severity",
         "guest",
         "kind",
+        "position",
     ];
     let own = fields
         .iter()

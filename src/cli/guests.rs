@@ -257,7 +257,7 @@ fn margin(slot: &SlotReport, slots: usize) -> String {
     format!("{} of {} s{of}", span(slot.margin_ms), slot.timeout_s)
 }
 
-fn state(state: DomainState) -> String {
+pub(super) fn state(state: DomainState) -> String {
     match state {
         DomainState::Running => "running".to_owned(),
         DomainState::Paused => "paused".to_owned(),

@@ -16,6 +16,7 @@ mod fence_bound;
 mod guests;
 mod inhibit;
 mod output;
+mod pool;
 mod pulses;
 mod sources;
 mod status;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 
 /// All is fine; or done.
 const EXIT_OK: u8 = 0;
-/// The host is withheld; alarms are open; a heartbeat is lost; the last reset is unexplained; or the monitor refused
+/// A host is withheld, or gone from the pool; alarms are open; a heartbeat is lost; the last reset is unexplained; or the monitor refused
 /// to do what was ordered.
 const EXIT_NOT_OK: u8 = 1;
 /// The monitor does not answer, or not sensibly, or knows nothing itself.
@@ -69,6 +70,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
+    if let Some(done) = act_on_pool(arguments, output) {
+        return done;
+    }
     let control = || socket(arguments, |policy| policy.control_socket);
     // A socket that was named is the only one that is meant.
     let sources = || {
@@ -80,7 +84,9 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
     };
     match &arguments.command {
         Command::Status { json } => status::run(&control()?, *json, output),
-        Command::Guests { watch, json } => guests::run(&sources()?, *json, *watch, output),
+        // Asked above.
+        Command::Hosts { .. } => Ok(EXIT_UNKNOWN),
+        Command::Guests { watch, json, .. } => guests::run(&sources()?, *json, *watch, output),
         Command::Pulses { json } => {
             let place = arguments.socket.as_deref();
             pulses::run(place.unwrap_or(Path::new(pulses::DIRECTORY)), *json, output)
@@ -98,7 +104,7 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             drill::run(&control()?, &policy, host.as_deref(), output)
         }
         Command::FenceBound => fence_bound::run(&control()?, || policy(arguments), output),
-        Command::Ack { guest, close } => ack::run(&sources()?, guest, *close, output),
+        Command::Ack { guest, close, .. } => ack::run(&sources()?, guest, *close, output),
         Command::Inhibit { span, reason } => {
             let longest_ns = policy(arguments)?.inhibit_longest_ns;
             inhibit::order(
@@ -120,6 +126,31 @@ fn act(arguments: &Arguments, output: &mut Output) -> Result<u8, String> {
             output.write(&text).map(|_| EXIT_OK)
         }
     }
+}
+
+/// What the pool is asked. None: it is not.
+fn act_on_pool(arguments: &Arguments, output: &mut Output) -> Option<Result<u8, String>> {
+    let socket = pool_socket(arguments);
+    Some(match &arguments.command {
+        Command::Hosts { json } => pool::hosts(socket, *json, output),
+        Command::Guests {
+            pool: true, json, ..
+        } => pool::guests(socket, *json, output),
+        Command::Events(events) if events.pool => {
+            let subscription = events.pool_subscription();
+            subscription.and_then(|asked| pool::events(socket, asked, events.json, output))
+        }
+        Command::Ack {
+            guest, pool: true, ..
+        } => pool::acknowledge(socket, guest, output),
+        _ => return None,
+    })
+}
+
+/// Where the pool is asked.
+fn pool_socket(arguments: &Arguments) -> &Path {
+    let named = arguments.socket.as_deref();
+    named.unwrap_or(Path::new(crate::pool::protocol::SOCKET))
 }
 
 /// Where to ask: as told, or as the configuration says.

@@ -25,9 +25,15 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read.
 const MAX_ANSWER: u64 = 4_096;
 
-/// The users that may tell.
+/// The user that may acknowledge alarms: somebody did so on another host of the pool. It may not end any.
+const ACKNOWLEDGES: &str = "xenwarden-pool";
+
+/// The users that may tell, and the one that may acknowledge.
 #[derive(Clone, Debug, Default)]
-pub struct Tellers(Vec<(u32, Kinds)>);
+pub struct Tellers {
+    tell: Vec<(u32, Kinds)>,
+    acknowledges: Option<u32>,
+}
 
 impl Tellers {
     /// Those of them that exist. Reads the user database, which may block: for the start.
@@ -36,7 +42,16 @@ impl Tellers {
         let known = TELLERS
             .iter()
             .filter_map(|(user, what)| Some((peer::uid_of(user)?, *what)));
-        Self(known.collect())
+        Self {
+            tell: known.collect(),
+            acknowledges: peer::uid_of(ACKNOWLEDGES),
+        }
+    }
+
+    /// Whether this user, which is not root, may acknowledge alarms.
+    #[must_use]
+    pub fn may_acknowledge(&self, uid: u32) -> bool {
+        self.acknowledges == Some(uid)
     }
 
     /// Whether this user may tell of it. Whoever tells of heartbeats names no guest, as hooks go
@@ -51,7 +66,7 @@ impl Tellers {
         match uid {
             0 => TELLERS.iter().any(|(_, kinds)| covers(kinds)),
             _ => self
-                .0
+                .tell
                 .iter()
                 .any(|(user, kinds)| *user == uid && covers(kinds)),
         }
@@ -123,7 +138,14 @@ mod tests {
 
     #[test]
     fn a_user_tells_of_its_own_matters_only() {
-        let tellers = Tellers(vec![(7, &["pulse."]), (8, &["guest.", "alarm."])]);
+        let tellers = Tellers {
+            tell: vec![(7, &["pulse."]), (8, &["guest.", "alarm."])],
+            acknowledges: Some(9),
+        };
+        let may: Vec<u32> = (0..12)
+            .filter(|uid| tellers.may_acknowledge(*uid))
+            .collect();
+        assert_eq!(may, [9]);
         let host = of(Kind::HostDisarmed {});
         assert!(tellers.may_tell(8, &of(Kind::AlarmRaised { expiries: 1 })));
         for (uid, guest) in [(7, false), (8, true), (9, false), (0, true)] {
@@ -134,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_about_no_guest_whoever_tells_of_it() {
-        let tellers = Tellers(vec![(7, &["pulse."])]);
+        let tellers = Tellers {
+            tell: vec![(7, &["pulse."])],
+            ..Tellers::default()
+        };
         let what = Kind::PulseArmed {
             heartbeat: "h".to_owned(),
             peer: String::new(),

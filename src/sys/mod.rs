@@ -9,6 +9,7 @@
 pub mod allocator;
 pub mod child;
 pub mod clock;
+pub mod corosync;
 pub mod inherited;
 pub mod ipmi;
 pub mod mapping;

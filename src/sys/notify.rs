@@ -123,6 +123,18 @@ impl Notifier {
     }
 }
 
+/// How often the service manager's watchdog wants a sign of life at least, ns (sd_watchdog_enabled(3)); none: it does
+/// not.
+#[must_use]
+pub fn watchdog_ns() -> Option<u64> {
+    let pid = std::env::var("WATCHDOG_PID").ok();
+    if pid.is_some_and(|pid| pid != std::process::id().to_string()) {
+        return None;
+    }
+    let us: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (us > 0).then(|| us.saturating_mul(1_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
