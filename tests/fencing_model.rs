@@ -102,7 +102,7 @@ impl Host {
             without_quorum: true,
             device_ms: 0,
         };
-        let mut pool = Member::new(me, terms, &self.kept);
+        let mut pool = Member::new(me, "a host", terms, &self.kept);
         pool.ring(self.ring.clone());
         pool.members(self.ring.clone(), self.clocks(t));
         pool.votes(self.votes(), self.now(t), self.clocks(t));

@@ -45,6 +45,7 @@ fn beat(n: u8, sent_s: u64, up_s: u64, echoes: &[(Node, u8, u64)]) -> Beat {
         sent: sent_s * NS_PER_S,
     };
     Beat {
+        name: "a host".to_owned(),
         boot: boot(n),
         sent: sent_s * NS_PER_S,
         up_ms: up_s * 1_000,

@@ -28,7 +28,7 @@ pub const MOST: usize = 128;
 
 /// The name of a lease: 1 to 16 of `a` to `z`, digits, `-` and `_`, and no `-` first, so that it is
 /// a file's name in any directory and an argument of any command. Copied whole into what the guard tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseName([u8; 16]);
 
 impl LeaseName {

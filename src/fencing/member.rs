@@ -10,7 +10,6 @@ use super::order::{Confirmed, Order, Verdict};
 use super::proof::Proof;
 use super::refusals::{Last, Refusals};
 use super::{Beat, BootOf, Node, Votes};
-use crate::event::Uuid;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +23,8 @@ pub const BEAT_NS: u64 = NS_PER_S;
 pub enum Say {
     /// A sign of life.
     Beat(Beat),
-    /// That host is to be down.
-    Order(Node),
+    /// That boot of that host is to end.
+    Order(BootOf),
     /// Its beats are not echoed any more; what is known of it.
     Refused {
         /// Whose.
@@ -115,10 +114,13 @@ enum Stopping {
 #[derive(Debug)]
 pub struct Member {
     me: BootOf,
+    name: String,
     terms: Terms,
     proof: Proof,
     refusals: Refusals,
     orders: BTreeMap<Node, Order>,
+    /// Names of hosts that were heard.
+    names: BTreeMap<Node, String>,
     /// Boots that are certainly over, with nothing heard of their hosts since.
     down: BTreeSet<BootOf>,
     votes: Votes,
@@ -135,13 +137,15 @@ pub struct Member {
 impl Member {
     /// With what was kept in this boot.
     #[must_use]
-    pub fn new(me: BootOf, terms: Terms, kept: &Kept) -> Self {
+    pub fn new(me: BootOf, name: &str, terms: Terms, kept: &Kept) -> Self {
         Self {
             me,
+            name: name.to_owned(),
             terms,
             proof: Proof::new(me.node, me.boot),
             refusals: Refusals::new(kept.refused.iter().copied()),
             orders: BTreeMap::new(),
+            names: BTreeMap::new(),
             down: BTreeSet::new(),
             votes: Votes::default(),
             asked: Monotonic(0),
@@ -194,8 +198,10 @@ impl Member {
     pub fn hear(&mut self, from: Node, say: &Say, now: Now) -> Vec<Do> {
         match say {
             Say::Beat(beat) => return self.beat_of(from, beat, now),
-            Say::Order(node) if *node == self.me.node => return self.withhold(),
-            Say::Order(node) => {
+            Say::Order(boot) if *boot == self.me => return self.withhold(),
+            // It is over, and that it is will be seen by this one's beats.
+            Say::Order(boot) if boot.node == self.me.node => {}
+            Say::Order(BootOf { node, .. }) => {
                 let keep = self.refusals.refuse(*node, now.up_ms).then_some(Do::Keep);
                 let refused = Say::Refused {
                     of: *node,
@@ -219,6 +225,9 @@ impl Member {
 
     fn beat_of(&mut self, from: Node, beat: &Beat, now: Now) -> Vec<Do> {
         self.proof.hear(from, beat);
+        if self.names.get(&from) != Some(&beat.name) {
+            self.names.insert(from, beat.name.clone());
+        }
         self.down.retain(|boot| boot.node != from);
         if let Some(order) = self.orders.get_mut(&from) {
             order.hear(from, beat, now.at);
@@ -274,6 +283,7 @@ impl Member {
             self.stopping = Stopping::Said(now.at);
         }
         let beat = Beat {
+            name: self.name.clone(),
             boot: self.me.boot,
             sent: now.at.0,
             up_ms: now.up_ms,
@@ -282,7 +292,8 @@ impl Member {
         };
         self.proof.send(now.at);
         all.push(Do::Say(Say::Beat(beat)));
-        all.extend(self.orders.keys().map(|node| Do::Say(Say::Order(*node))));
+        let orders = self.orders.values();
+        all.extend(orders.map(|order| Do::Say(Say::Order(order.target))));
         let withheld = guard.withholds.zip(guard.bound_ms);
         if let Some((at, bound_ms)) = withheld.filter(|_| self.fenced) {
             let by = self.me;
@@ -301,6 +312,17 @@ impl Member {
         let lease_ms = lease.timeout_ns.div_ceil(NS_PER_MS);
         let sum = lease_ms.saturating_add(guard.bound_ms?);
         is_meant.then(|| sum.saturating_add(self.terms.device_ms))
+    }
+
+    /// Whether its lease was never renewed by this program.
+    #[must_use]
+    pub fn promises_nothing_yet(&self) -> bool {
+        self.renewed.is_none()
+    }
+
+    /// It is not to promise anything, whatever is configured.
+    pub fn promise_nothing(&mut self) {
+        self.terms.without_quorum = false;
     }
 
     /// It is to be stopped in order: its lease is given back once enough others know that nothing is promised any more.
@@ -324,6 +346,9 @@ impl Member {
     pub fn order(&mut self, node: Node, now: Now) -> Result<(), &'static str> {
         if self.orders.contains_key(&node) {
             return Ok(());
+        }
+        if !self.votes.quorate {
+            return Err("this host's partition has no quorum");
         }
         if node == self.me.node {
             return Err("it is this host: another one must fence it");
@@ -370,9 +395,20 @@ impl Member {
         self.votes.quorate
     }
 
-    /// The boot of a host that is known.
+    /// The hosts that were heard, each by its node and name.
+    pub fn names(&self) -> impl Iterator<Item = (Node, &str)> {
+        self.names.iter().map(|(node, name)| (*node, name.as_str()))
+    }
+
+    /// Whether a host is there: its pool is in the group, and was heard since it came.
     #[must_use]
-    pub fn boot_of(&self, node: Node) -> Option<Uuid> {
-        self.refusals.last(node).map(|last| last.echo.of.boot)
+    pub fn is_heard(&self, node: Node) -> bool {
+        self.members.contains(&node) && self.refusals.last(node).is_some()
+    }
+
+    /// This host was told to withhold.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
     }
 }

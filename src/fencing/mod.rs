@@ -54,8 +54,10 @@ pub struct BootOf {
 }
 
 /// What a member says each second.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
+    /// The host's name.
+    pub name: String,
     /// Its boot.
     pub boot: Uuid,
     /// When it was sent, ns of its own CLOCK_MONOTONIC: rises within a boot, also where the program was started anew.

@@ -10,6 +10,7 @@ use super::{Beat, BootOf, DOUBT_MS, Node, Votes, stretched_ns};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A beat of a silent host may have been on its way for so long, ns.
 const LATE_NS: u64 = 1_000 * NS_PER_MS;
@@ -36,6 +37,19 @@ pub enum Failed {
     StillThere,
     /// Another boot of it is heard, which was there before the order: it is another order's.
     OtherBoot,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StillThere => {
+                "it is heard after the time at which it should have been down: its host watchdog does not do what it promises"
+            }
+            Self::OtherBoot => {
+                "another boot of it is heard, which was there before this order: give it another"
+            }
+        })
+    }
 }
 
 /// What is waited for.

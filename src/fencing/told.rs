@@ -46,7 +46,9 @@ impl FromStr for Request {
             ("fence", Some(host)) if is_name(&host) => Ok(Self::Fence(host.to_owned())),
             ("power", Some(host)) if is_name(&host) => Ok(Self::Power(Some(host.to_owned()))),
             ("power", None) => Ok(Self::Power(None)),
-            _ => Err(Refusal::new("unknown request")),
+            _ => Err(Refusal::new(
+                "not understood: `fence` and `power` are followed by the name of one host",
+            )),
         }
     }
 }

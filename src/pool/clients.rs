@@ -6,6 +6,7 @@
 //! loses nothing while that is kept, and is told what it missed otherwise. Promises: at most [`MAX_CLIENTS`], each with
 //! bounded memory; nobody waits for one.
 
+use super::fencer::Fencer;
 use super::node::Node;
 use super::protocol::{Done, MAX_REQUEST, Notice, PoolStatus, Request, Subscription};
 use super::record::{At, HostId, Position};
@@ -14,6 +15,7 @@ use super::told::{self, Filter};
 use crate::control::peer::{Peer, Progress, RequestLine};
 use crate::control::protocol::{BUSY, Refusal, line};
 use crate::event::Uuid;
+use crate::fencing::told::{EACH_S, Progress as Fenced, Request as FencingRequest};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -34,6 +36,8 @@ const LOOK: usize = 512;
 pub struct Context<'a> {
     /// The member.
     pub node: &'a mut Node,
+    /// This host's part in fencing.
+    pub fencer: &'a mut Fencer,
     /// Why it is not on the ring.
     pub trouble: Option<&'a str>,
     /// What it says of itself but for that.
@@ -50,6 +54,8 @@ enum State {
     /// Answered once this host's record of that place is in its state.
     Waits(Position, Uuid),
     Follows(Box<Follower>),
+    /// Told how far the order for this node is, at that time again or once it changes.
+    Fences(u32, Instant, Option<Fenced>),
 }
 
 #[derive(Debug)]
@@ -71,6 +77,8 @@ struct Client {
     out: Vec<u8>,
     deadline: Instant,
     writes: bool,
+    /// It waits, or has waited, for the order for this node.
+    fences: Option<u32>,
 }
 
 /// All of them.
@@ -131,6 +139,7 @@ impl Clients {
                 out: Vec::new(),
                 deadline: Instant::now() + TIMEOUT,
                 writes: false,
+                fences: None,
             };
             self.all.insert(token, client);
         }
@@ -142,6 +151,9 @@ impl Clients {
         self.all.retain(|token, client| {
             let stays = client.serve(ready.contains(token), context, now);
             let stays = stays.unwrap_or(false);
+            if let (false, Some(node)) = (stays, client.fences) {
+                context.fencer.leave(node);
+            }
             if stays && client.writes == client.out.is_empty() {
                 client.writes = !client.out.is_empty();
                 let mut flags = EpollFlags::EPOLLIN;
@@ -170,6 +182,7 @@ impl Client {
                 )));
             }
         }
+        self.fence(context, now);
         loop {
             let mut ended = false;
             if let State::Follows(follower) = &mut self.state {
@@ -190,7 +203,42 @@ impl Client {
             State::Answered => !self.out.is_empty() && now < self.deadline,
             State::Asking(_) => now < self.deadline,
             State::Waits(..) | State::Follows(_) => true,
+            // Lines that nobody reads are no reason to keep it.
+            State::Fences(..) => self.out.len() < FULL,
         })
+    }
+
+    /// Tells one that fences how far that is.
+    fn fence(&mut self, context: &mut Context<'_>, now: Instant) {
+        let State::Fences(node, again, told) = self.state else {
+            return;
+        };
+        match context.fencer.progress(node) {
+            Ok(progress @ Fenced::Down(_)) => {
+                self.out.extend(line(&progress));
+                self.state = State::Answered;
+                self.deadline = now + TIMEOUT;
+            }
+            Ok(progress) => {
+                let waits = |progress: &Fenced| match progress {
+                    Fenced::Waits { wait, .. } => Some(*wait),
+                    Fenced::Down(_) => None,
+                };
+                let is_new = told
+                    .as_ref()
+                    .is_none_or(|told| waits(told) != waits(&progress));
+                if is_new || now >= again {
+                    self.out.extend(line(&progress));
+                    let again = now + Duration::from_secs(EACH_S) / 2;
+                    self.state = State::Fences(node, again, Some(progress));
+                }
+            }
+            Err(refusal) => {
+                self.out.extend(line(&refusal));
+                self.state = State::Answered;
+                self.deadline = now + TIMEOUT;
+            }
+        }
     }
 
     /// Whether all was written.
@@ -279,6 +327,23 @@ impl Client {
                 }
                 Err(why) => self.answer(line(&Refusal::new(why))),
             },
+            Ok(Request::Fencing(FencingRequest::Power(host))) => {
+                let powers = context.fencer.powers(host.as_deref());
+                self.answer(powers.map_or_else(|why| line(&why), |powers| line(&powers)));
+            }
+            Ok(Request::Fencing(FencingRequest::Fence(_))) if !self.peer.may_change() => {
+                let why = "not allowed: only root may fence a host";
+                self.answer(line(&Refusal::new(why)));
+            }
+            Ok(Request::Fencing(FencingRequest::Fence(host))) => {
+                match context.fencer.order(&host) {
+                    Ok(node) => {
+                        self.fences = Some(node);
+                        self.state = State::Fences(node, Instant::now(), None);
+                    }
+                    Err(why) => self.answer(line(&why)),
+                }
+            }
             Ok(Request::Events(subscription)) => {
                 let follower = Follower::new(subscription, context.node.store());
                 self.state = State::Follows(Box::new(follower));

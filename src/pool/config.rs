@@ -3,13 +3,17 @@
 //!
 //! In: a TOML file, which need not be there; xenwarden-pool(8) documents its keys. Out: a [`Policy`], or all that is wrong, a line each.
 
+use super::fencer::Settings;
 use super::hooks::Rule;
 use super::protocol::SOCKET;
 use super::record::HostId;
 use super::told::Filter;
+use crate::config::leases::LeaseName;
 use crate::config::policy::{CONTROL_SOCKET, GROUP, fits_a_socket};
 use crate::config::problems::Problems;
 use crate::config::{self, ConfigError};
+use crate::fencing::member::Terms;
+use crate::guard::leases::page;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,6 +24,12 @@ pub const DEFAULT_PATH: &str = "/etc/xenwarden/pool.conf";
 const STATE_DIRECTORY: &str = "/var/lib/xenwarden-pool";
 /// Where the monitor's event socket is.
 const EVENTS_SOCKET: &str = "/run/xenwarden/events.sock";
+/// The lease that a host without quorum does not renew.
+const LEASE: &str = "pool";
+/// Where what is to outlive the program in this boot is kept.
+const KEPT: &str = "/run/xenwarden-pool/fencing.json";
+/// How old what corosync says of a quorum device may be, seconds: sync_timeout and timeout of corosync-qdevice(8).
+const QUORUM_DEVICE_S: u32 = 40;
 const MOST_HOOKS: usize = super::fold::MAX_HOOKS;
 
 /// The file as it is written.
@@ -34,6 +44,11 @@ pub struct File {
     monitor_events: Option<PathBuf>,
     monitor_control: Option<PathBuf>,
     ring_group: Option<String>,
+    fence_without_quorum: Option<bool>,
+    lease: Option<String>,
+    lease_page: Option<PathBuf>,
+    quorum_device_s: Option<u32>,
+    kept: Option<PathBuf>,
     hook: Vec<FileHook>,
 }
 
@@ -66,6 +81,8 @@ pub struct Policy {
     pub monitor_control: PathBuf,
     /// The group on corosync's ring.
     pub ring_group: String,
+    /// Its part in fencing.
+    pub fencing: Settings,
     /// Hooks that the leader runs.
     pub hooks: Vec<Rule>,
 }
@@ -89,6 +106,7 @@ pub fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
 
 fn validate(file: File) -> Result<Policy, String> {
     let mut wrong = Problems::default();
+    let fencing = fencing(&file, &mut wrong);
     let keep = wrong.within("keep", file.keep, 100..=100_000, 1_000, "");
     let ring_group = file
         .ring_group
@@ -103,6 +121,7 @@ fn validate(file: File) -> Result<Policy, String> {
         wrong.add("host_id: is no host's".to_owned());
     }
     let policy = Policy {
+        fencing,
         host_id: file.host_id,
         keep: usize::try_from(keep).unwrap_or(usize::MAX),
         socket: wrong.absolute("socket", file.socket, SOCKET),
@@ -125,6 +144,31 @@ fn validate(file: File) -> Result<Policy, String> {
         Ok(policy)
     } else {
         Err(wrong.join("\n"))
+    }
+}
+
+fn fencing(file: &File, wrong: &mut Problems) -> Settings {
+    let name = file.lease.as_deref().unwrap_or(LEASE);
+    let lease = LeaseName::new(name).or_else(|| {
+        wrong.add(format!("lease = {name:?}: no name of a [[lease]]"));
+        LeaseName::new(LEASE)
+    });
+    let device_s = wrong.within(
+        "quorum_device_s",
+        file.quorum_device_s,
+        1..=3_600,
+        QUORUM_DEVICE_S,
+        " seconds",
+    );
+    let page = wrong.absolute("lease_page", file.lease_page.clone(), page::PATH);
+    Settings {
+        terms: Terms {
+            without_quorum: file.fence_without_quorum.unwrap_or(false),
+            device_ms: u64::from(device_s) * 1_000,
+        },
+        lease: lease.unwrap_or_default(),
+        page,
+        kept: wrong.absolute("kept", file.kept.clone(), KEPT),
     }
 }
 

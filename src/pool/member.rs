@@ -12,6 +12,7 @@ use super::store::Taken;
 use super::transfer::{self, Incoming, Known, Outgoing};
 use super::view::Presence;
 use super::wire::{Garbage, MAX_WANTS, Message, Summary, Want};
+use crate::fencing::member::Say;
 use crate::sys::clock::NS_PER_S;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -169,40 +170,43 @@ impl Node {
     }
 
     /// Bytes that a member sent.
-    pub fn delivered(&mut self, from: u32, bytes: &[u8], now: u64) {
+    /// What concerns fencing is given back.
+    pub fn delivered(&mut self, from: u32, bytes: &[u8], now: u64) -> Option<Say> {
         let own = Some(from) == self.ring.me;
         if let Some(host) = self.host_of(from) {
             if self.ring.heard.len() < MOST_HEARD || self.ring.heard.contains_key(&host) {
                 self.ring.heard.insert(host, now);
             }
         }
-        if own {
-            // What this member says it knows.
-            return;
-        }
         let (message, unread) = match Message::decode(bytes) {
             Ok(decoded) => decoded,
             Err(Garbage::NewerKind(_)) => {
                 self.counts.newer += 1;
-                return;
+                return None;
             }
             Err(why) => {
                 self.counts.garbage += 1;
                 self.counts.last_garbage = Some(format!("of node {from}: {why}"));
-                return;
+                return None;
             }
+        };
+        let message = match message {
+            Message::Fencing(say) => return Some(say),
+            // What this member says it knows.
+            _ if own => return None,
+            message => message,
         };
         self.counts.newer += unread;
         match message {
             Message::Records(records) => self.records(from, &records, now),
             Message::Summary(summary) => self.summary(from, summary, now),
             Message::Want(want) if Some(want.to) == self.ring.me => self.answer(&want),
-            Message::Want(_) => {}
+            Message::Want(_) | Message::Fencing(_) => {}
             Message::Base(chunk) => {
                 if self.store.position(chunk.head.of) >= chunk.head.position
                     || chunk.head.of == self.identity.host
                 {
-                    return;
+                    return None;
                 }
                 let of = chunk.head.of;
                 match self.ring.incoming.take(&chunk) {
@@ -218,6 +222,7 @@ impl Node {
                 }
             }
         }
+        None
     }
 
     fn host_of(&self, node: u32) -> Option<HostId> {

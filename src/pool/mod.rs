@@ -46,6 +46,7 @@ pub mod clients;
 pub mod config;
 pub mod disk;
 pub mod feeds;
+pub mod fencer;
 pub mod fold;
 pub mod frame;
 pub mod hooks;

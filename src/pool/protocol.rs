@@ -8,6 +8,7 @@ use super::node::Counts;
 use super::record::At;
 use crate::control::protocol::Refusal;
 use crate::event::Uuid;
+use crate::fencing::told;
 use crate::sys::corosync::Votes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -31,6 +32,8 @@ pub enum Request {
     Events(Subscription),
     /// That somebody takes care of this guest's alarms, wherever they are. Root only.
     Ack(Uuid),
+    /// Whether hosts are on, and that one is down for certain; see [`crate::fencing::told`]. The latter root only.
+    Fencing(told::Request),
 }
 
 /// Which events.
@@ -59,6 +62,7 @@ impl fmt::Display for Request {
                 write!(f, "events {json}")
             }
             Self::Ack(guest) => write!(f, "ack {guest}"),
+            Self::Fencing(request) => request.fmt(f),
         }
     }
 }
@@ -82,8 +86,9 @@ impl FromStr for Request {
                 .parse()
                 .map(Self::Ack)
                 .map_err(|error| Refusal::new(format!("not a UUID: {error}"))),
+            ("fence" | "power", _) => line.parse().map(Self::Fencing),
             _ => Err(Refusal::new(
-                "unknown request: the pool knows `hosts`, `guests`, `status`, `events SUBSCRIPTION` and `ack UUID`",
+                "unknown request: the pool knows `hosts`, `guests`, `status`, `events SUBSCRIPTION`, `ack UUID`, `power [HOST]` and `fence HOST`",
             )),
         }
     }
@@ -154,11 +159,24 @@ mod tests {
             Request::Status,
             Request::Events(events),
             Request::Ack(Uuid::from_u128(7)),
+            Request::Fencing(told::Request::Power(None)),
+            Request::Fencing(told::Request::Power(Some("a".to_owned()))),
+            Request::Fencing(told::Request::Fence("a".to_owned())),
         ];
         for request in all {
             assert_eq!(request.to_string().parse(), Ok(request));
         }
-        for line in ["", "host", "hosts 1", "ack", "ack x", "events {\"x\":1}"] {
+        for line in [
+            "",
+            "fence",
+            "fence a b",
+            "power ",
+            "host",
+            "hosts 1",
+            "ack",
+            "ack x",
+            "events {\"x\":1}",
+        ] {
             assert!(line.parse::<Request>().is_err(), "{line:?}");
         }
     }

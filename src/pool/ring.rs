@@ -5,11 +5,12 @@
 //! said once, and joined again, after [`FIRST_NS`] and at most [`LONGEST_NS`]. A loop that does not take what is told
 //! makes corosync slow all members down, as its flow control does; so nothing is lost, and nothing grows.
 
-use crate::sys::clock::NS_PER_MS;
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::corosync::{Connection, Libraries, Told, Votes, votes};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -27,8 +28,10 @@ const FIRST_NS: u64 = 100 * NS_PER_MS;
 const LONGEST_NS: u64 = 5_000 * NS_PER_MS;
 /// A ring without room is asked again after so long.
 const AGAIN_MS: u16 = 5;
-/// How quorum is counted is looked at this often, in rounds without anything else.
-const IDLE_MS: u16 = 2_000;
+/// A ring that says nothing is looked at this often.
+const IDLE_MS: u16 = 500;
+/// And how quorum is counted.
+const COUNT_NS: u64 = NS_PER_S;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -40,7 +43,18 @@ pub enum Event {
     /// What it tells.
     Told(Told),
     /// How quorum is counted.
-    Votes(Votes),
+    Votes(Counted),
+}
+
+/// How quorum is counted, as of a moment.
+#[derive(Debug)]
+pub struct Counted {
+    /// By this node's corosync.
+    pub votes: Votes,
+    /// The votes of each node of the ring.
+    pub of: BTreeMap<u32, u32>,
+    /// When that was asked.
+    pub asked: Monotonic,
 }
 
 /// The way to the thread.
@@ -70,6 +84,7 @@ impl RingThread {
             wake: Arc::clone(wake),
             nudge: Arc::clone(&nudge),
             held: None,
+            nodes: Vec::new(),
         };
         thread::Builder::new()
             .name("ring".to_owned())
@@ -104,6 +119,8 @@ struct Member {
     nudge: Arc<EventFd>,
     /// What the ring had no room for.
     held: Option<Vec<u8>>,
+    /// The nodes on it.
+    nodes: Vec<u32>,
 }
 
 impl Member {
@@ -145,26 +162,31 @@ impl Member {
         self.held = None;
         while self.to_say.try_recv().is_ok() {}
         self.tell(Event::Joined(connection.node))?;
-        self.count_votes(connection)?;
+        self.nodes.clear();
+        let mut counted = self.count_votes(connection)?;
         loop {
             match self.say(connection) {
-                Ok(full) => {
-                    if self.wait(connection, if full { AGAIN_MS } else { IDLE_MS }) {
-                        self.count_votes(connection)?;
-                    }
-                }
+                Ok(full) => self.wait(connection, if full { AGAIN_MS } else { IDLE_MS }),
                 Err(why) => return Ok(why),
+            }
+            if Monotonic::now().since_ns(counted) >= COUNT_NS {
+                counted = self.count_votes(connection)?;
             }
             let told = match connection.dispatch(ROUND) {
                 Ok(told) => told,
                 Err(error) => return Ok(error.to_string()),
             };
-            let counts = told.iter().any(|told| matches!(told, Told::Quorum(_)));
+            let counts = told
+                .iter()
+                .any(|told| matches!(told, Told::Quorum(_) | Told::Nodes(_)));
             for told in told {
+                if let Told::Nodes(nodes) = &told {
+                    self.nodes.clone_from(nodes);
+                }
                 self.tell(Event::Told(told))?;
             }
             if counts {
-                self.count_votes(connection)?;
+                counted = self.count_votes(connection)?;
             }
         }
     }
@@ -193,23 +215,30 @@ impl Member {
         Ok(self.held.is_some())
     }
 
-    /// Whether nothing has come.
-    fn wait(&self, connection: &Connection, ms: u16) -> bool {
+    fn wait(&self, connection: &Connection, ms: u16) {
         let of = connection.fds();
         let mut fds: Vec<PollFd<'_>> = of
             .iter()
             .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
             .collect();
         fds.push(PollFd::new(self.nudge.as_fd(), PollFlags::POLLIN));
-        let ready = poll(&mut fds, PollTimeout::from(ms)).unwrap_or(0);
+        // An interrupted or failed wait only makes the round come early.
+        let _ = poll(&mut fds, PollTimeout::from(ms));
         let _ = self.nudge.read();
-        ready == 0 && ms == IDLE_MS
     }
 
-    fn count_votes(&self, connection: &Connection) -> Result<(), Over> {
-        match votes(self.libraries, connection.node) {
-            Ok(votes) => self.tell(Event::Votes(votes)),
-            Err(_) => Ok(()),
+    /// When that was.
+    fn count_votes(&self, connection: &Connection) -> Result<Monotonic, Over> {
+        let asked = Monotonic::now();
+        if let Ok(counted) = votes(self.libraries, connection.node) {
+            let one = |node: &u32| Some((*node, votes(self.libraries, *node).ok()?.node_votes));
+            let of = self.nodes.iter().filter_map(one).collect();
+            self.tell(Event::Votes(Counted {
+                votes: counted,
+                of,
+                asked,
+            }))?;
         }
+        Ok(asked)
     }
 }

@@ -8,12 +8,13 @@
 use super::clients::{Clients, Context};
 use super::config::Policy;
 use super::disk::{Disk, Written};
+use super::fencer::Fencer;
 use super::log::{LogFile, Logs};
 use super::monitor::Monitor;
 use super::node::{Identity, Node};
 use super::protocol::PoolStatus;
 use super::record::HostId;
-use super::ring::{Event, RingThread};
+use super::ring::{Counted, Event, RingThread};
 use super::runner::Runner;
 use super::store::Store;
 use crate::control::peer::gid_of;
@@ -37,6 +38,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
+/// How long it may take until enough others know that this host stops.
+const STOP_NS: u64 = 5 * NS_PER_S;
 /// The longest wait, ms.
 const LONGEST_MS: u16 = 200;
 /// What was not written is tried again after so long.
@@ -161,6 +164,7 @@ struct Program {
     _stop: UnixStream,
     _lock: Flock<File>,
     node: Node,
+    fencer: Fencer,
     ring: RingThread,
     disk: Disk,
     monitor: Monitor,
@@ -199,6 +203,12 @@ impl Program {
             poller.add(fd, event).map_err(|e| refused("epoll")(&e))?;
         }
         let rules = policy.hooks.clone();
+        let boot = identity
+            .boot_id
+            .parse()
+            .map_err(|error: uuid::Error| refused("/proc/sys/kernel/random/boot_id")(&error))?;
+        let fencer = Fencer::new(boot, &identity.name, policy.fencing.clone())
+            .map_err(|why| Failure::new(OSERR, why))?;
         let node = Node::new(identity, loaded.store, rules, loaded.cut);
         let thread = |error: std::io::Error| refused("cannot start a thread")(&error);
         let monitor = Monitor::start(
@@ -223,12 +233,15 @@ impl Program {
             poller,
             wake,
             node,
+            fencer,
         })
     }
 
     fn serve(&mut self, notifier: &Notifier) -> Result<(), Failure> {
         let watchdog = watchdog_ns();
         let mut alive_at = 0;
+        let mut stopping = false;
+        let mut ends_at = None;
         loop {
             let now = Monotonic::now().0;
             if let Some(period) = watchdog.filter(|_| now >= alive_at) {
@@ -244,13 +257,27 @@ impl Program {
             let mut ready = Vec::new();
             for event in events.iter().take(count) {
                 match event.data() {
-                    STOP => return Ok(()),
+                    STOP => stopping = true,
                     WAKE => drop(self.wake.read()),
                     LISTENER => self.clients.accept(&self.poller),
                     client => ready.push(client),
                 }
             }
-            self.round(&ready, Monotonic::now().0);
+            let now = Monotonic::now().0;
+            self.round(&ready, now);
+            if stopping {
+                self.fencer.stop();
+                let end = *ends_at.get_or_insert(now.saturating_add(STOP_NS));
+                if self.fencer.is_stopped(now) {
+                    return Ok(());
+                }
+                if now >= end {
+                    log::error!(
+                        "the members that make the quorum do not know that this host stops, so its lease is not given back: the host goes down unless this program comes back in time"
+                    );
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -260,12 +287,14 @@ impl Program {
         self.hear_disk(now);
         more |= self.hear_host(now);
         self.node.tick(now);
+        self.fencer.tick(now);
         while let Some(job) = self.node.next_job(now) {
             self.runner.run(job);
         }
         self.save(now);
         while self.ring.has_room() {
-            match self.node.next_message() {
+            let urgent = self.fencer.next_message();
+            match urgent.or_else(|| self.node.next_message()) {
                 Some(message) => self.ring.say(message),
                 None => break,
             }
@@ -273,6 +302,7 @@ impl Program {
         let status = self.status(now);
         let mut context = Context {
             node: &mut self.node,
+            fencer: &mut self.fencer,
             trouble: self.trouble.as_deref(),
             status,
             now,
@@ -293,22 +323,30 @@ impl Program {
                     log::info!("is on the ring, as node {node}");
                     self.trouble = None;
                     self.node.joined(node, now);
+                    self.fencer.joined(node);
                 }
                 Event::Lost(why) => {
                     log::warn!("is not on the ring: {why}; trying again");
                     self.trouble = Some(why);
                     self.votes = None;
                     self.node.ring_lost();
+                    self.fencer.lost();
                     self.node.ring_nodes(Vec::new());
                 }
                 Event::Told(Told::Message { node, bytes }) => {
-                    self.node.delivered(node, &bytes, now);
+                    if let Some(say) = self.node.delivered(node, &bytes, now) {
+                        self.fencer.hear(node, &say);
+                    }
                 }
                 Event::Told(Told::Members(nodes)) => {
                     log::info!("members: {nodes:?}");
                     self.node.membership(&nodes, now);
+                    self.fencer.members(&nodes);
                 }
-                Event::Told(Told::Nodes(nodes)) => self.node.ring_nodes(nodes),
+                Event::Told(Told::Nodes(nodes)) => {
+                    self.fencer.nodes(&nodes);
+                    self.node.ring_nodes(nodes);
+                }
                 Event::Told(Told::Quorum(quorate)) => {
                     if self.node.quorate() != Some(quorate) {
                         let has = if quorate { "has" } else { "has no" };
@@ -316,7 +354,12 @@ impl Program {
                     }
                     self.node.quorum(Some(quorate));
                 }
-                Event::Votes(votes) => self.votes = Some(votes),
+                Event::Votes(counted) => {
+                    let Counted { votes, of, asked } = counted;
+                    let quorate = self.node.quorate() == Some(true);
+                    self.fencer.votes(&votes, of, quorate, asked);
+                    self.votes = Some(votes);
+                }
             }
         }
         let fresh = self.node.take_fresh();
@@ -368,6 +411,7 @@ impl Program {
             self.node.job_ended(&job, &result);
         }
         for (facts, guests) in self.monitor.facts.try_iter() {
+            self.fencer.facts(&facts, now);
             self.node.facts(facts, guests.as_ref(), now);
             self.monitor.settle(self.node.monitor_is_to_know());
         }

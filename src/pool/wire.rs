@@ -8,6 +8,7 @@
 
 use super::frame::{self, sum};
 use super::record::{HostId, Position, Stored};
+use crate::fencing::member::Say;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +37,8 @@ pub enum Message {
     Want(Want),
     /// A part of a snapshot.
     Base(Chunk),
+    /// Who is certainly down; see [`crate::fencing`].
+    Fencing(Say),
 }
 
 /// Who a member is and what it knows.
@@ -141,6 +144,7 @@ impl Message {
             Self::Summary(_) => 2,
             Self::Want(_) => 3,
             Self::Base(_) => 4,
+            Self::Fencing(_) => 5,
         }
     }
 
@@ -152,6 +156,7 @@ impl Message {
             Self::Summary(summary) => json(summary),
             Self::Want(want) => json(want),
             Self::Base(chunk) => frames([&*json(&chunk.head), &*chunk.bytes]),
+            Self::Fencing(say) => json(say),
         };
         let mut bytes = Vec::with_capacity(HEAD.saturating_add(body.len()));
         bytes.extend(MAGIC);
@@ -181,6 +186,7 @@ impl Message {
             2 => Self::Summary(serde_json::from_slice(body).map_err(|e| contents(&e))?),
             3 => Self::Want(serde_json::from_slice(body).map_err(|e| contents(&e))?),
             4 => Self::Base(chunk(body)?),
+            5 => Self::Fencing(serde_json::from_slice(body).map_err(|e| contents(&e))?),
             other => return Err(Garbage::NewerKind(*other)),
         };
         Ok((message, 0))
@@ -232,6 +238,7 @@ fn chunk(body: &[u8]) -> Result<Chunk, Garbage> {
 mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
+    use crate::fencing::BootOf;
     use crate::pool::record::{HostFacts, Record, VERSION, What};
 
     fn all() -> Vec<Message> {
@@ -273,6 +280,10 @@ mod tests {
                 head,
                 bytes: vec![b'x'; 9],
             }),
+            Message::Fencing(Say::Order(BootOf {
+                node: 7,
+                boot: host,
+            })),
         ]
     }
 
