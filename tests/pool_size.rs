@@ -54,9 +54,9 @@ fn log_of(host: u128, guests: u128, events: u64) -> Vec<Arc<Stored>> {
     push(What::Host(HostFacts::default()));
     let all: Vec<GuestFacts> = (0..guests)
         .map(|guest| GuestFacts {
-            uuid: Uuid::from_u128(host << 32 | guest),
+            uuid: Uuid::from_u128((host << 32) | guest),
             name: Some(format!("guest-{host}-{guest}")),
-            domid: guest as u16,
+            domid: u16::try_from(guest).expect("few"),
             state: DomainState::Running,
             fed: true,
         })
@@ -68,7 +68,7 @@ fn log_of(host: u128, guests: u128, events: u64) -> Vec<Arc<Stored>> {
         }));
     }
     for number in 0..events {
-        let guest = Uuid::from_u128(host << 32 | u128::from(number) % guests);
+        let guest = Uuid::from_u128((host << 32) | (u128::from(number) % guests));
         let kind = if number % 50 == 0 {
             "alarm.raised"
         } else {

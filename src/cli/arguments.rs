@@ -316,7 +316,7 @@ mod tests {
         }
         let given = given("ack --close --config=/c -- --odd").expect("an order");
         assert_eq!(given.config.as_deref(), Some("/c".as_ref()));
-        let Command::Ack { guest, close } = given.command else {
+        let Command::Ack { guest, close, .. } = given.command else {
             panic!("{given:?}");
         };
         assert_eq!((guest.as_str(), close), ("--odd", true));

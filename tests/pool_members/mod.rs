@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Members of a pool without corosync: a ring that delivers in one order to each partition, and loses nothing within it.
 #![allow(dead_code)] // not every test uses all of it
+#![allow(clippy::cast_possible_truncation)] // small numbers
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

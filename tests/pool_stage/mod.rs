@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A monitor that stands in for a host's: an event socket that keeps its events, and a control socket that knows guests.
 #![allow(dead_code)] // not every test uses all of it
+#![allow(clippy::cast_possible_truncation)] // numbers of events
 
 use serde_json::{Value, json};
 use std::fs;
