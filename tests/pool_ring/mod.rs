@@ -11,11 +11,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use xenwarden::event::Uuid;
 
 /// The user and group that xenwarden-pool runs as.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 pub fn sh(line: &str) {
     let status = Command::new("sh").args(["-ec", line]).status();
@@ -42,7 +43,9 @@ pub struct Pool {
 
 impl Pool {
     pub fn start(name: &str) -> Self {
-        let id = std::process::id() % 10_000;
+        // The kernel removes a network's ends some time after its namespace.
+        static POOLS: AtomicU32 = AtomicU32::new(0);
+        let id = std::process::id() % 1_000 * 100 + POOLS.fetch_add(1, Ordering::Relaxed);
         let bridge = format!("xwb{id}");
         let _ = Command::new("ip")
             .args(["link", "del", &bridge])
@@ -59,10 +62,12 @@ impl Pool {
         let directory = directory(name);
         for number in 1..=3 {
             let own = directory.join(format!("host{number}"));
-            fs::create_dir_all(own.join("state")).expect("a directory");
+            for name in ["state", "kept"] {
+                fs::create_dir_all(own.join(name)).expect("a directory");
+            }
             let monitor = FakeMonitor::start(&own, &format!("host{number}"));
             // For a program without any privilege.
-            for of_nobody in [own.clone(), own.join("state")] {
+            for of_nobody in [own.clone(), own.join("state"), own.join("kept")] {
                 chown(of_nobody, Some(NOBODY), Some(NOBODY)).expect("chown");
             }
             for socket in ["events.sock", "control.sock"] {
@@ -70,9 +75,9 @@ impl Pool {
                     .expect("a mode");
             }
             let holder = Command::new("unshare")
-                .args(["-n", "-m", "--propagation", "private", "sh", "-ec"])
-                .arg("mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
-                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600")
+                .args(["-n", "-m", "-u", "--propagation", "private", "sh", "-ec"])
+                .arg(format!("hostname host{number}; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
+                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600"))
                 .spawn()
                 .expect("unshare");
             let host = Host {
@@ -135,9 +140,13 @@ impl Drop for Pool {
             let _ = host.holder.kill();
             let _ = host.holder.wait();
         }
-        let _ = Command::new("ip")
-            .args(["link", "del", &self.bridge])
-            .status();
+        let ends = (1..=3).map(|n| format!("{}v{n}", self.bridge));
+        for link in ends.chain([self.bridge.clone()]) {
+            let _ = Command::new("ip")
+                .args(["link", "del", &link])
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 }
 
@@ -150,7 +159,7 @@ impl Host {
         let at = self.directory.display();
         let hook = self.directory.parent().expect("a parent").join("hook");
         format!(
-            "host_id = \"{}\"\nkeep = 20000\nsocket = \"{at}/pool.sock\"\nstate = \"{at}/state\"\nmonitor_events = \"{at}/events.sock\"\n\
+            "lease_page = \"{at}/leases\"\nkept = \"{at}/kept/fencing.json\"\nhost_id = \"{}\"\nkeep = 20000\nsocket = \"{at}/pool.sock\"\nstate = \"{at}/state\"\nmonitor_events = \"{at}/events.sock\"\n\
              monitor_control = \"{at}/control.sock\"\ngroup = \"root\"\n[[hook]]\nname = \"note\"\ncommand = [\"/bin/sh\", \"{}\"]\nkinds = [\"guest.late\"]\n",
             self.id(),
             hook.display()
@@ -175,7 +184,14 @@ impl Host {
     /// A command within its namespaces.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.holder.id().to_string(), "-n", "-m", program]);
+        command.args([
+            "-t",
+            &self.holder.id().to_string(),
+            "-n",
+            "-m",
+            "-u",
+            program,
+        ]);
         command
     }
 
@@ -203,7 +219,7 @@ impl Host {
     pub fn start_pool(&mut self) {
         let nobody = NOBODY.to_string();
         let child = Command::new("nsenter")
-            .args(["-t", &self.holder.id().to_string(), "-n", "-m"])
+            .args(["-t", &self.holder.id().to_string(), "-n", "-m", "-u"])
             .args(["-S", &nobody, "-G", &nobody])
             .arg(env!("CARGO_BIN_EXE_xenwarden-pool"))
             .arg("--config")

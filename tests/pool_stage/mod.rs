@@ -40,6 +40,8 @@ struct Kept {
     events: Vec<String>,
     guests: Vec<Value>,
     orders: Vec<String>,
+    /// The guard does not kick.
+    withholds: bool,
 }
 
 /// The monitor.
@@ -105,6 +107,11 @@ impl FakeMonitor {
         kept.guests.push(report);
     }
 
+    /// Whether the guard kicks.
+    pub fn kick(&self, kick: bool) {
+        self.kept.0.lock().expect("a lock").withholds = !kick;
+    }
+
     /// What it was ordered.
     pub fn orders(&self) -> Vec<String> {
         self.kept.0.lock().expect("a lock").orders.clone()
@@ -144,7 +151,7 @@ impl FakeMonitor {
                 "version": 1, "guests": kept.guests, "evidence_age_ms": 10, "names_trouble": null, "no_table": null,
             }),
             "why" => json!({"version": 1, "resets": []}),
-            "status" => status(),
+            "status" => status(!kept.withholds),
             order => {
                 kept.orders.push(order.to_owned());
                 let uuid = order.strip_prefix("ack ").unwrap_or_default();
@@ -155,13 +162,13 @@ impl FakeMonitor {
     }
 }
 
-fn status() -> Value {
+fn status(kick: bool) -> Value {
     json!({
         "version": 1,
         "host_watchdog": {"device": "/dev/watchdog0", "identity": "stand-in", "timeout_ms": 5000,
             "resets_within_ms": 10000, "fence_bound_ms": 11000, "time_left_ms": 4000,
             "last_kick_age_ms": 100, "kicks": 1},
-        "decision": {"kick": true, "reason": null, "for_ms": 5},
+        "decision": {"kick": kick, "reason": null, "for_ms": 5},
         "coverage": "full", "look_age_ms": 1, "weakness": null, "excused": null,
         "kick_path": {"samples": 1, "max_look_us": 1, "max_kick_gap_ms": 1, "max_kick_us": 1,
             "failed_kicks": 0, "withholds": 0, "minor_faults": 0, "major_faults": 0},
