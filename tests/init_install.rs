@@ -198,9 +198,8 @@ fn a_preset_enables_each_unit_but_those_that_want_a_name_or_a_cluster() {
     let units = files(&root().join("init/systemd"));
     // An instance of a template is enabled by whoever names it.
     let of_cluster = "xenwarden-pool.service";
-    let whole = |file: &&String| {
-        file.ends_with(".service") && !file.contains('@') && *file != of_cluster
-    };
+    let whole =
+        |file: &&String| file.ends_with(".service") && !file.contains('@') && *file != of_cluster;
     let units = units.iter().filter(whole);
     assert_eq!(enabled, units.map(String::as_str).collect());
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use xenwarden::event::Uuid;
 
@@ -43,7 +44,10 @@ pub struct Pool {
 impl Pool {
     pub fn start(name: &str) -> Self {
         let id = std::process::id() % 10_000;
-        let bridge = format!("xwb{id}");
+        // A link of a test before may take a moment to go.
+        static POOLS: AtomicU32 = AtomicU32::new(0);
+        let number = POOLS.fetch_add(1, Ordering::Relaxed);
+        let bridge = format!("xw{id}p{number}");
         let _ = Command::new("ip")
             .args(["link", "del", &bridge])
             .stderr(Stdio::null())
@@ -57,6 +61,8 @@ impl Pool {
             token_ms: 1_500,
         };
         let directory = directory(name);
+        // Where hooks write.
+        chown(&directory, Some(NOBODY), Some(NOBODY)).expect("chown");
         for number in 1..=3 {
             let own = directory.join(format!("host{number}"));
             fs::create_dir_all(own.join("state")).expect("a directory");
