@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The group: its name has the version of what is said in it.
 pub const GROUP: &str = "xenwarden-pool/1";
@@ -27,8 +27,9 @@ const FIRST_NS: u64 = 100 * NS_PER_MS;
 const LONGEST_NS: u64 = 5_000 * NS_PER_MS;
 /// A ring without room is asked again after so long.
 const AGAIN_MS: u16 = 5;
-/// How quorum is counted is looked at this often, in rounds without anything else.
-const IDLE_MS: u16 = 2_000;
+/// How quorum is counted is asked this often: also a sign that corosync answers.
+const COUNT: Duration = Duration::from_secs(1);
+const IDLE_MS: u16 = 1_000;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -146,25 +147,23 @@ impl Member {
         while self.to_say.try_recv().is_ok() {}
         self.tell(Event::Joined(connection.node))?;
         self.count_votes(connection)?;
+        let mut counted = Instant::now();
         loop {
             match self.say(connection) {
-                Ok(full) => {
-                    if self.wait(connection, if full { AGAIN_MS } else { IDLE_MS }) {
-                        self.count_votes(connection)?;
-                    }
-                }
+                Ok(full) => self.wait(connection, if full { AGAIN_MS } else { IDLE_MS }),
                 Err(why) => return Ok(why),
             }
             let told = match connection.dispatch(ROUND) {
                 Ok(told) => told,
                 Err(error) => return Ok(error.to_string()),
             };
-            let counts = told.iter().any(|told| matches!(told, Told::Quorum(_)));
+            let changed = told.iter().any(|told| matches!(told, Told::Quorum(_)));
             for told in told {
                 self.tell(Event::Told(told))?;
             }
-            if counts {
+            if changed || counted.elapsed() >= COUNT {
                 self.count_votes(connection)?;
+                counted = Instant::now();
             }
         }
     }
@@ -193,17 +192,16 @@ impl Member {
         Ok(self.held.is_some())
     }
 
-    /// Whether nothing has come.
-    fn wait(&self, connection: &Connection, ms: u16) -> bool {
+    /// Waits for either side.
+    fn wait(&self, connection: &Connection, ms: u16) {
         let of = connection.fds();
         let mut fds: Vec<PollFd<'_>> = of
             .iter()
             .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
             .collect();
         fds.push(PollFd::new(self.nudge.as_fd(), PollFlags::POLLIN));
-        let ready = poll(&mut fds, PollTimeout::from(ms)).unwrap_or(0);
+        let _ = poll(&mut fds, PollTimeout::from(ms));
         let _ = self.nudge.read();
-        ready == 0 && ms == IDLE_MS
     }
 
     fn count_votes(&self, connection: &Connection) -> Result<(), Over> {

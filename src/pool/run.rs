@@ -19,7 +19,7 @@ use super::store::Store;
 use crate::control::peer::gid_of;
 use crate::event::host_name;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
-use crate::sys::clock::{Monotonic, NS_PER_S};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::corosync::{Libraries, Told, Votes};
 use crate::sys::notify::{Notifier, watchdog_ns};
 use nix::errno::Errno;
@@ -167,7 +167,8 @@ struct Program {
     runner: Runner,
     clients: Clients,
     trouble: Option<String>,
-    votes: Option<Votes>,
+    /// How quorum is counted, and as of when.
+    votes: Option<(Votes, u64)>,
     disk_trouble: Option<String>,
     /// When what the disk refused is tried again, and of whom.
     again: u64,
@@ -316,7 +317,7 @@ impl Program {
                     }
                     self.node.quorum(Some(quorate));
                 }
-                Event::Votes(votes) => self.votes = Some(votes),
+                Event::Votes(votes) => self.votes = Some((votes, now)),
             }
         }
         let fresh = self.node.take_fresh();
@@ -415,7 +416,11 @@ impl Program {
             disk_trouble: self.disk_trouble.clone(),
             quorate: self.node.quorate(),
             nodes: self.node.nodes().to_vec(),
-            votes: self.votes.clone(),
+            votes: self.votes.as_ref().map(|(votes, _)| votes.clone()),
+            votes_age_ms: self
+                .votes
+                .as_ref()
+                .map(|(_, as_of)| now.saturating_sub(*as_of) / NS_PER_MS),
             leads: self.node.leads(now),
             hash: String::new(),
             unsaved: self.node.unsaved(),

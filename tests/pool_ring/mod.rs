@@ -76,9 +76,10 @@ impl Pool {
                     .expect("a mode");
             }
             let holder = Command::new("unshare")
-                .args(["-n", "-m", "--propagation", "private", "sh", "-ec"])
-                .arg("mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
+                .args(["-n", "-m", "-u", "--propagation", "private", "sh", "-ec"])
+                .arg("echo \"$1\" > /proc/sys/kernel/hostname; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
                       mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600")
+                .args(["sh", &format!("host{number}")])
                 .spawn()
                 .expect("unshare");
             let host = Host {
@@ -181,7 +182,14 @@ impl Host {
     /// A command within its namespaces.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.holder.id().to_string(), "-n", "-m", program]);
+        command.args([
+            "-t",
+            &self.holder.id().to_string(),
+            "-n",
+            "-m",
+            "-u",
+            program,
+        ]);
         command
     }
 
@@ -209,7 +217,7 @@ impl Host {
     pub fn start_pool(&mut self) {
         let nobody = NOBODY.to_string();
         let child = Command::new("nsenter")
-            .args(["-t", &self.holder.id().to_string(), "-n", "-m"])
+            .args(["-t", &self.holder.id().to_string(), "-n", "-m", "-u"])
             .args(["-S", &nobody, "-G", &nobody])
             .arg(env!("CARGO_BIN_EXE_xenwarden-pool"))
             .arg("--config")
