@@ -182,7 +182,7 @@ fn what_is_no_request_is_refused_with_a_reason() {
         "",
         "host",
         "events {\"since\":1}",
-        "events []",
+        "events 7",
         &format!("ack {guest}"),
         &long,
     ] {

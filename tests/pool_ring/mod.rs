@@ -158,7 +158,7 @@ impl Host {
         let hook = self.directory.parent().expect("a parent").join("hook");
         format!(
             "host_id = \"{}\"\nkeep = 20000\nsocket = \"{at}/pool.sock\"\nstate = \"{at}/state\"\nmonitor_events = \"{at}/events.sock\"\n\
-             monitor_control = \"{at}/control.sock\"\ngroup = \"root\"\n[[hook]]\nname = \"note\"\ncommand = [\"/bin/sh\", \"{}\"]\nkinds = [\"guest.late\"]\n",
+             monitor_control = \"{at}/control.sock\"\ngroup = \"root\"\n[[hook]]\nname = \"note\"\ncommand = [\"/bin/sh\", \"{}\"]\nkinds = [\"guest.late\", \"guest.disarmed\"]\n",
             self.id(),
             hook.display()
         )
@@ -383,7 +383,7 @@ pub fn started(name: &str) -> Pool {
         .expect("a parent")
         .to_owned();
     let script = format!(
-        "echo \"$XENWARDEN_POOL_KEY\" >> {}/hooked\n",
+        "echo \"$XENWARDEN_KIND $XENWARDEN_POOL_KEY\" >> {}/hooked\n",
         directory.display()
     );
     fs::write(directory.join("hook"), script).expect("written");
