@@ -361,3 +361,66 @@ fn a_snapshot_comes_in_parts_and_a_wrong_one_is_refused() {
     }
     assert!(last.is_err(), "{last:?}");
 }
+
+#[test]
+fn what_a_member_sends_that_is_no_message_is_counted_and_named_and_nothing_else_comes_of_it() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    let hash = ring.hashes()[0].clone();
+    let now = ring.now;
+    let long = vec![b'x'; 1 << 20];
+    for bytes in [&b""[..], b"garbage", b"XWP\x01", b"XWP\x02\x01", &long] {
+        ring.node(0).delivered(2, bytes, now);
+    }
+    let counts = ring.node(0).counts().clone();
+    assert_eq!(counts.garbage, 5);
+    let named = counts.last_garbage.expect("named");
+    assert!(named.contains("node 2"), "{named}");
+    // A flood of what is asked for costs a bounded answer.
+    let logs = vec![
+        WantLog {
+            of: Uuid::from_u128(1),
+            after: Position::default(),
+            part: None
+        };
+        128
+    ];
+    let flood = Message::Want(Want { to: 1, logs }).encode();
+    for _ in 0..10_000 {
+        ring.node(0).delivered(3, &flood, now);
+    }
+    let mut said = 0;
+    while ring.node(0).next_message().is_some() {
+        said += 1;
+    }
+    assert!(said <= 64, "{said}");
+    ring.settle();
+    assert_eq!(ring.hashes()[0], hash);
+}
+
+#[test]
+fn a_record_of_a_newer_member_is_kept_and_passed_on_whole() {
+    let mut ring = Ring::new(2, 1_000, Vec::new());
+    ring.settle();
+    let of = Uuid::from_u128(9);
+    let newer = |seq: u64, what: &str| {
+        let text = format!(
+            r#"{{"version":1,"host":"{of}","boot":5,"seq":{seq},"time":"2026-11-23T15:51:06.250000Z","what":{what},"weather":"fine"}}"#
+        );
+        Arc::new(Stored::read(text.as_bytes()).expect("a record"))
+    };
+    let boot = r#"{"record":"boot","boot_id":"b","name":"new","after":null,"event_seq":null,"version":"9.0.0","colour":"red"}"#;
+    let records = [newer(1, boot), newer(2, r#"{"record":"weather","wind":3}"#)];
+    for record in &records {
+        assert_eq!(ring.node(0).store_mut().take(record), Taken::New);
+    }
+    ring.settle();
+    let log = ring.node(1).store().host(of).expect("it came");
+    assert_eq!(
+        log.records()
+            .map(|stored| stored.bytes.to_vec())
+            .collect::<Vec<_>>(),
+        records.map(|r| r.bytes.to_vec())
+    );
+    assert_eq!(log.state().unknown, 1);
+}

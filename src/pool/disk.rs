@@ -2,7 +2,7 @@
 //! The thread that writes logs, so that the loop never waits for a disk.
 //!
 //! In: records, in their hosts' orders, and snapshots that replace a file. Out: of this host's records, whether they are on
-//! the disk. Promises: what waits is bounded by what the loop gives before it has an answer, and by [`QUEUE`] for what others
+//! the disk. Promises: what waits is bounded by what the loop gives before it has an answer, and by `QUEUE` for what others
 //! wrote; what finds no room there, or on the disk, is marked, and its host's file is replaced as a whole later. A full disk ends nothing:
 //! it is said, counted, and tried again.
 

@@ -350,19 +350,20 @@ impl Node {
         self.ask(now);
     }
 
-    /// Learns this member's age once those of the others are known. Where all are new, the lowest node is the first.
+    /// Learns this member's age once those of the others are known. Of several that have none yet, the one with the
+    /// lowest number takes its own first.
     fn age(&mut self, now: u64) {
         if self.ring.joined != 0 || self.ring.members.is_empty() {
             return;
         }
         let candidates = self.ring.candidates(now);
         let me = self.ring.me;
-        let others = || candidates.iter().filter(|c| Some(c.node) != me);
-        let all_new = others().all(|other| other.joined == 0);
-        let is_lowest = others().all(|other| Some(other.node) > me);
-        let patient = others().any(|c| c.joined == 0 && c.member_ns < super::leader::PATIENCE_NS);
-        let knows = self.ring.knows_all() && all_new && is_lowest;
-        if knows || !patient {
+        let ageless = |other: &&Candidate| Some(other.node) != me && other.joined == 0;
+        let before = candidates.iter().filter(ageless);
+        let is_next = before.clone().all(|other| Some(other.node) > me);
+        let patience = super::leader::PATIENCE_NS;
+        let waits = before.clone().any(|other| other.member_ns < patience);
+        if self.ring.knows_all() && is_next || !waits {
             self.ring.joined = age_after(&candidates);
             self.ring.summary_due = now;
         }

@@ -2,7 +2,7 @@
 //! This host's monitor, as the pool's member hears it: two threads that may wait for it.
 //!
 //! In: the monitor's event socket and its control socket. Out: its events, each once and in their order, and how the host
-//! and its guests are, every [`EVERY`]. A monitor that is not there is asked again; what it does not say is unknown,
+//! and its guests are, every two seconds. A monitor that is not there is asked again; what it does not say is unknown,
 //! never fine. Events go on after the last that was read, by the monitor's own numbers (xenwarden-events(7), THE EVENT
 //! SOCKET), so nothing is lost while it keeps them.
 

@@ -5,7 +5,7 @@
 //! records to write, messages to say, jobs to run, alarms that ended. The loop ([`super::run`]) carries them; tests drive any number
 //! of these without a ring. Time is a number that is given. Pure.
 //!
-//! A record of this host goes: [`Node::write`], to the disk ([`Node::to_save`]), and only once it is there
+//! A record of this host goes: made, to the disk ([`Node::to_save`]), and only once it is there
 //! ([`Node::saved`]) into the state and onto the ring. Nothing is ever said that could be lost by a crash.
 
 use super::feeds::Feeds;

@@ -127,6 +127,9 @@ pub struct PoolStatus {
     pub nodes: Vec<u32>,
     /// How quorum is counted; null: not known.
     pub votes: Option<Votes>,
+    /// Since corosync last answered how quorum is counted, which it is asked each second; null: it has not. One that is stopped
+    /// answers no more, and what is told of quorum is as old.
+    pub votes_age_ms: Option<u64>,
     /// It leads.
     pub leads: bool,
     /// Equal on two members that know the same.

@@ -2,7 +2,7 @@
 //! The thread that is on the ring: corosync may keep it waiting, and nothing else.
 //!
 //! In: messages to be said. Out: what the ring tells, in its order. corosync killed, restarted, or never started: it is
-//! said once, and joined again, after [`FIRST_NS`] and at most [`LONGEST_NS`]. A loop that does not take what is told
+//! said once, and joined again, after a tenth of a second at first and five at most. A loop that does not take what is told
 //! makes corosync slow all members down, as its flow control does; so nothing is lost, and nothing grows.
 
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};

@@ -20,7 +20,7 @@ use super::store::Store;
 use crate::control::peer::gid_of;
 use crate::event::host_name;
 use crate::exit::{CONFIG, Failure, NOPERM, OSERR, UNAVAILABLE};
-use crate::sys::clock::{Monotonic, NS_PER_S};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::corosync::{Libraries, Told, Votes};
 use crate::sys::notify::{Notifier, watchdog_ns};
 use nix::errno::Errno;
@@ -171,7 +171,8 @@ struct Program {
     runner: Runner,
     clients: Clients,
     trouble: Option<String>,
-    votes: Option<Votes>,
+    /// How quorum is counted, and as of when.
+    votes: Option<(Votes, u64)>,
     disk_trouble: Option<String>,
     /// When what the disk refused is tried again, and of whom.
     again: u64,
@@ -358,7 +359,7 @@ impl Program {
                     let Counted { votes, of, asked } = counted;
                     let quorate = self.node.quorate() == Some(true);
                     self.fencer.votes(&votes, of, quorate, asked);
-                    self.votes = Some(votes);
+                    self.votes = Some((votes, asked.0));
                 }
             }
         }
@@ -459,7 +460,11 @@ impl Program {
             disk_trouble: self.disk_trouble.clone(),
             quorate: self.node.quorate(),
             nodes: self.node.nodes().to_vec(),
-            votes: self.votes.clone(),
+            votes: self.votes.as_ref().map(|(votes, _)| votes.clone()),
+            votes_age_ms: self
+                .votes
+                .as_ref()
+                .map(|(_, as_of)| now.saturating_sub(*as_of) / NS_PER_MS),
             leads: self.node.leads(now),
             hash: String::new(),
             unsaved: self.node.unsaved(),

@@ -43,10 +43,11 @@ pub struct Pool {
 
 impl Pool {
     pub fn start(name: &str) -> Self {
-        // The kernel removes a network's ends some time after its namespace.
+        let id = std::process::id() % 10_000;
+        // A link of a test before may take a moment to go.
         static POOLS: AtomicU32 = AtomicU32::new(0);
-        let id = std::process::id() % 1_000 * 100 + POOLS.fetch_add(1, Ordering::Relaxed);
-        let bridge = format!("xwb{id}");
+        let number = POOLS.fetch_add(1, Ordering::Relaxed);
+        let bridge = format!("xw{id}p{number}");
         let _ = Command::new("ip")
             .args(["link", "del", &bridge])
             .stderr(Stdio::null())
@@ -60,6 +61,8 @@ impl Pool {
             token_ms: 1_500,
         };
         let directory = directory(name);
+        // Where hooks write.
+        chown(&directory, Some(NOBODY), Some(NOBODY)).expect("chown");
         for number in 1..=3 {
             let own = directory.join(format!("host{number}"));
             for name in ["state", "kept"] {
@@ -76,8 +79,9 @@ impl Pool {
             }
             let holder = Command::new("unshare")
                 .args(["-n", "-m", "-u", "--propagation", "private", "sh", "-ec"])
-                .arg(format!("hostname host{number}; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
-                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600"))
+                .arg("echo \"$1\" > /proc/sys/kernel/hostname; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
+                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600")
+                .args(["sh", &format!("host{number}")])
                 .spawn()
                 .expect("unshare");
             let host = Host {
@@ -160,7 +164,7 @@ impl Host {
         let hook = self.directory.parent().expect("a parent").join("hook");
         format!(
             "lease_page = \"{at}/leases\"\nkept = \"{at}/kept/fencing.json\"\nhost_id = \"{}\"\nkeep = 20000\nsocket = \"{at}/pool.sock\"\nstate = \"{at}/state\"\nmonitor_events = \"{at}/events.sock\"\n\
-             monitor_control = \"{at}/control.sock\"\ngroup = \"root\"\n[[hook]]\nname = \"note\"\ncommand = [\"/bin/sh\", \"{}\"]\nkinds = [\"guest.late\"]\n",
+             monitor_control = \"{at}/control.sock\"\ngroup = \"root\"\n[[hook]]\nname = \"note\"\ncommand = [\"/bin/sh\", \"{}\"]\nkinds = [\"guest.late\", \"guest.disarmed\"]\n",
             self.id(),
             hook.display()
         )
@@ -385,7 +389,7 @@ pub fn started(name: &str) -> Pool {
         .expect("a parent")
         .to_owned();
     let script = format!(
-        "echo \"$XENWARDEN_POOL_KEY\" >> {}/hooked\n",
+        "echo \"$XENWARDEN_KIND $XENWARDEN_POOL_KEY\" >> {}/hooked\n",
         directory.display()
     );
     fs::write(directory.join("hook"), script).expect("written");

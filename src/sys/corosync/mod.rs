@@ -190,6 +190,8 @@ pub struct Connection {
 /// How quorum is counted, as votequorum(5) names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Votes {
+    /// There is quorum in this partition.
+    pub quorate: bool,
     /// Votes of this node.
     pub node_votes: u32,
     /// Votes that there are in all.
@@ -367,6 +369,7 @@ pub fn votes(libraries: Libraries, node: u32) -> Result<Votes, CsError> {
     // VOTEQUORUM_INFO_* of votequorum.h
     let has = |flag: c_uint| flags & flag != 0;
     Ok(Votes {
+        quorate: has(2),
         node_votes,
         expected_votes,
         total_votes,
