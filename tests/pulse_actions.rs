@@ -326,6 +326,6 @@ fn a_lease_that_nobody_takes_back_is_told_and_ends_the_program_all_the_same() {
     drop(lease);
     program.signal(Signal::SIGTERM);
     program.wait_for("lease quorum: ");
-    program.wait_for("it was not given back");
+    program.wait_for("NOT given back");
     assert_eq!(program.stop(), Some(0));
 }

@@ -35,6 +35,7 @@ mod open;
 pub mod options;
 pub mod plan;
 mod poller;
+mod proofs;
 pub mod protocol;
 pub mod psk;
 mod qmp;
