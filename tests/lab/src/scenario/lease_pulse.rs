@@ -98,7 +98,7 @@ fn judge(figures: &Figures, would_act: Duration) -> Option<String> {
         () if !is_said("withhold: lease quorum lapsed") => {
             Some("the lease is not named".to_owned())
         }
-        () if !is_said("peer: ") => Some("the peer said nothing".to_owned()),
+        () if !is_said("pair is LOST") && !is_said("pair: LOST") => Some("the peer said nothing".to_owned()),
         () if is_said(ACTS) => Some("the peer has acted while the host was up".to_owned()),
         () if fired >= would_act.as_secs_f64() => Some("down only after the peer acts".to_owned()),
         () => None,
@@ -126,15 +126,14 @@ fn start_pair(host: &mut Host, act_after: Duration) -> Result<()> {
         "ifconfig lo up; umask 077; echo a key that only both sides have > /run/pair.key; mkfifo /run/back
 printf \"[heartbeat.pair]\\nlisten = \\\"127.0.0.1:9009\\\"\\nlease = \\\"quorum\\\"\\n{both}\\n\" > /run/host.toml
 printf \"[heartbeat.pair]\\nconnect = \\\"127.0.0.1:9010\\\"\\nanswers = true\\nact_after_ms = {act_after}\\nhook = [\\\"/run/act\\\"]\\n{both}\\n\" > /run/peer.toml
-printf '#!/bin/sh\\necho {ACTS} >> /run/peer.log\\n' > /run/act; chmod 700 /run/act
+printf '#!/bin/sh\\necho {ACTS} | dom0-tee\\n' > /run/act; chmod 700 /run/act
 cat > /run/proxy <<'END'
 nc -l -p 9010 < /run/back | sh -c 'echo $$ > /run/to-host.pid; exec cat' | nc 127.0.0.1 9009 | sh -c 'echo $$ > /run/to-peer.pid; exec cat' > /run/back
 END
 : > /run/peer.log
 (setsid sh /run/proxy < /dev/null > /dev/null 2>&1 &)
-(setsid sh -c 'tail -f /run/peer.log | sed -u \"s/^/peer: /\" | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)
 (setsid xenwarden-pulse --config /run/host.toml < /dev/null > /run/host.log 2>&1 &)
-(setsid sh -c 'xenwarden-pulse --config /run/peer.toml >> /run/peer.log 2>&1' < /dev/null > /dev/null 2>&1 &)"
+(setsid sh -c 'xenwarden-pulse --config /run/peer.toml 2>&1 | while read -r line; do echo \"peer: $line\" | tee -a /run/peer.log; done | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)"
     );
     host.dom0_ok(&start, PROMPT).map(drop)
 }
