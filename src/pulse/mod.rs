@@ -28,7 +28,7 @@ mod hook;
 mod key;
 mod lease;
 mod link;
-mod metrics;
+pub mod metrics;
 mod notification;
 pub mod notify;
 mod open;

@@ -378,7 +378,7 @@ impl Program {
         }
         self.status.close();
         if let Some(metrics) = self.metrics.take() {
-            metrics.end();
+            metrics.end(&self.name);
         }
         log::info!("has ended");
     }

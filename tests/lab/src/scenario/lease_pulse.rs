@@ -98,7 +98,7 @@ fn judge(figures: &Figures, would_act: Duration) -> Option<String> {
         () if !is_said("withhold: lease quorum lapsed") => {
             Some("the lease is not named".to_owned())
         }
-        () if !is_said("pair is LOST") && !is_said("pair: LOST") => Some("the peer said nothing".to_owned()),
+        () if !is_said("is LOST") => Some("the peer has not told the loss".to_owned()),
         () if is_said(ACTS) => Some("the peer has acted while the host was up".to_owned()),
         () if fired >= would_act.as_secs_f64() => Some("down only after the peer acts".to_owned()),
         () => None,
