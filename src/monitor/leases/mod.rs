@@ -38,6 +38,9 @@ const TURN_NS: u64 = 250 * NS_PER_MS;
 /// Between two events of datagrams that were refused, for one lease, ns.
 const REFUSED_EACH_NS: u64 = 60 * NS_PER_S;
 
+/// What events call the socket of watchdog-mux.
+const MUX: &str = "watchdog-mux";
+
 /// Publishes an event; must not block.
 pub type Publish<'a> = &'a (dyn Fn(Kind) + Sync);
 
@@ -159,6 +162,7 @@ impl<'a> Server<'a> {
             page::set_connection(page.words(), lease.number, connection);
             hear(&page, &lease, said, now);
         }
+        self.refuse_clients(now);
         // Where a client cannot speak, nobody knows what it would have said.
         if is_reached {
             page::serve(page.words(), now);
@@ -256,6 +260,20 @@ impl<'a> Server<'a> {
             let _ = fs::remove_file(page::socket_of(&self.path, &socket.lease.name));
         }
         all
+    }
+
+    /// Connections to watchdog-mux's socket that found no lease: told under its name, which no lease may have.
+    fn refuse_clients(&mut self, now: Monotonic) {
+        let refused = self.clients.as_mut().and_then(Mux::take_refused);
+        let (Some((count, uid)), Some(name)) = (refused, LeaseName::new(MUX)) else {
+            return;
+        };
+        self.followed.entry(name).or_insert(Followed {
+            state: State::Waiting,
+            refused: 0,
+            told: None,
+        });
+        self.refused(name, count, uid, now);
     }
 
     fn refused(&mut self, name: LeaseName, count: u64, uid: u32, now: Monotonic) {
