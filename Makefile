@@ -43,7 +43,7 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, INITDIR, ZSHDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, TMPFILESDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make portable-test      the wedges on nested Xen with these programs'
@@ -192,6 +192,7 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 INITDIR ?= $(SYSCONFDIR)/init.d
 ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
@@ -251,6 +252,7 @@ install-systemd install-systemd-219:
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/xenwarden/pulse $(DESTDIR)$(SYSCONFDIR)/xenwarden/qemu
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
 	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
+	$(if $(findstring 219,$@),install -D -m 644 init/systemd/xenwarden.tmpfiles $(DESTDIR)$(TMPFILESDIR)/xenwarden.conf)
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
 	umask 022; for script in stop-for-good stopping; do \
 	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \
@@ -258,8 +260,9 @@ install-systemd install-systemd-219:
 
 install-sysv install-openrc:
 	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/xenwarden/pulse $(DESTDIR)$(SYSCONFDIR)/xenwarden/qemu
 	umask 022; $(PLACED) init/functions.sh > $(DESTDIR)$(DATADIR)/xenwarden/functions.sh
-	for script in xenwardend xenwarden-monitor; do \
+	for script in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu; do \
 	    $(PLACED) init/$(@:install-%=%)/$$script > $(DESTDIR)$(INITDIR)/$$script && \
 	    chmod 755 $(DESTDIR)$(INITDIR)/$$script || exit 1; done
 

@@ -399,3 +399,22 @@ fn a_stopped_monitor_whose_queue_is_full_does_not_hang_the_start() {
     assert!(path.exists(), "it is not replaced");
     let _ = std::fs::remove_file(&path);
 }
+
+#[test]
+fn a_request_that_is_too_long_gets_its_reason_and_an_end_in_order() {
+    let monitor = FakeMonitor::start("long", 2);
+    // More than its buffers hold, with an end of its own or without one.
+    for end in [&b""[..], b"\n"] {
+        let mut stream = UnixStream::connect(&monitor.path).expect("connects");
+        stream.set_read_timeout(Some(LONG)).expect("set");
+        for _ in 0..64 {
+            stream.write_all(&[b'x'; 16_384]).expect("it is read");
+        }
+        stream.write_all(end).expect("it is read");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("no reset");
+        assert!(answer.contains("the request is too long"), "{answer}");
+        assert!(answer.ends_with('\n'), "{answer}");
+    }
+    assert_eq!(monitor.status().version, 1);
+}

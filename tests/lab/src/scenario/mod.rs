@@ -13,6 +13,7 @@ pub mod faults;
 pub mod fence;
 pub mod figures;
 pub mod heartbeats;
+mod lease_pulse;
 pub mod leases;
 pub mod lives;
 pub mod phase;
