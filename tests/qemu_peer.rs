@@ -256,12 +256,7 @@ fn what_a_patched_qemu_told_while_nobody_listened_is_found_by_its_trace() {
 #[test]
 fn where_no_feed_can_be_seen_the_report_says_so_and_an_operator_closes_the_alarm() {
     for (name, device, traces, why) in [
-        (
-            "no-trace",
-            "i6300esb",
-            false,
-            "has no trace event pci_cfg_write",
-        ),
+        ("no-trace", "i6300esb", false, "has no trace event"),
         ("diag288", "diag288", true, "shows no feeds of a diag288"),
         ("no-device", "e1000", true, "no watchdog device"),
     ] {
