@@ -11,7 +11,7 @@ use crate::machine::VirtioGuest;
 use std::io::{BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{sleep, spawn};
@@ -78,7 +78,7 @@ fn lost_and_back(guest: &mut VirtioGuest, watch: &mut Watch) -> Result<Vec<Strin
 /// xenwarden-pulse, who watches the guest, and the notification nodes of its heartbeats.
 struct Watch {
     child: Child,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
     /// What each of the nodes was sent.
     sent: [Arc<Mutex<Vec<u8>>>; 2],
 }
