@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Alarms that are remembered.
-const MOST: usize = 4_096;
+pub const MOST: usize = 4_096;
 
 /// Who has an alarm of which guest open.
 #[derive(Debug, Default)]
