@@ -31,7 +31,8 @@ help:
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
 	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
-	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU with the patches for it, and run its tests of watchdogs (minutes)'
+	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU as it is and with the patches for it, and run our tests of it and its own of'
+	@echo '                        watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
@@ -105,7 +106,7 @@ series: build
 	$(LAB) series
 
 # Fetches Debian's source of QEMU, so it is no part of `make series`.
-qemu-test:
+qemu-test: prerequisites
 	tests/qemu/run
 
 colo: prerequisites

@@ -198,6 +198,7 @@ fn what_another_process_tells_is_published_if_it_may_tell_of_that_and_only_then(
     let monitor = FakeMonitor::start("told", 0);
     let armed = |slot| Told {
         guest: None,
+        by: None,
         what: Kind::GuestArmed {
             slot,
             timeout_s: 5,
@@ -206,6 +207,7 @@ fn what_another_process_tells_is_published_if_it_may_tell_of_that_and_only_then(
     };
     let host = Told {
         guest: None,
+        by: None,
         what: Kind::HostDisarmed {},
     };
     let is_root = geteuid().is_root();
@@ -234,7 +236,8 @@ fn a_monitor_that_is_not_there_is_to_be_told_later() {
         timeout_s: 5,
         left_out: 0,
     };
-    let told = Told { guest: None, what };
+    let (guest, by) = (None, None);
+    let told = Told { guest, by, what };
     let nobody = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody.sock");
     let late = tell(&nobody, told.clone());
     assert!(matches!(late, Err(NotTold::Later(_))), "{late:?}");

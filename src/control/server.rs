@@ -56,8 +56,8 @@ pub struct MonitorContext<'a> {
     pub resets: &'a Resets,
     /// Who may tell of events.
     pub tellers: &'a Tellers,
-    /// Publishes one, and gives its number.
-    pub publish: &'a dyn Fn(Told) -> u64,
+    /// Publishes one, and gives its number; or says why not.
+    pub publish: &'a dyn Fn(Told) -> Result<u64, Refusal>,
 }
 
 struct Client {
@@ -206,7 +206,7 @@ fn answer_of_monitor(
         Request::Status => Ok(line(&(monitor.status)())),
         Request::Why => Ok(line(monitor.resets)),
         Request::Tell(told) if monitor.tellers.may_tell(peer.uid, &told) => {
-            Ok(line(&Done::Told((monitor.publish)(*told))))
+            (monitor.publish)(*told).map(|number| line(&Done::Told(number)))
         }
         _ => Err(Refusal::new(NOT_YOURS)),
     }
