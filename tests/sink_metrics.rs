@@ -323,6 +323,7 @@ fn what_alerts_and_the_dashboard_go_by_is_written_and_each_alert_is_explained() 
         lease: "quorum".to_owned(),
         state: LeaseState::Held,
         required: true,
+        strict: false,
         uid: 0,
         timeout_ms: 5_000,
         left_ms: Some(4_200),
