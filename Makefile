@@ -33,7 +33,8 @@ help:
 	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
 	@echo 'make pool               three corosyncs on this machine, partitioned and killed, with a xenwarden-pool each (minutes; root)'
 	@echo 'make pool-size          what a pool of 64 hosts and 10,000 guests costs'
-	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU with the patches for it, and run its tests of watchdogs (minutes)'
+	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU as it is and with the patches for it, and run our tests of it and its own of'
+	@echo '                        watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench              what a look at the table costs, in nanoseconds'
@@ -45,7 +46,7 @@ help:
 	@echo 'make lint               format, clippy, documentation, licences, shellcheck, manual pages'
 	@echo 'make install DESTDIR=   programs, manual pages, schema of events, configuration, and what INIT needs:'
 	@echo '                        systemd (the default), systemd-219 (el7), sysv or openrc; see init/README.md'
-	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, INITDIR, ZSHDIR'
+	@echo '                        PREFIX, SBINDIR, BINDIR, DATADIR, MANDIR, DOCDIR, SYSCONFDIR, UNITDIR, PRESETDIR, SYSUSERSDIR, TMPFILESDIR, INITDIR, ZSHDIR'
 	@echo '                        say where; GRUBDIR=/etc/default/grub.d has grub give Xen its watchdog'
 	@echo 'make portable           programs that run where there is glibc 2.17, as in XCP-ng, into target/portable'
 	@echo 'make portable-test      the wedges on nested Xen with these programs'
@@ -107,7 +108,7 @@ series: build
 	$(LAB) series
 
 # Fetches Debian's source of QEMU, so it is no part of `make series`.
-qemu-test:
+qemu-test: prerequisites
 	tests/qemu/run
 
 colo: prerequisites
@@ -205,6 +206,7 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 INITDIR ?= $(SYSCONFDIR)/init.d
 ZSHDIR ?= $(DATADIR)/zsh/site-functions
 # None unless told: it changes how the host boots.
@@ -266,6 +268,7 @@ install-systemd install-systemd-219:
 	install -D -m 644 init/systemd/80-xenwarden.preset $(DESTDIR)$(PRESETDIR)/80-xenwarden.preset
 	install -D -m 644 init/systemd/xenwarden.sysusers $(DESTDIR)$(SYSUSERSDIR)/xenwarden.conf
 	install -D -m 644 init/corosync/xenwarden-pool $(DESTDIR)$(SYSCONFDIR)/corosync/uidgid.d/xenwarden-pool
+	$(if $(findstring 219,$@),install -D -m 644 init/systemd/xenwarden.tmpfiles $(DESTDIR)$(TMPFILESDIR)/xenwarden.conf)
 	install -d $(DESTDIR)$(DATADIR)/xenwarden
 	umask 022; for script in stop-for-good stopping; do \
 	    $(PLACED) init/systemd/$$script > $(DESTDIR)$(DATADIR)/xenwarden/$$script && \
@@ -273,8 +276,9 @@ install-systemd install-systemd-219:
 
 install-sysv install-openrc:
 	install -d $(DESTDIR)$(INITDIR) $(DESTDIR)$(DATADIR)/xenwarden
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/xenwarden/pulse $(DESTDIR)$(SYSCONFDIR)/xenwarden/qemu
 	umask 022; $(PLACED) init/functions.sh > $(DESTDIR)$(DATADIR)/xenwarden/functions.sh
-	for script in xenwardend xenwarden-monitor; do \
+	for script in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu; do \
 	    $(PLACED) init/$(@:install-%=%)/$$script > $(DESTDIR)$(INITDIR)/$$script && \
 	    chmod 755 $(DESTDIR)$(INITDIR)/$$script || exit 1; done
 

@@ -5,13 +5,17 @@
 # In: NAME of the script, and what the files below set of these variables. The script defines `ready`,
 # whether its program does what it is for, and `stopped`, run once it has ended. Out: functions, whose
 # exit codes are those of LSB 5.0. None of them ever sends SIGKILL: a guard that is killed leaves the
-# host watchdog armed.
+# host watchdog armed. A script with instances sets INSTANCES, the directory of their configurations.
 
 umask 022
 GUARD=/usr/sbin/xenwardend
 MONITOR=/usr/sbin/xenwarden-monitor
 CLI=/usr/bin/xenwarden
+PULSE=/usr/sbin/xenwarden-pulse
+QEMU=/usr/sbin/xenwarden-qemu
 CONFIG=/etc/xenwarden/xenwarden.conf
+# Who watches heartbeats; a packager makes this user, with a group of the same name. None: who runs the script.
+PULSE_USER=xenwarden-pulse
 # Seconds until a program must be ready, and must have ended after it was told to.
 START_S=30
 STOP_S=30
@@ -25,11 +29,20 @@ for defaults in /etc/default/xenwarden /etc/sysconfig/xenwarden /etc/conf.d/xenw
     if [ -r "$defaults" ]; then . "$defaults"; fi
 done
 
+# All but the guard tell syslog by themselves, for as long as they run.
+LOG=/dev/null
+INSTANCES=
 case $NAME in
 xenwardend) PROGRAM=$GUARD LOG=$RUN/$NAME.log ;;
-# It tells syslog by itself, for as long as it runs.
-*) PROGRAM=$MONITOR LOG=/dev/null ;;
+xenwarden-pulse) PROGRAM=$PULSE INSTANCES=/etc/xenwarden/pulse ;;
+xenwarden-qemu) PROGRAM=$QEMU INSTANCES=/etc/xenwarden/qemu ;;
+*) PROGRAM=$MONITOR ;;
 esac
+SERVICE=$NAME
+# What is in the command line of the program that the pid file names.
+MARK=$NAME
+# As whom it runs.
+RUNS_AS=
 PIDFILE=$RUN/$NAME.pid
 # As Red Hat's rc has it: what has no file here is not stopped.
 SUBSYS=/var/lock/subsys
@@ -40,7 +53,39 @@ has_subsys() {
 }
 
 say() {
-    echo "$NAME: $*"
+    echo "$SERVICE: $*"
+}
+
+# Makes what follows be about the instance $1 of the script.
+become() {
+    SERVICE=$NAME.$1
+    CONFIG=$INSTANCES/$1.conf
+    MARK=$CONFIG
+    PIDFILE=$RUN/$SERVICE.pid
+    SOCKET=$RUN/$NAME/$1.sock
+    if [ "$NAME" = xenwarden-pulse ]; then RUNS_AS=$PULSE_USER; fi
+}
+
+# What an instance finds when it starts: a right configuration, its directories, and no socket of a run before.
+prepare() {
+    if [ "$NAME" = xenwarden-qemu ]; then bounded_traces; fi
+    mkdir -p "$RUN/$NAME" || return 1
+    if [ -n "$RUNS_AS" ]; then chown "$RUNS_AS:" "$RUN/$NAME" || return 1; fi
+    rm -f "$SOCKET"
+    "$PROGRAM" --check-config --config "$CONFIG" >/dev/null || return 6
+}
+
+# What QEMUs write there while an alarm is open has a bound. Where it cannot be mounted no trace is written.
+bounded_traces() {
+    traces=$RUN/xenwarden_qemu_trace
+    if grep -qs " $traces " /proc/mounts; then return; fi
+    mkdir -p "$traces"
+    mount -t tmpfs -o size=32m,mode=0711,nosuid,nodev,noexec tmpfs "$traces" || say "no file system for traces"
+}
+
+# An instance has opened all that it serves. One that is told of another socket is believed.
+listens() {
+    [ -S "$SOCKET" ] || grep -q '^\[control\]' "$CONFIG"
 }
 
 # Tries a command each second until it succeeds, $1 times at most.
@@ -60,7 +105,7 @@ within() {
 runs() {
     pid=
     if [ -r "$PIDFILE" ]; then read -r pid <"$PIDFILE" || :; fi
-    [ -n "$pid" ] && grep -qF -- "$NAME" "/proc/$pid/cmdline" 2>/dev/null
+    [ -n "$pid" ] && grep -qF -- "$MARK" "/proc/$pid/cmdline" 2>/dev/null
 }
 
 ended() {
@@ -73,19 +118,28 @@ ended_or_ready() {
 
 forget() {
     rm -f "$PIDFILE"
-    if has_subsys; then rm -f "$SUBSYS/$NAME"; fi
+    if has_subsys; then rm -f "$SUBSYS/$SERVICE"; fi
 }
 
-# In a session of its own, so that no terminal's ^C reaches it.
+# In a session of its own, so that no terminal's ^C reaches it. Whatever changes the user becomes the program: runuser(1) would
+# stay as its parent.
 launch() {
-    setsid "$PROGRAM" --config "$CONFIG" </dev/null >"$LOG" 2>&1 9>&- &
+    set -- "$PROGRAM" --config "$CONFIG"
+    if [ -z "$RUNS_AS" ]; then
+        :
+    elif command -v setpriv >/dev/null; then
+        set -- setpriv --reuid "$RUNS_AS" --regid "$RUNS_AS" --init-groups "$@"
+    else
+        set -- chroot --userspec="$RUNS_AS:$RUNS_AS" --groups="$(id -G "$RUNS_AS" | tr ' ' ,)" / "$@"
+    fi
+    setsid "$@" </dev/null >"$LOG" 2>&1 9>&- &
     echo $! >"$PIDFILE"
-    if has_subsys; then : >"$SUBSYS/$NAME"; fi
+    if has_subsys; then : >"$SUBSYS/$SERVICE"; fi
 }
 
 # One start at a time: of two the loser would take the pid of the one that runs for its own.
 start_it() {
-    exec 9>"$RUN/$NAME.start" || return 1
+    exec 9>"$RUN/$SERVICE.start" || return 1
     if command -v flock >/dev/null; then flock 9; fi
     code=0
     start_alone || code=$?
@@ -105,6 +159,7 @@ start_alone() {
     fi
     launched=
     runs || {
+        if [ -n "$INSTANCES" ]; then prepare || return; fi
         launch
         launched=yes
     }
@@ -196,6 +251,37 @@ guard_stopped() {
     # A sick disk holds up no shutdown.
     if goes_down; then timeout 10 "$MONITOR" --record-stop --config "$CONFIG" || :; fi
     ! grep -q 'cannot be disarmed' "$LOG"
+}
+
+# What a SysV script with instances is asked to do, of those that are named, or of each that has a configuration. What has lost its
+# configuration is stopped all the same.
+lsb_each() {
+    action=${1-}
+    if [ $# -gt 0 ]; then shift; fi
+    if [ $# -eq 0 ]; then
+        for file in "$INSTANCES"/*.conf "$RUN/$NAME".*.pid; do
+            one=${file##*/}
+            one=${one#"$NAME".}
+            one=${one%.conf}
+            one=${one%.pid}
+            case " $* " in *" $one "*) continue ;; esac
+            if [ -e "$file" ]; then set -- "$@" "$one"; fi
+        done
+    fi
+    case $action in
+    status) if [ $# -eq 0 ]; then return 3; fi ;;
+    start | stop | restart | force-reload | try-restart | condrestart) ;;
+    # What is no instance's to answer.
+    *)
+        lsb "$action"
+        return
+        ;;
+    esac
+    worst=0
+    for one; do
+        (become "$one" && lsb "$action") || worst=$?
+    done
+    return "$worst"
 }
 
 # What a SysV script is asked to do.

@@ -198,6 +198,7 @@ fn what_another_process_tells_is_published_if_it_may_tell_of_that_and_only_then(
     let monitor = FakeMonitor::start("told", 0);
     let armed = |slot| Told {
         guest: None,
+        by: None,
         what: Kind::GuestArmed {
             slot,
             timeout_s: 5,
@@ -206,6 +207,7 @@ fn what_another_process_tells_is_published_if_it_may_tell_of_that_and_only_then(
     };
     let host = Told {
         guest: None,
+        by: None,
         what: Kind::HostDisarmed {},
     };
     let is_root = geteuid().is_root();
@@ -234,7 +236,8 @@ fn a_monitor_that_is_not_there_is_to_be_told_later() {
         timeout_s: 5,
         left_out: 0,
     };
-    let told = Told { guest: None, what };
+    let (guest, by) = (None, None);
+    let told = Told { guest, by, what };
     let nobody = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody.sock");
     let late = tell(&nobody, told.clone());
     assert!(matches!(late, Err(NotTold::Later(_))), "{late:?}");
@@ -398,4 +401,23 @@ fn a_stopped_monitor_whose_queue_is_full_does_not_hang_the_start() {
     assert_eq!(kind, std::io::ErrorKind::AddrInUse);
     assert!(path.exists(), "it is not replaced");
     let _ = std::fs::remove_file(&path);
+}
+
+#[test]
+fn a_request_that_is_too_long_gets_its_reason_and_an_end_in_order() {
+    let monitor = FakeMonitor::start("long", 2);
+    // More than its buffers hold, with an end of its own or without one.
+    for end in [&b""[..], b"\n"] {
+        let mut stream = UnixStream::connect(&monitor.path).expect("connects");
+        stream.set_read_timeout(Some(LONG)).expect("set");
+        for _ in 0..64 {
+            stream.write_all(&[b'x'; 16_384]).expect("it is read");
+        }
+        stream.write_all(end).expect("it is read");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("no reset");
+        assert!(answer.contains("the request is too long"), "{answer}");
+        assert!(answer.ends_with('\n'), "{answer}");
+    }
+    assert_eq!(monitor.status().version, 1);
 }

@@ -61,12 +61,15 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
     ];
     let scripts = [
         "etc/init.d/xenwarden-monitor",
+        "etc/init.d/xenwarden-pulse",
+        "etc/init.d/xenwarden-qemu",
         "etc/init.d/xenwardend",
         "usr/share/xenwarden/functions.sh",
     ];
+    let of_219 = [&systemd[..], &["usr/lib/tmpfiles.d/xenwarden.conf"]].concat();
     for (more, expected) in [
         (vec![], &systemd[..]),
-        (vec!["INIT=systemd-219"], &systemd),
+        (vec!["INIT=systemd-219"], &of_219),
         (vec!["INIT=sysv"], &scripts),
         (vec!["INIT=openrc"], &scripts),
     ] {
@@ -77,10 +80,7 @@ fn each_init_gets_its_files_where_it_looks_and_no_others() {
         for of_instances in ["etc/xenwarden/pulse", "etc/xenwarden/qemu"] {
             let found = fs::metadata(directory.join(of_instances)).ok();
             let mode = found.map(|found| found.permissions().mode() & 0o777);
-            let wanted = expected
-                .contains("usr/share/xenwarden/stopping")
-                .then_some(0o755);
-            assert_eq!(mode, wanted, "{more:?} {of_instances}");
+            assert_eq!(mode, Some(0o755), "{more:?} {of_instances}");
         }
         let run = |file: &&String| file.contains("init.d") || file.contains("xenwarden/stop");
         for script in expected.iter().filter(run) {
@@ -135,7 +135,7 @@ const OF_219: &str = "Description Documentation ConditionPathExists After Before
      RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitNOFILE LimitRTPRIO OOMScoreAdjust \
      NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices \
      DevicePolicy DeviceAllow SystemCallArchitectures RestrictAddressFamilies WantedBy Also \
-     Wants User Group WatchdogSec RuntimeDirectory";
+     Wants User Group WatchdogSec";
 
 #[test]
 fn the_units_for_systemd_219_have_only_what_it_knows_and_the_same_otherwise() {
@@ -219,7 +219,12 @@ fn with_each_init_guests_start_after_the_guard_and_stop_before_it() {
         .map(|unit| unit.trim_end_matches(".service"))
         .collect();
     assert!(guests.contains(&"xendomains"), "{guests:?}");
-    for program in ["xenwardend", "xenwarden-monitor"] {
+    for program in [
+        "xenwardend",
+        "xenwarden-monitor",
+        "xenwarden-pulse",
+        "xenwarden-qemu",
+    ] {
         let sysv = read(&format!("sysv/{program}"));
         assert_eq!(words(&sysv, "# X-Start-Before:"), guests, "{sysv}");
         assert_eq!(words(&sysv, "# X-Stop-After:"), guests, "{sysv}");
@@ -235,6 +240,9 @@ fn with_each_init_guests_start_after_the_guard_and_stop_before_it() {
     };
     assert_eq!(numbers("sysv/xenwardend"), [71, 99]);
     assert_eq!(numbers("sysv/xenwarden-monitor"), [72, 98]);
+    // What tells the monitor ends before it, and gives its leases back.
+    assert_eq!(numbers("sysv/xenwarden-pulse"), [73, 97]);
+    assert_eq!(numbers("sysv/xenwarden-qemu"), [73, 97]);
     // Nothing but SIGTERM, or SIGPWR at a shutdown, is ever sent to the guard.
     let functions = read("functions.sh");
     let kills: Vec<&str> = functions

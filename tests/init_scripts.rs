@@ -462,3 +462,196 @@ fn with_openrc_a_start_waits_too_and_a_shutdown_is_recorded() {
     let (code, said) = openrc(&host, "default");
     assert_eq!((code, said.contains("this is why")), (1, true), "{said}");
 }
+
+/// Watched in this host's own /run. It becomes the program, as what starts it must know.
+const PULSE: &str = r#"#!/bin/sh
+exec PROGRAM --run "${0%/*}/../run" "$@"
+"#;
+
+impl Host {
+    /// One with our own programs for instances, and who mounts nothing.
+    fn of_instances(name: &str, init: &str) -> Self {
+        let host = Self::new(name, init);
+        let pulse = PULSE.replace("PROGRAM", env!("CARGO_BIN_EXE_xenwarden-pulse"));
+        let qemu = format!(
+            "#!/bin/sh\nexec {} \"$@\"\n",
+            env!("CARGO_BIN_EXE_xenwarden-qemu")
+        );
+        for (path, text) in [
+            ("sbin/xenwarden-pulse", pulse),
+            ("sbin/xenwarden-qemu", qemu),
+        ] {
+            use std::os::unix::fs::PermissionsExt;
+            host.put(path, &text);
+            let executable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(host.0.join(path), executable).expect("made executable");
+        }
+        let defaults = host.read("etc/default/xenwarden");
+        let more = "PULSE_USER=\nmount() { echo \"$@\" >>\"$RUN/mounted\"; }\n";
+        host.put("etc/default/xenwarden", &(defaults + more));
+        host
+    }
+
+    /// An instance that waits for somebody who never comes.
+    fn instance_of_pulse(&self, name: &str) {
+        let text = format!(
+            "[heartbeat.{name}]\nlisten = \"unix:{}/{name}.node\"\n",
+            self.0.display()
+        );
+        self.put(&format!("etc/xenwarden/pulse/{name}.conf"), &text);
+    }
+
+    fn instance_of_qemu(&self, name: &str) {
+        let at = self.0.display();
+        let text = format!(
+            "[control]\nsocket = \"{at}/run/xenwarden-qemu/{name}.sock\"\n[state]\ndirectory = \"{at}/state\"\n[[vm]]\nname = \"web\"\nqmp = \"{at}/qmp\"\n"
+        );
+        self.put(&format!("etc/xenwarden/qemu/{name}.conf"), &text);
+    }
+
+    fn does(&self, script: &str, words: &[&str]) -> (i32, String) {
+        let (action, more) = words.split_first().expect("an action");
+        told(self.command(script, action).args(more).output())
+    }
+
+    fn end_all(&self, script: &str) {
+        let (code, said) = self.does(script, &["stop"]);
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+#[test]
+fn a_script_starts_each_instance_that_has_a_configuration_and_stops_each() {
+    let host = Host::of_instances("pulse", "sysv");
+    let does = |words: &[&str]| host.does("xenwarden-pulse", words);
+    assert_eq!(does(&["start"]), (0, String::new()), "there is none");
+    assert_eq!(does(&["status"]).0, 3);
+    host.instance_of_pulse("colo");
+    host.instance_of_pulse("web");
+    let (code, said) = does(&["start"]);
+    let both = "xenwarden-pulse.colo: ready\nxenwarden-pulse.web: ready\n";
+    assert_eq!((code, said.as_str()), (0, both));
+    let process = |name: &str| host.process(&format!("xenwarden-pulse.{name}"));
+    let (colo, web) = (
+        process("colo").expect("runs"),
+        process("web").expect("runs"),
+    );
+    assert_eq!(does(&["start"]).0, 0);
+    assert_eq!(process("web"), Some(web), "it is not started twice");
+    assert_eq!(does(&["restart", "web"]).0, 0);
+    assert_ne!(process("web"), Some(web));
+    assert_eq!(process("colo"), Some(colo), "it was not named");
+    assert_eq!(does(&["status", "colo"]).0, 0);
+    // What has no configuration any more is stopped all the same.
+    host.take("etc/xenwarden/pulse/colo.conf");
+    assert_eq!(does(&["stop"]), (0, String::new()));
+    assert_eq!((process("colo"), process("web")), (None, None));
+    assert!(!host.has("run/xenwarden-pulse/web.sock"));
+    assert_eq!(does(&["status"]).0, 3);
+    assert_eq!((does(&["reload"]).0, does(&["dance"]).0), (3, 2));
+}
+
+#[test]
+fn an_instance_that_is_wrong_says_why_and_keeps_no_other_from_starting() {
+    let host = Host::of_instances("wrong", "sysv");
+    host.instance_of_pulse("a");
+    host.put("etc/xenwarden/pulse/b.conf", "[heartbeat.b]\n");
+    host.instance_of_pulse("c");
+    let (code, said) = host.does("xenwarden-pulse", &["start"]);
+    assert_eq!(code, 6, "{said}");
+    assert!(said.contains("b.conf"), "{said}");
+    for (name, runs) in [("a", true), ("b", false), ("c", true)] {
+        let found = host.process(&format!("xenwarden-pulse.{name}"));
+        assert_eq!(found.is_some(), runs, "{name}: {said}");
+    }
+    assert_eq!(host.does("xenwarden-pulse", &["status", "b"]).0, 3);
+    host.end_all("xenwarden-pulse");
+}
+
+#[test]
+fn an_instance_that_was_killed_is_told_and_another_one_starts() {
+    let host = Host::of_instances("lost", "sysv");
+    host.instance_of_pulse("a");
+    assert_eq!(host.does("xenwarden-pulse", &["start"]).0, 0);
+    let pid = host.process("xenwarden-pulse.a").expect("runs");
+    kill(pid);
+    while host.process("xenwarden-pulse.a").is_some() {
+        std::thread::yield_now();
+    }
+    assert_eq!(host.does("xenwarden-pulse", &["status"]).0, 1);
+    assert_eq!(host.does("xenwarden-pulse", &["start"]).0, 0);
+    assert!(host.process("xenwarden-pulse.a").is_some());
+    host.end_all("xenwarden-pulse");
+}
+
+#[test]
+fn heartbeats_are_watched_as_their_own_user() {
+    let host = Host::of_instances("user", "sysv");
+    host.instance_of_pulse("a");
+    let defaults = host.read("etc/default/xenwarden");
+    let more = "PULSE_USER=somebody\n\
+        chown() { echo \"chown $*\" >>\"$RUN/asked\"; }\n\
+        setsid() { echo \"$*\" >>\"$RUN/asked\"; shift 6; exec setsid \"$@\"; }\n";
+    host.put("etc/default/xenwarden", &(defaults + more));
+    let (code, said) = host.does("xenwarden-pulse", &["start"]);
+    assert_eq!(code, 0, "{said}");
+    let at = host.0.display();
+    let expected = format!(
+        "chown somebody: {at}/run/xenwarden-pulse\nsetpriv --reuid somebody --regid somebody --init-groups {at}/sbin/xenwarden-pulse --config {at}/etc/xenwarden/pulse/a.conf\n"
+    );
+    assert_eq!(host.read("run/asked"), expected);
+    assert!(host.process("xenwarden-pulse.a").is_some());
+    host.end_all("xenwarden-pulse");
+}
+
+#[test]
+fn alarms_of_qemus_guests_have_a_script_and_a_place_for_traces_with_a_bound() {
+    let host = Host::of_instances("qemu", "sysv");
+    host.instance_of_qemu("all");
+    let (code, said) = host.does("xenwarden-qemu", &["start"]);
+    assert_eq!((code, said.as_str()), (0, "xenwarden-qemu.all: ready\n"));
+    let unit = include_str!("../init/systemd/run-xenwarden_qemu_trace.mount");
+    let options = unit.lines().find_map(|line| line.strip_prefix("Options="));
+    let mounted = host.read("run/mounted");
+    assert!(mounted.contains(options.expect("options")), "{mounted}");
+    assert_eq!(host.does("xenwarden-qemu", &["status"]).0, 0);
+    host.end_all("xenwarden-qemu");
+    assert_eq!(host.process("xenwarden-qemu.all"), None);
+}
+
+/// What openrc-run(8) gives a service that supervise-daemon(8) runs.
+const SUPERVISED: &str = r#"
+eerror() { echo "$*"; }
+ewarn() { echo "$*"; }
+. "$SCRIPT"
+start_pre || exit 1
+echo "$supervisor $command $command_args_foreground $pidfile"
+if [ "$NAME" = xenwarden-pulse ]; then echo "as ${command_user-}"; fi
+"#;
+
+#[test]
+fn with_openrc_a_link_is_an_instance_and_the_script_itself_is_none() {
+    let host = Host::of_instances("links", "openrc");
+    host.instance_of_pulse("colo");
+    host.instance_of_qemu("colo");
+    for program in ["xenwarden-pulse", "xenwarden-qemu"] {
+        let service = |name: &str| {
+            let mut shell = Command::new("timeout");
+            shell.args(["300", "sh", "-c", SUPERVISED]);
+            shell.env("RC_SVCNAME", name);
+            shell.env("SCRIPT", host.0.join("etc/init.d").join(program));
+            told(shell.output())
+        };
+        let (code, said) = service(program);
+        assert_eq!((code, said.contains("ln -s")), (1, true), "{said}");
+        let (code, said) = service(&format!("{program}.colo"));
+        let at = host.0.display();
+        let of = program.strip_prefix("xenwarden-").expect("ours");
+        let expected = format!(
+            "supervise-daemon {at}/sbin/{program} --config {at}/etc/xenwarden/{of}/colo.conf {at}/run/{program}.colo.pid"
+        );
+        assert_eq!((code, said.contains(&expected)), (0, true), "{said}");
+        let (code, said) = service(&format!("{program}.none"));
+        assert_eq!((code, said.contains("none.conf")), (1, true), "{said}");
+    }
+}

@@ -5,7 +5,7 @@
 
 use nix::unistd::geteuid;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -857,4 +857,260 @@ fn a_lease_that_becomes_required_is_waited_for() {
     let mut server = Server::new(&place.page(), Fronts::default(), &|_| (), at(11));
     server.turn(at(611));
     assert_eq!(against(&page, 611), lapsed("a", 1));
+}
+
+#[test]
+fn a_client_of_watchdog_mux_beyond_its_leases_is_refused_and_told() {
+    let place = Place::make("full");
+    let path = place.0.join("mux.sock");
+    let page = place.guard(&with_mux(&path, 16), 0);
+    let told = Told::default();
+    let publish = |kind| told.publish(kind);
+    let mut server = Server::new(&place.page(), fronts(&path), &publish, at(0));
+    let connect = || UnixStream::connect(&path).expect("connected");
+    let held: Vec<UnixStream> = (0..16).map(|_| connect()).collect();
+    server.turn(at(1));
+    assert_eq!(told.kinds(), ["lease.held"; 16]);
+    for (s, expected) in [(2, 1), (30, 0), (62, 2)] {
+        let mut one_more = connect();
+        server.turn(at(s));
+        let mut byte = [0];
+        assert_eq!(one_more.read(&mut byte).expect("its end"), 0, "at {s}");
+        for mut client in &held {
+            client.write_all(&[0]).expect("sent");
+        }
+        server.turn(at(s));
+        let events = std::mem::take(&mut *told.0.lock().expect("whole"));
+        let counts: Vec<u64> = events
+            .iter()
+            .map(|event| match event {
+                Kind::LeaseRefused { lease, count, uid } => {
+                    let who = (lease.as_str(), *uid);
+                    assert_eq!(who, ("watchdog-mux", geteuid().as_raw()));
+                    *count
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(counts.iter().sum::<u64>(), expected, "once a minute: {s}");
+    }
+    assert_eq!(against(&page, 90), None, "and those that are held stay so");
+}
+
+/// What a process of pve-ha-manager does at watchdog-mux's socket: PVE::HA::Env::PVE2.
+struct HaDaemon<'a> {
+    path: &'a Path,
+    connection: Option<UnixStream>,
+}
+
+impl<'a> HaDaemon<'a> {
+    /// One that has got its lock: it connects, and sends nothing.
+    fn start(path: &'a Path) -> Self {
+        let mut daemon = Self {
+            path,
+            connection: None,
+        };
+        daemon.open();
+        daemon
+    }
+
+    fn open(&mut self) {
+        assert!(self.connection.is_none(), "watchdog already open");
+        self.connection = Some(UnixStream::connect(self.path).expect("connected"));
+    }
+
+    /// Whether its NUL could be sent; if not it goes on all the same, and connects no more.
+    fn update(&mut self) -> bool {
+        let connection = self.connection.as_mut().expect("open");
+        connection.write(&[0]).is_ok_and(|sent| sent == 1)
+    }
+
+    /// First the `V`, then the end, without waiting for anything between them.
+    fn close(&mut self) {
+        let mut connection = self.connection.take().expect("open");
+        assert_eq!(connection.write(b"V").expect("sent"), 1);
+    }
+
+    /// A worker of pve-ha-lrm has its connection, too.
+    fn fork(&self) -> UnixStream {
+        self.connection
+            .as_ref()
+            .expect("open")
+            .try_clone()
+            .expect("a copy")
+    }
+}
+
+#[test]
+fn the_daemons_of_proxmox_ha_open_renew_close_and_are_missed() {
+    let place = Place::make("pve");
+    let path = place.0.join("mux.sock");
+    let page = place.guard(&with_mux(&path, 4), 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let (mut lrm, mut crm) = (HaDaemon::start(&path), HaDaemon::start(&path));
+    server.turn(at(1));
+    // A round takes ten seconds or so, and up to a minute where a lock is waited for.
+    for s in [11, 21, 80, 90] {
+        assert!(lrm.update() && crm.update());
+        server.turn(at(s));
+        assert_eq!(against(&page, s), None, "at {s}");
+    }
+    // pve-ha-crm loses its lock, and gets it again: the same process, another connection.
+    crm.close();
+    server.turn(at(91));
+    crm.open();
+    server.turn(at(100));
+    assert!(lrm.update() && crm.update());
+    server.turn(at(101));
+    // It closes and opens before anybody has looked.
+    crm.close();
+    crm.open();
+    server.turn(at(102));
+    // An upgrade stops pve-ha-lrm with its services frozen, and another one starts.
+    lrm.close();
+    drop(lrm);
+    let mut lrm = HaDaemon::start(&path);
+    server.turn(at(110));
+    let running = page.leases().into_iter().filter(|lease| lease.is_running());
+    assert_eq!(running.count(), 2, "what was closed is no condition");
+    for s in [120, 130] {
+        assert!(lrm.update() && crm.update());
+        server.turn(at(s));
+    }
+    // pve-ha-lrm has lost its lock and waits for it: no byte, and the host goes down for that.
+    for s in [140, 190] {
+        assert!(crm.update());
+        server.turn(at(s));
+        assert_eq!(against(&page, s), None, "at {s}");
+    }
+    server.turn(at(191));
+    assert!(matches!(against(&page, 191), Some(Reason::Lease { .. })));
+    // It has it back just in time.
+    assert!(lrm.update());
+    server.turn(at(192));
+    assert_eq!(against(&page, 192), None);
+    // A V that is not the last that is said means nothing.
+    let connection = crm.connection.as_mut().expect("open");
+    assert_eq!(connection.write(b"V\0").expect("sent"), 2);
+    drop(crm);
+    // It was killed: nobody who connects anew keeps its lease.
+    server.turn(at(200));
+    let mut crm = HaDaemon::start(&path);
+    for s in [210, 240, 260] {
+        assert!(lrm.update() && crm.update());
+        server.turn(at(s));
+    }
+    server.turn(at(261));
+    assert!(matches!(against(&page, 261), Some(Reason::Lease { .. })));
+}
+
+#[test]
+fn a_worker_that_holds_the_connection_on_keeps_the_lease_until_it_ends() {
+    let place = Place::make("worker");
+    let path = place.0.join("mux.sock");
+    let page = place.guard(&with_mux(&path, 1), 0);
+    let mut server = Server::new(&place.page(), fronts(&path), &|_| (), at(0));
+    let mut lrm = HaDaemon::start(&path);
+    server.turn(at(1));
+    let worker = lrm.fork();
+    lrm.close();
+    server.turn(at(2));
+    server.turn(at(30));
+    assert_eq!(
+        state(&page, 30),
+        State::Held,
+        "the connection has no end yet"
+    );
+    drop(worker);
+    server.turn(at(31));
+    assert_eq!(state(&page, 31), State::Released);
+    // Its daemon is killed while a worker lives: nobody renews it.
+    let mut lrm = HaDaemon::start(&path);
+    server.turn(at(40));
+    assert!(lrm.update());
+    server.turn(at(41));
+    let _worker = lrm.fork();
+    drop(lrm);
+    server.turn(at(101));
+    assert_eq!(against(&page, 101), None);
+    server.turn(at(102));
+    assert_eq!(against(&page, 102), lapsed("watchdog-mux-1", 1));
+}
+
+#[test]
+fn a_page_of_another_version_is_none() {
+    let place = Place::make("version");
+    drop(place.guard(&policy(&[lease("a", false)]), 0));
+    let path = place.page();
+    let mut bytes = fs::read(&path).expect("a page");
+    assert_eq!(
+        bytes[..8],
+        *b"XWLP\x01\0\0\0",
+        "each change of its words counts it up"
+    );
+    let open = || Page::open(&path, Access::Read).map(drop);
+    open().expect("it is one");
+    for (at, byte) in [(4, 0), (4, 2), (7, 1), (0, b'x')] {
+        let before = std::mem::replace(&mut bytes[at], byte);
+        fs::write(&path, &bytes).expect("written");
+        let error = open().expect_err("it is none");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{at}");
+        bytes[at] = before;
+    }
+}
+
+#[test]
+fn what_a_monitor_has_granted_and_what_a_client_has_released_outlive_a_guard() {
+    let place = Place::make("outlive");
+    let policy = policy(&[lease("a", false), lease("b", true)]);
+    let page = place.guard(&policy, 0);
+    let monitor = |s| Server::new(&place.page(), Fronts::default(), &|_| (), at(s));
+    let mut server = monitor(0);
+    for lease in ["a", "b"] {
+        place.say(lease, "WATCHDOG=1");
+    }
+    server.turn(at(1));
+    place.say("b", "STOPPING=1");
+    server.turn(at(2));
+    drop(server);
+    // It is granted its ten seconds anew, once.
+    drop(monitor(6));
+    let granted = |page: &Page| {
+        page.leases()
+            .iter()
+            .map(|one| one.granted)
+            .collect::<Vec<_>>()
+    };
+    let deadlines = |page: &Page| {
+        page.leases()
+            .iter()
+            .map(|one| one.deadline)
+            .collect::<Vec<_>>()
+    };
+    let expected = [Deadline::At(at(16)), Deadline::Released];
+    assert_eq!(
+        (deadlines(&page), granted(&page)),
+        (expected.to_vec(), vec![true, false])
+    );
+    // Another guard, and another monitor.
+    let page = place.guard(&policy, 7);
+    assert_eq!(
+        (deadlines(&page), granted(&page)),
+        (expected.to_vec(), vec![true, false])
+    );
+    drop(monitor(8));
+    assert_eq!(deadlines(&page), expected, "not a whole timeout again");
+    // A monitor that serves on while the guard is started again keeps both.
+    let mut server = monitor(9);
+    let page = place.guard(&policy, 10);
+    server.turn(at(10));
+    assert_eq!(
+        (deadlines(&page)[1], granted(&page)),
+        (Deadline::Released, vec![true, false])
+    );
+    place.say("a", "WATCHDOG=1");
+    server.turn(at(11));
+    assert_eq!(granted(&page), [false, false], "it was renewed");
+    let renewals: Vec<u64> = page.leases().iter().map(|one| one.renewals).collect();
+    assert_eq!(renewals, [2, 1]);
 }

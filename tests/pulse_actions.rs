@@ -185,11 +185,14 @@ fn a_hook_knows_what_was_lost_and_one_that_hangs_is_ended() {
         &format!("hook = [\"{hanging}\"]\nhook_timeout_s = 1"),
     );
     program.wait_for("it took longer than 1 s and was ended");
+    // It was there when the program was started.
+    let gone = stage.write_program("gone", "exit 0");
     let program = bereft(
         &stage,
         "absent",
-        &format!("hook = [\"{}\"]", stage.named("none")),
+        &format!("act_after_ms = 1000\nhook = [\"{gone}\"]"),
     );
+    fs::remove_file(stage.path("gone")).expect("removed");
     program.wait_for("running the hook FAILED: ");
     program.wait_for("No such file");
 }
@@ -326,6 +329,6 @@ fn a_lease_that_nobody_takes_back_is_told_and_ends_the_program_all_the_same() {
     drop(lease);
     program.signal(Signal::SIGTERM);
     program.wait_for("lease quorum: ");
-    program.wait_for("it was not given back");
+    program.wait_for("NOT given back");
     assert_eq!(program.stop(), Some(0));
 }

@@ -216,3 +216,33 @@ fn a_fifo_in_place_of_a_file_is_a_mistake_and_no_wait() {
         assert_eq!(said.lines().count(), 1, "{said}");
     }
 }
+
+#[test]
+fn a_hook_that_could_not_be_run_is_told_before_anything_is_lost() {
+    let stage = Stage::new();
+    let good = stage.write_program("good", "exit 0");
+    let plain = stage.write("plain", "#!/bin/sh\n");
+    let plain = plain.to_str().expect("UTF-8").to_owned();
+    let check = |hook: &str| {
+        stage.write(
+            "hooks.toml",
+            &format!("[heartbeat.h]\nlisten = \"127.0.0.1:1\"\nhook = [\"{hook}\", \"x\"]\n"),
+        );
+        let output = stage.output(&["--check-config", "--config", "hooks.toml"]);
+        let said = String::from_utf8(output.stderr).expect("text");
+        (output.status.code(), said)
+    };
+    assert_eq!(check(&good), (Some(0), String::new()));
+    for (hook, why) in [
+        (stage.named("none"), "No such file"),
+        (stage.named("run"), "is no file"),
+        (plain, "this user may not run it"),
+        (format!("{good}/x"), "Not a directory"),
+    ] {
+        let (code, said) = check(&hook);
+        assert_eq!(code, Some(78), "{hook}: {said}");
+        let line = said.contains("hooks.toml: heartbeat.h.hook: ") || said.contains("hook");
+        assert!(line && said.contains(&hook) && said.contains(why), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}

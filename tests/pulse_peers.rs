@@ -355,5 +355,8 @@ fn a_stop_in_order_removes_the_status_and_ends_with_success() {
     assert_eq!(program.stop(), Some(0));
     assert!(!stage.path("run/xenwarden-pulse/stop.sock").exists());
     let down = std::fs::read_to_string(&metrics).expect("metrics");
-    assert!(down.ends_with("xenwarden_pulse_up 0\n"), "{down}");
+    assert!(
+        down.ends_with("xenwarden_pulse_up{program=\"stop\"} 0\n"),
+        "{down}"
+    );
 }

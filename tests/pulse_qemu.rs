@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Heartbeats beside real QEMUs, where there is one: a COLO pair fails over by the letter's options and
 //! scripts, QMP is spoken as it is, and a guest's serial console gives pulses.
+//!
+//! XENWARDEN_TEST_QEMU names another QEMU than the one that is installed. Each test says that it is skipped
+//! where there is none.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pulse_stage;
@@ -14,8 +17,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
-
 /// A QEMU without a guest's system; killed at its end.
 struct Qemu {
     child: Child,
@@ -25,12 +26,15 @@ struct Qemu {
 impl Qemu {
     /// None: there is no QEMU here.
     fn start(stage: &Stage, name: &str, more: &[&str]) -> Option<Self> {
-        if !Path::new(QEMU).exists() {
+        let program = std::env::var("XENWARDEN_TEST_QEMU");
+        let program = program.unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".to_owned());
+        if !Path::new(&program).exists() {
+            eprintln!("skipped: there is no {program} (Debian: qemu-system-x86)");
             return None;
         }
         let socket = stage.named(&format!("{name}.qmp"));
         let qmp = format!("unix:{socket},server=on,wait=off");
-        let child = Command::new(QEMU)
+        let child = Command::new(program)
             .args(["-M", "pc", "-accel", "tcg", "-m", "64", "-display", "none"])
             .args(["-nodefaults", "-qmp", &qmp])
             .args(more)

@@ -300,3 +300,40 @@ fn after_one_long_gap_a_live_peer_has_a_whole_timeout() {
     assert_eq!(heartbeat.take(90_099, Input::Tick), []);
     assert!(!heartbeat.take(90_100, Input::Tick).is_empty());
 }
+
+#[test]
+fn what_an_earlier_run_proved_holds_a_lease_until_its_timeout_and_loses_nothing() {
+    let timing = Timing {
+        timeout_ns: TIMEOUT,
+        act_after_ns: 0,
+        repeat_ns: None,
+    };
+    let followed = |proved| {
+        let mut heartbeat = Heartbeat::new(timing);
+        heartbeat.follow(proved);
+        heartbeat
+    };
+    // Young as the boot may be, a run that follows none holds nothing.
+    assert!(!Heartbeat::new(timing).holds(1));
+    let mut heartbeat = followed(1_000);
+    assert_eq!(heartbeat.state(), State::Waiting);
+    assert_eq!(heartbeat.proved(1_000 + TIMEOUT - 1), Some(1_000));
+    assert!(!heartbeat.holds(1_000 + TIMEOUT));
+    // Not by time, and not by a gap of its own.
+    let now = 1_000 + 5 * TIMEOUT;
+    let _ = heartbeat.take(now, Input::OwnGap { ns: 4 * TIMEOUT });
+    assert_eq!(heartbeat.take(now, Input::Tick), []);
+    assert_eq!((heartbeat.next(), heartbeat.losses()), (None, 0));
+    assert!(!heartbeat.holds(now));
+    // The first frame arms it, as of when it proves.
+    let as_of = now - 60;
+    let outputs = heartbeat.take(now, Input::Frame { as_of });
+    assert_eq!(outputs, [Output::Armed]);
+    assert_eq!(heartbeat.proved(now), Some(as_of));
+    // What has armed follows nobody any more, and a stop ends it.
+    heartbeat.follow(now + 1_000);
+    assert_eq!(heartbeat.proved(now), Some(as_of));
+    let mut stopped = followed(1_000);
+    let _ = stopped.take(1_010, Input::Stop);
+    assert!(!stopped.holds(1_020));
+}

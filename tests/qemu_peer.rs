@@ -256,12 +256,7 @@ fn what_a_patched_qemu_told_while_nobody_listened_is_found_by_its_trace() {
 #[test]
 fn where_no_feed_can_be_seen_the_report_says_so_and_an_operator_closes_the_alarm() {
     for (name, device, traces, why) in [
-        (
-            "no-trace",
-            "i6300esb",
-            false,
-            "has no trace event pci_cfg_write",
-        ),
+        ("no-trace", "i6300esb", false, "has no trace event"),
         ("diag288", "diag288", true, "shows no feeds of a diag288"),
         ("no-device", "e1000", true, "no watchdog device"),
     ] {
@@ -356,6 +351,37 @@ fn a_vm_stays_the_guest_that_it_first_was_also_after_a_restart() {
     assert!(guest.alarm.is_some());
     peer.behaviour().uuid = UUID.to_owned();
     runs(&follower);
+}
+
+#[test]
+fn of_two_processes_that_follow_one_guest_neither_ends_the_others_alarm() {
+    let patched = |peer: &mut qemu_stage::peer::Behaviour| peer.patched = true;
+    let (place, first_peer, first) = stage("one-guest", patched);
+    let (other, second_peer, mut second) = stage("one-guest-twice", patched);
+    second.monitor_down();
+    let socket = other.join("monitor.sock");
+    let _ = fs::remove_file(&socket);
+    std::os::unix::fs::symlink(place.join("monitor.sock"), socket).expect("a link");
+    let fed = |peer: &Peer, follower: &Follower| {
+        peer.event("WATCHDOG_ARMED", &json!({ "qom-path": "/x" }));
+        peer.event("WATCHDOG_FED", &json!({ "qom-path": "/x" }));
+        follower.until_guest("it is clear", |guest| guest.alarm.is_none());
+    };
+    let told = |kind: &str| {
+        let told = first.told().unwrap_or_default();
+        told.iter().filter(|told| told.what.kind() == kind).count()
+    };
+    expire(&first_peer, &first);
+    expire(&second_peer, &second);
+    if first.told().is_none() {
+        return;
+    }
+    until("both are told", || told("alarm.raised") == 2);
+    fed(&second_peer, &second);
+    second.until_logged("the monitor refuses alarm.cleared", 1);
+    assert_eq!(told("alarm.cleared"), 0, "the first's is open");
+    fed(&first_peer, &first);
+    until("the last one's end is told", || told("alarm.cleared") == 1);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The alarms of a real guest of a stock QEMU, whose watchdog device really expires.
 //!
-//! Each test says that it is skipped where there is no qemu-system-x86_64.
+//! XENWARDEN_TEST_QEMU names another QEMU than the one that is installed, as `tests/qemu/run` does with those that it builds, unpatched
+//! and patched. Each test says that it is skipped where there is none.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 mod qemu_stage;
@@ -227,6 +228,54 @@ fn a_paused_vm_does_not_expire_and_a_vm_that_its_watchdog_paused_has_an_alarm() 
     machine.order(b'L');
     machine.order(b'F');
     follower.until_guest("it is clear", |guest| guest.alarm.is_none());
+}
+
+#[test]
+fn feeds_in_vain_of_a_vm_that_goes_on_at_once_after_its_watchdog_paused_it_do_not_clear() {
+    let more = ["-device", "i6300esb,id=wd0", "-action", "watchdog=pause"];
+    let Some((mut machine, follower)) = stage("goes-on", &more) else {
+        return;
+    };
+    machine.order(b'A');
+    // Before anybody has asked what it is doing, most likely.
+    machine.event("STOP");
+    machine.call("cont", json!({}));
+    follower.until_phase(AlarmPhase::Raised);
+    for _ in 0..4 {
+        machine.order(b'F');
+        std::thread::sleep(std::time::Duration::from_millis(1_100));
+    }
+    assert!(follower.alarm().is_some(), "the device is off");
+    machine.order(b'L');
+    machine.order(b'F');
+    follower.until_guest("it is clear", |guest| guest.alarm.is_none());
+    follower.has_events("alarm.raised", 1);
+    follower.has_events("alarm.cleared", 1);
+}
+
+#[test]
+fn a_snapshot_that_is_loaded_into_a_vm_that_its_watchdog_paused_clears_by_feeding() {
+    let more = ["-device", "i6300esb,id=wd0", "-action", "watchdog=pause"];
+    let Some((mut machine, follower)) = stage("loaded-paused", &more) else {
+        return;
+    };
+    machine.order(b'M');
+    machine.order(b'F');
+    machine.human("savevm armed");
+    machine.hang();
+    follower.until_phase(AlarmPhase::Raised);
+    until("the trace is on", || machine.traces());
+    follower.until_guest("it is paused", |guest| guest.state == DomainState::Paused);
+    machine.human("loadvm armed");
+    machine.call("cont", json!({}));
+    follower.until_guest("it runs", |guest| guest.state == DomainState::Running);
+    assert!(follower.alarm().is_some(), "nobody has fed");
+    until("it is clear", || {
+        machine.order(b'F');
+        follower.alarm().is_none()
+    });
+    follower.has_events("alarm.raised", 1);
+    follower.has_events("alarm.cleared", 1);
 }
 
 #[test]

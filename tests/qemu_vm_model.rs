@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 use xenwarden::event::{Cause, Kind, Timestamp};
-use xenwarden::guests::alarm::{Moment, Nanoseconds, Rules};
+use xenwarden::guests::alarm::{Moment, Nanoseconds, Phase, Rules};
 use xenwarden::guests::state::DomainState;
 use xenwarden::qemu::status::{Reset, Status};
 use xenwarden::qemu::trace::Sighting;
@@ -16,24 +16,36 @@ const STEP: Nanoseconds = 100 * MS;
 /// When nothing happens.
 const REST: Nanoseconds = 1_500 * MS;
 /// Things that happen, one after the other.
-const DEPTH: usize = 5;
+const DEPTH: u32 = 5;
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Attach(u32),
+    /// To a QEMU that waits for its guest.
+    AttachIncoming,
+    /// To one that its watchdog has paused.
+    AttachPaused,
     Detach,
     Gone,
     Runs,
     Paused,
+    /// It says that its watchdog has paused it.
+    ByWatchdog,
     Resumed,
     Expires,
     ExpiresUnclear,
+    /// The domain was paused meanwhile.
     ExpiresPaused,
+    /// The VM is paused by it.
+    ExpiresPauses,
     GuestReset,
     HostReset,
     PowersOff,
     TraceOn,
+    TraceOff,
+    /// A snapshot, its device with it.
+    Loads,
     Enables,
     Disables,
     Restarts,
@@ -42,21 +54,27 @@ enum Act {
     Close,
 }
 
-const ACTS: [Act; 20] = [
+const ACTS: [Act; 26] = [
     Act::Attach(1),
     Act::Attach(2),
+    Act::AttachIncoming,
+    Act::AttachPaused,
     Act::Detach,
     Act::Gone,
     Act::Runs,
     Act::Paused,
+    Act::ByWatchdog,
     Act::Resumed,
     Act::Expires,
     Act::ExpiresUnclear,
     Act::ExpiresPaused,
+    Act::ExpiresPauses,
     Act::GuestReset,
     Act::HostReset,
     Act::PowersOff,
     Act::TraceOn,
+    Act::TraceOff,
+    Act::Loads,
     Act::Enables,
     Act::Disables,
     Act::Restarts,
@@ -69,23 +87,30 @@ impl Act {
     fn inputs(self) -> Vec<Input> {
         let status = |word| Input::Status(Status::from_word(word));
         let wrote = |value| Input::Seen(Sighting::I6300esb { offset: 12, value });
+        let attached = |pid, word| {
+            let process = Process { pid, started: 7 };
+            Input::Attached(Some(process), Status::from_word(word))
+        };
         vec![match self {
-            Self::Attach(pid) => {
-                let process = Process { pid, started: 7 };
-                Input::Attached(Some(process), Status::from_word("running"))
-            }
+            Self::Attach(pid) => attached(pid, "running"),
+            Self::AttachIncoming => attached(2, "inmigrate"),
+            Self::AttachPaused => attached(1, "watchdog"),
             Self::Detach => Input::Detached,
             Self::Gone => Input::Gone,
             Self::Runs => status("running"),
             Self::Paused => status("paused"),
+            Self::ByWatchdog => status("watchdog"),
             Self::Resumed => Input::Resumed,
-            Self::Expires => expired(false, false),
-            Self::ExpiresUnclear => expired(true, false),
-            Self::ExpiresPaused => expired(false, true),
+            Self::Expires => expired(false, false, false),
+            Self::ExpiresUnclear => expired(true, false, false),
+            Self::ExpiresPaused => expired(false, true, false),
+            Self::ExpiresPauses => expired(false, false, true),
             Self::GuestReset => reset(Reset::Guest),
             Self::HostReset => reset(Reset::Host),
             Self::PowersOff => Input::Ending(Cause::Poweroff),
             Self::TraceOn => Input::TraceOn,
+            Self::TraceOff => Input::TraceOff,
+            Self::Loads => Input::Seen(Sighting::Loaded),
             Self::Enables => Input::Seen(Sighting::I6300esbLock(2)),
             Self::Disables => Input::Seen(Sighting::I6300esbLock(0)),
             Self::Restarts => return vec![wrote(0x80), wrote(0x86), wrote(0x100)],
@@ -100,8 +125,12 @@ impl Act {
     }
 }
 
-fn expired(unclear: bool, paused: bool) -> Input {
-    Input::Expired { unclear, paused }
+fn expired(unclear: bool, paused: bool, pauses: bool) -> Input {
+    Input::Expired {
+        unclear,
+        paused,
+        pauses,
+    }
 }
 
 fn reset(how: Reset) -> Input {
@@ -126,7 +155,10 @@ fn device(past: &Past) -> (Is, usize) {
     let mut is = (Is::Unknown, 0_usize);
     for (n, (at, act)) in before.iter().enumerate() {
         let now = match act {
-            Act::Attach(_) | Act::ExpiresUnclear | Act::Resumed => Is::Unknown,
+            Act::Attach(_) | Act::AttachIncoming | Act::ExpiresUnclear | Act::Loads => Is::Unknown,
+            // Whatever was loaded while it stood still was seen, or it was its watchdog that stopped it.
+            Act::Resumed if traced(&before[..n]) || stopped(&before[..n]) => continue,
+            Act::Resumed => Is::Unknown,
             act if turns_off(*act) => Is::Off,
             Act::Disables => Is::Off,
             Act::Enables => Is::On,
@@ -134,7 +166,10 @@ fn device(past: &Past) -> (Is, usize) {
             Act::TraceOn => {
                 let decided = is.1.checked_sub(1).and_then(|n| before.get(n));
                 match decided {
-                    Some((then, by)) if turns_off(*by) && at - then < 1_000 * MS => continue,
+                    _ if is.0 == Is::Off && stopped(&before[..n]) => continue,
+                    Some((then, by)) if turns_off(*by) && at - then < 1_000 * MS => {
+                        continue;
+                    }
                     _ => Is::Unknown,
                 }
             }
@@ -147,8 +182,71 @@ fn device(past: &Past) -> (Is, usize) {
 }
 
 fn turns_off(act: Act) -> bool {
-    use Act::{Expires, ExpiresPaused, GuestReset, HostReset};
-    matches!(act, Expires | ExpiresPaused | GuestReset | HostReset)
+    use Act::{AttachPaused, Expires, ExpiresPaused, ExpiresPauses, GuestReset, HostReset};
+    matches!(
+        act,
+        AttachPaused | Expires | ExpiresPaused | ExpiresPauses | GuestReset | HostReset
+    )
+}
+
+/// The last of these things that was so.
+fn last(past: &Past, is: impl Fn(Act) -> bool) -> Option<Act> {
+    past.iter().map(|(_, act)| *act).rfind(|act| is(*act))
+}
+
+/// The process that is attached to.
+fn process(act: Act) -> Option<u32> {
+    match act {
+        Act::Attach(pid) => Some(pid),
+        Act::AttachIncoming => Some(2),
+        Act::AttachPaused => Some(1),
+        _ => None,
+    }
+}
+
+fn attaches(act: Act) -> bool {
+    process(act).is_some()
+}
+
+/// The guest's writes are seen, and a load.
+fn traced(past: &Past) -> bool {
+    let decides = |act| attaches(act) || matches!(act, Act::TraceOn | Act::TraceOff | Act::Detach);
+    last(past, decides) == Some(Act::TraceOn)
+}
+
+/// Its watchdog stopped it, and it has neither run nor been loaded since.
+fn stopped(past: &Past) -> bool {
+    let decides = |act| attaches(act) || is_expiry(act) || matches!(act, Act::Resumed | Act::Loads);
+    let by = last(past, |act| decides(act) || act == Act::ExpiresPaused);
+    matches!(by, Some(Act::ExpiresPauses | Act::AttachPaused))
+}
+
+/// It has expired and was neither fed nor started again since.
+fn has_expired(past: &Past) -> bool {
+    let mut expired = false;
+    for (n, (_, act)) in past.iter().enumerate() {
+        expired = match act {
+            Act::AttachPaused => true,
+            act if is_expiry(*act) => true,
+            Act::GuestReset | Act::HostReset => false,
+            act => expired && !is_another(&past[..n], *act) && !is_fed(&past[..=n]),
+        };
+    }
+    expired
+}
+
+/// It is attached to another process than before.
+fn is_another(before: &Past, act: Act) -> bool {
+    let was = last(before, attaches).and_then(process);
+    attaches(act) && was.is_some() && process(act) != was
+}
+
+/// It is found stopped by an expiry that was not told.
+fn is_unseen_expiry(past: &Past) -> bool {
+    let Some(((_, Act::AttachPaused), before)) = past.split_last() else {
+        return false;
+    };
+    is_another(before, Act::AttachPaused) || !has_expired(before)
 }
 
 /// Two restarts a second apart, and a second without an arming: as of the rest that ends `past`,
@@ -171,22 +269,20 @@ fn inferred(past: &Past, from: usize) -> bool {
 }
 
 fn attached(past: &Past) -> bool {
-    let last = past
-        .iter()
-        .rfind(|(_, act)| matches!(act, Act::Attach(_) | Act::Detach));
-    matches!(last, Some((_, Act::Attach(_))))
+    last(past, |act| attaches(act) || act == Act::Detach).is_some_and(attaches)
 }
 
 /// Gone as the machine takes it: only who was seen can go, and comes back by an attachment.
 fn gone(past: &Past) -> bool {
-    let last = past.iter().rfind(|(_, act)| {
+    use Act::{ByWatchdog, Gone, GuestReset, HostReset, Paused, Runs};
+    let decides = |act| {
         matches!(
             act,
-            Act::Attach(_) | Act::Gone | Act::Runs | Act::Paused | Act::GuestReset | Act::HostReset
+            Gone | Runs | Paused | ByWatchdog | GuestReset | HostReset
         )
-    });
-    let seen = past.iter().any(|(_, act)| matches!(act, Act::Attach(_)));
-    seen && matches!(last, Some((_, Act::Gone)))
+    };
+    let seen = past.iter().any(|(_, act)| attaches(*act));
+    seen && last(past, |act| attaches(act) || decides(act)) == Some(Gone)
 }
 
 /// Whether the last thing of the past is a feed of an armed device.
@@ -201,11 +297,12 @@ fn is_fed(past: &Past) -> bool {
 }
 
 fn is_expiry(act: Act) -> bool {
-    matches!(act, Act::Expires | Act::ExpiresUnclear)
+    use Act::{Expires, ExpiresPauses, ExpiresUnclear};
+    matches!(act, Expires | ExpiresUnclear | ExpiresPauses)
 }
 
 /// All that can follow, so many things deep; how many ways there are.
-fn walk(vm: &Vm, past: &mut Vec<(Nanoseconds, Act)>, open: bool, deep: usize) -> u64 {
+fn walk(vm: &Vm, past: &mut Vec<(Nanoseconds, Act)>, open: bool, deep: u32) -> u64 {
     if deep == 0 {
         return 1;
     }
@@ -242,10 +339,12 @@ fn check(vm: &Vm, past: &Past, open: bool, said: &[Outcome]) -> bool {
     let raised = count(|kind| matches!(kind, Kind::AlarmRaised { .. }));
     let cleared = count(|kind| matches!(kind, Kind::AlarmCleared { .. }));
     let closed = count(|kind| matches!(kind, Kind::AlarmClosed { .. }));
-    assert_eq!(raised, usize::from(is_expiry(act)), "{past:?}: {said:?}");
+    let unseen = is_unseen_expiry(past);
+    let raises = is_expiry(act) || unseen;
+    assert_eq!(raised, usize::from(raises), "{past:?}: {said:?}");
     let clears = open && is_fed(past);
     assert_eq!(cleared, usize::from(clears), "{past:?}: {said:?}");
-    let may_close = matches!(act, Act::Close | Act::Gone | Act::Attach(_));
+    let may_close = matches!(act, Act::Close | Act::Gone) || attaches(act);
     assert!(
         closed == 0 || open && closed == 1 && may_close,
         "{past:?}: {said:?}"
@@ -254,13 +353,16 @@ fn check(vm: &Vm, past: &Past, open: bool, said: &[Outcome]) -> bool {
         act != Act::Close || closed == usize::from(open),
         "{past:?}: {said:?}"
     );
-    let open = (open || raised == 1) && cleared == 0 && closed == 0;
+    // What is closed then is of the QEMU before.
+    let open = unseen || (open || raised == 1) && cleared == 0 && closed == 0;
     assert_eq!(vm.lifecycle.alarm.is_some(), open, "{past:?}");
     if !attached(past) && !matches!(vm.lifecycle.state, DomainState::Gone(_)) {
         assert_eq!(vm.state(), DomainState::Unknown, "nobody looks: {past:?}");
         assert!(!vm.needs_feeds(), "{past:?}");
     }
-    if attached(past) && open && !matches!(vm.lifecycle.state, DomainState::Gone(_)) {
+    let moved = |phase| matches!(phase, Phase::Moved { .. });
+    let is_here = vm.lifecycle.alarm.is_some_and(|alarm| !moved(alarm.phase));
+    if attached(past) && is_here && !matches!(vm.lifecycle.state, DomainState::Gone(_)) {
         assert!(vm.needs_feeds(), "{past:?}");
     }
     open
@@ -270,22 +372,30 @@ fn check(vm: &Vm, past: &Past, open: bool, said: &[Outcome]) -> bool {
 fn only_an_expiry_raises_and_only_a_feed_of_an_armed_device_clears_whatever_comes_when() {
     let vm = Vm::new(0);
     let ways = walk(&vm, &mut Vec::new(), false, DEPTH);
-    assert_eq!(ways, 20_u64.pow(5), "all of them");
+    assert_eq!(ways, 26_u64.pow(DEPTH), "all of them");
 }
 
 #[test]
 fn the_same_holds_for_all_that_can_follow_an_expiry() {
-    let mut vm = Vm::new(0);
-    let mut past = Vec::new();
-    for act in [Act::Attach(1), Act::Expires] {
-        let ns = past.last().map_or(0, |(at, _)| *at) + act.takes();
-        let wall = Timestamp(ns / 1_000);
-        for input in act.inputs() {
-            let _ = vm.step(Moment { ns, wall }, input, &Rules::default());
+    let beginnings = [
+        &[Act::Attach(1), Act::Expires][..],
+        &[Act::Attach(1), Act::ExpiresPauses, Act::Resumed],
+        &[Act::AttachPaused, Act::Resumed],
+    ];
+    for beginning in beginnings {
+        let mut vm = Vm::new(0);
+        let mut past = Vec::new();
+        for act in beginning {
+            let ns = past.last().map_or(0, |(at, _)| *at) + act.takes();
+            let wall = Timestamp(ns / 1_000);
+            for input in act.inputs() {
+                let _ = vm.step(Moment { ns, wall }, input, &Rules::default());
+            }
+            past.push((ns, *act));
         }
-        past.push((ns, act));
+        let ways = walk(&vm, &mut past, true, DEPTH);
+        assert_eq!(ways, 26_u64.pow(DEPTH), "{beginning:?}");
     }
-    assert_eq!(walk(&vm, &mut past, true, DEPTH), 20_u64.pow(5));
 }
 
 /// What a domain of Xen's tells when these things happen to it one after the other.
@@ -317,7 +427,7 @@ fn a_domain_of_xens_that_reboots_is_started_once_and_keeps_its_alarm() {
     let story = [
         (STEP, attached(1)),
         (STEP, Input::Armed),
-        (STEP, expired(false, false)),
+        (STEP, expired(false, false, false)),
         // QEMU resets its devices, then its toolstack ends it and starts another.
         (STEP, reset(Reset::Guest)),
         (STEP, Input::Ending(Cause::Destroyed)),

@@ -8,11 +8,14 @@ use sink_common::{Scratch, bus, close, drops, eventually, raised, spawn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
+use xenwarden::control::leases::{Lease, LeaseState};
 use xenwarden::control::status::{Inhibited, MonitorStatus, Pcpu, Starved, Status, Took};
 use xenwarden::event::{Coverage, Timestamp, Uuid};
 use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
+use xenwarden::pulse;
+use xenwarden::pulse::status::{BeatStatus, PulseStatus};
 use xenwarden::sink::metrics::{self, Counters, MAX_GUESTS, NAME, render, render_down};
 use xenwarden::sys::clock::Monotonic;
 
@@ -276,6 +279,33 @@ fn named(text: &str) -> BTreeSet<&str> {
     names.collect()
 }
 
+/// A program with a heartbeat of which everything is known.
+fn pulses() -> PulseStatus {
+    PulseStatus {
+        program: "colo".to_owned(),
+        uptime_ms: 1,
+        worst_late_us: 1,
+        own_gaps: 0,
+        events_lost: 0,
+        heartbeats: vec![BeatStatus {
+            heartbeat: "pair".to_owned(),
+            peer: "a peer".to_owned(),
+            protocol: "awd+psk".to_owned(),
+            state: "armed".to_owned(),
+            last_pulse_ms: Some(1),
+            timeout_ms: 5_000,
+            round_trip_us: Some(1),
+            jitter_us: Some(1),
+            pulses: 1,
+            refused: 0,
+            losses: 0,
+            connections: Some(1),
+            lease: None,
+            trouble: None,
+        }],
+    }
+}
+
 #[test]
 fn what_alerts_and_the_dashboard_go_by_is_written_and_each_alert_is_explained() {
     let mut failed = guest(Some(0xabc), 3, Some("web"));
@@ -288,7 +318,20 @@ fn what_alerts_and_the_dashboard_go_by_is_written_and_each_alert_is_explained() 
         events: vec![("alarm.raised", 7)],
         dropped: vec![("hooks", 2)],
     };
-    let written = render(&status(), &guests, &counters);
+    let mut status = status();
+    status.leases = vec![Lease {
+        lease: "quorum".to_owned(),
+        state: LeaseState::Held,
+        required: true,
+        strict: false,
+        uid: 0,
+        timeout_ms: 5_000,
+        left_ms: Some(4_200),
+        renewals: 7,
+    }];
+    let written = render(&status, &guests, &counters);
+    assert!(written.contains("xenwarden_lease_timeout_seconds{lease=\"quorum\"} 5"));
+    let written = written + &pulse::metrics::render(&pulses());
     let written = named(&written);
     let alerts = include_str!("../monitoring/alerts.yml");
     let dashboard = include_str!("../monitoring/dashboard.json");

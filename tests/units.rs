@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the shipped units must not do.
+#![allow(clippy::expect_used)] // how tests fail
 
 /// systemd starts what a unit wants again at each restart of that unit.
 #[test]
@@ -95,4 +96,20 @@ fn the_host_is_guarded_until_a_shutdown_has_stopped_the_guests() {
         .find_map(|line| line.strip_prefix("Before="));
     assert_eq!(told, before);
     assert!(unit.contains("\nFileDescriptorStoreMax="), "{unit}");
+}
+
+/// Its sockets and what it leaves to its next run are in one directory with those of all others (systemd.exec(5), tmpfiles.d(5)).
+#[test]
+fn no_instance_of_heartbeats_takes_the_sockets_of_the_others_with_it() {
+    let unit = include_str!("../init/systemd/xenwarden-pulse@.service");
+    let has = |line: &str| unit.lines().any(|l| l == line);
+    assert!(has("RuntimeDirectory=xenwarden-pulse") && has("RuntimeDirectoryPreserve=yes"));
+    // systemd 219 would remove it: there it is nobody's.
+    let old = include_str!("../init/systemd/219.sed");
+    assert!(old.lines().any(|line| line == "/^RuntimeDirectory/d"));
+    let directory = include_str!("../init/systemd/xenwarden.tmpfiles");
+    let user = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key));
+    let (user, group) = (user("User=").expect("one"), user("Group=").expect("one"));
+    let line = format!("d /run/xenwarden-pulse 0755 {user} {group} -");
+    assert!(directory.lines().any(|l| l == line), "{directory}");
 }

@@ -38,7 +38,8 @@ s/^TimeoutStopSec=infinity/TimeoutStopSec=0/
 /^MemoryDenyWriteExecute=/d
 # 233
 /^RestrictNamespaces=/d
-/^RuntimeDirectoryPreserve=/d
+# It would go with each instance that ends: xenwarden.tmpfiles has it there.
+/^RuntimeDirectory/d
 # 231, 232
 /^MemoryDenyWriteExecute=/d
 /^ProtectControlGroups=/d

@@ -120,7 +120,7 @@ fn serve(request: Request) -> Result<(), Failure> {
         }
         return say(&format!("ok; {} heartbeats", plan.heartbeats.len())).map(|_| ());
     }
-    sink::log::start(NAME, LevelFilter::Info, false, || {})
+    sink::log::start(NAME, LevelFilter::Info, true, || {})
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
     run::run(plan, &Places::below(&request.run))
 }

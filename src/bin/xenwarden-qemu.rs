@@ -58,7 +58,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         println!("{}: ok", arguments.config.display());
         return Ok(());
     }
-    sink::log::start(NAME, log::LevelFilter::Info, false, || {})
+    sink::log::start(NAME, log::LevelFilter::Info, true, || {})
         .map_err(|error| Failure::new(OSERR, format!("cannot start logging: {error}")))?;
     service::run(&policy)
 }

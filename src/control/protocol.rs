@@ -88,6 +88,10 @@ pub struct Told {
     /// The guest that it is about; null for the host's own.
     #[serde(default)]
     pub guest: Option<Guest>,
+    /// Who tells, where several processes of one kind may tell of the same guest: its control socket.
+    /// Not published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub what: Kind,

@@ -2,7 +2,7 @@
 //! The control socket's server: a request line in, one JSON line out, close.
 //!
 //! In: [`Request`]s; those that change something from root only, events from whom they are of. Out: the answer, or a
-//! [`Refusal`]. Clients are untrusted: a request has a largest length and must come within 2 s,
+//! [`Refusal`]. Clients are untrusted: a request has a largest length, beyond which it is read and dropped, and must come within 2 s,
 //! and so must the reading of the answer; at most 32 are served at once ([`super::client_pool`]).
 //! So the memory stays bounded whatever they do. Must never wait for a client.
 
@@ -15,7 +15,8 @@ use crate::guests::GuestRequests;
 use crate::state::history::Resets;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 const MAX_CLIENTS: usize = 32;
 /// How long a client may take for its request and for reading its answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that one read drops of a request that is too long, and reads that one turn makes.
+const DROPPED: usize = 4_096;
+const DROPS: usize = 16;
 
 const REFUSALS: [&str; 2] = [
     "not allowed: only root and the configured group may ask",
@@ -52,8 +56,8 @@ pub struct MonitorContext<'a> {
     pub resets: &'a Resets,
     /// Who may tell of events.
     pub tellers: &'a Tellers,
-    /// Publishes one, and gives its number.
-    pub publish: &'a dyn Fn(Told) -> u64,
+    /// Publishes one, and gives its number; or says why not.
+    pub publish: &'a dyn Fn(Told) -> Result<u64, Refusal>,
 }
 
 struct Client {
@@ -61,6 +65,9 @@ struct Client {
     peer: Peer,
     request: RequestLine,
     answer: VecDeque<u8>,
+    /// The request was too long. What is left of it is read: a socket that is closed with bytes unread resets the
+    /// connection (unix(7)), and the answer would be lost with it.
+    is_too_long: bool,
     deadline: Instant,
 }
 
@@ -102,6 +109,7 @@ pub fn run(listener: &UnixListener, context: &Context<'_>, stop: &impl AsFd) {
             peer,
             request: RequestLine::new(MAX_REQUEST),
             answer: VecDeque::new(),
+            is_too_long: false,
             deadline: Instant::now() + TIMEOUT,
         });
         let now = Instant::now();
@@ -114,11 +122,17 @@ pub fn run(listener: &UnixListener, context: &Context<'_>, stop: &impl AsFd) {
 impl Client {
     /// Reads or writes as far as it goes without waiting.
     fn advance(&mut self, context: &Context<'_>) -> io::Result<State> {
+        if self.is_too_long && self.answer.is_empty() {
+            return self.drop_rest();
+        }
         if self.answer.is_empty() {
             let answer = match self.request.read(&mut self.stream)? {
                 Progress::Waiting => return Ok(State::Open),
                 Progress::Closed => return Ok(State::Done),
-                Progress::TooLong => Err(Refusal::new("the request is too long")),
+                Progress::TooLong => {
+                    self.is_too_long = true;
+                    Err(Refusal::new("the request is too long"))
+                }
                 Progress::Line(request) => {
                     let request = std::str::from_utf8(&request).unwrap_or_default();
                     let request = request.parse();
@@ -127,7 +141,26 @@ impl Client {
             };
             self.answer = answer.unwrap_or_else(|refusal| line(&refusal)).into();
         }
-        self.write()
+        match self.write()? {
+            State::Done if self.is_too_long => {
+                self.stream.shutdown(Shutdown::Write)?;
+                Ok(State::Open)
+            }
+            state => Ok(state),
+        }
+    }
+
+    fn drop_rest(&mut self) -> io::Result<State> {
+        let mut dropped = [0; DROPPED];
+        for _ in 0..DROPS {
+            match self.stream.read(&mut dropped) {
+                Ok(0) => return Ok(State::Done),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(State::Open)
     }
 
     fn write(&mut self) -> io::Result<State> {
@@ -180,7 +213,7 @@ fn answer_of_monitor(
         Request::Status => Ok(line(&(monitor.status)())),
         Request::Why => Ok(line(monitor.resets)),
         Request::Tell(told) if monitor.tellers.may_tell(peer.uid, &told) => {
-            Ok(line(&Done::Told((monitor.publish)(*told))))
+            (monitor.publish)(*told).map(|number| line(&Done::Told(number)))
         }
         _ => Err(Refusal::new(NOT_YOURS)),
     }

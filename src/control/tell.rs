@@ -133,7 +133,8 @@ mod tests {
     }
 
     fn of(what: Kind) -> Told {
-        Told { guest: None, what }
+        let (guest, by) = (None, None);
+        Told { guest, by, what }
     }
 
     #[test]
@@ -172,6 +173,7 @@ mod tests {
         };
         let forged = Told {
             guest: Some(guest),
+            by: None,
             what: what.clone(),
         };
         for uid in [0, 7] {
@@ -184,6 +186,7 @@ mod tests {
     fn what_is_told_is_read_as_it_was_written() {
         let told = Told {
             guest: None,
+            by: Some("/run/xenwarden-qemu/web.sock".to_owned()),
             what: armed(),
         };
         let request = Request::Tell(Box::new(told));

@@ -389,15 +389,18 @@ kinds! {
         /// The lease.
         lease: String,
     } => format!("lease {lease}: released by its client")
-    /// Somebody spoke for a lease who may not; at most one a minute and lease.
+    /// Somebody spoke for a lease who may not, or connected to watchdog-mux's socket (watchdog-mux) when it had no lease left; at most one a minute and lease.
     Warning "lease.refused" LeaseRefused {
         /// The lease.
         lease: String,
         /// The last user who did.
         uid: u32,
-        /// Datagrams that were refused since the last such event.
+        /// Datagrams, or connections, that were refused since the last such event.
         count: u64,
-    } => format!("lease {lease}: refused {count} datagrams of other users, the last of user {uid}")
+    } => match lease.as_str() {
+            "watchdog-mux" => format!("{lease}: refused {count} connections, the last of user {uid}: its leases are all held, or nobody's any more"),
+            _ => format!("lease {lease}: refused {count} datagrams of other users, the last of user {uid}"),
+        }
     /// A heartbeat's first pulse came: from now on its loss is noticed.
     Info "pulse.armed" PulseArmed {
         /// The heartbeat.

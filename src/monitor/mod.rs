@@ -10,6 +10,7 @@ pub mod guest_threads;
 pub mod host_state;
 pub mod leases;
 pub mod names;
+pub mod open_alarms;
 pub mod pcpus;
 pub mod privileges;
 pub mod recorder;

@@ -21,6 +21,7 @@ use crate::exit::{CONFIG, Failure, IOERR, OSERR, SOFTWARE, UNAVAILABLE};
 use crate::guard::page::{self, Reader};
 use crate::guests::GuestRequests;
 use crate::monitor::guest_threads::{self, GuestThreads};
+use crate::monitor::open_alarms::OpenAlarms;
 use crate::monitor::privileges::Kept;
 use crate::monitor::recorder::{self, Recorder};
 use crate::monitor::reported::{self, Reported};
@@ -46,7 +47,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -359,12 +360,17 @@ impl Threads {
         {
             let asked = Arc::clone(shared);
             let tellers = Tellers::known();
+            let open = Mutex::new(OpenAlarms::default());
             self.spawn("control", false, move || {
                 let monitor = MonitorContext {
                     status: &|| asked.status(),
                     resets: &asked.resets,
                     tellers: &tellers,
-                    publish: &|told: Told| asked.bus.publish(told.guest, told.what),
+                    publish: &|told: Told| {
+                        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                        open.take(&told)?;
+                        Ok(asked.bus.publish(told.guest, told.what))
+                    },
                 };
                 let context = Context {
                     guests: &asked.guests.registry,

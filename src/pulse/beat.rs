@@ -5,13 +5,14 @@
 //! script or the commands, the hook; the lease, which ends with the loss itself. Promises: a loss is told only after a last look at what has
 //! arrived; nothing here waits. Never: anything that depends on another heartbeat.
 
-use super::heartbeat::{Heartbeat, Input, Output, State, Timing};
+use super::heartbeat::{Heartbeat, Input, Output, State};
 use super::hook::{Hooks, Job};
-use super::lease::Lease;
+use super::lease::{Kept, Lease};
 use super::link::Net;
 use super::notification::{self, Notifier};
 use super::plan::{BeatPlan, HostPort, Message, Node};
 use super::poller::{Part, Ready};
+use super::proofs::{Moments, heir};
 use super::psk::{Seal, new_session};
 use super::refusals::Refusals;
 use super::remote::{Probe, Remote};
@@ -67,11 +68,17 @@ fn ms(ns: u64) -> u64 {
 }
 
 impl Beat {
-    /// As planned, with this number, not started. `leases` is the directory of their sockets.
+    /// As planned, with this number, not started. `leases` is the directory of their sockets, `before` what the run before has left.
     ///
     /// # Errors
     /// What the system refuses, in words.
-    pub fn new(plan: BeatPlan, number: u32, leases: &Path, now: u64) -> Result<Self, String> {
+    pub fn new(
+        plan: BeatPlan,
+        number: u32,
+        leases: &Path,
+        before: &Moments,
+        now: u64,
+    ) -> Result<Self, String> {
         let timeout_ns = plan.timeout_ms.saturating_mul(NS_PER_MS);
         let seal = match &plan.key {
             Some(key) => {
@@ -103,21 +110,19 @@ impl Beat {
                 Source::Remote(Remote::new(host, Probe::Ping, number))
             }
         };
-        let timing = Timing {
-            timeout_ns,
-            act_after_ns: plan.act_after_ms.saturating_mul(NS_PER_MS),
-            repeat_ns: plan.repeat_ms.map(|ms| ms.saturating_mul(NS_PER_MS)),
-        };
+        let interval_ns = plan.pulse_ms.saturating_mul(NS_PER_MS);
+        let lease = |name| Lease::new(leases, name, interval_ns, now);
+        let mut state = Heartbeat::new(plan.timing());
+        if let Some(proved) = heir(&plan).and_then(|heir| before.get(&heir)) {
+            state.follow(*proved);
+        }
         let notification = plan.notification.as_ref();
         Ok(Self {
             number,
-            state: Heartbeat::new(timing),
+            state,
             source,
             notifier: notification.map(|plan| Notifier::new(plan, number)),
-            lease: plan
-                .lease
-                .as_ref()
-                .map(|name| Lease::new(leases, name, now)),
+            lease: plan.lease.as_deref().map(lease),
             pulse_at: now,
             peer: plan.node.to_string(),
             stats: Stats::default(),
@@ -339,28 +344,36 @@ impl Beat {
         self.report_action(Action::Hook, result, reporter);
     }
 
-    /// From now on a lease is only given back. That of a heartbeat that does not hold is not.
-    pub fn prepare_release(&mut self, now: u64) {
-        let holds = self.state.holds(now);
-        self.lease = self.lease.take().filter(|_| holds);
+    /// From now on a lease is only given back.
+    pub fn end_renewals(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.end_renewals();
+        }
     }
 
-    /// Gives the lease back, once, if there is one and the peer is still proved to live.
+    /// Gives the lease back, once, if there is one and its peer is proved to live.
     ///
     /// # Errors
-    /// Why it was not taken; it may be tried again.
+    /// Why not yet.
     pub fn release(&mut self, now: u64) -> Result<(), String> {
-        let Some(lease) = &self.lease else {
-            return Ok(());
-        };
-        let released = match self.state.holds(now) {
-            true => lease.release().map_err(|error| error.to_string()),
-            false => Err("the peer is not proved to live any more".to_owned()),
-        };
-        let name = self.plan.lease.as_deref().unwrap_or_default();
-        released.map_err(|why| format!("lease {name}: {why}"))?;
+        let proof = self.state.proved(now).map(|at| now.saturating_sub(at));
+        match self
+            .lease
+            .as_ref()
+            .map_or(Ok(()), |lease| lease.release(proof))
+        {
+            Err(Kept::NotYet(why)) => return Err(why),
+            Err(Kept::Lost(why)) => log::warn!("{why}"),
+            Ok(()) => {}
+        }
         self.lease = None;
         Ok(())
+    }
+
+    /// What is left to the next run: when its peer was last proved to live, if it depends on that.
+    #[must_use]
+    pub fn bequest(&self, now: u64) -> Option<(String, u64)> {
+        heir(&self.plan).zip(self.state.proved(now))
     }
 
     /// The program stops, in order.

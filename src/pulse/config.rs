@@ -11,8 +11,11 @@ use super::plan::{
 use super::protocol::Protocol;
 use super::psk::Key;
 use crate::config::leases::LeaseName;
+use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -394,16 +397,28 @@ impl Of<'_> {
         let Some(command) = section.hook.clone() else {
             return Some(None);
         };
-        let program = command.first().map(PathBuf::from);
-        if !program.is_some_and(|program| program.is_absolute()) {
+        let program = command.first().map(PathBuf::from).unwrap_or_default();
+        if !program.is_absolute() {
             self.wrong("hook", "must be an array: an absolute path, and arguments");
             return None;
         }
+        self.checked("hook", may_run(&program))?;
         Some(Some(Hook {
             command,
             timeout_ms: seconds.saturating_mul(1_000),
         }))
     }
+}
+
+/// Whether this program's user may run it. That a loss finds nothing to run is better known before.
+fn may_run(program: &Path) -> Result<(), String> {
+    let told = |why: &dyn Display| format!("{}: {why}", program.display());
+    let found = fs::metadata(program).map_err(|error| told(&error))?;
+    if !found.is_file() {
+        return Err(told(&"is no file"));
+    }
+    access(program, AccessFlags::X_OK)
+        .map_err(|errno| told(&format!("this user may not run it: {}", errno.desc())))
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, String> {

@@ -148,6 +148,8 @@ pub struct Heartbeat {
     timing: Timing,
     inner: Inner,
     proved: u64,
+    /// What was proved was so to an earlier run: a lease holds for it, and nothing can be lost.
+    followed: bool,
     stopped: bool,
     losses: u64,
 }
@@ -160,6 +162,7 @@ impl Heartbeat {
             timing,
             inner: Inner::Waiting,
             proved: 0,
+            followed: false,
             stopped: false,
             losses: 0,
         }
@@ -176,13 +179,33 @@ impl Heartbeat {
         }
     }
 
+    /// The run before this one, in the same boot, had its peer proved to live at `proved`, ns, and had not lost it. A lease holds
+    /// on that ground for as long as it would have there; nothing else comes of it before the first frame.
+    pub fn follow(&mut self, proved: u64) {
+        if self.inner == Inner::Waiting {
+            self.proved = proved;
+            self.followed = true;
+        }
+    }
+
     /// Whether a lease that depends on it is renewed at `now`: only while the peer is proved to have lived within
     /// the timeout, our own gaps not excepted. So a run that was started after a loss, or was itself stopped in
     /// it, renews nothing on the ground that it has not noticed yet.
     #[must_use]
     pub fn holds(&self, now: u64) -> bool {
         let fresh = now < self.proved.saturating_add(self.timing.timeout_ns);
-        fresh && !self.stopped && matches!(self.state(), State::Armed | State::Back)
+        let could_lapse = match self.state() {
+            State::Waiting => self.followed,
+            State::Armed | State::Back => true,
+            State::Lost => false,
+        };
+        fresh && !self.stopped && could_lapse
+    }
+
+    /// The moment that was proved last, while it [holds](Self::holds), ns.
+    #[must_use]
+    pub fn proved(&self, now: u64) -> Option<u64> {
+        self.holds(now).then_some(self.proved)
     }
 
     /// Losses so far.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 const PERIOD_NS: u64 = 15 * NS_PER_S;
+const UP: &str = "1 while the program runs.";
 
 /// The way to the thread.
 #[derive(Debug)]
@@ -66,10 +67,12 @@ impl Metrics {
         let _ = self.queue.try_send(render(status));
     }
 
-    /// What is left says that the program is down.
-    pub fn end(self) {
-        let text = "# HELP xenwarden_pulse_up 1 while the program runs.\n# TYPE xenwarden_pulse_up gauge\nxenwarden_pulse_up 0\n";
-        if self.queue.try_send(text.to_owned()).is_ok() {
+    /// What is left says that `program` is down.
+    pub fn end(self, program: &str) {
+        let mut text = String::new();
+        head(&mut text, "up", "gauge", UP);
+        let _ = writeln!(text, "xenwarden_pulse_up{{program=\"{program}\"}} 0");
+        if self.queue.try_send(text).is_ok() {
             drop(self.queue);
             let _ = self.thread.join();
         }
@@ -134,7 +137,7 @@ pub fn render(status: &PulseStatus) -> String {
     let late = seconds(status.worst_late_us);
     let gaps = status.own_gaps.to_string();
     for (name, kind, help, value) in [
-        ("up", "gauge", "1 while the program runs.", "1"),
+        ("up", "gauge", UP, "1"),
         (
             "late_max_seconds",
             "gauge",

@@ -4,8 +4,10 @@
 //! In: nothing; [`super::options`] and [`super::config`] make it. Out: a plan without contradictions. What it
 //! names was read where it must be there at the start: scripts and keys.
 
+use super::heartbeat::Timing;
 use super::protocol::Protocol;
 use super::psk::Key;
+use crate::sys::clock::NS_PER_MS;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -63,6 +65,19 @@ pub struct BeatPlan {
     pub lease: Option<String>,
     /// Connections that a listening node has at once.
     pub max_connections: usize,
+}
+
+impl BeatPlan {
+    /// Its times.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        let ns = |ms: u64| ms.saturating_mul(NS_PER_MS);
+        Timing {
+            timeout_ns: ns(self.timeout_ms),
+            act_after_ns: ns(self.act_after_ms),
+            repeat_ns: self.repeat_ms.map(ns),
+        }
+    }
 }
 
 /// Where a heartbeat is heard.

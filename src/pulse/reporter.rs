@@ -78,6 +78,7 @@ fn tell_all(events: &Receiver<Kind>, to: &Path) {
         loop {
             let told = Told {
                 guest: None,
+                by: None,
                 what: event.clone(),
             };
             match tell(to, told) {

@@ -11,13 +11,14 @@ use super::link::Net;
 use super::metrics::Metrics;
 use super::plan::Plan;
 use super::poller::{Part, Poller, Ready, Token};
+use super::proofs::Proofs;
 use super::reporter::Reporter;
 use super::resolver::Resolver;
 use super::status::{BeatStatus, PulseStatus};
 use super::status_socket::StatusSocket;
 use crate::event::Kind;
 use crate::exit::{CONFIG, Failure, OSERR};
-use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until, suspended_ns};
+use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, suspended_ns};
 use crate::sys::notify::Notifier;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,7 +34,7 @@ const GAP_NS: u64 = 200 * NS_PER_MS;
 /// A gap as long is told.
 const GAP_TOLD_NS: u64 = NS_PER_S;
 /// At the end leases are tried to be given back for so long, each time after so long: in all less
-/// than the unit's TimeoutStopSec.
+/// than the unit's TimeoutStopSec. Heartbeats are served meanwhile, as a peer's next pulse may be the proof that is wanted.
 const RELEASE_NS: u64 = 5 * NS_PER_S;
 const RELEASE_AGAIN_NS: u64 = 50 * NS_PER_MS;
 /// The longest wait.
@@ -75,7 +76,6 @@ pub fn run(plan: Plan, places: &Places) -> Result<(), Failure> {
     let _ = notifier.tell("READY=1");
     log::info!("watches {} heartbeats", program.beats.len());
     program.serve(&notifier)?;
-    let _ = notifier.tell("STOPPING=1");
     program.stop();
     Ok(())
 }
@@ -87,7 +87,10 @@ struct Program {
     reporter: Reporter,
     hooks: Hooks,
     wake: Arc<EventFd>,
-    _stop: UnixStream,
+    stop: UnixStream,
+    /// Since when it has been stopping, ns.
+    stopping: Option<u64>,
+    proofs: Proofs,
     beats: Vec<Beat>,
     /// When each heartbeat is due, and the same by time.
     due: Vec<u64>,
@@ -131,6 +134,8 @@ impl Program {
         let hooks = Hooks::start(any, &wake).map_err(thread)?;
         let reporter = Reporter::start(plan.control_socket).map_err(thread)?;
         let metrics = plan.metrics_textfile.map(Metrics::start);
+        let proofs = Proofs::of(&places.status, &plan.name);
+        let before = proofs.take(now);
         let mut beats = Vec::new();
         let net = Net {
             poller: &poller,
@@ -138,10 +143,11 @@ impl Program {
         };
         for (number, beat) in (0..Token::PROGRAM).zip(plan.heartbeats) {
             let wrong = format!("heartbeat {}", beat.name);
-            let beat = Beat::new(beat, number, &places.leases, now).and_then(|mut beat| {
-                beat.start(now, net)?;
-                Ok(beat)
-            });
+            let beat =
+                Beat::new(beat, number, &places.leases, &before, now).and_then(|mut beat| {
+                    beat.start(now, net)?;
+                    Ok(beat)
+                });
             beats.push(beat.map_err(|why| Failure::new(OSERR, format!("{wrong}: {why}")))?);
         }
         let status = StatusSocket::open(&places.status, &plan.name, net);
@@ -153,7 +159,9 @@ impl Program {
             reporter,
             hooks,
             wake,
-            _stop: stop,
+            stop,
+            stopping: None,
+            proofs,
             beats,
             status,
             metrics: metrics.transpose().map_err(thread)?,
@@ -181,6 +189,7 @@ impl Program {
             let due = self.agenda.first().map_or(u64::MAX, |(at, _)| *at);
             let wait = due.saturating_sub(now).min(LONGEST_NS);
             let wait = watchdog.map_or(wait, |_| wait.min(alive_at.saturating_sub(now)));
+            let wait = self.stopping.map_or(wait, |_| wait.min(RELEASE_AGAIN_NS));
             let wait = u16::try_from(wait.div_ceil(NS_PER_MS)).unwrap_or(1_000);
             self.poller
                 .wait(wait, &mut ready)
@@ -191,9 +200,13 @@ impl Program {
                 ends |= self.serve_one(*ready, Monotonic::now().0);
             }
             if ends {
-                return Ok(());
+                let _ = notifier.tell("STOPPING=1");
+                self.begin_to_stop(Monotonic::now().0);
             }
             self.serve_due();
+            if self.has_released(Monotonic::now().0) {
+                return Ok(());
+            }
         }
     }
 
@@ -330,39 +343,42 @@ impl Program {
         }
     }
 
-    /// Gives the leases back. A monitor that is just being started, or has no room, is asked again
-    /// for a while: a lease that is not given back brings the host down.
-    fn release_leases(&mut self) {
-        let first = Monotonic::now();
-        for beat in &mut self.beats {
-            beat.prepare_release(first.0);
-        }
-        loop {
-            let now = Monotonic::now();
-            let results = self.beats.iter_mut().map(|beat| beat.release(now.0));
-            let untaken: Vec<String> = results.filter_map(Result::err).collect();
-            if untaken.is_empty() {
-                return;
-            }
-            if now.0.saturating_sub(first.0) >= RELEASE_NS {
-                for why in untaken {
-                    log::warn!("{why}: it was not given back, and will lapse");
-                }
-                return;
-            }
-            sleep_until(now.plus_ns(RELEASE_AGAIN_NS));
+    fn begin_to_stop(&mut self, now: u64) {
+        // Another signal changes nothing.
+        let _ = self.poller.remove(&self.stop);
+        self.stopping = Some(now);
+        for (number, beat) in (0..).zip(&mut self.beats) {
+            beat.end_renewals();
+            note(&mut self.agenda, &mut self.due, number, beat.next());
         }
     }
 
+    /// Gives the leases back, where it is stopping; whether it has done what it could. A monitor that is just being started, or has no
+    /// room, is asked again for a while, and so is a peer whose last proof is not young enough: a lease
+    /// that is not given back brings the host down.
+    fn has_released(&mut self, now: u64) -> bool {
+        let Some(since) = self.stopping else {
+            return false;
+        };
+        let results = self.beats.iter_mut().map(|beat| beat.release(now));
+        let untaken: Vec<String> = results.filter_map(Result::err).collect();
+        let is_over = now.saturating_sub(since) >= RELEASE_NS;
+        for why in untaken.iter().filter(|_| is_over) {
+            log::warn!("{why}");
+        }
+        is_over || untaken.is_empty()
+    }
+
     fn stop(&mut self) {
-        self.release_leases();
         let now = Monotonic::now().0;
+        let left = self.beats.iter().filter_map(|beat| beat.bequest(now));
+        self.proofs.leave(left.collect());
         for beat in &mut self.beats {
             beat.stop(now);
         }
         self.status.close();
         if let Some(metrics) = self.metrics.take() {
-            metrics.end();
+            metrics.end(&self.name);
         }
         log::info!("has ended");
     }

@@ -135,7 +135,7 @@ impl Device {
                 Some(act)
             }
             Sighting::Ib700Disable => Some(self.disarmed()),
-            Sighting::Gap => {
+            Sighting::Loaded | Sighting::Gap => {
                 *self = Self::unseen();
                 None
             }

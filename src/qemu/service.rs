@@ -74,7 +74,8 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     })?;
     let hypervisor = Arc::new(open_hypervisor());
     say_bound(policy);
-    let (tell, telling) = teller::start(Some(policy.monitor_socket.clone()))
+    let monitor = Some(policy.monitor_socket.clone());
+    let (tell, telling) = teller::start(monitor, &policy.control_socket)
         .map_err(|error| os("cannot start a thread", error))?;
     let names: Vec<_> = policy
         .vms

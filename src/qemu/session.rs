@@ -3,8 +3,8 @@
 //!
 //! In: its QMP socket, its trace. Out: [`Input`]s, in an order that never takes a feed for younger
 //! than it is: what the log holds was written before, or at most moments after, the events that
-//! were read first; so sightings come before events, and an event with sightings beside it leaves
-//! open what the guest has done to the device since ([`Input::Expired`]'s `unclear`).
+//! were read first; so sightings come before events, and an event beside sightings that may have
+//! armed the device leaves open what it is since ([`Input::Expired`]'s `unclear`).
 //! Promises: no wait is longer than a few seconds, and each ends when the process is to stop.
 
 use super::config::PolicyVm;
@@ -81,6 +81,8 @@ struct Attached {
     no_trace: bool,
     /// When the device was last turned off, by QEMU's clock.
     turned_off: Option<Timestamp>,
+    /// And when the VM last ran on: an expiry of before, held back, has not paused it since.
+    resumed: Option<Timestamp>,
 }
 
 impl Attached {
@@ -173,6 +175,7 @@ impl Session<'_> {
             missed: self.vms.needs_feeds(self.n),
             no_trace: false,
             turned_off: None,
+            resumed: None,
             client,
             ways,
             status,
@@ -246,15 +249,14 @@ impl Session<'_> {
             deadline = Instant::now();
         }
         let seen = self.look();
-        let unclear = !seen.is_empty();
-        let mut inputs: Vec<Input> = seen.into_iter().map(Input::Seen).collect();
         let mut ask = false;
         for event in &events {
-            inputs.extend(self.input(event, unclear, attached));
-            // In a snapshot that may have been loaded the first feed may have been told long ago.
-            attached.missed |= event.name == "RESUME";
+            // In a snapshot that may have been loaded the first feed may have been told long ago: the
+            // trace shows a load.
+            attached.missed |= event.name == "RESUME" || pauses(event);
             ask |= TELL_OF_STATUS.contains(&event.name.as_str());
         }
+        let inputs = self.inputs(seen, &events, attached);
         self.step(&inputs);
         end?;
         if ask {
@@ -270,13 +272,15 @@ impl Session<'_> {
 
     /// What a QEMU that ended has said last: the connection may have broken at a command.
     fn last_words(&mut self, attached: &mut Attached) {
-        let mut inputs: Vec<Input> = self.look().into_iter().map(Input::Seen).collect();
-        for _ in 0..MOST_EVENTS {
+        let seen = self.look();
+        let mut events = Vec::new();
+        while events.len() < MOST_EVENTS {
             let Ok(Some(event)) = attached.client.event(Instant::now()) else {
                 break;
             };
-            inputs.extend(self.input(&event, true, attached));
+            events.push(event);
         }
+        let inputs = self.inputs(seen, &events, attached);
         self.step(&inputs);
     }
 
@@ -287,13 +291,30 @@ impl Session<'_> {
         })
     }
 
+    fn inputs(
+        &mut self,
+        seen: Vec<Sighting>,
+        events: &[Event],
+        attached: &mut Attached,
+    ) -> Vec<Input> {
+        let armed = seen.iter().any(|seen| seen.may_arm());
+        let loaded = seen.contains(&Sighting::Loaded);
+        let mut inputs: Vec<Input> = seen.into_iter().map(Input::Seen).collect();
+        for (n, event) in events.iter().enumerate() {
+            let mut after = events.iter().skip(n);
+            let stands_still = pauses(event) && !after.any(|event| event.name == "RESUME");
+            let unclear = if stands_still {
+                loaded
+            } else {
+                armed || is_old(event)
+            };
+            inputs.extend(self.input(event, unclear, attached));
+        }
+        inputs
+    }
+
     fn input(&mut self, event: &Event, unclear: bool, attached: &mut Attached) -> Option<Input> {
         let status = attached.status;
-        let age_ms = event.time().map(|time| {
-            let now = Timestamp::now();
-            now.since_ms(time).max(time.since_ms(now))
-        });
-        let unclear = unclear || age_ms.is_none_or(|age| age > OLD_MS);
         if matches!(event.name.as_str(), "WATCHDOG" | "RESET") {
             attached.turned_off = attached.turned_off.max(event.time());
         }
@@ -306,13 +327,20 @@ impl Session<'_> {
                 let found = self.seen(status);
                 let paused =
                     status.state == DomainState::Running && found.state == DomainState::Paused;
-                Some(Input::Expired { unclear, paused })
+                Some(Input::Expired {
+                    unclear,
+                    paused,
+                    pauses: pauses(event) && event.time() > attached.resumed,
+                })
             }
             "RESET" => {
                 let how = Reset::from_reason(event.text("reason").unwrap_or_default());
                 Some(Input::Reset { how, unclear })
             }
-            "RESUME" => Some(Input::Resumed),
+            "RESUME" => {
+                attached.resumed = attached.resumed.max(event.time());
+                Some(Input::Resumed)
+            }
             "SHUTDOWN" => Some(Input::Ending(ending(
                 event.text("reason").unwrap_or_default(),
             ))),
@@ -373,6 +401,7 @@ impl Session<'_> {
             Err(stopped) => return Err(stopped),
         }
         self.vms.set_tracing(self.n, false);
+        self.step(&[Input::TraceOff]);
         Ok(())
     }
 
@@ -400,6 +429,20 @@ fn is_gone(why: &CallError) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     )
+}
+
+/// It expired, and QEMU pauses the VM for that.
+fn pauses(event: &Event) -> bool {
+    event.name == "WATCHDOG" && event.text("action") == Some("pause")
+}
+
+/// A guest may have booted since.
+fn is_old(event: &Event) -> bool {
+    let age_ms = event.time().map(|time| {
+        let now = Timestamp::now();
+        now.since_ms(time).max(time.since_ms(now))
+    });
+    age_ms.is_none_or(|age| age > OLD_MS)
 }
 
 fn query_status(client: &mut Client) -> Result<Status, CallError> {

@@ -14,7 +14,7 @@ pub struct Status {
     pub state: DomainState,
     /// It waits for its guest to come from elsewhere.
     pub incoming: bool,
-    /// Its watchdog stopped it (`action=pause`).
+    /// Its watchdog stopped it (`action=pause`), or a snapshot was loaded since.
     pub by_watchdog: bool,
 }
 

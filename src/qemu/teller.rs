@@ -10,6 +10,7 @@
 use super::pace::Lines;
 use crate::control::protocol::Told;
 use crate::control::tell::{NotTold, tell};
+use crate::event::{Guest, Kind};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Teller {
     wake: Option<Sender<()>>,
     queues: Arc<Mutex<Queues>>,
     lost: Mutex<(u64, Lines)>,
+    /// Who tells.
+    by: String,
 }
 
 /// Events that wait, by the names of their VMs.
@@ -87,11 +90,12 @@ pub struct Telling {
     stop: Sender<()>,
 }
 
-/// Starts telling the monitor whose control socket is at `socket`; none: nobody.
+/// Starts telling the monitor whose control socket is at `socket`, as the process whose own is `by`; none:
+/// nobody.
 ///
 /// # Errors
 /// There can be no thread.
-pub fn start(socket: Option<PathBuf>) -> std::io::Result<(Teller, Telling)> {
+pub fn start(socket: Option<PathBuf>, by: &Path) -> std::io::Result<(Teller, Telling)> {
     let queues = Arc::new(Mutex::new(Queues::default()));
     let (wake, woken) = bounded(1);
     let (stop, stopped) = bounded(1);
@@ -104,17 +108,27 @@ pub fn start(socket: Option<PathBuf>) -> std::io::Result<(Teller, Telling)> {
     });
     let thread = thread.transpose()?;
     let lost = Mutex::new((0, Lines::new(1)));
-    let teller = Teller { wake, queues, lost };
+    let teller = Teller {
+        wake,
+        queues,
+        lost,
+        by: by.display().to_string(),
+    };
     Ok((teller, Telling { thread, stop }))
 }
 
 impl Teller {
     /// Hands over an event. Does not wait.
-    pub fn tell(&self, told: Told) {
+    pub fn tell(&self, guest: Guest, what: Kind) {
         let Some(wake) = &self.wake else {
             return;
         };
-        let kind = told.what.kind();
+        let kind = what.kind();
+        let told = Told {
+            guest: Some(guest),
+            by: Some(self.by.clone()),
+            what,
+        };
         if lock(&self.queues).push(told) {
             // Where one waits already, the thread sees this event as well.
             let _ = wake.try_send(());
@@ -193,7 +207,7 @@ fn run(socket: &Path, events: &Mutex<Queues>, woken: &Receiver<()>, stop: &Recei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Guest, Kind, NO_DOMAIN};
+    use crate::event::NO_DOMAIN;
 
     fn of(name: &str) -> Told {
         let guest = Guest {
@@ -203,6 +217,7 @@ mod tests {
         };
         Told {
             guest: Some(guest),
+            by: None,
             what: Kind::AlarmRaised { expiries: 1 },
         }
     }

@@ -14,11 +14,19 @@
 //! pci_cfg_write i6300esb 00:02.0 @0x68 <- 0x2
 //! ```
 //!
+//! And where the device's state is loaded (migration/trace-events; by the name of its vmstate, with the
+//! path of a PCI device before it):
+//!
+//! ```text
+//! qemu_loadvm_state_section_startfull 31(0000:00:02.0/i6300esb_wdt) 0 10000
+//! ```
+//!
 //! `-msg timestamp=on` puts `PID@SECONDS:` before each.
 
 /// The trace events that show writes to watchdogs, in the order in which they are switched on: a
 /// feed is worth more where the arming before it was seen.
-pub const EVENTS: [&str; 2] = [CONFIG_WRITE, WRITE];
+pub const EVENTS: [&str; 3] = [LOAD, CONFIG_WRITE, WRITE];
+const LOAD: &str = "qemu_loadvm_state_section_startfull";
 const WRITE: &str = "memory_region_ops_write";
 const CONFIG_WRITE: &str = "pci_cfg_write";
 /// Longest name of a device, bytes; the log's own lines of another form end here.
@@ -40,8 +48,18 @@ pub enum Sighting {
     Ib700Enable,
     /// To its port 0x441.
     Ib700Disable,
+    /// The state of a watchdog device was loaded: of a snapshot, or of another QEMU.
+    Loaded,
     /// Lines are missing: the log was not read in time, or its file was full.
     Gap,
+}
+
+impl Sighting {
+    /// The device may be armed after it.
+    #[must_use]
+    pub fn may_arm(self) -> bool {
+        !matches!(self, Self::I6300esb { .. } | Self::Ib700Disable)
+    }
 }
 
 /// What a line says of a watchdog.
@@ -62,8 +80,15 @@ pub fn sighting(line: &str) -> Option<Sighting> {
     match event {
         WRITE => memory_write(&words),
         CONFIG_WRITE => config_write(&words),
+        LOAD => load(&words),
         _ => None,
     }
+}
+
+fn load(words: &[&str]) -> Option<Sighting> {
+    let (_, name) = words.first()?.strip_suffix(')')?.split_once('(')?;
+    let name = name.rsplit('/').next()?;
+    matches!(name, "i6300esb_wdt" | "ib700_wdt").then_some(Sighting::Loaded)
 }
 
 fn is_stamp(text: &str) -> bool {
@@ -138,6 +163,18 @@ mod tests {
                 Some(Sighting::I6300esbLock(2)),
             ),
             ("pci_cfg_write i6300esb 00:02.0 @0x60 <- 0x3", None),
+            (
+                "qemu_loadvm_state_section_startfull 31(0000:00:02.0/i6300esb_wdt) 0 10000",
+                Some(Sighting::Loaded),
+            ),
+            (
+                "qemu_loadvm_state_section_startfull 12(ib700_wdt) 0 0",
+                Some(Sighting::Loaded),
+            ),
+            (
+                "qemu_loadvm_state_section_startfull 12(0000:00:03.0/e1000) 0 3",
+                None,
+            ),
             ("pci_cfg_write e1000 00:02.0 @0x68 <- 0x2", None),
             (
                 "memory_region_ops_write cpu 0 mr 0x1 addr 0xc value 0x100 size 2 name 'e1000-mmio'",

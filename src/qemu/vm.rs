@@ -9,7 +9,8 @@
 //! | WATCHDOG | `Expired`, then `Disarmed`: the devices turn themselves off |
 //! | RESET | `Started`; the one with which firmware answers is none |
 //! | RESET of a domain of Xen's | nothing yet: its toolstack starts it anew, with another QEMU |
-//! | RESUME | nothing, but that a snapshot may have been loaded: its device is unknown |
+//! | RESUME | nothing, but that a snapshot may have been loaded unseen: its device is unknown |
+//! | its device's state is loaded | nothing: its device is unknown |
 //! | another QEMU on the socket | `Started`, or `Returned` where its guest comes from elsewhere |
 //! | STOP, RESUME, `query-status` | `State` |
 //! | the end of the connection | nothing: nobody looks, and that counts neither way |
@@ -63,6 +64,8 @@ pub enum Input {
         unclear: bool,
         /// Its hypervisor had paused it meanwhile, while QEMU's clock ran.
         paused: bool,
+        /// The VM is paused by it (`action=pause`), and its guest has not run since.
+        pauses: bool,
     },
     /// It was reset.
     Reset {
@@ -77,6 +80,8 @@ pub enum Input {
     Ending(Cause),
     /// The guest's writes are seen from now on.
     TraceOn,
+    /// They no longer are.
+    TraceOff,
     /// The guest wrote to its device.
     Seen(Sighting),
     /// The guest armed it, as QEMU itself says.
@@ -146,9 +151,13 @@ pub struct Vm {
     attached: bool,
     #[serde(skip)]
     device: Device,
-    /// Its watchdog stopped it (`action=pause`).
+    /// Its watchdog stopped it (`action=pause`), and it has not run since, nor was a snapshot seen
+    /// to be loaded: its device is off.
     #[serde(skip)]
     by_watchdog: bool,
+    /// The guest's writes are seen, and so is a load.
+    #[serde(skip)]
+    tracing: bool,
     /// Since when the device is known to be off.
     #[serde(skip)]
     off_ns: Option<Nanoseconds>,
@@ -174,6 +183,7 @@ impl Vm {
             attached: false,
             device: Device::unseen(),
             by_watchdog: false,
+            tracing: false,
             off_ns: None,
             reset_ns: None,
             noted: false,
@@ -228,20 +238,34 @@ impl Vm {
             Input::Attached(process, status) => self.attach(process, status, &mut turn),
             Input::Detached => self.detach(at.ns),
             Input::Gone => self.gone(&mut turn),
-            Input::Status(status) => self.status(status, &mut turn),
-            Input::Expired { paused: true, .. } => {
+            Input::Status(status) => self.life(Step::State(status.state), &mut turn),
+            Input::Expired {
+                paused: true,
+                pauses,
+                ..
+            } => {
                 self.turned_off(at.ns, false);
+                self.by_watchdog = pauses;
                 self.life(Step::Disarmed, &mut turn);
                 turn.note(Note::ExpiredWhilePaused);
             }
-            Input::Expired { unclear, .. } => self.expire(unclear, &mut turn),
+            Input::Expired {
+                unclear, pauses, ..
+            } => {
+                self.by_watchdog = pauses;
+                self.expire(unclear, &mut turn);
+            }
             Input::Reset { how, unclear } => self.reset(how, unclear, &mut turn),
             Input::Resumed => self.resume(),
             // A domain of Xen's that reboots is destroyed for that.
             Input::Ending(_) if self.reboots(at.ns) => {}
             Input::Ending(cause) => (self.ending, self.reset_ns) = (Some(cause), None),
             Input::TraceOn => self.trace_on(at.ns),
+            Input::TraceOff => self.tracing = false,
             Input::Seen(sighting) => {
+                if sighting == Sighting::Loaded {
+                    (self.by_watchdog, self.off_ns) = (false, None);
+                }
                 let act = self.device.see(at.ns, sighting);
                 self.act(act, &mut turn);
             }
@@ -268,6 +292,7 @@ impl Vm {
         self.lifecycle.skip(turn.at.ns);
         self.attached = true;
         (self.device, self.off_ns, self.reset_ns) = (Device::unseen(), None, None);
+        (self.by_watchdog, self.tracing) = (status.by_watchdog, false);
         self.process = process;
         if !self.seen {
             self.seen = true;
@@ -285,15 +310,17 @@ impl Vm {
             self.expired = false;
         }
         self.ending = None;
-        self.status(status, turn);
-        if status.by_watchdog && !self.expired {
-            self.expire(true, turn);
+        self.life(Step::State(status.state), turn);
+        match (status.by_watchdog, self.expired) {
+            (true, false) => self.expire(false, turn),
+            (true, true) => self.turned_off(turn.at.ns, false),
+            (false, _) => {}
         }
     }
 
     /// A domain of Xen's that was reset long ago did not end by that.
     fn detach(&mut self, now: Nanoseconds) {
-        self.attached = false;
+        (self.attached, self.tracing) = (false, false);
         if self.is_of_xen() && self.reset_ns.is_some() && !self.reboots(now) {
             self.ending = None;
         }
@@ -342,18 +369,13 @@ impl Vm {
         self.life(Step::Started, turn);
     }
 
-    fn status(&mut self, status: Status, turn: &mut Turn<'_>) {
-        if self.lifecycle.state != status.state {
-            self.by_watchdog = status.by_watchdog;
-        }
-        self.life(Step::State(status.state), turn);
-    }
-
-    /// A snapshot may have been loaded while it stood still, of which no version tells: a device
-    /// that was off may be armed in it. Not where its watchdog stopped it: that device is off, and
-    /// what the guest writes to it is to be no feed.
+    /// A snapshot may have been loaded while it stood still, of which the trace alone tells: a
+    /// device that was off may be armed in it. Not where its watchdog stopped it: that device is off,
+    /// and what the guest writes to it is to be no feed. A load that was not seen then leaves the
+    /// alarm open until the guest arms its watchdog anew.
     fn resume(&mut self) {
-        if !std::mem::take(&mut self.by_watchdog) {
+        let by_watchdog = std::mem::take(&mut self.by_watchdog);
+        if !by_watchdog && !self.tracing {
             (self.device, self.off_ns) = (Device::unseen(), None);
         }
     }
@@ -399,14 +421,16 @@ impl Vm {
         self.restart(cause, turn);
     }
 
-    /// What was known before the trace is worth something only if no guest can have booted since.
+    /// What was known before the trace is worth something only if no guest can have booted since:
+    /// not within a moment, and not while it stands still.
     fn trace_on(&mut self, now: Nanoseconds) {
         let fresh = self
             .off_ns
             .is_some_and(|then| now.saturating_sub(then) < SOON_NS);
-        if !fresh || !self.device.is_off() {
+        if !self.device.is_off() || !fresh && !self.by_watchdog {
             self.device = Device::unseen();
         }
+        self.tracing = true;
     }
 
     fn act(&mut self, act: Option<Act>, turn: &mut Turn<'_>) {

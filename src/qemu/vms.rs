@@ -13,7 +13,6 @@ use super::pace::Lines;
 use super::saved::{Saved, SavedVm};
 use super::teller::Teller;
 use super::vm::{Input, Outcome, Vm};
-use crate::control::protocol::Told;
 use crate::event::describe::plain;
 use crate::event::{Guest, Kind, Severity, Uuid};
 use crate::guests::alarm::{Boot, Moment, Nanoseconds, Rules};
@@ -227,8 +226,7 @@ impl Vms {
                     if entry.lines.may_say(now) {
                         log_event(&entry.name, &what);
                     }
-                    let guest = Some(entry.guest());
-                    self.teller.tell(Told { guest, what });
+                    self.teller.tell(entry.guest(), what);
                 }
             }
         }

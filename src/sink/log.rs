@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The monitor's own log lines: the `log` crate's records to stderr and syslog.
+//! A program's own log lines: the `log` crate's records to stderr and syslog.
 //!
 //! In: records of what is no event. Out: lines, of which each goes to the journal once: where
 //! stderr is the journal, /dev/log gets none. Each destination has a queue and a thread; one

@@ -174,6 +174,10 @@ fn of_leases(page: &mut Page, leases: &[Lease]) {
     let dated =
         dated.filter_map(|lease| Some((lease.lease.as_str(), SignedSeconds(lease.left_ms?))));
     page.many(left, "lease", &dated.collect::<Vec<_>>());
+    let timeout = gauge("lease_timeout_seconds", "For how long a renewal is good.");
+    let timeouts = leases.iter();
+    let timeouts = timeouts.map(|lease| (lease.lease.as_str(), Seconds(lease.timeout_ms)));
+    page.many(timeout, "lease", &timeouts.collect::<Vec<_>>());
 }
 
 fn of_host(page: &mut Page, status: &Status) {

@@ -21,6 +21,7 @@ use xenwarden::guests::report::{
     AlarmPhase, AlarmReport, DomainState, GuestReport, GuestsReport, SlotReport,
 };
 use xenwarden::guests::{GuestRequests, RequestError};
+use xenwarden::monitor::open_alarms::OpenAlarms;
 use xenwarden::state::history::Resets;
 use xenwarden::sys::clock::Monotonic;
 
@@ -164,14 +165,16 @@ impl FakeMonitor {
         let shared = Arc::clone(&registry);
         let (stop, stopped) = UnixStream::pair().expect("a pair");
         let thread = thread::spawn(move || {
+            let open = Mutex::new(OpenAlarms::default());
             let monitor = MonitorContext {
                 status: &|| status(guests),
                 resets: &Resets::default(),
                 tellers: &Tellers::default(),
                 publish: &|told| {
+                    open.lock().expect("whole").take(&told)?;
                     let mut told_of = shared.told.lock().expect("whole");
                     told_of.push(told);
-                    told_of.len() as u64
+                    Ok(told_of.len() as u64)
                 },
             };
             let context = Context {

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
+use xenwarden::qemu::trace::EVENTS;
 use xenwarden::qmp::{CallError, Client, Event};
 
 /// The guest's UUID.
@@ -129,16 +130,19 @@ impl Machine {
             .expect("started");
         self.child = Some(child);
         let connect = |name: &str| UnixStream::connect(place(name)).ok();
-        let mut serial = None;
+        let (mut serial, mut ours) = (None, None);
+        let monitor = self.directory.join("ours.sock");
         until("QEMU listens", || {
             serial = serial.take().or_else(|| connect("serial.sock"));
-            serial.is_some() && connect("q.sock").is_some()
+            ours = ours
+                .take()
+                .or_else(|| Client::connect(&monitor, LONG, &self.wake.1).ok());
+            serial.is_some() && ours.is_some() && connect("q.sock").is_some()
         });
         let serial = serial.expect("connected");
         serial.set_read_timeout(Some(LONG)).expect("timeout");
         self.serial = Some(serial);
-        let ours = Client::connect(&self.directory.join("ours.sock"), LONG, &self.wake.1);
-        self.qmp = Some(ours.expect("a monitor of our own"));
+        self.qmp = ours;
         let schema = self.call("query-qmp-schema", json!({}));
         self.patched = schema.to_string().contains("\"WATCHDOG_FED\"");
     }
@@ -146,7 +150,7 @@ impl Machine {
     /// Waits until feeds are seen.
     pub fn until_seen(&mut self) {
         until("all of the trace is on", || {
-            self.patched || self.trace_events() == [true; 2]
+            self.patched || self.trace_events() == [true; 3]
         });
     }
 
@@ -214,8 +218,8 @@ impl Machine {
     }
 
     /// Whether each trace event is on.
-    fn trace_events(&mut self) -> [bool; 2] {
-        ["memory_region_ops_write", "pci_cfg_write"].map(|name| {
+    fn trace_events(&mut self) -> [bool; 3] {
+        EVENTS.map(|name| {
             let answer = self.call("trace-event-get-state", json!({ "name": name }));
             answer[0]["state"] == "enabled"
         })
@@ -223,7 +227,7 @@ impl Machine {
 
     /// Whether any of the trace is on.
     pub fn traces(&mut self) -> bool {
-        self.trace_events() != [false; 2]
+        self.trace_events() != [false; 3]
     }
 
     /// The number of its process.

@@ -40,6 +40,8 @@ const REFUSED_EACH_NS: u64 = 60 * NS_PER_S;
 
 /// A renewal over a connection.
 const RENEW: Said = Said::Renew { until: None };
+/// What events call the socket of watchdog-mux.
+const MUX: &str = "watchdog-mux";
 
 /// Publishes an event; must not block.
 pub type Publish<'a> = &'a (dyn Fn(Kind) + Sync);
@@ -162,6 +164,7 @@ impl<'a> Server<'a> {
             page::set_connection(page.words(), lease.number, connection);
             hear(&page, &lease, said, now);
         }
+        self.refuse_clients(now);
         // Where a client cannot speak, nobody knows what it would have said.
         if is_reached {
             page::serve(page.words(), now);
@@ -259,6 +262,20 @@ impl<'a> Server<'a> {
             let _ = fs::remove_file(page::socket_of(&self.path, &socket.lease.name));
         }
         all
+    }
+
+    /// Connections to watchdog-mux's socket that found no lease: told under its name, which no lease may have.
+    fn refuse_clients(&mut self, now: Monotonic) {
+        let refused = self.clients.as_mut().and_then(Mux::take_refused);
+        let (Some((count, uid)), Some(name)) = (refused, LeaseName::new(MUX)) else {
+            return;
+        };
+        self.followed.entry(name).or_insert(Followed {
+            state: State::Waiting,
+            refused: 0,
+            told: None,
+        });
+        self.refused(name, count, uid, now);
     }
 
     fn refused(&mut self, name: LeaseName, count: u64, uid: u32, now: Monotonic) {

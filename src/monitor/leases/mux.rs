@@ -5,11 +5,17 @@
 //! after a last `V` its end releases it (src/watchdog-mux.c and PVE::HA::Env::PVE2 of
 //! pve-ha-manager). Out: what each lease's client says. A client that ends without a `V` leaves its
 //! lease, which lapses: nobody can renew it any more. Of more clients than there are leases the
-//! last are refused: they see the end of their connection.
+//! last are refused: they see the end of their connection, and that is told.
+//!
+//! Its clients are pve-ha-lrm and pve-ha-crm (PVE::HA::LRM and PVE::HA::CRM). Each connects once it has its lock, sends nothing then, a NUL each ten
+//! seconds or so, and a `V` before it closes. Neither connects anew when a byte cannot be sent. The workers of the former have its
+//! connection as well, which so ends only with the last of them. Where watchdog-mux ends its kicks at once, as a client has gone without a `V`, here its lease lapses
+//! when the last renewal is 60 s old.
 //!
 //! The service manager keeps the connections, each by the name of its lease, for the next monitor.
 
 use crate::control::client_pool::is_listened_to;
+use crate::control::peer::Peer;
 use crate::guard::leases::page::{Connection, View};
 use crate::sys::notify::Notifier;
 use nix::poll::{PollFd, PollFlags};
@@ -47,6 +53,7 @@ pub struct Mux {
     free: Vec<View>,
     clients: Vec<Client>,
     manager: Notifier,
+    refused: Option<(u64, u32)>,
 }
 
 /// What a client's turn comes to.
@@ -90,6 +97,7 @@ impl Mux {
             free,
             clients,
             manager: Notifier::from_environment(),
+            refused: None,
         }
     }
 
@@ -115,11 +123,19 @@ impl Mux {
         all.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
     }
 
+    /// Connections for which there was no lease since this was asked last, and whose the last of them was.
+    pub fn take_refused(&mut self) -> Option<(u64, u32)> {
+        self.refused.take()
+    }
+
     /// Takes all that has come in: for each lease that somebody spoke of, what.
     pub fn turn(&mut self) -> Vec<(View, Spoke)> {
         let mut spoke = Vec::new();
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
             let Some(lease) = self.free.pop() else {
+                let (count, _) = self.refused.unwrap_or_default();
+                let uid = Peer::of(&stream, None).map_or(u32::MAX, |peer| peer.uid);
+                self.refused = Some((count.saturating_add(1), uid));
                 continue;
             };
             let lease = View {

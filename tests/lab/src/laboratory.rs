@@ -9,11 +9,11 @@ use crate::command::say;
 use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::host::{GUARD, Host, MONITOR, PROMPT};
-use crate::image::Images;
+use crate::image::{Images, virtio_guest};
 use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune, read};
 use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
-use crate::machine::{ARM_LOADED, Machine, Parts, SavedState, Shape, definition};
+use crate::machine::{ARM_LOADED, Machine, Parts, SavedState, Shape, VirtioGuest, definition};
 use crate::provision::{Arch, Hypervisor, Packages, Release, install_missing};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -300,6 +300,14 @@ impl Laboratory {
         host.start_program(GUARD)?;
         host.start_program(MONITOR)?;
         Ok(host)
+    }
+
+    /// A guest of a QEMU of its own, without a host, that has just been switched on.
+    pub fn virtio_guest(&self) -> Result<VirtioGuest> {
+        let lock = CacheLock::take(&self.layout)?;
+        let initramfs = virtio_guest(&self.layout, &self.packages)?;
+        drop(lock);
+        VirtioGuest::boot(&self.images.kernel, &initramfs, &self.run_folder())
     }
 
     /// One of the programs that are put to the test.

@@ -91,6 +91,11 @@ const VARIANTS: &[Variant] = &[
         scenario: "survive/lease-monitor-away", fails: "the host watchdog has fired",
     },
     Variant {
+        name: "lost-renews", what: "a heartbeat that is lost goes on renewing its lease",
+        file: "src/pulse/lease.rs", text: "        if holds {\n", instead: "        if holds || now > 0 {\n",
+        scenario: "down/lease-pulse", fails: "has not fired",
+    },
+    Variant {
         name: "creation-ignored", what: "the next domain of a domid is taken for the one before",
         file: "src/guard/evidence.rs", text: "            if progress.created != created {\n", instead: "            if progress.created == 0 {\n",
         scenario: "survive/domid-reused", fails: "the host watchdog has fired",

@@ -121,6 +121,15 @@ const GUEST_MODULES: &[&str] = &[
     "drivers/watchdog/watchdog",
     "drivers/watchdog/xen_wdt",
 ];
+/// Those of QEMU's virtio-serial ports.
+const VIRTIO_MODULES: &[&str] = &[
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/char/virtio_console",
+];
 /// Links that every Debian system has, and every command that busybox offers is found below /usr.
 const LINKS: &[(&str, &str)] = &[
     ("/bin", "usr/bin"),
@@ -143,6 +152,7 @@ const FOLDERS: &[&str] = &[
 const DOM0_INIT: &str = include_str!("../../images/dom0-init.sh");
 const CRASH_INIT: &str = include_str!("../../images/crash-init.sh");
 const GUEST_INIT: &str = include_str!("../../images/guest-init.sh");
+const VIRTIO_INIT: &str = include_str!("../../images/virtio-init.sh");
 const GUARD_CONFIG: &str = include_str!("../../images/xenwarden.conf");
 
 /// The program that loads a crash kernel: where it is installed, and where it is put.
@@ -231,6 +241,20 @@ impl Images {
         }
         Ok(path)
     }
+}
+
+/// The initramfs of a guest of QEMU, not of Xen, that tells by its virtio-serial ports that it lives.
+pub fn virtio_guest(layout: &Layout, packages: &Packages) -> Result<PathBuf> {
+    let parts = Parts { layout, packages };
+    let image = parts.base(VIRTIO_INIT, VIRTIO_MODULES, &[])?.into_cpio();
+    let folder = layout.made("virtio-guest");
+    make_dir(&folder)?;
+    let path = folder.join(format!("initramfs-{}", cache_key([image.as_slice()])));
+    if !path.exists() {
+        prune(&folder, OTHER_IMAGES)?;
+        write(&path, image)?;
+    }
+    Ok(path)
 }
 
 /// Where an image's parts come from.

@@ -14,8 +14,10 @@ mod qmp;
 mod seen;
 mod shape;
 pub mod symbols;
+mod virtio_guest;
 
 pub use definition::{ARM_LOADED, definition};
 pub use parts::{Parts, SavedState};
 pub use qemu::Machine;
 pub use shape::{Shape, Watchdog};
+pub use virtio_guest::VirtioGuest;

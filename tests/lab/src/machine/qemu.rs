@@ -386,13 +386,13 @@ impl Drop for Machine {
 }
 
 /// A QEMU whose sockets are not all connected yet.
-struct Starting<'a> {
-    child: Option<Child>,
-    folder: &'a Path,
+pub(super) struct Starting<'a> {
+    pub(super) child: Option<Child>,
+    pub(super) folder: &'a Path,
 }
 
 impl Starting<'_> {
-    fn connect(&mut self, socket: &str) -> Result<UnixStream> {
+    pub(super) fn connect(&mut self, socket: &str) -> Result<UnixStream> {
         let child = self.child.as_mut().context(|| "QEMU is gone")?;
         let deadline = Instant::now() + PROMPT;
         loop {
@@ -417,7 +417,7 @@ impl Drop for Starting<'_> {
     }
 }
 
-fn end(child: &mut Child) {
+pub(super) fn end(child: &mut Child) {
     // An error here means that it has ended by itself.
     let _ = child.kill();
     let _ = child.wait();

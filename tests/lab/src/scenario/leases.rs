@@ -4,6 +4,7 @@
 
 use super::dies::fires;
 use super::figures::Figures;
+use super::lease_pulse::{self, Cut, Terms};
 use super::lives::{WATCHED, survive};
 use super::{Row, ready};
 use crate::error::{Error, Result};
@@ -18,6 +19,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// What a required one has until its first renewal, and how long the monitor may be away.
 const BEGIN: Duration = Duration::from_secs(20);
 const UNSERVED: Duration = Duration::from_secs(20);
+const TERMS: Terms = Terms {
+    lease: TIMEOUT,
+    unserved: UNSERVED,
+};
 /// The monitor's look after a deadline, and the guard's.
 const LOOKS: Duration = Duration::from_millis(500);
 /// A user who is not the lease's.
@@ -25,7 +30,12 @@ const NOBODY: u32 = 65_534;
 const SOCKET: &str = "/run/xenwarden/lease/quorum";
 
 /// Rows that also `make test` runs.
-pub const IN_EVERY_RUN: &[&str] = &["lease-killed", "lease-flooded", "lease-monitor-away"];
+pub const IN_EVERY_RUN: &[&str] = &[
+    "lease-killed",
+    "lease-flooded",
+    "lease-monitor-away",
+    "lease-pulse",
+];
 
 /// Rows in which the host goes down.
 #[rustfmt::skip]
@@ -36,6 +46,8 @@ pub const DOWN: &[Row] = &[
     Row { name: "lease-flooded-killed", what: "a lease's client is killed while another user floods its socket", run: |lab, phase| lapses(lab, phase, &format!("client=$(pidof dom0-lease); {} kill -9 $client", flood())) },
     Row { name: "lease-never", what: "nobody ever renews a required lease", run: never },
     Row { name: "lease-unserved", what: "the monitor is gone for good, and with it who serves leases", run: unserved },
+    Row { name: "lease-pulse", what: "nothing that xenwarden-pulse, which holds a lease, sends reaches its peer any more", run: |lab, phase| lease_pulse::run(lab, phase, Cut::ToPeer, &TERMS) },
+    Row { name: "lease-pulse-deaf", what: "nothing that its peer sends reaches xenwarden-pulse, which holds a lease, any more", run: |lab, phase| lease_pulse::run(lab, phase, Cut::ToHost, &TERMS) },
 ];
 
 /// Rows in which it lives.
@@ -54,7 +66,7 @@ fn flood() -> String {
 
 impl Host {
     /// Has the guard go by a required lease, with nobody who holds it.
-    fn require_lease(&mut self, user: u32) -> Result<()> {
+    pub(super) fn require_lease(&mut self, user: u32) -> Result<()> {
         let lines = format!(
             "[[lease]]\nname = \"quorum\"\nuser = \"{user}\"\ntimeout_s = {}\nrequired = true\n[leases]\nbegin_s = {}\nunserved_s = {}",
             TIMEOUT.as_secs(),
@@ -77,7 +89,7 @@ impl Host {
         self.wait_lease(LeaseState::Held)
     }
 
-    fn wait_lease(&mut self, wanted: LeaseState) -> Result<()> {
+    pub(super) fn wait_lease(&mut self, wanted: LeaseState) -> Result<()> {
         let deadline = self.machine.clock()? + PROMPT;
         loop {
             let leases = self.status()?.leases;

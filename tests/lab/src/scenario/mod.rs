@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Scenarios: what is done to a host, and what must come of it.
 //!
-//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...` and `sink/...` are about what is told, `why/...`
+//! `wedge/...` and `down/...` end with a reset, `survive/...` must not; `alarm/...`, `sink/...` and `pulse/...` are about what is told, `why/...`
 //! about what the next boot says, `systemd/...` about the package on a Debian. Each restores a host of its own, acts at a phase of the
 //! timers that it is given, and measures in the host's own time.
 
@@ -13,6 +13,7 @@ pub mod faults;
 pub mod fence;
 pub mod figures;
 pub mod heartbeats;
+mod lease_pulse;
 pub mod leases;
 pub mod lives;
 pub mod phase;
@@ -24,6 +25,7 @@ pub mod stock;
 pub mod systemd;
 pub mod table;
 pub mod used;
+pub mod virtio;
 pub mod wedged;
 pub mod wedges;
 pub mod why;
@@ -159,6 +161,7 @@ impl Scenario {
             .chain(of("alarm", alarms::ROWS))
             .chain(of("sink", sinks::ROWS))
             .chain(of("pulse", heartbeats::ROWS))
+            .chain(of("pulse", virtio::ROWS))
             .chain(some("alarm", device_models::ROWS, Some(&[])))
             .chain(some("why", why::ROWS, Some(why::IN_EVERY_RUN)))
             .chain(some("systemd", systemd::ROWS, Some(&[])))

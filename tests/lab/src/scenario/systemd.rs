@@ -183,10 +183,19 @@ fn upgrade(host: &mut Host) -> Result<Vec<String>> {
     host.says(&kept, "1")?;
     let withholds = host.status()?.kick_path.withholds;
     let gap = line(host, said, RAN_ON)?;
+    stays_stopped(host)?;
     let (_, gap) = gap.split_once(RAN_ON).unwrap_or_default();
     Ok(vec![format!(
         "unkicked for{gap}, withheld {withholds} times since"
     )])
+}
+
+/// A guard that somebody has stopped is not started by the next upgrade.
+fn stays_stopped(host: &mut Host) -> Result<()> {
+    host.dom0_ok(&format!("systemctl stop {GUARD}"), LONG)?;
+    host.dom0_ok(&format!("dpkg -i {LATER_PACKAGE}"), LONG)?;
+    host.says(&format!("systemctl is-active {GUARD} || true"), "inactive")?;
+    host.says(&format!("cat {DEVICE}"), "inactive")
 }
 
 fn purged(host: &mut Host) -> Result<Vec<String>> {
