@@ -37,7 +37,7 @@ fn record(seq: u64) -> Arc<Stored> {
         time: Timestamp(7),
         what,
     };
-    Arc::new(Stored::of(record).expect("short"))
+    Arc::new(Stored::of(&record).expect("short"))
 }
 
 fn path(directory: &Path) -> std::path::PathBuf {
@@ -50,7 +50,7 @@ fn read(directory: &Path) -> (Vec<u64>, bool) {
         .expect("opens")
         .read(HOST)
         .expect("reads");
-    let numbers = read.records.iter().map(|stored| stored.record.position.seq);
+    let numbers = read.records.iter().map(|stored| stored.position.seq);
     (numbers.collect(), read.cut.is_some())
 }
 
@@ -140,7 +140,7 @@ fn a_snapshot_replaces_what_it_holds_and_a_replacement_that_was_cut_short_is_non
     let (read, _) = logs.read(HOST).expect("reads");
     let base: HostState = read.base.expect("a snapshot");
     let first = base.position.seq + 1;
-    let numbers: Vec<u64> = read.records.iter().map(|s| s.record.position.seq).collect();
+    let numbers: Vec<u64> = read.records.iter().map(|s| s.position.seq).collect();
     assert_eq!(numbers, (first..=41).collect::<Vec<u64>>());
     assert!(first > 30, "{first}");
     assert!(!directory.join(format!("{HOST}.log.new")).exists());

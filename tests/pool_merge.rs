@@ -85,7 +85,10 @@ fn logs_merged_in_any_order_and_any_number_of_times_give_one_state() {
                 store.take(&all[*at]);
                 store.take(&all[*at]);
             }
-            if all.iter().all(|stored| store.fits(stored) == Taken::Known) {
+            if all
+                .iter()
+                .all(|stored| store.fits(&stored.record()) == Taken::Known)
+            {
                 break;
             }
         }
@@ -228,7 +231,7 @@ fn an_alarm_ends_with_its_guests_first_feed_on_another_host_once_and_everywhere(
             .flat_map(|(_, log)| log.records());
         logs.filter(|stored| {
             matches!(
-                stored.record.what,
+                stored.record().what,
                 xenwarden::pool::record::What::Cleared(_)
             )
         })

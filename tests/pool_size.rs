@@ -45,7 +45,7 @@ fn log_of(host: u128, guests: u128, events: u64) -> Vec<Arc<Stored>> {
             time: Timestamp(1_795_449_066_250_000),
             what,
         };
-        records.push(Arc::new(Stored::of(record).expect("short")));
+        records.push(Arc::new(Stored::of(&record).expect("short")));
     };
     push(What::Boot(Boot {
         name: format!("host{host}"),

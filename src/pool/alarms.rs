@@ -7,22 +7,22 @@
 
 use super::fold::{MAX_ALARMS, guest_of, kind_of};
 use super::node::Node;
-use super::record::{Acknowledged, At, Cleared, HostId, Position, Stored, What};
+use super::record::{Acknowledged, At, Cleared, HostId, Position, Record, What};
 use super::store::Store;
 use super::view::alarms_of;
 use crate::event::Uuid;
 
 impl Node {
     /// Notes when alarms elsewhere become known, and hooks that ran twice.
-    pub(super) fn learn(&mut self, stored: &Stored, now: u64) {
-        let host = stored.record.host;
-        match &stored.record.what {
+    pub(super) fn learn(&mut self, record: &Record, now: u64) {
+        let host = record.host;
+        match &record.what {
             What::Event(event) if host != self.identity.host => {
                 let Some(guest) = guest_of(&event.event) else {
                     return;
                 };
                 if kind_of(&event.event) == "alarm.raised" {
-                    let known = (stored.record.position, now);
+                    let known = (record.position, now);
                     self.alarms_known.insert((host, guest), known);
                 }
             }

@@ -18,7 +18,8 @@ use crate::event::Uuid;
 use crate::fencing::told::{EACH_S, Progress as Fenced, Request as FencingRequest};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
@@ -199,8 +200,11 @@ impl Client {
                 break;
             }
         }
+        if matches!(self.state, State::Answered) && self.out.is_empty() && !self.lingers() {
+            return Ok(false);
+        }
         Ok(match &self.state {
-            State::Answered => !self.out.is_empty() && now < self.deadline,
+            State::Answered => now < self.deadline,
             State::Asking(_) => now < self.deadline,
             State::Waits(..) | State::Follows(_) => true,
             // Lines that nobody reads are no reason to keep it.
@@ -239,6 +243,21 @@ impl Client {
                 self.deadline = now + TIMEOUT;
             }
         }
+    }
+
+    /// Ends this side, and takes what was not read until the client ends its own: to close before would be a reset, and the
+    /// answer lost with it (unix(7), ECONNRESET). Whether it has not.
+    fn lingers(&mut self) -> bool {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let mut bytes = [0; 4_096];
+        for _ in 0..16 {
+            match self.stream.read(&mut bytes) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(0) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Whether all was written.
@@ -287,7 +306,6 @@ impl Client {
 
     /// What it still sends is of no interest, its end is. One that has only ended its own side still reads.
     fn is_there(&mut self) -> io::Result<bool> {
-        use std::io::Read;
         let mut bytes = [0; 256];
         match self.stream.read(&mut bytes) {
             Ok(0) => Ok(matches!(self.state, State::Waits(..) | State::Answered)),
@@ -400,7 +418,7 @@ impl Follower {
                     all = false;
                     break;
                 }
-                *cursor = stored.record.position;
+                *cursor = stored.position;
                 let event = told::event(store, stored);
                 if let Some(event) = event.filter(|event| self.filter.wants(event)) {
                     out.extend(line(&event));

@@ -146,7 +146,7 @@ impl Writer {
             Order::Others(records) => {
                 let mut by_host: BTreeMap<HostId, Vec<Arc<Stored>>> = BTreeMap::new();
                 for stored in records {
-                    by_host.entry(stored.record.host).or_default().push(stored);
+                    by_host.entry(stored.host).or_default().push(stored);
                 }
                 for (host, records) in by_host {
                     let done = self.file(host).and_then(|f| f.append(&records, false));

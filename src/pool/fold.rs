@@ -94,7 +94,7 @@ impl HostState {
     pub fn apply(&mut self, record: &Record) {
         let at = record.position;
         match &record.what {
-            What::Boot(boot) => self.boot(boot),
+            What::Boot(boot) if at.seq == 1 => self.boot(boot),
             What::Host(facts) => self.facts = facts.clone(),
             What::Guests(changes) => {
                 for uuid in &changes.gone {
@@ -118,7 +118,8 @@ impl HostState {
                 note(&mut self.acknowledged, *guest, alarms, at);
             }
             What::Hook(done) => self.hook(done),
-            What::Other => self.unknown = self.unknown.saturating_add(1),
+            // A boot begins nowhere else.
+            What::Boot(_) | What::Other => self.unknown = self.unknown.saturating_add(1),
         }
         self.position = at;
         self.time = Some(record.time);

@@ -196,7 +196,7 @@ fn look(
             }
             *looked = key.position;
             // The hook's own progress would be noted for ever.
-            let counts = !matches!(stored.record.what, super::record::What::Hook(_));
+            let counts = !matches!(stored.record().what, super::record::What::Hook(_));
             let passed = progress.passed.entry(host).or_default();
             *passed = passed.saturating_add(usize::from(counts));
             if *passed >= NOTE_EVERY {

@@ -167,8 +167,8 @@ fn take(read: &mut LogRead, host: HostId, contents: &[u8]) -> Result<(), String>
         }
         Some((&RECORD, json)) => {
             let stored = Stored::read(json)?;
-            if stored.record.host != host {
-                return Err(format!("a record of {}", stored.record.host));
+            if stored.host != host {
+                return Err(format!("a record of {}", stored.host));
             }
             read.records.push(Arc::new(stored));
         }

@@ -7,7 +7,7 @@
 
 use super::leader::{Candidate, age_after, leader};
 use super::node::Node;
-use super::record::{HostId, Position, Stored, What};
+use super::record::{HostId, Position, Record, Stored, What};
 use super::store::Taken;
 use super::transfer::{self, Incoming, Known, Outgoing};
 use super::view::Presence;
@@ -245,13 +245,18 @@ impl Node {
         }
         let own = self.identity.host;
         // Its own log only this host writes.
-        for stored in records.iter().filter(|stored| stored.record.host != own) {
-            let twice = self.is_run(stored);
-            match self.store.take(stored) {
+        for stored in records.iter().filter(|stored| stored.host != own) {
+            if stored.position <= self.store.position(stored.host) {
+                self.counts.known += 1;
+                continue;
+            }
+            let record = stored.record();
+            let twice = self.is_run(&record);
+            match self.store.take_read(stored, &record) {
                 Taken::New => {
                     self.counts.taken += 1;
                     self.counts.hooks_twice += u64::from(twice);
-                    self.learn(stored, now);
+                    self.learn(&record, now);
                     self.fresh.push(Arc::clone(stored));
                     self.progress(from);
                 }
@@ -262,15 +267,15 @@ impl Node {
     }
 
     /// It tells of a hook's run for an event for which somebody has told of one.
-    fn is_run(&self, stored: &Stored) -> bool {
-        let What::Hook(done) = &stored.record.what else {
+    fn is_run(&self, record: &Record) -> bool {
+        let What::Hook(done) = &record.what else {
             return false;
         };
         done.ran
             && self.store.hosts().any(|(host, log)| {
                 let of = log.state().hooks.get(&done.hook);
                 let upto = of.and_then(|of| of.get(&done.upto.host));
-                host != stored.record.host && upto >= Some(&done.upto.position)
+                host != record.host && upto >= Some(&done.upto.position)
             })
     }
 
@@ -435,7 +440,7 @@ impl Node {
             }
             said.push(Arc::clone(stored));
         }
-        self.ring.said = said.last()?.record.position;
+        self.ring.said = said.last()?.position;
         Some(Message::Records(said).encode())
     }
 }

@@ -197,7 +197,7 @@ impl Node {
             boot: self.last.boot,
             seq: self.last.seq.saturating_add(1),
         };
-        let stored = Stored::of(Record {
+        let stored = Stored::of(&Record {
             version: VERSION,
             host: self.identity.host,
             position,
@@ -227,9 +227,10 @@ impl Node {
     pub fn saved(&mut self, now: u64) {
         let count = std::mem::take(&mut self.handed);
         for stored in self.unsaved.drain(..count).collect::<Vec<_>>() {
-            if self.store.take(&stored) == Taken::New {
+            let record = stored.record();
+            if self.store.take_read(&stored, &record) == Taken::New {
                 self.counts.written += 1;
-                self.learn(&stored, now);
+                self.learn(&record, now);
             }
         }
     }

@@ -270,11 +270,13 @@ pub struct HookDone {
     pub error: Option<String>,
 }
 
-/// A record with the bytes that its host wrote.
+/// A record as the bytes that its host wrote: what is kept of many is a fifth of what they say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// What the bytes say.
-    pub record: Record,
+    /// Whose it is.
+    pub host: HostId,
+    /// Its place.
+    pub position: Position,
     /// The JSON, as it was written.
     pub bytes: Box<[u8]>,
 }
@@ -282,9 +284,13 @@ pub struct Stored {
 impl Stored {
     /// Of a record of ours. None: it is longer than any record may be.
     #[must_use]
-    pub fn of(record: Record) -> Option<Self> {
-        let bytes = serde_json::to_vec(&record).ok()?.into_boxed_slice();
-        (bytes.len() <= MAX_RECORD).then_some(Self { record, bytes })
+    pub fn of(record: &Record) -> Option<Self> {
+        let bytes = serde_json::to_vec(record).ok()?.into_boxed_slice();
+        (bytes.len() <= MAX_RECORD).then_some(Self {
+            host: record.host,
+            position: record.position,
+            bytes,
+        })
     }
 
     /// Of bytes that came from somewhere.
@@ -302,14 +308,30 @@ impl Stored {
         if record.position.seq == 0 || record.position.boot == 0 {
             return Err("a record without a position".to_owned());
         }
-        let bytes = bytes.into();
-        Ok(Self { record, bytes })
+        Ok(Self {
+            host: record.host,
+            position: record.position,
+            bytes: bytes.into(),
+        })
+    }
+
+    /// What the bytes say.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        // They were read, or written, as a record before.
+        serde_json::from_slice(&self.bytes).unwrap_or(Record {
+            version: VERSION,
+            host: self.host,
+            position: self.position,
+            time: Timestamp(0),
+            what: What::Other,
+        })
     }
 
     /// Where it is.
     #[must_use]
     pub fn at(&self) -> At {
-        let Record { host, position, .. } = self.record;
+        let Self { host, position, .. } = *self;
         At { host, position }
     }
 }
@@ -384,18 +406,18 @@ mod tests {
             error: None,
         });
         for what in [done, What::Host(HostFacts::default())] {
-            let stored = Stored::of(record(what)).expect("short");
+            let stored = Stored::of(&record(what)).expect("short");
             assert_eq!(Stored::read(&stored.bytes), Ok(stored));
         }
     }
 
     #[test]
     fn a_record_of_a_newer_kind_is_kept_whole() {
-        let known = Stored::of(record(What::Host(HostFacts::default()))).expect("short");
+        let known = Stored::of(&record(What::Host(HostFacts::default()))).expect("short");
         let text = String::from_utf8(known.bytes.to_vec()).expect("text");
         let newer = text.replace("\"record\":\"host\"", "\"record\":\"weather\"");
         let stored = Stored::read(newer.as_bytes()).expect("a record");
-        assert_eq!(stored.record.what, What::Other);
+        assert_eq!(stored.record().what, What::Other);
         assert_eq!(&*stored.bytes, newer.as_bytes());
         let other = text.replace("\"version\":1", "\"version\":2");
         assert!(Stored::read(other.as_bytes()).is_err());

@@ -365,7 +365,7 @@ impl Program {
         }
         let fresh = self.node.take_fresh();
         if !fresh.is_empty() {
-            let hosts: BTreeSet<HostId> = fresh.iter().map(|stored| stored.record.host).collect();
+            let hosts: BTreeSet<HostId> = fresh.iter().map(|stored| stored.host).collect();
             if !self.disk.others(fresh) {
                 self.unwritten.extend(hosts);
             }

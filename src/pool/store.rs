@@ -8,7 +8,7 @@
 //! Promises: bounded: at most [`MAX_HOSTS`], of each at most half as many records again as are to be kept.
 
 use super::fold::HostState;
-use super::record::{At, HostId, Position, Stored, What};
+use super::record::{HostId, Position, Record, Stored, What};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -64,20 +64,20 @@ impl HostLog {
         if position < self.base.position {
             return None;
         }
-        let known = |stored: &Arc<Stored>| stored.record.position <= position;
+        let known = |stored: &Arc<Stored>| stored.position <= position;
         let from = self.tail.partition_point(known);
         Some(self.tail.range(from..))
     }
 
-    fn push(&mut self, stored: Arc<Stored>, keep: usize) {
-        self.state.apply(&stored.record);
+    fn push(&mut self, stored: Arc<Stored>, record: &Record, keep: usize) {
+        self.state.apply(record);
         self.hash = None;
         self.tail.push_back(stored);
         // In steps, so that the base and its file change seldom.
         if self.tail.len() > keep.saturating_add(keep / 2) {
             let surplus = self.tail.len().saturating_sub(keep);
             for old in self.tail.drain(..surplus) {
-                self.base.apply(&old.record);
+                self.base.apply(&old.record());
             }
             self.moved = true;
         }
@@ -140,8 +140,8 @@ impl Store {
 
     /// Whether a record would be applied.
     #[must_use]
-    pub fn fits(&self, stored: &Stored) -> Taken {
-        let At { host, position } = stored.at();
+    pub fn fits(&self, record: &Record) -> Taken {
+        let Record { host, position, .. } = *record;
         let known = self.position(host);
         if position <= known {
             return Taken::Known;
@@ -149,10 +149,9 @@ impl Store {
         if !self.hosts.contains_key(&host) && self.hosts.len() >= MAX_HOSTS {
             return Taken::Refused;
         }
-        let continues = match &stored.record.what {
+        let continues = match &record.what {
             // Nothing can be missing before a log that begins anew.
             What::Boot(boot) if position.seq == 1 => boot.after.is_none_or(|after| after == known),
-            What::Boot(_) => false,
             _ => position.boot == known.boot && position.seq == known.seq.saturating_add(1),
         };
         if continues { Taken::New } else { Taken::Gap }
@@ -160,11 +159,20 @@ impl Store {
 
     /// Applies a record, if it is the next of its host.
     pub fn take(&mut self, stored: &Arc<Stored>) -> Taken {
-        let taken = self.fits(stored);
+        // Most that comes twice need not be read again.
+        if stored.position <= self.position(stored.host) {
+            return Taken::Known;
+        }
+        self.take_read(stored, &stored.record())
+    }
+
+    /// The same for one that was read, which `record` says.
+    pub fn take_read(&mut self, stored: &Arc<Stored>, record: &Record) -> Taken {
+        let taken = self.fits(record);
         if taken == Taken::New {
             let keep = self.keep;
-            let log = self.hosts.entry(stored.record.host).or_default();
-            log.push(Arc::clone(stored), keep);
+            let log = self.hosts.entry(record.host).or_default();
+            log.push(Arc::clone(stored), record, keep);
             self.changes = self.changes.wrapping_add(1);
         }
         taken

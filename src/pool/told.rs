@@ -23,7 +23,7 @@ pub const KINDS: [&str; 4] = [
 /// The event that a record is for a subscriber; none: it is none.
 #[must_use]
 pub fn event(store: &Store, stored: &Stored) -> Option<Map<String, Value>> {
-    let record = &stored.record;
+    let record = &stored.record();
     let name = store
         .host(record.host)
         .map(|log| log.state().name.clone())

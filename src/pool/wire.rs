@@ -251,7 +251,7 @@ mod tests {
             time: Timestamp(1),
             what: What::Host(HostFacts::default()),
         };
-        let stored = Arc::new(Stored::of(record).expect("short"));
+        let stored = Arc::new(Stored::of(&record).expect("short"));
         let part = Some(Part {
             position,
             sum: [1; 8],

@@ -222,7 +222,7 @@ impl Ring {
         let mut seen: BTreeMap<u128, Vec<u64>> = BTreeMap::new();
         for (id, log) in node.store().hosts() {
             for stored in log.records() {
-                if let xenwarden::pool::record::What::Event(event) = &stored.record.what {
+                if let xenwarden::pool::record::What::Event(event) = &stored.record().what {
                     seen.entry(id.as_u128())
                         .or_default()
                         .push(event.event["seq"].as_u64().expect("a number"));

@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+use xenwarden::config::leases::LeaseName;
+use xenwarden::event::Uuid;
+use xenwarden::fencing::member::Terms;
+use xenwarden::pool::fencer::{Fencer, Settings};
 
 /// Longer than anything takes that works.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +37,18 @@ pub fn directory(name: &str) -> PathBuf {
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(&path).expect("a directory");
     path
+}
+
+/// The part in fencing of a member that is not on any ring.
+pub fn fencer() -> Fencer {
+    let nowhere = Path::new("/nonexistent");
+    let settings = Settings {
+        terms: Terms::default(),
+        lease: LeaseName::default(),
+        page: nowhere.join("leases"),
+        kept: nowhere.join("fencing.json"),
+    };
+    Fencer::new(Uuid::from_u128(1), "host1", settings).expect("nothing is kept")
 }
 
 #[derive(Default)]
