@@ -92,11 +92,14 @@ impl Pool {
                 corosync: None,
                 pool: None,
             };
-            host.connect(&pool.bridge);
             fs::write(host.directory.join("corosync.conf"), pool.corosync_conf()).expect("written");
             let conf = host.pool_conf();
             fs::write(host.directory.join("pool.conf"), conf).expect("written");
+            // From now on it ends with the pool, whatever fails.
             pool.hosts.push(host);
+        }
+        for host in &pool.hosts {
+            host.connect(&pool.bridge);
         }
         pool
     }
