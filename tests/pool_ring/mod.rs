@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Three corosyncs on one machine, each in namespaces of its own (network, mounts), with a xenwarden-pool without privileges
 //! and a stand-in for a monitor each; and a subscriber that goes from one to the other.
+#![allow(dead_code)] // not every test uses all of it
 
 use crate::pool_stage::{self, FakeMonitor, directory, wait_for};
 use serde_json::{Value, json};
