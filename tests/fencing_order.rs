@@ -211,12 +211,14 @@ fn a_refused_host_is_not_echoed_until_it_boots_anew() {
         echoes.map(|echo| echo.of.node).collect::<Vec<_>>()
     };
     assert_eq!(nodes(&refusals), [2, TARGET]);
-    assert!(refusals.refuse(TARGET, 101_000));
+    refusals.refuse(of(TARGET, 7), 101_000);
     assert_eq!(nodes(&refusals), [2]);
     // The same boot, and one that may have begun before the order.
     assert!(!refusals.hear(TARGET, &beat(7, 59, 59, &[]), 109_000));
     assert!(!refusals.hear(TARGET, &beat(8, 8, 8, &[]), 110_000));
     assert_eq!(nodes(&refusals), [2]);
+    // An order is said each second: its first time counts, or no boot would ever be younger.
+    refusals.refuse(of(TARGET, 7), 111_500);
     // Kept over a restart of the program.
     let kept: Vec<_> = refusals.kept().collect();
     let mut refusals = Refusals::new(kept);
@@ -224,6 +226,10 @@ fn a_refused_host_is_not_echoed_until_it_boots_anew() {
     assert!(nodes(&refusals).is_empty(), "nobody else was heard yet");
     assert!(refusals.hear(TARGET, &beat(9, 7, 7, &[]), 112_000));
     assert_eq!(nodes(&refusals), [TARGET]);
+    // An order for that boot is another one.
+    refusals.refuse(of(TARGET, 9), 120_000);
+    assert!(nodes(&refusals).is_empty());
+    assert!(!refusals.hear(TARGET, &beat(9, 20, 20, &[]), 125_000));
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub enum Say {
 pub enum Do {
     /// Say this to all.
     Say(Say),
-    /// Keep [`Member::kept`] for the rest of this boot. What follows it is done only after that.
+    /// Keep [`Member::kept`] for the rest of this boot, unless it is. What follows is done only if that worked.
     Keep,
     /// Renew the lease until then.
     Renew(Monotonic),
@@ -55,7 +55,7 @@ pub enum Do {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Hosts that are refused, and since when, ms of CLOCK_BOOTTIME.
-    pub refused: Vec<(Node, u64)>,
+    pub refused: Vec<(BootOf, u64)>,
     /// This host was told to withhold.
     pub fenced: bool,
 }
@@ -201,13 +201,10 @@ impl Member {
             Say::Order(boot) if *boot == self.me => return self.withhold(),
             // It is over, and that it is will be seen by this one's beats.
             Say::Order(boot) if boot.node == self.me.node => {}
-            Say::Order(BootOf { node, .. }) => {
-                let keep = self.refusals.refuse(*node, now.up_ms).then_some(Do::Keep);
-                let refused = Say::Refused {
-                    of: *node,
-                    last: self.refusals.last(*node),
-                };
-                return keep.into_iter().chain([Do::Say(refused)]).collect();
+            Say::Order(boot) => {
+                self.refusals.refuse(*boot, now.up_ms);
+                let (of, last) = (boot.node, self.refusals.last(boot.node));
+                return vec![Do::Keep, Do::Say(Say::Refused { of, last })];
             }
             Say::Refused { of, last } => {
                 if let Some(order) = self.orders.get_mut(of) {
@@ -239,26 +236,27 @@ impl Member {
     }
 
     fn withhold(&mut self) -> Vec<Do> {
-        let is_new = !std::mem::replace(&mut self.fenced, true);
-        let keep = is_new.then_some(Do::Keep);
-        keep.into_iter().chain([Do::Trigger]).collect()
+        self.fenced = true;
+        vec![Do::Keep, Do::Trigger]
     }
 
     /// What is to be done by itself.
     pub fn tick(&mut self, guard: &Guard, now: Now) -> Vec<Do> {
         let mut all = Vec::new();
-        all.extend(self.renew(guard, now));
         if now.at >= self.next_beat {
             self.next_beat = now.at.plus_ns(BEAT_NS);
             self.beat(guard, now, &mut all);
+        }
+        match self.fenced {
+            // Whatever renewed it meanwhile.
+            true if guard.withholds.is_none() => all.extend([Do::Keep, Do::Trigger]),
+            true => {}
+            false => all.extend(self.renew(guard, now)),
         }
         all
     }
 
     fn renew(&mut self, guard: &Guard, now: Now) -> Option<Do> {
-        if self.fenced {
-            return guard.withholds.is_none().then_some(Do::Trigger);
-        }
         let moment = self.proof.moment(&self.votes, self.asked)?;
         match self.stopping {
             Stopping::No if self.terms.without_quorum => {
@@ -297,6 +295,7 @@ impl Member {
         let withheld = guard.withholds.zip(guard.bound_ms);
         if let Some((at, bound_ms)) = withheld.filter(|_| self.fenced) {
             let by = self.me;
+            all.push(Do::Keep);
             all.push(Do::Say(Say::Confirmed(Confirmed {
                 by,
                 at: at.0,

@@ -7,6 +7,7 @@
 //! machine there is nothing to keep, as a boot that is younger than this one is younger than any order before it.
 
 use super::{Beat, BootOf, DOUBT_MS, Echo, Node};
+use crate::event::Uuid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,25 +24,30 @@ pub struct Last {
 /// What this member echoes, and what not.
 #[derive(Clone, Debug, Default)]
 pub struct Refusals {
-    /// Since when, ms of this host's CLOCK_BOOTTIME.
-    refused: BTreeMap<Node, u64>,
+    /// The boot that the order is for, and since when, ms of this host's CLOCK_BOOTTIME.
+    refused: BTreeMap<Node, (Uuid, u64)>,
     last: BTreeMap<Node, Last>,
 }
 
 impl Refusals {
     /// With those that were kept in this boot, and since when.
     #[must_use]
-    pub fn new(kept: impl IntoIterator<Item = (Node, u64)>) -> Self {
+    pub fn new(kept: impl IntoIterator<Item = (BootOf, u64)>) -> Self {
+        let kept = kept.into_iter();
         Self {
-            refused: kept.into_iter().collect(),
+            refused: kept
+                .map(|(of, since)| (of.node, (of.boot, since)))
+                .collect(),
             last: BTreeMap::new(),
         }
     }
 
-    /// An order for this host was delivered at `now_ms`. Whether that is to be kept before it is answered.
-    pub fn refuse(&mut self, node: Node, now_ms: u64) -> bool {
-        let before = self.refused.insert(node, now_ms);
-        before != Some(now_ms)
+    /// An order for this boot was delivered at `now_ms`. It is said again and again; what counts is its first time.
+    pub fn refuse(&mut self, boot: BootOf, now_ms: u64) {
+        let before = self.refused.get(&boot.node);
+        if before.is_none_or(|(before, _)| *before != boot.boot) {
+            self.refused.insert(boot.node, (boot.boot, now_ms));
+        }
     }
 
     /// A member's beat was delivered at `now_ms`. Whether a refusal has ended by it.
@@ -56,8 +62,9 @@ impl Refusals {
             promise_ms: beat.promise_ms,
         };
         self.last.insert(from, last);
-        let is_younger =
-            |since: &u64| beat.up_ms.saturating_add(DOUBT_MS) < now_ms.saturating_sub(*since);
+        let is_younger = |(_, since): &(Uuid, u64)| {
+            beat.up_ms.saturating_add(DOUBT_MS) < now_ms.saturating_sub(*since)
+        };
         let ends = self.refused.get(&from).is_some_and(is_younger);
         ends && self.refused.remove(&from).is_some()
     }
@@ -83,7 +90,11 @@ impl Refusals {
     }
 
     /// What is refused and since when, to be kept.
-    pub fn kept(&self) -> impl Iterator<Item = (Node, u64)> {
-        self.refused.iter().map(|(node, since)| (*node, *since))
+    pub fn kept(&self) -> impl Iterator<Item = (BootOf, u64)> {
+        let all = self.refused.iter();
+        all.map(|(node, (boot, since))| {
+            let (node, boot) = (*node, *boot);
+            (BootOf { node, boot }, *since)
+        })
     }
 }

@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 
 /// What the monitor told is good for so long, ns: it is asked every two seconds.
 const FACTS_NS: u64 = 10 * NS_PER_S;
+/// What the monitor told so long after the lease was seen to have lapsed, ns, is of a guard that has seen that, too: it
+/// looks each quarter of a second.
+const NEWER_NS: u64 = NS_PER_S;
 /// Messages that wait for room on the ring; there are four of each second for each order.
 const MOST_SAID: usize = 256;
 /// Nodes whose votes are kept: more than corosync has.
@@ -56,10 +59,10 @@ pub struct Fencer {
     votes: BTreeMap<Node, u32>,
     ring: BTreeSet<Node>,
     say: VecDeque<Say>,
-    /// Of this it was said that it does not work.
-    trouble: Option<String>,
-    /// Why nothing is promised.
-    unsuited: Option<String>,
+    /// Of these it was said that they do not work, and why.
+    trouble: BTreeMap<&'static str, String>,
+    /// Since when the lease is seen to have lapsed, ns.
+    lapsed: Option<u64>,
     /// How many clients wait for an order, and what came of it.
     waiting: BTreeMap<Node, (usize, Option<Result<How, Failed>>)>,
 }
@@ -93,8 +96,8 @@ impl Fencer {
             votes: BTreeMap::new(),
             ring: BTreeSet::new(),
             say: VecDeque::new(),
-            trouble: None,
-            unsuited: None,
+            trouble: BTreeMap::new(),
+            lapsed: None,
             waiting: BTreeMap::new(),
         })
     }
@@ -160,6 +163,10 @@ impl Fencer {
         let Some((_, member)) = &mut self.member else {
             return;
         };
+        let refused = unsuited(told).filter(|_| member.promises_nothing_yet());
+        if refused.is_some() {
+            member.promise_nothing();
+        }
         let of: BTreeMap<Node, u32> = of
             .into_iter()
             .filter(|(node, _)| self.ring.contains(node))
@@ -169,14 +176,6 @@ impl Fencer {
             true => told.total_votes.saturating_sub(nodes),
             false => 0,
         };
-        if let Some(why) = unsuited(told).filter(|_| member.promises_nothing_yet()) {
-            let why = format!("fence_without_quorum is not done: {why}");
-            member.promise_nothing();
-            if self.unsuited.as_ref() != Some(&why) {
-                log::error!("{why}");
-                self.unsuited = Some(why);
-            }
-        }
         // Whatever corosync calls quorum, two partitions never have more than half of all votes.
         let majority = (told.expected_votes / 2).saturating_add(1);
         let votes = Votes {
@@ -186,6 +185,10 @@ impl Fencer {
             device,
         };
         member.votes(votes, asked, Self::now());
+        if let Some(why) = refused.filter(|_| self.settings.terms.without_quorum) {
+            let why = format!("fence_without_quorum is not done: {why}");
+            self.told("quorum", Err(why));
+        }
     }
 
     /// How the host is, as its monitor says.
@@ -205,6 +208,13 @@ impl Fencer {
     /// What is to be done by itself.
     pub fn tick(&mut self, now: u64) {
         let guard = self.guard_now(now);
+        if self.settings.terms.without_quorum && guard.lease.is_none() {
+            let lease = self.settings.lease;
+            let why = format!(
+                "fence_without_quorum is not done: the guard goes by no strict [[lease]] {lease} (xenwarden.conf)"
+            );
+            self.told("terms", Err(why));
+        }
         let Some((_, member)) = &mut self.member else {
             return;
         };
@@ -212,9 +222,7 @@ impl Fencer {
         self.carry_out(all);
     }
 
-    fn guard_now(&self, now: u64) -> Guard {
-        let told = self.guard.as_ref();
-        let told = told.filter(|(_, at)| now.saturating_sub(*at) < FACTS_NS);
+    fn guard_now(&mut self, now: u64) -> Guard {
         let page = Page::open(&self.settings.page, Access::Read).ok();
         let lease = page.and_then(|page| {
             let all = page.leases().into_iter();
@@ -223,7 +231,16 @@ impl Fencer {
         });
         let lease = lease.filter(|(lease, _)| lease.strict);
         let state = lease.map(|(lease, served)| lease.state(served, Monotonic(now)));
-        let withholds = told.filter(|(guard, _)| !guard.kick && state == Some(State::Lapsed));
+        self.lapsed = match state {
+            Some(State::Lapsed) => self.lapsed.or(Some(now)),
+            _ => None,
+        };
+        let told = self.guard.as_ref();
+        let told = told.filter(|(_, at)| now.saturating_sub(*at) < FACTS_NS);
+        // What the monitor said before may be of another withhold, which has ended.
+        let since = self.lapsed.map(|at| at.saturating_add(NEWER_NS));
+        let is_newer = |at: u64| since.is_some_and(|since| at >= since);
+        let withholds = told.filter(|(guard, at)| !guard.kick && is_newer(*at));
         Guard {
             bound_ms: told.and_then(|(guard, _)| guard.fence_bound_ms),
             withholds: withholds.map(|(_, at)| Monotonic(*at)),
@@ -236,36 +253,40 @@ impl Fencer {
 
     fn carry_out(&mut self, all: Vec<Do>) {
         for one in all {
-            let done = match one {
-                Do::Say(say) => {
-                    self.push(say);
-                    Ok(())
-                }
-                Do::Keep => match self.keep() {
-                    Ok(()) => Ok(()),
-                    // Nothing that goes by it may be said; it is ordered again in a second.
-                    Err(error) => {
+            match one {
+                Do::Say(say) => self.push(say),
+                Do::Keep => {
+                    let done = self.keep().map_err(|error| {
                         let path = self.settings.kept.display();
-                        let why = format!("{path}: {error}: this host answers no order to fence");
-                        return self.told(Some(why));
+                        format!("{path}: {error}: this host answers no order to fence")
+                    });
+                    // Nothing that goes by it may be done; it is ordered again in a second.
+                    if !self.told("keep", done) {
+                        return;
                     }
-                },
+                }
                 Do::Renew(until) => self.tell(&format!("WATCHDOG=1\n{UNTIL}{}", until.0)),
                 Do::Trigger => self.tell("WATCHDOG=trigger"),
                 Do::Release => self.tell("STOPPING=1"),
-            };
-            self.told(done.err());
+            }
         }
     }
 
-    fn told(&mut self, trouble: Option<String>) {
-        if let Some(why) = trouble
-            .as_ref()
-            .filter(|why| self.trouble.as_ref() != Some(why))
-        {
-            log::warn!("{why}");
+    /// Whether it worked. That it does not is said once.
+    fn told(&mut self, what: &'static str, done: Result<(), String>) -> bool {
+        match done {
+            Ok(()) => {
+                self.trouble.remove(what);
+                true
+            }
+            Err(why) => {
+                if self.trouble.get(what) != Some(&why) {
+                    log::error!("{why}");
+                    self.trouble.insert(what, why);
+                }
+                false
+            }
         }
-        self.trouble = trouble;
     }
 
     fn keep(&mut self) -> io::Result<()> {
@@ -273,6 +294,9 @@ impl Fencer {
             return Ok(());
         };
         let kept = member.kept();
+        if kept == self.kept {
+            return Ok(());
+        }
         write_whole(&self.settings.kept, &serde_json::to_vec(&kept)?)?;
         if kept.fenced && !self.kept.fenced {
             log::error!("this host is fenced: it withholds for the rest of this boot");
@@ -281,18 +305,19 @@ impl Fencer {
         Ok(())
     }
 
-    fn tell(&mut self, text: &str) -> Result<(), String> {
+    fn tell(&mut self, text: &str) {
         let socket = socket_of(&self.settings.page, &self.settings.lease);
         let notifier = self
             .notifier
             .get_or_insert_with(|| Notifier::to(socket.as_os_str()));
-        notifier.deliver(text).map_err(|error| {
+        let done = notifier.deliver(text).map_err(|error| {
             format!(
-                "{}: {error}: is [[lease]] {} in xenwarden.conf, strict, for this user?",
+                "{}: {error}: is there a [[lease]] {} in xenwarden.conf, strict and for this user, and does the monitor run?",
                 socket.display(),
                 self.settings.lease
             )
-        })
+        });
+        self.told("lease", done);
     }
 
     fn push(&mut self, say: Say) {
@@ -320,7 +345,7 @@ impl Fencer {
 
     /// Whether it has nothing to give back, or has given it back.
     #[must_use]
-    pub fn is_stopped(&self, now: u64) -> bool {
+    pub fn is_stopped(&mut self, now: u64) -> bool {
         let guard = self.guard_now(now);
         let member = self.member.as_ref();
         member.map_or(
