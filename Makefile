@@ -236,6 +236,7 @@ install-files: install-init
 	install -D -m 755 $(BUILT)/xenwarden-pulse $(DESTDIR)$(SBINDIR)/xenwarden-pulse
 	install -D -m 755 $(BUILT)/xenwarden-qemu $(DESTDIR)$(SBINDIR)/xenwarden-qemu
 	install -D -m 755 $(BUILT)/xenwarden-pool $(DESTDIR)$(SBINDIR)/xenwarden-pool
+	install -D -m 755 $(BUILT)/fence_xenwarden $(DESTDIR)$(SBINDIR)/fence_xenwarden
 	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
 	umask 022; $(RUNS)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
@@ -243,7 +244,7 @@ install-files: install-init
 	umask 022; $(RUNS)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
-	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu xenwarden-pool; do \
+	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu xenwarden-pool fence_xenwarden; do \
 	    install -D -m 644 man/$$page.8 $(DESTDIR)$(MANDIR)/man8/$$page.8 || exit 1; done
 	for hook in xapi-message alertmanager mail; do \
 	    install -D -m 755 hooks/$$hook $(DESTDIR)$(DATADIR)/xenwarden/hooks/$$hook || exit 1; done
@@ -251,7 +252,7 @@ install-files: install-init
 	install -D -m 644 man/xenwarden.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden.conf.5
 	install -D -m 644 man/xenwarden-pulse.conf.5 $(DESTDIR)$(MANDIR)/man5/xenwarden-pulse.conf.5
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
-	for page in events.schema.json operating.md sizing.md awd-protocol.md; do \
+	for page in events.schema.json operating.md sizing.md cluster.md awd-protocol.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
 	for file in alerts.yml dashboard.json; do \
 	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done

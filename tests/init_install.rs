@@ -130,7 +130,7 @@ fn what_is_installed_names_the_directories_that_were_asked_for() {
 
 /// The settings of the units that systemd 219 has (its systemd.unit(5), systemd.service(5),
 /// systemd.exec(5), systemd.kill(5) and systemd.resource-control(5)).
-const OF_219: &str = "Description Documentation ConditionPathExists After Before Wants RefuseManualStop StartLimitInterval Type \
+const OF_219: &str = "Description Documentation ConditionPathExists After Before PartOf Wants RefuseManualStop StartLimitInterval Type \
      NotifyAccess ExecStart ExecStop RemainAfterExit Delegate KillMode TimeoutStopSec WatchdogSec Restart \
      RestartSec RestartPreventExitStatus RestartForceExitStatus LimitMEMLOCK LimitNOFILE LimitRTPRIO OOMScoreAdjust \
      NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices \

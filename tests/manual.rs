@@ -80,6 +80,8 @@ const PAGES: [&str; 6] = [
     "xenwarden-pulse.8",
     "xenwarden-qemu.8",
 ];
+/// Pacemaker's agent has neither clap nor the exit codes of the others.
+const AGENT: &str = "fence_xenwarden.8";
 const POOL: &[&str] = &["src/bin/xenwarden-pool.rs", "src/pool"];
 const PULSE: &[&str] = &["src/bin/xenwarden-pulse.rs", "src/pulse"];
 
@@ -358,4 +360,45 @@ fn each_key_of_a_heartbeat_is_in_its_page() {
         assert!(page.lines().any(|line| line.starts_with(&head)), "{key}");
     }
     assert!(count > 20, "{count} keys");
+}
+
+/// The keys of xenwarden-pool's file, with their defaults where the reader has them as constants.
+#[test]
+fn each_key_of_the_pool_is_in_its_page() {
+    let source = sources(&["src/pool/config.rs"]);
+    let page = page("xenwarden-pool.8");
+    let file = source.split("pub struct File {").nth(1).expect("the file");
+    let file = file.split('}').next().expect("its end");
+    let mut count = 0;
+    for line in file.lines() {
+        let Some((key, _)) = line.trim().split_once(": Option<") else {
+            continue;
+        };
+        count += 1;
+        let head = format!(".It Va {key}");
+        assert!(page.lines().any(|line| line.starts_with(&head)), "{key}");
+    }
+    assert!(count > 12, "{count} keys");
+}
+
+/// What the agent's own metadata names.
+#[test]
+fn each_parameter_and_action_of_the_agent_is_in_its_page() {
+    let output = Command::new(env!("CARGO_BIN_EXE_fence_xenwarden"))
+        .args(["-o", "metadata"])
+        .output();
+    let text = String::from_utf8(output.expect("runs").stdout).expect("text");
+    let page = page(AGENT);
+    let mut count = 0;
+    for (of, macros) in [("parameter", ["Va", "Va"]), ("action", ["It Li", "Li"])] {
+        for name in quoted_after(&text, &format!("<{of} name=\"")) {
+            count += 1;
+            let found = page.lines().any(|line| {
+                let told = macros.iter().any(|m| line.contains(&format!("{m} ")));
+                told && words(line).contains(name)
+            });
+            assert!(found, "{of} {name}");
+        }
+    }
+    assert!(count > 10, "{count}");
 }

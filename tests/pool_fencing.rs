@@ -26,7 +26,7 @@ use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 /// The host watchdog's timeout, and the lease's.
 const HARDWARE_NS: u64 = 3 * NS_PER_S;
-const LEASE_NS: u64 = 5 * NS_PER_S;
+const LEASE_NS: u64 = 12 * NS_PER_S;
 
 /// What is below a host's pool.
 struct Below {

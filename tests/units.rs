@@ -113,3 +113,15 @@ fn no_instance_of_heartbeats_takes_the_sockets_of_the_others_with_it() {
     let line = format!("d /run/xenwarden-pulse 0755 {user} {group} -");
     assert!(directory.lines().any(|l| l == line), "{directory}");
 }
+
+/// `RuntimeDirectory=` alone would be removed with each restart (systemd.exec(5)), and with it whom the pool must not vouch for, and that this
+/// host was told to withhold.
+#[test]
+fn no_restart_of_the_pool_forgets_what_it_kept_and_a_stop_of_corosync_stops_it_before() {
+    let unit = include_str!("../init/systemd/xenwarden-pool.service");
+    let has = |line: &str| unit.lines().any(|l| l == line);
+    assert!(has("RuntimeDirectoryPreserve=yes"), "{unit}");
+    let after = unit.lines().find_map(|line| line.strip_prefix("After="));
+    assert!(after.is_some_and(|after| after.contains("corosync.service")));
+    assert!(has("PartOf=corosync.service"), "{unit}");
+}

@@ -116,6 +116,8 @@ pub struct Member {
     me: BootOf,
     name: String,
     terms: Terms,
+    may_promise: bool,
+    has_device: bool,
     proof: Proof,
     refusals: Refusals,
     orders: BTreeMap<Node, Order>,
@@ -142,6 +144,8 @@ impl Member {
             me,
             name: name.to_owned(),
             terms,
+            may_promise: true,
+            has_device: true,
             proof: Proof::new(me.node, me.boot),
             refusals: Refusals::new(kept.refused.iter().copied()),
             orders: BTreeMap::new(),
@@ -259,7 +263,7 @@ impl Member {
     fn renew(&mut self, guard: &Guard, now: Now) -> Option<Do> {
         let moment = self.proof.moment(&self.votes, self.asked)?;
         match self.stopping {
-            Stopping::No if self.terms.without_quorum => {
+            Stopping::No if self.terms.without_quorum && self.may_promise => {
                 let until = moment.plus_ns(guard.lease?.timeout_ns);
                 let is_new = self.renewed.is_none_or(|renewed| until > renewed);
                 if !is_new || until <= now.at {
@@ -307,10 +311,16 @@ impl Member {
     /// What it promises: once the guard goes by a lease that is held, and for as long.
     fn promise_ms(&self, guard: &Guard) -> Option<u64> {
         let lease = guard.lease.filter(|lease| lease.held)?;
-        let is_meant = self.terms.without_quorum && self.stopping == Stopping::No;
+        let is_meant =
+            self.terms.without_quorum && self.may_promise && self.stopping == Stopping::No;
         let lease_ms = lease.timeout_ns.div_ceil(NS_PER_MS);
         let sum = lease_ms.saturating_add(guard.bound_ms?);
-        is_meant.then(|| sum.saturating_add(self.terms.device_ms))
+        let device_ms = if self.has_device {
+            self.terms.device_ms
+        } else {
+            0
+        };
+        is_meant.then(|| sum.saturating_add(device_ms))
     }
 
     /// Whether its lease was never renewed by this program.
@@ -319,9 +329,9 @@ impl Member {
         self.renewed.is_none()
     }
 
-    /// It is not to promise anything, whatever is configured.
-    pub fn promise_nothing(&mut self) {
-        self.terms.without_quorum = false;
+    /// Whether what is configured may be promised, and whether a quorum device counts.
+    pub fn promises(&mut self, may: bool, device: bool) {
+        (self.may_promise, self.has_device) = (may, device);
     }
 
     /// It is to be stopped in order: its lease is given back once enough others know that nothing is promised any more.

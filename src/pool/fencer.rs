@@ -6,6 +6,7 @@
 //! is said that goes by it. Never: a wait.
 
 use super::record::{GuardFacts, HostFacts};
+use super::ring::Counted;
 use super::wire::Message;
 use crate::config::leases::LeaseName;
 use crate::control::protocol::Refusal;
@@ -17,6 +18,7 @@ use crate::fencing::{BootOf, Node, Votes};
 use crate::guard::leases::page::{Access, Page, State, socket_of};
 use crate::monitor::leases::socket::UNTIL;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, boottime_ns};
+use crate::sys::corosync;
 use crate::sys::notify::Notifier;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -30,6 +32,8 @@ const FACTS_NS: u64 = 10 * NS_PER_S;
 const NEWER_NS: u64 = NS_PER_S;
 /// Messages that wait for room on the ring; there are four of each second for each order.
 const MOST_SAID: usize = 256;
+/// What a lease lasts longer than corosync takes to form a ring anew, at least, ms: beats and echoes that were late.
+const BEYOND_REGROUPING_MS: u64 = 5_000;
 /// Nodes whose votes are kept: more than corosync has.
 const MOST_NODES: usize = 256;
 
@@ -56,8 +60,9 @@ pub struct Fencer {
     member: Option<(Node, Member)>,
     notifier: Option<Notifier>,
     guard: Option<(GuardFacts, u64)>,
-    votes: BTreeMap<Node, u32>,
     ring: BTreeSet<Node>,
+    /// The lease's timeout; none: the guard goes by none that is strict.
+    lease_ms: Option<u64>,
     say: VecDeque<Say>,
     /// Of these it was said that they do not work, and why.
     trouble: BTreeMap<&'static str, String>,
@@ -93,8 +98,8 @@ impl Fencer {
             member: None,
             notifier: None,
             guard: None,
-            votes: BTreeMap::new(),
             ring: BTreeSet::new(),
+            lease_ms: None,
             say: VecDeque::new(),
             trouble: BTreeMap::new(),
             lapsed: None,
@@ -124,7 +129,6 @@ impl Fencer {
 
     /// Off the ring: nothing is known of anybody.
     pub fn lost(&mut self) {
-        self.votes.clear();
         self.ring.clear();
         self.say.clear();
         if let Some((_, member)) = &mut self.member {
@@ -145,32 +149,24 @@ impl Fencer {
     /// The nodes of the ring.
     pub fn nodes(&mut self, nodes: &[Node]) {
         self.ring = nodes.iter().copied().take(MOST_NODES).collect();
-        let ring = &self.ring;
-        self.votes.retain(|node, _| ring.contains(node));
         if let Some((_, member)) = &mut self.member {
             member.ring(self.ring.clone());
         }
     }
 
-    /// How quorum is counted, as asked for at `asked`; `of`: the votes of each node of the ring.
-    pub fn votes(
-        &mut self,
-        told: &crate::sys::corosync::Votes,
-        of: BTreeMap<Node, u32>,
-        quorate: bool,
-        asked: Monotonic,
-    ) {
+    /// How quorum is counted.
+    pub fn votes(&mut self, counted: &Counted, quorate: bool) {
+        let lease_ms = self.lease_ms;
         let Some((_, member)) = &mut self.member else {
             return;
         };
-        let refused = unsuited(told).filter(|_| member.promises_nothing_yet());
-        if refused.is_some() {
-            member.promise_nothing();
-        }
-        let of: BTreeMap<Node, u32> = of
-            .into_iter()
-            .filter(|(node, _)| self.ring.contains(node))
-            .collect();
+        let told = &counted.votes;
+        let unsuited = unsuited(told, counted.regrouping_ms, lease_ms);
+        let refused = unsuited.filter(|_| member.promises_nothing_yet());
+        member.promises(refused.is_none(), told.qdevice);
+        let on_ring = counted.of.iter();
+        let on_ring = on_ring.filter(|(node, _)| self.ring.contains(node));
+        let of: BTreeMap<Node, u32> = on_ring.map(|(node, votes)| (*node, *votes)).collect();
         let nodes: u32 = of.values().fold(0, |sum, votes| sum.saturating_add(*votes));
         let device = match told.qdevice_votes {
             true => told.total_votes.saturating_sub(nodes),
@@ -184,10 +180,12 @@ impl Fencer {
             of,
             device,
         };
-        member.votes(votes, asked, Self::now());
-        if let Some(why) = refused.filter(|_| self.settings.terms.without_quorum) {
-            let why = format!("fence_without_quorum is not done: {why}");
-            self.told("quorum", Err(why));
+        member.votes(votes, counted.asked, Self::now());
+        if self.settings.terms.without_quorum {
+            let done = refused.map_or(Ok(()), |why| {
+                Err(format!("fence_without_quorum is not done: {why}"))
+            });
+            self.told("quorum", done);
         }
     }
 
@@ -230,6 +228,7 @@ impl Fencer {
             mine.next().map(|lease| (lease, page.served()))
         });
         let lease = lease.filter(|(lease, _)| lease.strict);
+        self.lease_ms = lease.map(|(lease, _)| lease.timeout_ns / NS_PER_MS);
         let state = lease.map(|(lease, served)| lease.state(served, Monotonic(now)));
         self.lapsed = match state {
             Some(State::Lapsed) => self.lapsed.or(Some(now)),
@@ -468,21 +467,34 @@ impl Fencer {
     }
 }
 
-/// Why a host must not promise to be down without quorum where votes are counted so: another partition may have quorum
-/// at the same time, or this one would go down with the other.
-fn unsuited(votes: &crate::sys::corosync::Votes) -> Option<&'static str> {
-    match () {
-        () if votes.two_node && !votes.qdevice => Some(
-            "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node",
-        ),
-        () if votes.auto_tie_breaker => Some(
-            "corosync.conf has auto_tie_breaker, with which half of the votes is a quorum: use a quorum device",
-        ),
-        () if votes.last_man_standing => Some(
-            "corosync.conf has last_man_standing, which counts hosts out that are only cut off",
-        ),
-        () => None,
-    }
+/// Why a host must not promise to be down without quorum: another partition may have quorum at the same time, or this
+/// host would go down though it has.
+fn unsuited(
+    votes: &corosync::Votes,
+    regrouping_ms: Option<u64>,
+    lease_ms: Option<u64>,
+) -> Option<String> {
+    let needs_ms = regrouping_ms.map(|ms| ms.saturating_add(BEYOND_REGROUPING_MS));
+    let text = match (needs_ms, lease_ms) {
+        _ if votes.two_node && !votes.qdevice => {
+            "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node"
+        }
+        _ if votes.auto_tie_breaker => {
+            "corosync.conf has auto_tie_breaker, with which half of the votes is a quorum: use a quorum device"
+        }
+        _ if votes.last_man_standing => {
+            "corosync.conf has last_man_standing, which counts hosts out that are only cut off"
+        }
+        (None, _) => "corosync does not tell its token and consensus",
+        (Some(needs), Some(has)) if has < needs => {
+            return Some(format!(
+                "the lease's timeout of {has} ms is too short: corosync may deliver nothing for its token and consensus while a host dies, and all others would go down with it: {} s at least (timeout_s in xenwarden.conf), or a shorter token",
+                needs.div_ceil(1_000)
+            ));
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 fn off_the_ring() -> Refusal {

@@ -5,7 +5,7 @@
 //! events, on each host, from its own disk; hooks, on the leader alone. Promises: each host is the only writer of its own
 //! log, and the pool's state is what all logs say, so that merging needs no election and no order between hosts; an event
 //! that one member has told was on its host's disk before; whoever subscribes to one member goes on with another, with
-//! nothing missing and nothing twice. Never: a privilege, a lease, or a message that is trusted.
+//! nothing missing and nothing twice. Never: a privilege, or a message that is trusted.
 //!
 //! ```text
 //!  monitor ─▶ monitor (2 threads) ─ events, facts ─┐

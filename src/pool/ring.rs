@@ -6,7 +6,7 @@
 //! makes corosync slow all members down, as its flow control does; so nothing is lost, and nothing grows.
 
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
-use crate::sys::corosync::{Connection, Libraries, Told, Votes, votes};
+use crate::sys::corosync::{Connection, Counter, Libraries, Told, Votes, regrouping_ms};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -55,6 +55,8 @@ pub struct Counted {
     pub of: BTreeMap<u32, u32>,
     /// When that was asked.
     pub asked: Monotonic,
+    /// How long the ring may deliver nothing while it forms anew, ms; none: not known.
+    pub regrouping_ms: Option<u64>,
 }
 
 /// The way to the thread.
@@ -85,6 +87,8 @@ impl RingThread {
             nudge: Arc::clone(&nudge),
             held: None,
             nodes: Vec::new(),
+            counter: None,
+            regrouping_ms: None,
         };
         thread::Builder::new()
             .name("ring".to_owned())
@@ -121,6 +125,9 @@ struct Member {
     held: Option<Vec<u8>>,
     /// The nodes on it.
     nodes: Vec<u32>,
+    /// Where votes are asked for, and what was asked with it.
+    counter: Option<Counter>,
+    regrouping_ms: Option<u64>,
 }
 
 impl Member {
@@ -163,6 +170,7 @@ impl Member {
         while self.to_say.try_recv().is_ok() {}
         self.tell(Event::Joined(connection.node))?;
         self.nodes.clear();
+        self.counter = None;
         let mut counted = self.count_votes(connection)?;
         loop {
             match self.say(connection) {
@@ -228,16 +236,29 @@ impl Member {
     }
 
     /// When that was.
-    fn count_votes(&self, connection: &Connection) -> Result<Monotonic, Over> {
+    fn count_votes(&mut self, connection: &Connection) -> Result<Monotonic, Over> {
         let asked = Monotonic::now();
-        if let Ok(counted) = votes(self.libraries, connection.node) {
-            let one = |node: &u32| Some((*node, votes(self.libraries, *node).ok()?.node_votes));
-            let of = self.nodes.iter().filter_map(one).collect();
-            self.tell(Event::Votes(Counted {
-                votes: counted,
-                of,
-                asked,
-            }))?;
+        if self.counter.is_none() {
+            self.counter = Counter::open(self.libraries).ok();
+            self.regrouping_ms = regrouping_ms(self.libraries).ok();
+        }
+        let Some(counter) = &self.counter else {
+            return Ok(asked);
+        };
+        match counter.votes(connection.node) {
+            Ok(votes) => {
+                let one = |node: &u32| Some((*node, counter.votes(*node).ok()?.node_votes));
+                let of = self.nodes.iter().filter_map(one).collect();
+                let regrouping_ms = self.regrouping_ms;
+                self.tell(Event::Votes(Counted {
+                    votes,
+                    of,
+                    asked,
+                    regrouping_ms,
+                }))?;
+            }
+            // Another connection may do; the ring's own end is told by itself.
+            Err(_) => self.counter = None,
         }
         Ok(asked)
     }

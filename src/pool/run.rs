@@ -3,7 +3,7 @@
 //!
 //! In: a policy. Out: a member of the pool, until SIGTERM or SIGINT. What may block does so in threads of its own: corosync
 //! ([`super::ring`]), the disk ([`super::disk`]), the monitor ([`super::monitor`]), hooks ([`super::runner`]); each wakes the loop by one
-//! eventfd. Never: a wait but that for events; a lease; a privilege.
+//! eventfd. Never: a wait but that for events; a privilege.
 
 use super::clients::{Clients, Context};
 use super::config::Policy;
@@ -14,7 +14,7 @@ use super::monitor::Monitor;
 use super::node::{Identity, Node};
 use super::protocol::PoolStatus;
 use super::record::HostId;
-use super::ring::{Counted, Event, RingThread};
+use super::ring::{Event, RingThread};
 use super::runner::Runner;
 use super::store::Store;
 use crate::control::peer::gid_of;
@@ -356,10 +356,9 @@ impl Program {
                     self.node.quorum(Some(quorate));
                 }
                 Event::Votes(counted) => {
-                    let Counted { votes, of, asked } = counted;
                     let quorate = self.node.quorate() == Some(true);
-                    self.fencer.votes(&votes, of, quorate, asked);
-                    self.votes = Some((votes, asked.0));
+                    self.fencer.votes(&counted, quorate);
+                    self.votes = Some((counted.votes, counted.asked.0));
                 }
             }
         }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// Where the pool on this host listens.
 pub const SOCKET: &str = "/run/xenwarden-pool/pool.sock";
-/// How long `off` and `on` may take unless told otherwise, seconds: a lease of 10 s, a device of 60 s that was not
-/// measured, and what lies between.
-pub const TIMEOUT_S: u32 = 150;
+/// How long `off` and `on` may take unless told otherwise, seconds: a lease of 14 s, a device of 60 s that was not
+/// measured (122 s), and a quorum device (40 s).
+pub const TIMEOUT_S: u32 = 200;
 /// And at most.
 const MAX_TIMEOUT_S: u32 = 86_400;
 /// Longest text on stdin, bytes.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The functions of corosync's libraries and their types, as its headers declare them.
 //!
-//! Sources, of corosync 3.1.7: `include/corosync/cpg.h`, `quorum.h`, `votequorum.h`, `corotypes.h`.
+//! Sources, of corosync 3.1.7: `include/corosync/cpg.h`, `quorum.h`, `votequorum.h`, `cmap.h`, `corotypes.h`.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -85,6 +85,8 @@ pub(super) type QuorumInitialize =
     unsafe extern "C" fn(*mut Handle, *mut QuorumCallbacks, *mut u32) -> c_int;
 pub(super) type TrackStart = unsafe extern "C" fn(Handle, c_uint) -> c_int;
 pub(super) type VotequorumInitialize = unsafe extern "C" fn(*mut Handle, *mut c_void) -> c_int;
+pub(super) type CmapInitialize = unsafe extern "C" fn(*mut Handle) -> c_int;
+pub(super) type CmapGet = unsafe extern "C" fn(Handle, *const c_char, *mut u32) -> c_int;
 pub(super) type GetInfo = unsafe extern "C" fn(Handle, c_uint, *mut VotequorumInfo) -> c_int;
 
 /// The functions that are used.
@@ -105,6 +107,9 @@ pub struct Libraries {
     pub(super) votequorum_initialize: VotequorumInitialize,
     pub(super) votequorum_finalize: OfHandle,
     pub(super) votequorum_getinfo: GetInfo,
+    pub(super) cmap_initialize: CmapInitialize,
+    pub(super) cmap_finalize: OfHandle,
+    pub(super) cmap_get_uint32: CmapGet,
 }
 
 impl fmt::Debug for Libraries {
@@ -159,6 +164,7 @@ impl Libraries {
         let cpg = Library::open(c"libcpg.so.4")?;
         let quorum = Library::open(c"libquorum.so.5")?;
         let votes = Library::open(c"libvotequorum.so.8")?;
+        let map = Library::open(c"libcmap.so.4")?;
         Ok(Self {
             cpg_initialize: function!(cpg, c"cpg_model_initialize", CpgInitialize),
             cpg_finalize: function!(cpg, c"cpg_finalize", OfHandle),
@@ -175,6 +181,9 @@ impl Libraries {
             votequorum_initialize: function!(votes, c"votequorum_initialize", VotequorumInitialize),
             votequorum_finalize: function!(votes, c"votequorum_finalize", OfHandle),
             votequorum_getinfo: function!(votes, c"votequorum_getinfo", GetInfo),
+            cmap_initialize: function!(map, c"cmap_initialize", CmapInitialize),
+            cmap_finalize: function!(map, c"cmap_finalize", OfHandle),
+            cmap_get_uint32: function!(map, c"cmap_get_uint32", CmapGet),
         })
     }
 }

@@ -22,6 +22,7 @@ use functions::{
     CpgName, CpgRingId, Handle, QuorumCallbacks, VotequorumInfo,
 };
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::ffi::{c_int, c_uint, c_void};
 use std::fmt;
 use std::mem;
@@ -338,23 +339,71 @@ impl Drop for Connection {
     }
 }
 
-/// How quorum is counted now. Waits for corosync.
+/// A connection to corosync's votequorum.
+#[derive(Debug)]
+pub struct Counter {
+    libraries: Libraries,
+    handle: Handle,
+}
+
+impl Counter {
+    /// Connects. Waits for corosync.
+    ///
+    /// # Errors
+    /// corosync's.
+    pub fn open(libraries: Libraries) -> Result<Self, CsError> {
+        let mut handle = 0;
+        // SAFETY: no callbacks; the handle is written.
+        done(unsafe { (libraries.votequorum_initialize)(&raw mut handle, ptr::null_mut()) })?;
+        Ok(Self { libraries, handle })
+    }
+
+    /// How quorum is counted now, as that node has it. Waits for corosync.
+    ///
+    /// # Errors
+    /// corosync's; also where its quorum is not votequorum's.
+    pub fn votes(&self, node: u32) -> Result<Votes, CsError> {
+        let mut info = VotequorumInfo {
+            numbers: [0; 9],
+            qdevice_name: [0; 255],
+        };
+        let get = self.libraries.votequorum_getinfo;
+        // SAFETY: the handle is open; a struct votequorum_info is written.
+        done(unsafe { get(self.handle, node, &raw mut info) })?;
+        Ok(counted(&info))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // SAFETY: the handle is open, and used no more.
+        let _ = unsafe { (self.libraries.votequorum_finalize)(self.handle) };
+    }
+}
+
+/// How long corosync may take until it has noticed that a member is gone and the ring stands again, ms: token and
+/// consensus (corosync.conf(5)), as it runs with them. Nothing is delivered meanwhile. Waits for corosync.
 ///
 /// # Errors
-/// corosync's; also where its quorum is not votequorum's.
-pub fn votes(libraries: Libraries, node: u32) -> Result<Votes, CsError> {
+/// corosync's.
+pub fn regrouping_ms(libraries: Libraries) -> Result<u64, CsError> {
     let mut handle = 0;
-    // SAFETY: no callbacks; the handle is written.
-    done(unsafe { (libraries.votequorum_initialize)(&raw mut handle, ptr::null_mut()) })?;
-    let mut info = VotequorumInfo {
-        numbers: [0; 9],
-        qdevice_name: [0; 255],
+    // SAFETY: the handle is written.
+    done(unsafe { (libraries.cmap_initialize)(&raw mut handle) })?;
+    let get = |key: &CStr| {
+        let mut ms = 0_u32;
+        // SAFETY: the handle is open, the key ends with NUL, and one number is written.
+        done(unsafe { (libraries.cmap_get_uint32)(handle, key.as_ptr(), &raw mut ms) })?;
+        Ok(u64::from(ms))
     };
-    // SAFETY: the handle is open; a struct votequorum_info is written.
-    let result = done(unsafe { (libraries.votequorum_getinfo)(handle, node, &raw mut info) });
+    let both = get(c"runtime.config.totem.token")
+        .and_then(|token| Ok(token + get(c"runtime.config.totem.consensus")?));
     // SAFETY: the handle is open, and used no more.
-    let _ = unsafe { (libraries.votequorum_finalize)(handle) };
-    result?;
+    let _ = unsafe { (libraries.cmap_finalize)(handle) };
+    both
+}
+
+fn counted(info: &VotequorumInfo) -> Votes {
     let [
         _,
         _,
@@ -368,7 +417,7 @@ pub fn votes(libraries: Libraries, node: u32) -> Result<Votes, CsError> {
     ] = info.numbers;
     // VOTEQUORUM_INFO_* of votequorum.h
     let has = |flag: c_uint| flags & flag != 0;
-    Ok(Votes {
+    Votes {
         quorate: has(2),
         node_votes,
         expected_votes,
@@ -380,5 +429,5 @@ pub fn votes(libraries: Libraries, node: u32) -> Result<Votes, CsError> {
         auto_tie_breaker: has(16),
         qdevice: has(64),
         qdevice_votes: has(256),
-    })
+    }
 }
