@@ -445,7 +445,7 @@ impl Fencer {
 
 /// Why a host must not promise to be down without quorum where votes are counted so: another partition may have quorum
 /// at the same time, or this one would go down with the other.
-fn unsuited(votes: &crate::sys::corosync::Votes) -> Option<&'static str> {
+pub(crate) fn unsuited(votes: &crate::sys::corosync::Votes) -> Option<&'static str> {
     match () {
         () if votes.two_node && !votes.qdevice => Some(
             "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node",
