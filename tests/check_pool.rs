@@ -216,7 +216,10 @@ fn what_keeps_the_pool_from_its_work_is_said() {
         ),
         (
             "cib",
-            |host| host.system.as_root = false,
+            |host| {
+                host.remove(CIB);
+                host.system.as_root = false;
+            },
             Unknown,
             "whether fence_xenwarden is in use"
         ),
@@ -474,6 +477,12 @@ fn times_that_do_not_fit_together_are_said() {
             },
             Weak,
             "no fence bound, so it promises nothing: the guard is inhibited"
+        ),
+        (
+            "history",
+            |host| host.put("/var/lib/xenwarden/resets.json", "junk"),
+            Unknown,
+            "what a drill has measured of the fence bound is not known"
         ),
     ];
     each(cases);

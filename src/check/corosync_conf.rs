@@ -100,7 +100,7 @@ impl Conf {
             return Some(format!("transport: {transport}"));
         }
         let by_default = match self.get("totem.secauth") {
-            Some("on" | "yes") => "sha256",
+            Some("on") => "sha256",
             _ => "none",
         };
         let hash = self.get("totem.crypto_hash");

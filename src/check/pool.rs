@@ -26,7 +26,7 @@ use crate::state::history::History;
 use crate::state::store::Store;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const AREA: Area = Area::Pool;
 const COROSYNC: &str = "/etc/corosync/corosync.conf";
@@ -59,7 +59,7 @@ pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> 
         conf.as_ref()
             .and_then(|conf| may_speak_to_corosync(system, conf)),
     );
-    let cib = system.text(CIB).filter(|_| system.as_root);
+    let cib = system.text(CIB);
     if cib.is_none() && !system.as_root && system.exists(PACEMAKER) {
         findings.push(Finding::unknown(
             AREA,
@@ -92,7 +92,8 @@ fn runs(system: &System, process: Option<&Process>, processes: &[Process]) -> Fi
         ),
         (None, true) => Finding::weak(
             AREA,
-            "xenwarden-pool does not run: other hosts know nothing of this one, and it promises them nothing",
+            "xenwarden-pool does not run: other hosts know nothing of this one, and it promises them \
+             nothing",
             &system.enabling(USER),
         ),
     }
@@ -112,7 +113,8 @@ fn settings(system: &System, findings: &mut Vec<Finding>) -> Option<Settings> {
         ));
         return None;
     }
-    let mend = "mend it, see xenwarden-pool(8): until then xenwarden-pool does not start; all below goes by the defaults";
+    let mend = "mend it, see xenwarden-pool(8): until then xenwarden-pool does not start; all \
+                below goes by the defaults";
     let text = wrong.to_string();
     findings.extend(text.lines().map(|line| Finding::wrong(AREA, line, mend)));
     pool_conf::defaults().map(|policy| policy.fencing)
@@ -140,9 +142,11 @@ fn conf(system: &System, findings: &mut Vec<Finding>) -> Option<Conf> {
         findings.push(Finding::weak(
             AREA,
             format!(
-                "{COROSYNC}: {why}: messages are not authenticated, so whoever reaches corosync's network can have a host fenced"
+                "{COROSYNC}: {why}: messages are not authenticated, so whoever reaches corosync's \
+                 network can have a host fenced"
             ),
-            "transport: knet, crypto_hash: sha256 and crypto_cipher: aes256 in totem, with the key of corosync-keygen(8) on all hosts",
+            "transport: knet, crypto_hash: sha256 and crypto_cipher: aes256 in totem, with the key of corosync-keygen(8) \
+             on all hosts",
         ));
     }
     Some(conf)
@@ -196,7 +200,8 @@ impl Host<'_> {
             findings.push(Finding::weak(
                 AREA,
                 format!(
-                    "{AGENT} is in use, and this host does not promise to be down without quorum: silent, it is never known to be down"
+                    "{AGENT} is in use, and this host does not promise to be down without quorum: \
+                     silent, it is never known to be down"
                 ),
                 &format!("set fence_without_quorum = true in {DEFAULT_PATH} on all hosts"),
             ));
@@ -217,27 +222,33 @@ impl Host<'_> {
         let mut leases = self.policy.leases.leases.iter();
         let Some(lease) = leases.find(|lease| lease.name == name) else {
             let seconds = self.conf.map_or(20, |conf| conf.ring_ms().div_ceil(1_000));
-            findings.push(Finding::wrong(
-                AREA,
-                format!("xenwarden.conf has no [[lease]] of the name {name}: this host can neither promise to be down without quorum nor confirm that it withholds"),
-                &format!("add [[lease]] with name = \"{name}\", user = \"{USER}\", strict = true and timeout_s of {seconds} or more; {RESTART}"),
-            ));
+            let text = format!(
+                "xenwarden.conf has no [[lease]] of the name {name}: this host can neither promise to be down without \
+                 quorum nor confirm that it withholds"
+            );
+            let mend = format!(
+                "add [[lease]] with name = \"{name}\", user = \"{USER}\", strict = true and timeout_s of {seconds} or \
+                 more; {RESTART}"
+            );
+            findings.push(Finding::wrong(AREA, text, &mend));
             return None;
         };
         if !lease.strict {
-            findings.push(Finding::wrong(
-                AREA,
-                format!("the lease {name} is not strict: it would not lapse while no monitor looks, so the pool does not go by it"),
-                &format!("set strict = true; {RESTART}"),
-            ));
+            let text = format!(
+                "the lease {name} is not strict: it would not lapse while no monitor looks, so the pool does not go by it"
+            );
+            let mend = format!("set strict = true; {RESTART}");
+            findings.push(Finding::wrong(AREA, text, &mend));
         }
         if lease.required {
             let seconds = self.policy.leases.begin_ns / NS_PER_S;
-            findings.push(Finding::weak(
-                AREA,
-                format!("the lease {name} is required: a host that comes up without corosync, or without quorum, goes down after {seconds} s (leases.begin_s)"),
-                "leave out required: the lease counts from its first renewal, and a host that was never in the quorum promises nothing",
-            ));
+            let text = format!(
+                "the lease {name} is required: a host that comes up without corosync, or without quorum, goes down \
+                 after {seconds} s (leases.begin_s)"
+            );
+            let mend = "leave out required: the lease counts from its first renewal, and a host that was never in the \
+                        quorum promises nothing";
+            findings.push(Finding::weak(AREA, text, mend));
         }
         findings.extend(self.user_of(lease));
         findings.extend(self.goes_by(lease));
@@ -306,7 +317,8 @@ impl Host<'_> {
             Finding::wrong(
                 AREA,
                 format!(
-                    "the lease {} is good for {} s, and corosync may need {needs_s} s for a new ring (token and consensus, twice, and 2 s): healthy hosts may go down when one leaves or joins",
+                    "the lease {} is good for {} s, and corosync may need {needs_s} s for a new ring \
+                     (token and consensus, twice, and 2 s): healthy hosts may go down when one leaves or joins",
                     self.settings.lease,
                     timeout_ms / 1_000
                 ),
@@ -321,13 +333,7 @@ impl Host<'_> {
     fn sum(&self, timeout_ns: u64) -> Finding {
         let (bound_ms, by) = match self.bound_ms() {
             Ok(bound) => bound,
-            Err(why) => {
-                return Finding::weak(
-                    AREA,
-                    format!("this host has no fence bound, so it promises nothing: {why}"),
-                    "xenwarden fence-bound tells whether there is one again",
-                );
-            }
+            Err(why) => return why,
         };
         let lease_ms = timeout_ns.div_ceil(NS_PER_MS);
         // The pool counts it whether there is a device or not: one may come while it runs.
@@ -336,7 +342,9 @@ impl Host<'_> {
         let sum_ns = stretched_ns(promise_ms).saturating_add(LISTEN_NS);
         let seconds = sum_ns.div_ceil(NS_PER_S);
         let text = format!(
-            "silent, this host is certainly down {seconds} s after an order to fence it (lease {} s, fence bound {} s {by}, quorum_device_s {} s, and what clocks differ): power_timeout ({POWER_TIMEOUT_S} s unless set), pcmk_off_timeout and pcmk_reboot_timeout ({PCMK_OFF_TIMEOUT_S} s unless set) must be longer",
+            "silent, this host is certainly down {seconds} s after an order to fence it (lease {} s, fence bound {} s {by}, \
+             quorum_device_s {} s, and what clocks differ): power_timeout ({POWER_TIMEOUT_S} s unless set), \
+             pcmk_off_timeout and pcmk_reboot_timeout ({PCMK_OFF_TIMEOUT_S} s unless set) must be longer",
             lease_ms.div_ceil(1_000),
             bound_ms.div_ceil(1_000),
             device_ms / 1_000,
@@ -364,39 +372,49 @@ impl Host<'_> {
                 AREA,
                 text,
                 &format!(
-                    "give {AGENT} in Pacemaker power_timeout={enough}, and pcmk_off_timeout and pcmk_reboot_timeout of 10 s more{less}"
+                    "give {AGENT} in Pacemaker power_timeout={enough}, and pcmk_off_timeout and pcmk_reboot_timeout of \
+                     10 s more{less}"
                 ),
             ),
         }
     }
 
-    /// The fence bound, ms, and what gives it: the running guard, or where there is none the configuration.
-    fn bound_ms(&self) -> Result<(u64, &'static str), String> {
+    /// The fence bound, ms, and what gives it: the running guard, or where there is none the configuration. Or why none.
+    fn bound_ms(&self) -> Result<(u64, &'static str), Finding> {
         let at = |path: &str| self.system.at(Path::new(path));
+        let none = |why: &str| {
+            Finding::weak(
+                AREA,
+                format!("this host has no fence bound, so it promises nothing: {why}"),
+                "xenwarden fence-bound tells whether there is one again",
+            )
+        };
         let Some(view) = Reader::view_at(&at(page::PATH)) else {
-            let bound =
-                by_configuration(self.policy).map(|bound| (bound.ms, "by the configuration"));
-            return bound.ok_or_else(|| "evidence.coverage is partial".to_owned());
+            let bound = by_configuration(self.policy);
+            let bound = bound.map(|bound| (bound.ms, "by the configuration"));
+            return bound.ok_or_else(|| none("evidence.coverage is partial"));
         };
         // A drill may have measured more than is assumed.
         let store = Store::new(&self.system.at(&self.policy.state_directory));
-        let measured = store
-            .peek::<History>()?
-            .and_then(|history| history.measured);
+        let history = store.peek::<History>().map_err(|why| {
+            let text = format!("what a drill has measured of the fence bound is not known: {why}");
+            Finding::unknown(AREA, text, "run the check as root, or run a drill again")
+        })?;
+        let measured = history.and_then(|history| history.measured);
         let drills = Drills::new(measured, &at(drill::RUN));
         let status = Status::of_guard(&view, Some(&drills), Monotonic::now());
-        let bound = status.host_watchdog.fence_bound_ms;
+        let watchdog = &status.host_watchdog;
+        let bound = watchdog.fence_bound_ms;
         let bound = bound.map(|ms| (ms, "by the running guard"));
         bound.ok_or_else(|| {
-            let why = match (&status.inhibited, status.coverage) {
-                _ if status.host_watchdog.drill_failed.is_some() => {
+            none(match (&status.inhibited, status.coverage) {
+                _ if watchdog.drill_failed.is_some() => {
                     "a drill has shown that the host watchdog does not reset it"
                 }
                 (Some(_), _) => "the guard is inhibited",
                 (None, Coverage::Partial) => "its evidence is partial",
                 (None, Coverage::Full) => "no host watchdog is armed",
-            };
-            why.to_owned()
+            })
         })
     }
 }
@@ -408,7 +426,7 @@ fn by_configuration(policy: &Policy) -> Option<FenceBound> {
     let info = Info {
         pid: 0,
         started: Monotonic(0),
-        device: std::path::PathBuf::new(),
+        device: PathBuf::new(),
         identity: String::new(),
         timeout_ns,
         latest_ns: timeout_ns,
@@ -432,7 +450,8 @@ fn of_quorum(conf: &Conf) -> Option<Finding> {
     alone.then(|| {
         Finding::weak(
             AREA,
-            "there are two nodes and no quorum device: when one of them goes down, the other has no quorum and goes down too",
+            "there are two nodes and no quorum device: when one of them goes down, the other has no \
+             quorum and goes down too",
             "add a quorum device (corosync-qdevice) or a third node",
         )
     })
