@@ -105,7 +105,7 @@ impl Host {
         let mut pool = Member::new(me, "a host", terms, &self.kept);
         pool.ring(self.ring.clone());
         pool.members(self.ring.clone(), self.clocks(t));
-        pool.votes(self.votes(), self.now(t), self.clocks(t));
+        pool.votes(self.votes(), self.clocks(t));
         self.pool = Some(pool);
     }
 }
@@ -321,7 +321,7 @@ impl World {
         let (votes, now) = (host.votes(), host.clocks(t));
         let Some(pool) = &mut host.pool else { return };
         pool.ring(there.clone());
-        pool.votes(votes, now.at, now);
+        pool.votes(votes, now);
         pool.members(there, now);
     }
 
@@ -374,7 +374,7 @@ impl World {
         let guard = host.guard(t, flaw);
         let (now, votes) = (host.clocks(t), host.votes());
         let Some(pool) = &mut host.pool else { return };
-        pool.votes(votes, now.at, now);
+        pool.votes(votes, now);
         let all = pool.tick(&guard, now);
         self.carry_out(n, all);
         let host = &mut self.hosts[n];

@@ -5,13 +5,16 @@
 //! configuration. Out: a [`Report`] of [`Finding`]s. It opens no watchdog, which would arm it,
 //! and changes nothing. What cannot be seen is unknown, which is never fine.
 
+mod cib;
 mod configuration;
+mod corosync_conf;
 mod dom0;
 mod guard;
 mod host_watchdog;
 pub mod hypervisor;
 mod leases;
 mod others;
+mod pool;
 mod processes;
 mod realtime;
 
@@ -51,6 +54,8 @@ pub enum Area {
     Fence,
     /// Other programs that are conditions of the host's life.
     Leases,
+    /// The pool of hosts, and fencing.
+    Pool,
 }
 
 impl Area {
@@ -70,6 +75,7 @@ impl Area {
             Self::Monitor => "monitor",
             Self::Fence => "fence",
             Self::Leases => "leases",
+            Self::Pool => "pool",
         }
     }
 }
@@ -219,6 +225,7 @@ pub fn examine(system: &System, config: &Path) -> Report {
     findings.extend(dom0::look(system, &policy));
     findings.extend(guard::look(system, &policy, &processes));
     findings.extend(leases::look(system, &policy));
+    findings.extend(pool::look(system, &policy, &processes));
     let worst = findings.iter().map(|finding| finding.level).max();
     Report {
         version: 1,

@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// From one beat to the next, ns.
 pub const BEAT_NS: u64 = NS_PER_S;
 
+/// A node that leaves the ring is told to have left it within so long of its pool's leaving, ns.
+const RING_NS: u64 = 500 * NS_PER_MS;
+
 /// What members say to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,11 +129,12 @@ pub struct Member {
     /// Boots that are certainly over, with nothing heard of their hosts since.
     down: BTreeSet<BootOf>,
     votes: Votes,
-    asked: Monotonic,
     members: BTreeSet<Node>,
     ring: BTreeSet<Node>,
     fenced: bool,
     stopping: Stopping,
+    /// When pools left, of nodes that have not left the ring.
+    left: BTreeMap<Node, Monotonic>,
     /// Until when the lease was renewed last.
     renewed: Option<Monotonic>,
     next_beat: Monotonic,
@@ -152,11 +156,11 @@ impl Member {
             names: BTreeMap::new(),
             down: BTreeSet::new(),
             votes: Votes::default(),
-            asked: Monotonic(0),
             members: BTreeSet::new(),
             ring: BTreeSet::new(),
             fenced: kept.fenced,
             stopping: Stopping::No,
+            left: BTreeMap::new(),
             renewed: None,
             next_beat: Monotonic(0),
         }
@@ -171,12 +175,12 @@ impl Member {
         }
     }
 
-    /// How votes are counted, as asked for at `asked`.
-    pub fn votes(&mut self, votes: Votes, asked: Monotonic, now: Now) {
+    /// How votes are counted.
+    pub fn votes(&mut self, votes: Votes, now: Now) {
         for order in self.orders.values_mut() {
             order.count(&votes, now.at);
         }
-        (self.votes, self.asked) = (votes, asked);
+        self.votes = votes;
     }
 
     /// Who is in the group: whose pools are heard.
@@ -185,8 +189,23 @@ impl Member {
             for order in self.orders.values_mut() {
                 order.left(*node, &self.votes, now.at);
             }
+            self.left.insert(*node, now.at);
         }
         self.members = members;
+    }
+
+    /// Nodes whose pool has left and whose corosync is on the ring all the same: it may be another boot, too fast for corosync
+    /// to miss it, which has promised nothing.
+    fn doubtful(&mut self, now: Monotonic) -> Vec<Node> {
+        let ring = &self.ring;
+        self.left.retain(|node, _| ring.contains(node));
+        let members = &self.members;
+        self.left.retain(|node, _| !members.contains(node));
+        let old = self
+            .left
+            .iter()
+            .filter(|(_, at)| now.since_ns(**at) > RING_NS);
+        old.map(|(node, _)| *node).collect()
     }
 
     /// Which nodes are on the ring, in the group or not.
@@ -247,6 +266,15 @@ impl Member {
     /// What is to be done by itself.
     pub fn tick(&mut self, guard: &Guard, now: Now) -> Vec<Do> {
         let mut all = Vec::new();
+        let promises = self.terms.without_quorum && self.may_promise;
+        let holds = guard.lease.is_some_and(|lease| lease.held);
+        if !promises && holds && self.renewed.is_none() {
+            // An earlier run of this program has promised what this one is not to.
+            self.stop();
+        }
+        for node in self.doubtful(now.at) {
+            self.refusals.joined(node);
+        }
         if now.at >= self.next_beat {
             self.next_beat = now.at.plus_ns(BEAT_NS);
             self.beat(guard, now, &mut all);
@@ -261,7 +289,12 @@ impl Member {
     }
 
     fn renew(&mut self, guard: &Guard, now: Now) -> Option<Do> {
-        let moment = self.proof.moment(&self.votes, self.asked)?;
+        // That nothing is promised any more is known by members alone, not by a device.
+        let mut votes = self.votes.clone();
+        if self.stopping != Stopping::No {
+            votes.device = 0;
+        }
+        let moment = self.proof.moment(&votes)?;
         match self.stopping {
             Stopping::No if self.terms.without_quorum && self.may_promise => {
                 let until = moment.plus_ns(guard.lease?.timeout_ns);
@@ -276,6 +309,8 @@ impl Member {
                 self.stopping = Stopping::Done;
                 Some(Do::Release)
             }
+            // The datagram may be lost.
+            Stopping::Done if guard.lease.is_some_and(|lease| lease.held) => Some(Do::Release),
             _ => None,
         }
     }
@@ -294,7 +329,7 @@ impl Member {
         };
         self.proof.send(now.at);
         all.push(Do::Say(Say::Beat(beat)));
-        let orders = self.orders.values();
+        let orders = self.orders.values().filter(|_| self.votes.quorate);
         all.extend(orders.map(|order| Do::Say(Say::Order(order.target))));
         let withheld = guard.withholds.zip(guard.bound_ms);
         if let Some((at, bound_ms)) = withheld.filter(|_| self.fenced) {
@@ -344,8 +379,7 @@ impl Member {
     /// Whether it has nothing to give back, or has given it back.
     #[must_use]
     pub fn is_stopped(&self, guard: &Guard) -> bool {
-        let holds = guard.lease.is_some_and(|lease| lease.held);
-        self.stopping == Stopping::Done || !holds
+        !guard.lease.is_some_and(|lease| lease.held)
     }
 
     /// Gives an order for that host: the boot of it that is known. An order that is there goes on.

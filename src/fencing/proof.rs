@@ -18,6 +18,8 @@ pub struct Proof {
     boot: Uuid,
     /// The latest beat of this process.
     sent: Option<Monotonic>,
+    /// The latest beat of ours that came back over the ring.
+    back: Option<Monotonic>,
     /// Of each other member, the latest beat of ours that it has heard.
     heard: BTreeMap<Node, Monotonic>,
 }
@@ -30,6 +32,7 @@ impl Proof {
             me,
             boot,
             sent: None,
+            back: None,
             heard: BTreeMap::new(),
         }
     }
@@ -42,6 +45,9 @@ impl Proof {
     /// A beat of another member.
     pub fn hear(&mut self, from: Node, beat: &Beat) {
         if from == self.me {
+            let is_ours = beat.boot == self.boot;
+            let sent = self.sent.filter(|last| is_ours && beat.sent <= last.0);
+            self.back = self.back.max(sent.map(|_| Monotonic(beat.sent)));
             return;
         }
         let ours = beat
@@ -58,10 +64,9 @@ impl Proof {
         }
     }
 
-    /// The latest moment at which this host is known to have belonged to the quorum, with `votes` as they were asked
-    /// for at `asked`.
+    /// The latest moment at which this host is known to have belonged to the quorum.
     #[must_use]
-    pub fn moment(&self, votes: &Votes, asked: Monotonic) -> Option<Monotonic> {
+    pub fn moment(&self, votes: &Votes) -> Option<Monotonic> {
         if !votes.quorate {
             return None;
         }
@@ -70,9 +75,9 @@ impl Proof {
             let nodes = heard.map(|(node, _)| *node).filter(|node| *node != self.me);
             votes.are_enough(nodes.chain([self.me]))
         };
-        // With the device's votes a host may be the quorum alone.
+        // With the device's votes a host may be the quorum alone, while its ring works.
         if votes.are_enough([self.me].into_iter()) {
-            return Some(asked);
+            return self.back;
         }
         let mut moments: Vec<Monotonic> = self.heard.values().copied().collect();
         moments.sort_unstable();

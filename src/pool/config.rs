@@ -92,16 +92,31 @@ pub struct Policy {
 /// # Errors
 /// [`ConfigError`].
 pub fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
-    let named = path.is_some();
-    let loaded = config::load_as(path.unwrap_or(Path::new(DEFAULT_PATH)), validate);
-    match loaded {
+    match path {
+        Some(path) => config::load_as(path, validate),
+        None => load_if_there(Path::new(DEFAULT_PATH)),
+    }
+}
+
+/// Reads, parses and validates the file at `path`, which need not be there.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load_if_there(path: &Path) -> Result<Policy, ConfigError> {
+    match config::load_as(path, validate) {
         Err(ConfigError::Unreadable { path, error })
-            if !named && error.kind() == std::io::ErrorKind::NotFound =>
+            if error.kind() == std::io::ErrorKind::NotFound =>
         {
             validate(File::default()).map_err(|message| ConfigError::Invalid { path, message })
         }
         loaded => loaded,
     }
+}
+
+/// What is done without a file. None only if the defaults were at fault.
+#[must_use]
+pub fn defaults() -> Option<Policy> {
+    validate(File::default()).ok()
 }
 
 fn validate(file: File) -> Result<Policy, String> {

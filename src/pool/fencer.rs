@@ -110,8 +110,8 @@ impl Fencer {
     fn now() -> Now {
         Now {
             at: Monotonic::now(),
-            // Where it cannot be read, no boot is younger than anything.
-            up_ms: boottime_ns().unwrap_or(0) / NS_PER_MS,
+            // Where it cannot be read, this boot is younger than nothing.
+            up_ms: boottime_ns().unwrap_or(u64::MAX) / NS_PER_MS,
         }
     }
 
@@ -135,7 +135,7 @@ impl Fencer {
             let now = Self::now();
             member.members(BTreeSet::new(), now);
             member.ring(BTreeSet::new());
-            member.votes(Votes::default(), now.at, now);
+            member.votes(Votes::default(), now);
         }
     }
 
@@ -168,7 +168,9 @@ impl Fencer {
         let on_ring = on_ring.filter(|(node, _)| self.ring.contains(node));
         let of: BTreeMap<Node, u32> = on_ring.map(|(node, votes)| (*node, *votes)).collect();
         let nodes: u32 = of.values().fold(0, |sum, votes| sum.saturating_add(*votes));
-        let device = match told.qdevice_votes {
+        // A node that has just come or gone must not pass for the device.
+        let are_all = of.len() == self.ring.len() && counted.of.len() == of.len();
+        let device = match told.qdevice_votes && are_all {
             true => told.total_votes.saturating_sub(nodes),
             false => 0,
         };
@@ -180,7 +182,7 @@ impl Fencer {
             of,
             device,
         };
-        member.votes(votes, counted.asked, Self::now());
+        member.votes(votes, Self::now());
         if self.settings.terms.without_quorum {
             let done = refused.map_or(Ok(()), |why| {
                 Err(format!("fence_without_quorum is not done: {why}"))
@@ -474,27 +476,34 @@ fn unsuited(
     regrouping_ms: Option<u64>,
     lease_ms: Option<u64>,
 ) -> Option<String> {
-    let needs_ms = regrouping_ms.map(|ms| ms.saturating_add(BEYOND_REGROUPING_MS));
-    let text = match (needs_ms, lease_ms) {
-        _ if votes.two_node && !votes.qdevice => {
-            "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node"
-        }
-        _ if votes.auto_tie_breaker => {
-            "corosync.conf has auto_tie_breaker, with which half of the votes is a quorum: use a quorum device"
-        }
-        _ if votes.last_man_standing => {
-            "corosync.conf has last_man_standing, which counts hosts out that are only cut off"
-        }
-        (None, _) => "corosync does not tell its token and consensus",
-        (Some(needs), Some(has)) if has < needs => {
-            return Some(format!(
-                "the lease's timeout of {has} ms is too short: corosync may deliver nothing for its token and consensus while a host dies, and all others would go down with it: {} s at least (timeout_s in xenwarden.conf), or a shorter token",
-                needs.div_ceil(1_000)
-            ));
-        }
-        _ => return None,
+    if let Some(why) = unsuited_votes(votes) {
+        return Some(why.to_owned());
+    }
+    let Some(ms) = regrouping_ms else {
+        return Some("corosync does not tell its token and consensus".to_owned());
     };
-    Some(text.to_owned())
+    let needs_ms = ms.saturating_add(BEYOND_REGROUPING_MS);
+    let short = lease_ms.filter(|has_ms| *has_ms < needs_ms)?;
+    Some(format!(
+        "the lease's timeout of {short} ms is too short: corosync may deliver nothing for its token and consensus while a host dies, and all others would go down with it: {} s at least (timeout_s in xenwarden.conf), or a shorter token",
+        needs_ms.div_ceil(1_000)
+    ))
+}
+
+/// The same as far as votes go.
+pub(crate) fn unsuited_votes(votes: &corosync::Votes) -> Option<&'static str> {
+    match () {
+        () if votes.two_node && !votes.qdevice => Some(
+            "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node",
+        ),
+        () if votes.auto_tie_breaker => Some(
+            "corosync.conf has auto_tie_breaker, with which half of the votes is a quorum: use a quorum device",
+        ),
+        () if votes.last_man_standing => Some(
+            "corosync.conf has last_man_standing, which counts hosts out that are only cut off",
+        ),
+        () => None,
+    }
 }
 
 fn off_the_ring() -> Refusal {

@@ -248,7 +248,10 @@ impl Member {
         match counter.votes(connection.node) {
             Ok(votes) => {
                 let one = |node: &u32| Some((*node, counter.votes(*node).ok()?.node_votes));
-                let of = self.nodes.iter().filter_map(one).collect();
+                // A part of the votes is worse than none.
+                let Some(of) = self.nodes.iter().map(one).collect() else {
+                    return Ok(asked);
+                };
                 let regrouping_ms = self.regrouping_ms;
                 self.tell(Event::Votes(Counted {
                     votes,
