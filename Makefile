@@ -125,10 +125,10 @@ pool: prerequisites
 pool-size: prerequisites
 	$(CARGO) test --release -p xenwarden --test pool_size -- --ignored --nocapture
 
-test: unit scenarios series colo pool
+test: unit scenarios series colo
 
 ifeq ($(XEN)$(ARCH:amd64=),)
-test-all: unit simulation alerts lab series colo qemu-test
+test-all: unit simulation alerts lab series colo pool qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored

@@ -72,3 +72,16 @@ fn an_inhibition_that_is_ended_or_moved_is_told() {
     };
     assert!(later > until);
 }
+
+#[test]
+fn a_guard_that_is_stopped_kicks_on_while_a_strict_lease_runs() {
+    let mut kicks = Vec::new();
+    let outcome = play(|turn, _, device| {
+        kicks.push(device.kicks.get());
+        device.promised.set((20..150).contains(&turn));
+        if turn < 50 { Turn::Served } else { Turn::Stop }
+    });
+    assert_eq!(kicks.len(), 150, "and no longer");
+    assert_eq!(kicks[149], kicks[49] + 100);
+    assert!(outcome.device.disarmed.get());
+}

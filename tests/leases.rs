@@ -269,12 +269,14 @@ fn a_strict_lease_lapses_at_its_deadline_whoever_is_away_and_no_restart_grants_i
     let publish = |kind| told.publish(kind);
     let mut server = Server::new(&place.page(), Fronts::default(), &publish, at(0));
     assert_eq!(against(&page, 500), None, "before anybody renewed it");
+    assert!(!Leases::new(page.words(), at(0)).is_promised());
     place.say("a", "WATCHDOG=1");
     server.turn(at(10));
     drop(server);
     assert_eq!(against(&page, 20), None);
     assert_eq!(state(&page, 21), State::Lapsed);
     assert_eq!(against(&page, 21), lapsed("a", 1));
+    assert!(Leases::new(page.words(), at(0)).is_promised());
     let strictly = |page: &Page, s| Leases::new(page.words(), at(0)).strictly_against(at(s));
     assert_eq!(strictly(&page, 20), None);
     assert_eq!(strictly(&page, 21), lapsed("a", 1));

@@ -123,5 +123,6 @@ fn no_restart_of_the_pool_forgets_what_it_kept_and_a_stop_of_corosync_stops_it_b
     assert!(has("RuntimeDirectoryPreserve=yes"), "{unit}");
     let after = unit.lines().find_map(|line| line.strip_prefix("After="));
     assert!(after.is_some_and(|after| after.contains("corosync.service")));
-    assert!(has("PartOf=corosync.service"), "{unit}");
+    assert!(after.is_some_and(|after| after.contains("xenwardend.service")));
+    assert!(has("PartOf=corosync.service xenwardend.service"), "{unit}");
 }

@@ -61,6 +61,18 @@ pub struct Kept {
     pub refused: Vec<(BootOf, u64)>,
     /// This host was told to withhold.
     pub fenced: bool,
+    /// What it has promised.
+    #[serde(default)]
+    pub promised: Option<Promised>,
+}
+
+/// What a promise is made of. It is the same for the rest of a boot: others may know the one, and not what came after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// The lease's timeout.
+    pub timeout_ns: u64,
+    /// The fence bound.
+    pub bound_ms: u64,
 }
 
 /// Now, by this host's clocks.
@@ -132,6 +144,7 @@ pub struct Member {
     members: BTreeSet<Node>,
     ring: BTreeSet<Node>,
     fenced: bool,
+    promised: Option<Promised>,
     stopping: Stopping,
     /// When pools left, of nodes that have not left the ring.
     left: BTreeMap<Node, Monotonic>,
@@ -159,6 +172,7 @@ impl Member {
             members: BTreeSet::new(),
             ring: BTreeSet::new(),
             fenced: kept.fenced,
+            promised: kept.promised,
             stopping: Stopping::No,
             left: BTreeMap::new(),
             renewed: None,
@@ -172,6 +186,7 @@ impl Member {
         Kept {
             refused: self.refusals.kept().collect(),
             fenced: self.fenced,
+            promised: self.promised,
         }
     }
 
@@ -283,12 +298,12 @@ impl Member {
             // Whatever renewed it meanwhile.
             true if guard.withholds.is_none() => all.extend([Do::Keep, Do::Trigger]),
             true => {}
-            false => all.extend(self.renew(guard, now)),
+            false => all.extend(self.renew(guard, now).into_iter().flatten()),
         }
         all
     }
 
-    fn renew(&mut self, guard: &Guard, now: Now) -> Option<Do> {
+    fn renew(&mut self, guard: &Guard, now: Now) -> Option<Vec<Do>> {
         // That nothing is promised any more is known by members alone, not by a device.
         let mut votes = self.votes.clone();
         if self.stopping != Stopping::No {
@@ -297,20 +312,36 @@ impl Member {
         let moment = self.proof.moment(&votes)?;
         match self.stopping {
             Stopping::No if self.terms.without_quorum && self.may_promise => {
-                let until = moment.plus_ns(guard.lease?.timeout_ns);
+                let timeout_ns = guard.lease?.timeout_ns;
+                let promised = match self.promised {
+                    Some(promised) => promised,
+                    None => Promised {
+                        timeout_ns,
+                        bound_ms: guard.bound_ms?,
+                    },
+                };
+                if guard.bound_ms.is_some_and(|ms| ms > promised.bound_ms) {
+                    // It can not be held any more. Once others know, nothing is promised.
+                    self.stop();
+                    return None;
+                }
+                self.promised = Some(promised);
+                let until = moment.plus_ns(timeout_ns.min(promised.timeout_ns));
                 let is_new = self.renewed.is_none_or(|renewed| until > renewed);
                 if !is_new || until <= now.at {
                     return None;
                 }
                 self.renewed = Some(until);
-                Some(Do::Renew(until))
+                Some(vec![Do::Keep, Do::Renew(until)])
             }
             Stopping::Said(since) if moment >= since => {
                 self.stopping = Stopping::Done;
-                Some(Do::Release)
+                Some(vec![Do::Release])
             }
             // The datagram may be lost.
-            Stopping::Done if guard.lease.is_some_and(|lease| lease.held) => Some(Do::Release),
+            Stopping::Done if guard.lease.is_some_and(|lease| lease.held) => {
+                Some(vec![Do::Release])
+            }
             _ => None,
         }
     }
@@ -345,11 +376,12 @@ impl Member {
 
     /// What it promises: once the guard goes by a lease that is held, and for as long.
     fn promise_ms(&self, guard: &Guard) -> Option<u64> {
-        let lease = guard.lease.filter(|lease| lease.held)?;
+        let _ = guard.lease.filter(|lease| lease.held)?;
+        let promised = self.promised.filter(|_| guard.bound_ms.is_some())?;
         let is_meant =
             self.terms.without_quorum && self.may_promise && self.stopping == Stopping::No;
-        let lease_ms = lease.timeout_ns.div_ceil(NS_PER_MS);
-        let sum = lease_ms.saturating_add(guard.bound_ms?);
+        let lease_ms = promised.timeout_ns.div_ceil(NS_PER_MS);
+        let sum = lease_ms.saturating_add(promised.bound_ms);
         let device_ms = if self.has_device {
             self.terms.device_ms
         } else {

@@ -97,6 +97,10 @@ impl World for Host {
         self.leases.as_ref()?.strictly_against(now)
     }
 
+    fn is_promised(&self) -> bool {
+        self.leases.as_ref().is_some_and(Leases::is_promised)
+    }
+
     fn last_resort(&mut self) {
         if let Some(sysrq) = &mut self.sysrq {
             reset(sysrq);

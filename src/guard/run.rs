@@ -43,6 +43,10 @@ pub trait World {
     fn strict_leases(&self, _now: Monotonic) -> Option<Reason> {
         None
     }
+    /// Whether a strict lease runs: others were told that this host goes down with its end, so it is not let go of before.
+    fn is_promised(&self) -> bool {
+        false
+    }
     /// The host should be down long since, and is not: resets it, if that is allowed.
     fn last_resort(&mut self) {}
     /// Called after each look: tells the service manager what it is to know, until that has
@@ -80,7 +84,8 @@ pub fn run<W: HostWatchdog>(
         history.inhibited(page, now, inhibited, (evidence, decision));
         history.decided(page, now, decision);
         history.excused(page, now, verdict);
-        let ends = world.ends();
+        let stays = world.is_promised();
+        let ends = world.ends().filter(|why| !(stays && *why == Ends::Stopped));
         history.tell(page, looked, now, ends.is_some());
         if let Some(why) = ends.filter(|_| decision == Decision::Kick) {
             return end(watchdog, why, &mut history, page);

@@ -28,6 +28,8 @@ pub struct Device {
     pub kick_takes: Cell<u64>,
     /// Until when an operator inhibits the guard, or 0.
     pub inhibited: Cell<u64>,
+    /// A strict lease runs.
+    pub promised: Cell<bool>,
     /// For what it was let go of.
     pub ended: Cell<Option<Ends>>,
 }
@@ -141,6 +143,10 @@ impl World for Stage<'_> {
     fn inhibited(&self, now: Monotonic) -> Option<Monotonic> {
         let until = Monotonic(self.device.inhibited.get());
         (now < until).then_some(until)
+    }
+
+    fn is_promised(&self) -> bool {
+        self.device.promised.get()
     }
 
     fn looked(&mut self) {

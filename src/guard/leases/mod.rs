@@ -59,6 +59,15 @@ impl<'a, W: Word> Leases<'a, W> {
         self.look(now, true)
     }
 
+    /// Whether a strict lease has a deadline that is to come, or has passed.
+    #[must_use]
+    pub fn is_promised(&self) -> bool {
+        self.slots().any(|words| {
+            let deadline = words.get(SLOT.deadline).map(Deadline::load);
+            page::is_strict(words) && matches!(deadline, Some(Deadline::At(_)))
+        })
+    }
+
     fn look(&self, now: Monotonic, only_strict: bool) -> Option<Reason> {
         // Before any deadline: whoever looks after a renewal has written that deadline first.
         let served = page::served(self.words);
