@@ -146,6 +146,13 @@ impl Cluster {
             wait_for("it is heard", || {
                 (cluster.agent("status", host, 10).0 == 0).then_some(())
             });
+            for one in &cluster.pool.hosts {
+                wait_for("what it promises is known", || {
+                    let told = one.ask(&format!("power {host}"))?;
+                    let promised = told["hosts"][0]["promise_ms"].is_u64();
+                    (promised == promises).then_some(())
+                });
+            }
         }
         cluster
     }

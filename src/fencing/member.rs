@@ -481,6 +481,12 @@ impl Member {
         self.members.contains(&node) && self.refusals.last(node).is_some()
     }
 
+    /// What a host has promised, as far as is known.
+    #[must_use]
+    pub fn promise_of(&self, node: Node) -> Option<u64> {
+        self.refusals.last(node)?.promise_ms
+    }
+
     /// This host was told to withhold.
     #[must_use]
     pub fn is_fenced(&self) -> bool {

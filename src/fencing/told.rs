@@ -72,6 +72,9 @@ pub struct HostPower {
     pub name: String,
     /// Whether it is on.
     pub power: Power,
+    /// Within how long it has promised to be down without quorum; null: it has not, as far as is known here.
+    #[serde(default)]
+    pub promise_ms: Option<u64>,
 }
 
 /// Hosts.

@@ -438,6 +438,7 @@ impl Fencer {
             .filter(|(n, _)| node.is_none_or(|node| node == *n));
         let one = |(n, name): (Node, &str)| HostPower {
             name: name.to_owned(),
+            promise_ms: member.promise_of(n),
             power: match () {
                 () if n == *me || member.is_heard(n) => Power::On,
                 () if member.is_down(n) => Power::Off,
