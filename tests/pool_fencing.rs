@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! fence_xenwarden against xenwarden-pool on three real corosyncs: `make pool`. The leases are the real ones, with their page and their
 //! server; the test plays what is below: a guard that kicks while nothing is against it, and a host watchdog that ends all that runs on its
-//! host 3 s after the last kick.
+//! host 5 s after the last kick.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pool_ring;
@@ -25,7 +25,7 @@ use xenwarden::monitor::leases;
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 /// The host watchdog's timeout, and the lease's.
-const HARDWARE_NS: u64 = 3 * NS_PER_S;
+const HARDWARE_NS: u64 = 5 * NS_PER_S;
 const LEASE_NS: u64 = 12 * NS_PER_S;
 
 /// What is below a host's pool.

@@ -3,7 +3,7 @@
 //!
 //! A client sends one [`Request`] as a line of words. `power` is answered by one line of JSON, [`Powers`]; `fence` by
 //! a line for each [`Progress`], at least one each [`EACH_S`], the last of which is [`Progress::Down`]. A
-//! [`Refusal`](crate::control::protocol::Refusal) in the place of any says why not, and is the last.
+//! [`Refusal`] in the place of any says why not, and is the last.
 
 use super::order::{How, Wait};
 use crate::control::protocol::Refusal;

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 const FACTS_NS: u64 = 10 * NS_PER_S;
 /// What the monitor told so long after the lease was seen to have lapsed, ns, is of a guard that has seen that, too: it
 /// looks each quarter of a second.
-const NEWER_NS: u64 = NS_PER_S;
+const NEWER_NS: u64 = 500 * NS_PER_MS;
 /// Messages that wait for room on the ring; there are four of each second for each order.
 const MOST_SAID: usize = 256;
 /// What a lease lasts longer than corosync takes to form a ring anew, at least, ms: beats and echoes that were late.
@@ -335,6 +335,13 @@ impl Fencer {
     pub fn next_message(&mut self) -> Option<Vec<u8>> {
         let say = self.say.pop_front()?;
         Some(Message::Fencing(say).encode())
+    }
+
+    /// This host was told to withhold.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        let member = self.member.as_ref();
+        member.map_or(self.kept.fenced, |(_, member)| member.is_fenced())
     }
 
     /// It is to be stopped in order.

@@ -23,11 +23,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 /// How often the monitor is asked how the host is.
 const EVERY: Duration = Duration::from_secs(2);
+/// And while somebody waits for this host to withhold: its watchdog leaves it a few seconds to say so.
+const URGENT: Duration = Duration::from_millis(200);
 /// How long each step of asking may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Before the first attempt to connect again, and the longest such wait.
@@ -49,6 +52,7 @@ pub struct Monitor {
     /// How the host is.
     pub facts: Receiver<(HostFacts, Option<GuestsReport>)>,
     orders: Sender<(Uuid, Settled)>,
+    is_urgent: Arc<AtomicBool>,
 }
 
 impl Monitor {
@@ -65,6 +69,7 @@ impl Monitor {
         let (tell_events, events) = bounded(LINES);
         let (tell_facts, facts) = bounded(1);
         let (orders, to_do) = bounded(ORDERS);
+        let is_urgent = Arc::<AtomicBool>::default();
         let reader = Reader {
             socket: events_socket,
             next,
@@ -78,6 +83,7 @@ impl Monitor {
         let asker = Asker {
             socket: control_socket,
             tell: tell_facts,
+            is_urgent: Arc::clone(&is_urgent),
             orders: to_do,
             wake: Arc::clone(wake),
             refused: String::new(),
@@ -89,7 +95,13 @@ impl Monitor {
             events,
             facts,
             orders,
+            is_urgent,
         })
+    }
+
+    /// Has it asked how the host is, again and again, from now on.
+    pub fn hurry(&self) {
+        self.is_urgent.store(true, Ordering::Relaxed);
     }
 
     /// Has the monitor told of its alarms; what finds no room is told later.
@@ -228,6 +240,7 @@ struct Asker {
     orders: Receiver<(Uuid, Settled)>,
     wake: Arc<EventFd>,
     refused: String,
+    is_urgent: Arc<AtomicBool>,
 }
 
 impl Asker {
@@ -241,7 +254,10 @@ impl Asker {
                 return;
             }
             let _ = self.wake.write(1);
-            thread::sleep(EVERY);
+            thread::sleep(match self.is_urgent.load(Ordering::Relaxed) {
+                true => URGENT,
+                false => EVERY,
+            });
         }
     }
 

@@ -289,6 +289,9 @@ impl Program {
         more |= self.hear_host(now);
         self.node.tick(now);
         self.fencer.tick(now);
+        if self.fencer.is_fenced() {
+            self.monitor.hurry();
+        }
         while let Some(job) = self.node.next_job(now) {
             self.runner.run(job);
         }

@@ -38,7 +38,7 @@ fn story(laboratory: &Laboratory, _: Duration) -> Result<Figures> {
 fn tell(host: &mut Host) -> Result<()> {
     host.follow_events()?;
     let configure = format!(
-        "mkdir -p /run/dm; cp /guest/boot.img /run/dm/boot.img; mkfifo /run/dm/com1.in /run/dm/com1.out
+        "mkdir -p /run/dm /run/xenwarden_qemu_trace; mount -t tmpfs -o size=32m tmpfs /run/xenwarden_qemu_trace; cp /guest/boot.img /run/dm/boot.img; mkfifo /run/dm/com1.in /run/dm/com1.out
 cat > /run/dm/hvm.cfg <<'END'
 name = \"hvm\"
 type = \"hvm\"
