@@ -7,11 +7,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use xenwarden::event::Uuid;
+use xenwarden::fencing::BootOf;
+use xenwarden::fencing::member::{Kept, Member, Now, Terms};
 use xenwarden::pool::frame;
 use xenwarden::pool::node::{Identity, Node};
 use xenwarden::pool::record::Stored;
 use xenwarden::pool::store::Store;
 use xenwarden::pool::wire::{MAGIC, Message};
+use xenwarden::sys::clock::Monotonic;
 
 const S: u64 = 1_000_000_000;
 
@@ -51,6 +54,13 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|data: &[u8]| {
     let mut node = member();
+    let boot = Uuid::from_u128(9);
+    let mut fencing = Member::new(
+        BootOf { node: 1, boot },
+        "host1",
+        Terms::default(),
+        &Kept::default(),
+    );
     let mut rest = data;
     let mut now = 2 * S;
     while let [low, high, more @ ..] = rest {
@@ -58,16 +68,28 @@ fuzz_target!(|data: &[u8]| {
         let (part, after) = more.split_at(length.min(more.len()));
         rest = after;
         now += S / 10;
-        match part {
-            [kind, body @ ..] if length % 2 == 1 => node.delivered(2, &message(*kind % 6, body), now),
+        let say = match part {
+            [kind, body @ ..] if length % 2 == 1 => {
+                node.delivered(2, &message(*kind % 7, body), now)
+            }
             _ => node.delivered(2, part, now),
+        };
+        if let Some(say) = say {
+            let at = Now {
+                at: Monotonic(now),
+                up_ms: now / 1_000_000,
+            };
+            fencing.hear(2, &say, at);
         }
         if let Ok(stored) = Stored::read(part) {
             assert_eq!(Stored::read(&stored.bytes), Ok(stored));
         }
         node.tick(now);
         while let Some(said) = node.next_message() {
-            assert!(Message::decode(&said).is_ok(), "it says what none understands");
+            assert!(
+                Message::decode(&said).is_ok(),
+                "it says what none understands"
+            );
         }
         let _ = node.to_save();
         node.saved(now);

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A member in all that concerns fencing, one fact after the other. Time is the test's own.
+#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+
+use std::collections::{BTreeMap, BTreeSet};
+use xenwarden::event::Uuid;
+use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Say, Terms};
+use xenwarden::fencing::order::{Failed, How, LISTEN_NS, Order, Verdict, Wait};
+use xenwarden::fencing::refusals::Last;
+use xenwarden::fencing::{Beat, BootOf, Echo, Node, Votes, stretched_ns};
+use xenwarden::sys::clock::{Monotonic, NS_PER_S};
+
+const ME: Node = 1;
+const TARGET: Node = 3;
+const LEASE_S: u64 = 14;
+const BOUND_MS: u64 = 12_000;
+const DEVICE_MS: u64 = 40_000;
+
+fn of(node: Node, boot: u8) -> BootOf {
+    let boot = Uuid::from_u128(u128::from(node) * 1_000 + u128::from(boot));
+    BootOf { node, boot }
+}
+
+/// The host has been up for as long as its clock shows.
+fn at(s: u64) -> Now {
+    Now {
+        at: Monotonic(s * NS_PER_S),
+        up_ms: s * 1_000,
+    }
+}
+
+fn votes(nodes: &[Node], device: u32) -> Votes {
+    let of: BTreeMap<Node, u32> = nodes.iter().map(|node| (*node, 1)).collect();
+    Votes {
+        quorate: nodes.len() + usize::try_from(device).expect("few") >= 2,
+        quorum: 2,
+        of,
+        device,
+    }
+}
+
+fn guard(held: bool) -> Guard {
+    Guard {
+        bound_ms: Some(BOUND_MS),
+        withholds: None,
+        lease: Some(LeaseTerms {
+            timeout_ns: LEASE_S * NS_PER_S,
+            held,
+        }),
+    }
+}
+
+fn heard(by: Node, boot: u8, sent_s: u64) -> Beat {
+    Beat {
+        name: format!("h{by}"),
+        boot: of(by, boot).boot,
+        sent: sent_s * NS_PER_S,
+        up_ms: sent_s * 1_000,
+        promise_ms: Some(26_000),
+        echoes: Vec::new(),
+    }
+}
+
+/// Of a member's beats, the one at this second.
+fn echo(by: Node, sent_s: u64) -> Say {
+    let echo = Echo {
+        of: of(ME, 1),
+        sent: sent_s * NS_PER_S,
+    };
+    Say::Beat(Beat {
+        echoes: vec![echo],
+        ..heard(by, 1, sent_s)
+    })
+}
+
+fn with(terms: Terms, kept: &Kept) -> Member {
+    let mut member = Member::new(of(ME, 1), "h1", terms, kept);
+    let all = BTreeSet::from([1, 2, 3]);
+    member.ring(all.clone());
+    member.members(all, at(1));
+    member.promises(true, false);
+    member.votes(votes(&[1, 2, 3], 0), at(1));
+    member
+}
+
+fn member() -> Member {
+    let terms = Terms {
+        without_quorum: true,
+        device_ms: DEVICE_MS,
+    };
+    with(terms, &Kept::default())
+}
+
+fn beat_of(all: &[Do]) -> &Beat {
+    let beats = all.iter().find_map(|one| match one {
+        Do::Say(Say::Beat(beat)) => Some(beat),
+        _ => None,
+    });
+    beats.expect("a beat")
+}
+
+fn renewed(all: &[Do]) -> Option<u64> {
+    all.iter().find_map(|one| match one {
+        Do::Renew(until) => Some(until.0 / NS_PER_S),
+        _ => None,
+    })
+}
+
+/// At this second it says a beat, which another has heard at once.
+fn goes_on(member: &mut Member, guard: &Guard, s: u64) -> Vec<Do> {
+    let mut all = member.tick(guard, at(s));
+    member.hear(2, &echo(2, s), at(s));
+    all.extend(member.tick(guard, at(s)));
+    all
+}
+
+#[test]
+fn a_promise_is_the_lease_and_the_bound_and_the_device_where_there_is_one() {
+    let mut member = member();
+    // Renewed by what was heard, and kept before that; promised once the guard goes by it.
+    let all = goes_on(&mut member, &guard(false), 10);
+    assert_eq!(beat_of(&all).promise_ms, None);
+    assert_eq!(renewed(&all), Some(10 + LEASE_S));
+    let kept = all.iter().position(|one| *one == Do::Keep);
+    let renews = all.iter().position(|one| matches!(one, Do::Renew(_)));
+    assert!(kept.is_some() && kept < renews, "{all:?}");
+    assert!(member.kept().promised.is_some());
+    let lease_ms = LEASE_S * 1_000;
+    let all = goes_on(&mut member, &guard(true), 11);
+    assert_eq!(beat_of(&all).promise_ms, Some(lease_ms + BOUND_MS));
+    member.promises(true, true);
+    let all = goes_on(&mut member, &guard(true), 12);
+    assert_eq!(
+        beat_of(&all).promise_ms,
+        Some(lease_ms + BOUND_MS + DEVICE_MS)
+    );
+    let unknown = Guard {
+        bound_ms: None,
+        ..guard(true)
+    };
+    assert_eq!(
+        beat_of(&goes_on(&mut member, &unknown, 13)).promise_ms,
+        None
+    );
+    let none = Guard {
+        lease: None,
+        ..guard(true)
+    };
+    assert_eq!(beat_of(&goes_on(&mut member, &none, 14)).promise_ms, None);
+    // What nobody has heard anew, or too long ago, renews nothing.
+    assert_eq!(
+        renewed(&member.tick(&guard(true), at(15))),
+        Some(14 + LEASE_S)
+    );
+    assert_eq!(renewed(&member.tick(&guard(true), at(15))), None);
+    assert_eq!(renewed(&member.tick(&guard(true), at(40))), None);
+}
+
+#[test]
+fn a_host_that_does_not_promise_renews_nothing() {
+    let mut member = with(Terms::default(), &Kept::default());
+    let all = goes_on(&mut member, &guard(false), 10);
+    assert_eq!((renewed(&all), beat_of(&all).promise_ms), (None, None));
+    // Nor one whose votes are not counted so that it could.
+    let mut member = self::member();
+    member.promises(false, false);
+    assert_eq!(renewed(&goes_on(&mut member, &guard(false), 10)), None);
+}
+
+#[test]
+fn what_was_promised_stays_the_same_whatever_is_configured_later() {
+    let mut member = member();
+    goes_on(&mut member, &guard(true), 10);
+    let longer = Guard {
+        lease: Some(LeaseTerms {
+            timeout_ns: 60 * NS_PER_S,
+            held: true,
+        }),
+        ..guard(true)
+    };
+    assert_eq!(
+        renewed(&goes_on(&mut member, &longer, 11)),
+        Some(11 + LEASE_S)
+    );
+    // Over a restart of the program as well.
+    let terms = Terms {
+        without_quorum: true,
+        device_ms: 0,
+    };
+    let mut member = with(terms, &member.kept());
+    assert_eq!(
+        renewed(&goes_on(&mut member, &longer, 12)),
+        Some(12 + LEASE_S)
+    );
+    // A longer bound cannot be held: nothing is promised from then on, and the lease is given back once others know.
+    let slower = Guard {
+        bound_ms: Some(BOUND_MS + 1),
+        ..guard(true)
+    };
+    assert_eq!(renewed(&goes_on(&mut member, &slower, 13)), None);
+    let all = goes_on(&mut member, &slower, 14);
+    assert_eq!(beat_of(&all).promise_ms, None);
+    assert!(all.contains(&Do::Release), "{all:?}");
+}
+
+#[test]
+fn an_order_for_this_boot_withholds_for_good_and_is_kept_before() {
+    let mut member = member();
+    goes_on(&mut member, &guard(true), 10);
+    let other = Say::Order(of(ME, 9));
+    assert_eq!(member.hear(2, &other, at(11)), [], "another boot's");
+    assert!(!member.kept().fenced);
+    let order = Say::Order(of(ME, 1));
+    for _ in 0..2 {
+        assert_eq!(member.hear(2, &order, at(11)), [Do::Keep, Do::Trigger]);
+    }
+    assert!(member.kept().fenced && member.is_fenced());
+    // Triggered until the guard withholds, and never renewed.
+    let all = goes_on(&mut member, &guard(true), 12);
+    assert_eq!(renewed(&all), None);
+    assert!(all.ends_with(&[Do::Keep, Do::Trigger]), "{all:?}");
+    let withholds = Guard {
+        withholds: Some(at(13).at),
+        ..guard(false)
+    };
+    let all = member.tick(&withholds, at(14));
+    assert!(!all.contains(&Do::Trigger), "{all:?}");
+    let confirmed = all.iter().position(|one| match one {
+        Do::Say(Say::Confirmed(said)) => {
+            said.by == of(ME, 1) && said.bound_ms == BOUND_MS && said.at == 13 * NS_PER_S
+        }
+        _ => false,
+    });
+    let kept = all.iter().position(|one| *one == Do::Keep);
+    assert!(kept.is_some() && kept < confirmed, "{all:?}");
+    // Another start of the program in this boot.
+    let mut member = with(Terms::default(), &member.kept());
+    assert!(member.tick(&guard(true), at(15)).contains(&Do::Trigger));
+}
+
+#[test]
+fn a_host_that_withholds_for_another_reason_confirms_nothing() {
+    let mut member = member();
+    let withholds = Guard {
+        withholds: Some(at(9).at),
+        ..guard(true)
+    };
+    let all = member.tick(&withholds, at(10));
+    let confirms = |one: &Do| matches!(one, Do::Say(Say::Confirmed(_)));
+    assert!(!all.iter().any(confirms), "{all:?}");
+}
+
+#[test]
+fn a_refusal_is_kept_before_it_is_said_and_so_is_its_end() {
+    let mut member = member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 50)), at(50));
+    let all = member.hear(2, &Say::Order(of(TARGET, 1)), at(51));
+    let [Do::Keep, Do::Say(Say::Refused { of: whose, last })] = &all[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!(*whose, TARGET);
+    assert_eq!(last.map(|last| last.echo.of), Some(of(TARGET, 1)));
+    assert_eq!(member.kept().refused, [(of(TARGET, 1), 51_000)]);
+    assert!(
+        beat_of(&member.tick(&guard(false), at(52)))
+            .echoes
+            .is_empty()
+    );
+    let younger = heard(TARGET, 2, 5);
+    assert_eq!(member.hear(TARGET, &Say::Beat(younger), at(60)), [Do::Keep]);
+    assert_eq!(member.kept().refused, []);
+}
+
+#[test]
+fn orders_are_given_by_a_quorum_for_another_host_that_was_heard() {
+    let mut member = member();
+    assert!(member.order(TARGET, at(10)).is_err(), "it was not heard");
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    member.hear(ME, &Say::Beat(heard(ME, 1, 10)), at(10));
+    assert!(member.order(ME, at(10)).is_err());
+    member.votes(votes(&[1], 0), at(10));
+    assert!(member.order(TARGET, at(10)).is_err());
+    member.votes(votes(&[1, 2], 0), at(10));
+    assert!(member.order(TARGET, at(10)).is_ok());
+    let says = |all: &[Do]| all.contains(&Do::Say(Say::Order(of(TARGET, 1))));
+    assert!(
+        says(&member.tick(&guard(false), at(11))),
+        "at once, and each second"
+    );
+    assert!(says(&member.tick(&guard(false), at(12))));
+    // Not by who has lost the quorum meanwhile.
+    member.votes(votes(&[1], 0), at(12));
+    assert!(!says(&member.tick(&guard(false), at(13))));
+    member.withdraw(TARGET);
+    assert_eq!(member.judge(TARGET, at(14)), None);
+}
+
+fn last() -> Option<Last> {
+    let echo = Echo {
+        of: of(TARGET, 1),
+        sent: 10 * NS_PER_S,
+    };
+    Some(Last {
+        echo,
+        promise_ms: Some(26_000),
+    })
+}
+
+fn refused(last: Option<Last>) -> Say {
+    Say::Refused { of: TARGET, last }
+}
+
+fn ordered() -> Member {
+    let mut member = member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    member.votes(votes(&[1, 2], 0), at(11));
+    member.order(TARGET, at(11)).expect("given");
+    for node in [1, 2] {
+        member.hear(node, &refused(last()), at(12));
+    }
+    member
+}
+
+fn waits(member: &mut Member, s: u64) -> Wait {
+    match member.judge(TARGET, at(s)) {
+        Some(Verdict::Wait(wait, _)) => wait,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_leaves_refuses_no_more_and_who_knows_nothing_never_did() {
+    let mut member = ordered();
+    assert_eq!(waits(&mut member, 13), Wait::Time);
+    member.members(BTreeSet::from([1, 3]), at(14));
+    assert_eq!(waits(&mut member, 15), Wait::Answers);
+    let mut member = ordered();
+    member.hear(2, &refused(None), at(14));
+    assert_eq!(waits(&mut member, 15), Wait::Answers);
+}
+
+#[test]
+fn a_host_is_off_until_something_is_heard_of_it() {
+    for comes in [true, false] {
+        let mut member = ordered();
+        let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
+        let now = Now { at: sure, up_ms: 0 };
+        assert_eq!(member.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
+        assert!(member.is_down(TARGET));
+        match comes {
+            true => drop(member.hear(TARGET, &Say::Beat(heard(TARGET, 2, 3)), at(60))),
+            // Its corosync is back, without its pool.
+            false => {
+                member.ring(BTreeSet::from([1, 2]));
+                member.ring(BTreeSet::from([1, 2, 3]));
+            }
+        }
+        assert!(!member.is_down(TARGET));
+    }
+}
+
+#[test]
+fn an_order_waits_for_two_and_a_half_seconds_more_and_hears_a_silent_host_that_lives() {
+    let two = votes(&[1, 2, 3], 0);
+    let mut order = Order::new(of(TARGET, 1), at(11).at);
+    // Its own word is no refusal, though it has a vote.
+    order.refuses(TARGET, last(), &two, at(12).at);
+    order.refuses(1, last(), &two, at(12).at);
+    assert!(matches!(
+        order.judge(&two, at(500).at),
+        Verdict::Wait(Wait::Answers, _)
+    ));
+    // Nor is anything enough where nobody knows what is.
+    let nobody = Votes {
+        quorate: true,
+        ..Votes::default()
+    };
+    order.count(&nobody, at(12).at);
+    assert!(matches!(
+        order.judge(&nobody, at(500).at),
+        Verdict::Wait(Wait::Answers, _)
+    ));
+    order.refuses(2, last(), &two, at(12).at);
+    let due = at(12).at.plus_ns(stretched_ns(26_000));
+    let sure = due.plus_ns(5 * NS_PER_S / 2);
+    assert_eq!(order.judge(&two, sure), Verdict::Down(How::Silent));
+    let early = Monotonic(sure.0 - 1);
+    assert_eq!(
+        order.judge(&two, early),
+        Verdict::Wait(Wait::Time, Some(sure))
+    );
+    order.hear(TARGET, &heard(TARGET, 1, 40), due.plus_ns(2 * NS_PER_S));
+    assert_eq!(order.judge(&two, sure), Verdict::Failed(Failed::StillThere));
+}
+
+#[test]
+fn a_member_that_stops_gives_its_lease_back_once_members_know_and_says_so_until_it_is_heard() {
+    let mut member = member();
+    goes_on(&mut member, &guard(true), 10);
+    // A device knows nothing.
+    member.votes(votes(&[1, 2, 3], 1), at(10));
+    member.stop();
+    let own = |s: u64| {
+        Say::Beat(Beat {
+            promise_ms: None,
+            ..heard(ME, 1, s)
+        })
+    };
+    let all = member.tick(&guard(true), at(11));
+    assert_eq!(beat_of(&all).promise_ms, None);
+    member.hear(ME, &own(11), at(11));
+    // Heard before it was said is not enough.
+    member.hear(2, &echo(2, 10), at(11));
+    assert!(!member.tick(&guard(true), at(11)).contains(&Do::Release));
+    assert!(!member.is_stopped(&guard(true)));
+    member.hear(2, &echo(2, 11), at(11));
+    for s in [11, 12] {
+        let all = member.tick(&guard(true), at(s));
+        assert!(
+            all.contains(&Do::Release) && renewed(&all).is_none(),
+            "{all:?}"
+        );
+        assert!(!member.is_stopped(&guard(true)), "it may be lost");
+    }
+    assert!(member.is_stopped(&guard(false)));
+}
+
+#[test]
+fn a_lease_that_an_earlier_run_held_is_given_back_by_one_that_is_not_to() {
+    let mut member = with(Terms::default(), &Kept::default());
+    member.tick(&guard(true), at(10));
+    let all = goes_on(&mut member, &guard(true), 11);
+    assert!(all.contains(&Do::Release), "{all:?}");
+}
+
+#[test]
+fn a_pool_that_leaves_a_ring_on_which_its_node_stays_has_promised_nothing() {
+    let mut member = member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    member.members(BTreeSet::from([1, 2]), at(11));
+    member.tick(&guard(false), at(11));
+    assert!(
+        member.promise_of(TARGET).is_some(),
+        "its node may be about to leave"
+    );
+    member.tick(&guard(false), at(12));
+    assert_eq!(member.promise_of(TARGET), None);
+    // One that leaves with its node keeps it.
+    let mut member = self::member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    member.members(BTreeSet::from([1, 2]), at(11));
+    member.ring(BTreeSet::from([1, 2]));
+    member.tick(&guard(false), at(20));
+    assert!(member.promise_of(TARGET).is_some());
+}
