@@ -43,7 +43,7 @@ pub const DOWN: &[Row] = &[
     Row { name: "lease-killed", what: "a lease's client is killed", run: |lab, phase| lapses(lab, phase, "killall -9 dom0-lease") },
     Row { name: "lease-stopped", what: "a lease's client is stopped", run: |lab, phase| lapses(lab, phase, "killall -STOP dom0-lease") },
     Row { name: "lease-disconnected", what: "a lease's client does not reach its socket any more", run: disconnected },
-    Row { name: "lease-flooded-killed", what: "a lease's client is killed while another user floods its socket", run: |lab, phase| lapses(lab, phase, &format!("client=$(pidof dom0-lease); {} kill -9 $client", flood())) },
+    Row { name: "lease-flooded-killed", what: "a lease's client is killed while another user floods its socket", run: |lab, phase| lapses(lab, phase, &format!("client=$(pidof dom0-lease); {} kill -9 $client", flood_within())) },
     Row { name: "lease-never", what: "nobody ever renews a required lease", run: never },
     Row { name: "lease-unserved", what: "the monitor is gone for good, and with it who serves leases", run: unserved },
     Row { name: "lease-pulse", what: "nothing that xenwarden-pulse, which holds a lease, sends reaches its peer any more", run: |lab, phase| lease_pulse::run(lab, phase, Cut::ToPeer, &TERMS) },
@@ -59,9 +59,15 @@ pub const LIVES: &[Row] = &[
     Row { name: "lease-monitor-away", what: "the monitor is killed and started again after the lease's timeout", run: |lab, phase| survive(lab, phase, monitor_away) },
 ];
 
-/// Its mode would keep that user out.
+/// Its mode keeps that user out, as often as it tries.
 fn flood() -> String {
-    format!("chmod 666 {SOCKET}; dom0-lease 0 {NOBODY} {SOCKET} < /dev/null > /dev/null 2>&1 &")
+    format!("dom0-lease 0 {NOBODY} {SOCKET} < /dev/null > /dev/null 2>&1 &")
+}
+
+/// The same where somebody has opened the socket to everybody: who it is from counts all the same, but the room in it, for which
+/// the client then competes, is nobody's.
+fn flood_within() -> String {
+    format!("chmod 666 {SOCKET}; {}", flood())
 }
 
 impl Host {
