@@ -95,6 +95,14 @@ pub struct Guard {
     pub lease: Option<LeaseTerms>,
 }
 
+impl Guard {
+    /// The pool's lease is held now.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.lease.is_some_and(|lease| lease.held)
+    }
+}
+
 /// The pool's lease as the lease page has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
@@ -281,9 +289,7 @@ impl Member {
     /// What is to be done by itself.
     pub fn tick(&mut self, guard: &Guard, now: Now) -> Vec<Do> {
         let mut all = Vec::new();
-        let promises = self.terms.without_quorum && self.may_promise;
-        let holds = guard.lease.is_some_and(|lease| lease.held);
-        if !promises && holds && self.renewed.is_none() {
+        if !self.is_to_promise() && guard.holds() && self.renewed.is_none() {
             // An earlier run of this program has promised what this one is not to.
             self.stop();
         }
@@ -305,13 +311,15 @@ impl Member {
 
     fn renew(&mut self, guard: &Guard, now: Now) -> Option<Vec<Do>> {
         // That nothing is promised any more is known by members alone, not by a device.
-        let mut votes = self.votes.clone();
-        if self.stopping != Stopping::No {
-            votes.device = 0;
-        }
-        let moment = self.proof.moment(&votes)?;
+        let moment = match self.stopping {
+            Stopping::No => self.proof.moment(&self.votes)?,
+            _ => self.proof.moment(&Votes {
+                device: 0,
+                ..self.votes.clone()
+            })?,
+        };
         match self.stopping {
-            Stopping::No if self.terms.without_quorum && self.may_promise => {
+            Stopping::No if self.is_to_promise() => {
                 let timeout_ns = guard.lease?.timeout_ns;
                 let promised = match self.promised {
                     Some(promised) => promised,
@@ -339,9 +347,7 @@ impl Member {
                 Some(vec![Do::Release])
             }
             // The datagram may be lost.
-            Stopping::Done if guard.lease.is_some_and(|lease| lease.held) => {
-                Some(vec![Do::Release])
-            }
+            Stopping::Done if guard.holds() => Some(vec![Do::Release]),
             _ => None,
         }
     }
@@ -376,10 +382,9 @@ impl Member {
 
     /// What it promises: once the guard goes by a lease that is held, and for as long.
     fn promise_ms(&self, guard: &Guard) -> Option<u64> {
-        let _ = guard.lease.filter(|lease| lease.held)?;
-        let promised = self.promised.filter(|_| guard.bound_ms.is_some())?;
-        let is_meant =
-            self.terms.without_quorum && self.may_promise && self.stopping == Stopping::No;
+        let is_known = guard.holds() && guard.bound_ms.is_some();
+        let promised = self.promised.filter(|_| is_known)?;
+        let is_meant = self.is_to_promise() && self.stopping == Stopping::No;
         let lease_ms = promised.timeout_ns.div_ceil(NS_PER_MS);
         let sum = lease_ms.saturating_add(promised.bound_ms);
         let device_ms = if self.has_device {
@@ -388,6 +393,11 @@ impl Member {
             0
         };
         is_meant.then(|| sum.saturating_add(device_ms))
+    }
+
+    /// It is configured to promise, and may.
+    fn is_to_promise(&self) -> bool {
+        self.terms.without_quorum && self.may_promise
     }
 
     /// Whether its lease was never renewed by this program.
@@ -411,7 +421,7 @@ impl Member {
     /// Whether it has nothing to give back, or has given it back.
     #[must_use]
     pub fn is_stopped(&self, guard: &Guard) -> bool {
-        !guard.lease.is_some_and(|lease| lease.held)
+        !guard.holds()
     }
 
     /// Gives an order for that host: the boot of it that is known. An order that is there goes on.

@@ -354,12 +354,7 @@ impl Fencer {
     /// Whether it has nothing to give back, or has given it back.
     #[must_use]
     pub fn is_stopped(&mut self, now: u64) -> bool {
-        let guard = self.guard_now(now);
-        let member = self.member.as_ref();
-        member.map_or(
-            !guard.lease.is_some_and(|lease| lease.held),
-            |(_, member)| member.is_stopped(&guard),
-        )
+        !self.guard_now(now).holds()
     }
 
     /// Gives an order for the host of this name; its node.
