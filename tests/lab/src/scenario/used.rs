@@ -79,13 +79,14 @@ impl Host {
         Ok(Used { programs, over })
     }
 
-    /// From proc(5): VmRSS, Threads and, of each thread, the context switches and the times in user mode and in the kernel.
+    /// From proc(5): Rss of smaps_rollup (VmRSS of status is a sum that each thread adds to only now and then, and may be a megabyte
+    /// short) and, of each thread, the context switches and the times in user mode and in the kernel.
     fn program(&mut self, name: &str) -> Result<Program> {
         let pid = self.dom0_ok(&format!("pidof {name}"), PROMPT)?;
         let pid = pid.trim();
         let text = self.dom0_ok(
             &format!(
-                "awk '/^VmRSS:/ {{print $2}}' /proc/{pid}/status; \
+                "awk '/^Rss:/ {{print $2}}' /proc/{pid}/smaps_rollup; \
                  cat /proc/{pid}/task/*/stat | awk '{{sub(/.*\\) /, \"\"); t += $12 + $13; n++}} END {{print t; print n}}'; \
                  cat /proc/{pid}/task/*/status | awk '/voluntary_ctxt/ && !/non/ {{w += $2}} END {{print w}}'"
             ),
