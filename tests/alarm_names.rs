@@ -36,8 +36,8 @@ struct FakeXenstored {
     silent: AtomicBool,
     reads: AtomicUsize,
     connections: AtomicUsize,
-    /// Path and token to the watcher.
-    watches: Mutex<BTreeMap<(String, String), UnixStream>>,
+    /// Path, token and watcher: as Linux takes them, also twice.
+    watches: Mutex<Vec<(String, String, Arc<UnixStream>)>>,
 }
 
 impl FakeXenstored {
@@ -47,10 +47,12 @@ impl FakeXenstored {
         let mut values = self.values.lock().expect("values");
         values.insert(path.clone(), name.to_owned());
         drop(values);
-        let mut watches = self.watches.lock().expect("watches");
-        for ((watched, token), watcher) in watches.iter_mut().filter(|((p, _), _)| *p == path) {
+        let watches = self.watches.lock().expect("watches");
+        for (watched, token, watcher) in watches.iter().filter(|(p, ..)| *p == path) {
             let payload = format!("{watched}\0{token}\0");
-            let _ = watcher.write_all(&message(WATCH_EVENT, 0, &payload));
+            let _ = watcher
+                .as_ref()
+                .write_all(&message(WATCH_EVENT, 0, &payload));
         }
     }
 
@@ -67,8 +69,10 @@ impl FakeXenstored {
         Xenstore::over(theirs.into())
     }
 
-    fn serve(&self, mut stream: UnixStream) -> Option<()> {
+    fn serve(&self, stream: UnixStream) -> Option<()> {
+        let shared = Arc::new(stream);
         loop {
+            let mut stream = shared.as_ref();
             let mut head = [0; 16];
             stream.read_exact(&mut head).ok()?;
             let word = |n: usize| u32::from_ne_bytes(head[n * 4..][..4].try_into().expect("four"));
@@ -85,13 +89,18 @@ impl FakeXenstored {
             let answer = match (word(0), value) {
                 (kind @ (WATCH | UNWATCH), _) => {
                     let mut watches = self.watches.lock().expect("watches");
-                    let watch = (path, token);
+                    let mut answer = message(kind, 0, "OK\0");
                     if kind == UNWATCH {
-                        watches.remove(&watch);
+                        let at = watches
+                            .iter()
+                            .position(|(p, t, _)| (p, t) == (&path, &token));
+                        at.map(|at| watches.swap_remove(at));
                     } else {
-                        watches.insert(watch, stream.try_clone().expect("a copy"));
+                        // Each watch fires once when it is set (docs/misc/xenstore.txt).
+                        answer.extend(message(WATCH_EVENT, 0, &format!("{path}\0{token}\0")));
+                        watches.push((path, token, Arc::clone(&shared)));
                     }
-                    message(kind, 0, "OK\0")
+                    answer
                 }
                 (READ, value) => {
                     self.reads.fetch_add(1, Ordering::Relaxed);
@@ -288,5 +297,34 @@ fn a_silent_xenstored_does_not_hold_up_what_a_monitor_tells_first() {
     let r = Running::start(false);
     r.xenstored.silent.store(true, Ordering::Relaxed);
     assert_eq!(first_names(&r), [const { None }; 4]);
+    r.end();
+}
+
+#[test]
+fn many_domains_at_once_are_asked_for_and_watched_once_and_then_no_more() {
+    const DOMAINS: u16 = 1_000;
+    let r = Running::start(false);
+    let named = 1..=DOMAINS / 2;
+    named
+        .clone()
+        .for_each(|n| r.xenstored.set(n, &format!("guest{n}")));
+    r.names
+        .follow((1..=DOMAINS).map(|n| (n, n.into())).collect());
+    named.for_each(|n| r.is(n.into(), &format!("guest{n}")));
+    let all = usize::from(DOMAINS) + 1;
+    eventually("watched", || r.xenstored.watched() >= all);
+    // A name that is written afterwards: it is known some rounds later.
+    r.xenstored.set(DOMAINS, "last");
+    r.is(DOMAINS.into(), "last");
+    let reads = r.xenstored.reads.load(Ordering::Relaxed);
+    for round in 0..3 {
+        let name = format!("last{round}");
+        r.xenstored.set(DOMAINS, &name);
+        r.is(DOMAINS.into(), &name);
+        thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(r.xenstored.watched(), all, "each once");
+    let more = r.xenstored.reads.load(Ordering::Relaxed) - reads;
+    assert!(more < all, "{more} reads for three names");
     r.end();
 }

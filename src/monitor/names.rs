@@ -140,6 +140,7 @@ impl Names {
             names: self,
             connection: None,
             watched: BTreeMap::new(),
+            lost: 0,
             silent_since: None,
         };
         while !stop.load(Ordering::Relaxed) {
@@ -173,6 +174,8 @@ struct NameReader<'a> {
     connection: Option<Xenstore>,
     /// Domains that were asked for and whose names are watched.
     watched: BTreeMap<u16, u64>,
+    /// Events of this connection that found no room, as far as they were made up for.
+    lost: u64,
     silent_since: Option<Instant>,
 }
 
@@ -184,13 +187,22 @@ impl NameReader<'_> {
             Some(connection) => connection,
             None => {
                 self.watched.clear();
+                self.lost = 0;
                 self.connection.insert((self.names.connect)()?)
             }
         };
-        let lost = connection.lost_events();
+        if connection.lost_events() != self.lost {
+            self.lost = connection.lost_events();
+            // Which changed is not known. The watches stand: Linux would take each a second time.
+            for (domid, created) in self.watched.clone() {
+                self.ask(domid, created)?;
+            }
+        }
         for (domid, created) in &**present {
             if self.watched.get(domid) != Some(created) {
                 self.come(*domid, *created)?;
+                // A watch fires when it is set: many that are set at once are heard as they come.
+                self.hear(Duration::ZERO)?;
             }
         }
         self.names.set_asked(present);
@@ -199,21 +211,17 @@ impl NameReader<'_> {
             self.unwatch(domid)?;
         }
         self.forget(present);
-        let mut timeout = ROUND;
+        self.hear(ROUND)
+    }
+
+    /// Waits at most `timeout` for what the watches tell, and asks for each name that they tell of.
+    fn hear(&mut self, mut timeout: Duration) -> Result<(), XenstoreError> {
         while let Some(token) = self.next_event(timeout)? {
             timeout = Duration::ZERO;
             let told = token.parse().ok();
             if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
                 self.ask(*domid, *created)?;
             }
-        }
-        if self
-            .connection
-            .as_ref()
-            .is_some_and(|c| c.lost_events() != lost)
-        {
-            // Which changed is not known: they are all asked for in the next round.
-            self.watched.clear();
         }
         Ok(())
     }
