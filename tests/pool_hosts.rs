@@ -333,7 +333,7 @@ fn a_host_that_was_fenced_is_told_of_by_whoever_fenced_it_and_once_it_is_heard_a
     let leads = leader(&mut ring);
     let (fences, target) = ((leads + 1) % 3, (leads + 2) % 3);
     // It withheld, its bound has passed, and corosync has not noticed yet.
-    let node = target as u32 + 1;
+    let node = u32::try_from(target).expect("small") + 1;
     ring.node(fences).fenced(node, How::Withheld);
     ring.node(fences).fenced(node, How::Withheld);
     ring.kill(target);
