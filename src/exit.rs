@@ -2,6 +2,7 @@
 //! Exit codes, as sysexits.h names them, and the one line that goes with each.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// `EX_USAGE`: the command line is wrong.
@@ -42,4 +43,24 @@ impl From<Failure> for ExitCode {
     fn from(failure: Failure) -> Self {
         Self::from(failure.code)
     }
+}
+
+/// What a program whose log is started by [`crate::sink::log::start`] ends with. Why it failed goes to its log, or, where that has not
+/// started, to stderr, a line each; whoever closed that does not want to know.
+#[must_use]
+pub fn end(name: &str, done: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = done else {
+        log::logger().flush();
+        return ExitCode::SUCCESS;
+    };
+    // Before logging has started its level is off.
+    if log::max_level() == log::LevelFilter::Off {
+        for line in failure.message.lines() {
+            let _ = writeln!(io::stderr(), "{name}: {line}");
+        }
+    } else {
+        log::error!("{}", failure.message);
+        log::logger().flush();
+    }
+    failure.into()
 }

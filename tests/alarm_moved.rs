@@ -6,6 +6,8 @@ mod alarm_world;
 
 use alarm_world::{HOUR_MS, NOTHING, TIMEOUT_S, World, uuid};
 use xenwarden::event::{Cause, Closing, Kind};
+use xenwarden::guests::RequestError;
+use xenwarden::guests::alarm::Moment;
 use xenwarden::guests::report::AlarmPhase;
 use xenwarden::xen::table::Shutdown;
 
@@ -68,6 +70,40 @@ fn the_alarm_of_a_guest_that_does_not_come_back_is_closed_after_a_day() {
         assert_eq!(w.kinds(), NOTHING);
         assert!(w.of(uuid(1)).is_none());
     }
+}
+
+#[test]
+fn the_alarm_of_a_guest_that_feeds_elsewhere_ends_here_only_once_it_is_not_here() {
+    let mut w = World::with_an_alarm();
+    let elsewhere = |w: &mut World, expiries| {
+        let at = w.at;
+        w.registry.fed_elsewhere(uuid(1), expiries, at)
+    };
+    // Its domain is here: its feeds here are what counts.
+    assert_eq!(elsewhere(&mut w, 1), Err(RequestError::MaybeHere));
+    w.destroy(1);
+    w.sample();
+    w.take();
+    // The pool did not know of its last expiry.
+    assert_eq!(elsewhere(&mut w, 2), Err(RequestError::AnotherAlarm));
+    // Nobody has looked for long: it may be back.
+    let blind = w.at;
+    let later = Moment {
+        ns: blind.ns + 60_000_000_000,
+        ..blind
+    };
+    let late = w.registry.fed_elsewhere(uuid(1), 1, later);
+    assert_eq!(late, Err(RequestError::MaybeHere));
+    assert_eq!(w.phase(1), Some(AlarmPhase::Raised));
+    let ended = elsewhere(&mut w, 1).expect("it ends");
+    let cause = match &ended.first().expect("an event").what {
+        Kind::AlarmClosed { cause, .. } => *cause,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((ended.len(), cause), (1, Closing::FedElsewhere));
+    assert_eq!(elsewhere(&mut w, 1), Err(RequestError::NoAlarm));
+    w.samples(2);
+    assert_eq!(w.kinds(), NOTHING);
 }
 
 #[test]

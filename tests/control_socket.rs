@@ -350,6 +350,25 @@ fn strangers_are_refused_by_their_credentials_even_if_they_get_in() {
 }
 
 #[test]
+fn that_a_guest_feeds_elsewhere_is_for_root_and_the_pool_to_say() {
+    let monitor = FakeMonitor::start("elsewhere", 2);
+    let uuid = Uuid::from_u128(1);
+    monitor.set_guests(report(vec![alarmed(1, 1, "web")]));
+    let answer = monitor.ask(format!("elsewhere {uuid} 3\n").as_bytes());
+    let orders = monitor.registry.orders.lock().expect("whole").clone();
+    match geteuid().is_root() {
+        true => {
+            assert_eq!(answer, format!("{{\"closed\":\"{uuid}\"}}\n"));
+            assert_eq!(orders, [("elsewhere", uuid, 3)]);
+        }
+        false => {
+            assert!(answer.contains("only root"), "{answer}");
+            assert_eq!(orders, []);
+        }
+    }
+}
+
+#[test]
 fn a_client_that_does_not_read_its_answer_delays_no_other() {
     let monitor = FakeMonitor::start("deaf", 2_000);
     let mut deaf = monitor.connect();

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use xenwarden::pool::clients::{Clients, Context};
+use xenwarden::pool::clients::{Clients, Context, MAX_CLIENTS, MAX_FOLLOWERS};
+use xenwarden::pool::promises::Promises;
 use xenwarden::pool::protocol::PoolStatus;
 
 /// A member whose clients are served, in a thread.
@@ -55,6 +56,7 @@ impl Served {
                     fencer: &mut fencer,
                     trouble: None,
                     status: PoolStatus::default(),
+                    promises: &Promises::default(),
                     now,
                 };
                 clients.serve(&ready, &poller, &mut context);
@@ -200,4 +202,53 @@ fn what_is_no_request_is_refused_with_a_reason() {
     assert_eq!(served.ask("guests")[0]["guests"], json!([]));
     // Who has the same records has the same hash, whatever is asked.
     assert_eq!(served.ask("status")[0]["hash"], hosts[0]["hash"]);
+}
+
+/// A client that asked, and what it was told first.
+fn asks(path: &PathBuf, request: &str) -> (BufReader<UnixStream>, String) {
+    let mut stream = UnixStream::connect(path).expect("connects");
+    stream
+        .set_read_timeout(Some(pool_stage::LIMIT))
+        .expect("set");
+    stream
+        .write_all(format!("{request}\n").as_bytes())
+        .expect("written");
+    let mut lines = BufReader::new(stream);
+    let mut first = String::new();
+    lines.read_line(&mut first).expect("a line");
+    (lines, first)
+}
+
+#[test]
+fn followers_take_no_place_of_those_that_ask_and_connections_none_of_roots() {
+    let mut ring = Ring::new(1, 1_000, Vec::new());
+    ring.event(0, "guest.armed", 1);
+    ring.settle();
+    let served = Served::new("pool-clients-full", ring);
+    let follow = format!("events {}", json!({"after": [], "follow": true}));
+    let mut followers = Vec::new();
+    for number in 0..MAX_FOLLOWERS {
+        let (follower, first) = asks(&served.path, &follow);
+        assert!(first.contains("position"), "{number}: {first}");
+        followers.push(follower);
+    }
+    for _ in 0..40 {
+        let (_, first) = asks(&served.path, &follow);
+        assert!(first.contains("too many requests"), "{first}");
+    }
+    assert!(served.ask("power")[0]["error"].is_string(), "off the ring");
+    assert!(served.ask("hosts")[0]["me"].is_string());
+    // Who comes and says nothing takes all other places, for 5 seconds; root's agent has its own.
+    let silent = |_| UnixStream::connect(&served.path).expect("connects");
+    let silent: Vec<UnixStream> = (MAX_FOLLOWERS..MAX_CLIENTS).map(silent).collect();
+    if nix::unistd::geteuid().is_root() {
+        assert!(served.ask("hosts")[0]["me"].is_string());
+    }
+    drop(silent);
+    // A follower that leaves makes room for another.
+    drop(followers.pop());
+    wait_for("a place", || {
+        let (_, first) = asks(&served.path, &follow);
+        first.contains("position").then_some(())
+    });
 }

@@ -77,8 +77,16 @@ fn events_of_each_host_are_read_on_all_and_an_alarm_ends_where_its_guest_feeds_a
     wait_for("the alarm has ended on all", || {
         pool.hosts.iter().all(|host| open(host) == 0).then_some(())
     });
+    wait_for("the monitor that raised it is told, and ends it", || {
+        let ended = format!("elsewhere {} 1", Uuid::from_u128(7));
+        pool.hosts[0]
+            .monitor
+            .orders()
+            .contains(&ended)
+            .then_some(())
+    });
     let mut subscriber = Subscriber::default();
-    let cleared = |s: &Subscriber| s.positions.len() >= 153;
+    let cleared = |s: &Subscriber| s.positions.len() >= 154;
     assert!(subscriber.read(&pool.hosts[2].socket(), cleared));
     pool.wait_until_equal();
     the_command_line_shows_it(&pool);

@@ -9,6 +9,7 @@ use pool_members::{Random, Ring};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use xenwarden::event::Uuid;
+use xenwarden::pool::alarms::Settled;
 use xenwarden::pool::hooks::Rule;
 use xenwarden::pool::record::{Position, Stored};
 use xenwarden::pool::store::{Store, Taken};
@@ -238,6 +239,13 @@ fn an_alarm_ends_with_its_guests_first_feed_on_another_host_once_and_everywhere(
         .count()
     };
     assert_eq!(cleared(&mut ring), 1, "told once");
+    // The first host's own monitor is to end it, until it says that it has.
+    let ended = (guest, Settled::Ended { expiries: 1 });
+    assert_eq!(ring.node(0).monitor_is_to_know(), [ended]);
+    assert_eq!(ring.node(1).monitor_is_to_know(), []);
+    ring.event(0, "alarm.closed", 5);
+    ring.settle();
+    assert_eq!(ring.node(0).monitor_is_to_know(), []);
     // Expiring again on the first host is another matter.
     ring.event(0, RAISED, 5);
     ring.settle();
@@ -259,10 +267,7 @@ fn an_alarm_can_be_acknowledged_on_any_host() {
         assert!(open.len() == 1 && open[0].acknowledged, "{host}");
     }
     let settled = ring.node(0).monitor_is_to_know();
-    assert_eq!(
-        settled,
-        [(guest, xenwarden::pool::alarms::Settled::Acknowledged)]
-    );
+    assert_eq!(settled, [(guest, Settled::Acknowledged)]);
 }
 
 #[test]

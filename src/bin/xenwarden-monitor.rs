@@ -6,7 +6,7 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xenwarden::config::{self, Policy, STATE_DIRECTORY};
-use xenwarden::exit::{CONFIG, Failure, IOERR, OSERR, USAGE};
+use xenwarden::exit::{self, CONFIG, Failure, IOERR, OSERR, USAGE};
 use xenwarden::monitor::privileges::{self, Kept};
 use xenwarden::monitor::{host_state, services};
 use xenwarden::sink;
@@ -36,22 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match run(&arguments) {
-        Ok(()) => {
-            log::logger().flush();
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            // Before logging has started (its level is then off) stderr is all there is.
-            if log::max_level() == log::LevelFilter::Off {
-                eprintln!("{NAME}: {}", failure.message);
-            } else {
-                log::error!("{}", failure.message);
-                log::logger().flush();
-            }
-            failure.into()
-        }
-    }
+    exit::end(NAME, run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {

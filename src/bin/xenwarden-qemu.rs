@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xenwarden::exit::{CONFIG, Failure, OSERR, USAGE};
+use xenwarden::exit::{self, CONFIG, Failure, OSERR, USAGE};
 use xenwarden::qemu::{config, service};
 use xenwarden::sink;
 
@@ -32,24 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match run(&arguments) {
-        Ok(()) => {
-            log::logger().flush();
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            // Before logging has started (its level is then off) stderr is all there is.
-            if log::max_level() == log::LevelFilter::Off {
-                for line in failure.message.lines() {
-                    eprintln!("{NAME}: {line}");
-                }
-            } else {
-                log::error!("{}", failure.message);
-                log::logger().flush();
-            }
-            failure.into()
-        }
-    }
+    exit::end(NAME, run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 //! The guard and the monitor: whether they run, and what the guard tells; and the fence levels
 //! behind the hardware.
 
-use super::processes::{Process, all_seen};
+use super::processes::{Process, running};
 use super::{Area, Finding, System};
 use crate::config::Policy;
 use crate::control::status::decision;
@@ -90,19 +90,13 @@ fn of_view(view: &View) -> Vec<Finding> {
 fn monitor(system: &System, processes: &[Process]) -> Finding {
     const AREA: Area = Area::Monitor;
     let found = processes.iter().find(|p| p.is("xenwarden-monitor"));
-    match (found, all_seen(processes)) {
-        (Some(process), _) => Finding::fine(AREA, format!("it runs (pid {})", process.pid)),
-        (None, false) => Finding::unknown(
-            AREA,
-            "whether it runs is not to be seen in /proc",
-            "run the check as root",
-        ),
-        (None, true) => Finding::weak(
+    running(AREA, found, processes, || {
+        Finding::weak(
             AREA,
             "it does not run: nobody tells of guests, alarms and decisions",
             &system.enabling("xenwarden-monitor"),
-        ),
-    }
+        )
+    })
 }
 
 fn fence(system: &System, policy: &Policy) -> Finding {

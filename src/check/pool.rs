@@ -8,7 +8,7 @@
 
 use super::cib::Devices;
 use super::corosync_conf::Conf;
-use super::processes::{Process, all_seen};
+use super::processes::{Process, running};
 use super::{Area, Finding, System};
 use crate::config::accounts::id_of;
 use crate::config::leases::Lease;
@@ -82,20 +82,14 @@ pub fn look(system: &System, policy: &Option<Policy>, processes: &[Process]) -> 
 }
 
 fn runs(system: &System, process: Option<&Process>, processes: &[Process]) -> Finding {
-    match (process, all_seen(processes)) {
-        (Some(process), _) => Finding::fine(AREA, format!("it runs (pid {})", process.pid)),
-        (None, false) => Finding::unknown(
-            AREA,
-            "whether it runs is not to be seen in /proc",
-            "run the check as root",
-        ),
-        (None, true) => Finding::weak(
+    running(AREA, process, processes, || {
+        Finding::weak(
             AREA,
             "xenwarden-pool does not run: other hosts know nothing of this one, and it promises them \
              nothing",
             &system.enabling(USER),
-        ),
-    }
+        )
+    })
 }
 
 /// The pool's part in fencing; the defaults where pool.conf is wrong.

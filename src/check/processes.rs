@@ -3,7 +3,7 @@
 //!
 //! Source: proc(5).
 
-use super::System;
+use super::{Area, Finding, System};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +55,24 @@ pub fn all(system: &System) -> Vec<Process> {
 /// first is not.
 pub fn all_seen(processes: &[Process]) -> bool {
     processes.iter().any(|process| process.pid == 1)
+}
+
+/// What is to be said of a program that is to run: that it does, that nobody can see whether it does, or `weak`.
+pub fn running(
+    area: Area,
+    process: Option<&Process>,
+    processes: &[Process],
+    weak: impl FnOnce() -> Finding,
+) -> Finding {
+    match (process, all_seen(processes)) {
+        (Some(process), _) => Finding::fine(area, format!("it runs (pid {})", process.pid)),
+        (None, false) => Finding::unknown(
+            area,
+            "whether it runs is not to be seen in /proc",
+            "run the check as root",
+        ),
+        (None, true) => weak(),
+    }
 }
 
 /// How a thread is scheduled.

@@ -13,7 +13,8 @@ use super::{EXIT_OK, print_error};
 use crate::cli::text::plain;
 use crate::event::describe::escape_controls;
 use crate::event::request::{Notice, Subscription};
-use crate::event::{Event, Severity, Timestamp};
+use crate::event::{COMMON, Event, Severity, Timestamp};
+use crate::pool::message::message_of;
 use serde_json::{Map, Value};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -188,7 +189,9 @@ impl EventReader<'_> {
 /// The event as one line for people.
 pub(super) fn event_line(line: &[u8], fields: &Map<String, Value>, output: &Output) -> String {
     let known = serde_json::from_slice::<Event>(line).ok();
-    let text = known.map_or_else(|| own_fields(fields), |event| event.what.describe());
+    let text = known.map(|event| event.what.describe());
+    let text = text.or_else(|| message_of(fields));
+    let text = text.unwrap_or_else(|| own_fields(fields));
     let severity = field(fields, "severity");
     let colour = match serde_json::from_value(Value::from(severity)) {
         Ok(Severity::Error) => Some(Colour::Red),
@@ -231,20 +234,9 @@ fn who(fields: &Map<String, Value>) -> String {
 
 /// An event that this version does not know: its kind, and its own fields as they are.
 fn own_fields(fields: &Map<String, Value>) -> String {
-    let common = [
-        "version",
-        "seq",
-        "time",
-        "monotonic_ns",
-        "host",
-        "severity",
-        "guest",
-        "kind",
-        "position",
-    ];
     let own = fields
         .iter()
-        .filter(|(name, _)| !common.contains(&name.as_str()));
+        .filter(|(name, _)| *name != "position" && !COMMON.contains(&name.as_str()));
     let own: Map<String, Value> = own
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();

@@ -12,6 +12,7 @@ use crate::cli::text::{called, columns, plain, span};
 use crate::event::describe::escape_controls;
 use crate::event::request::Named;
 use crate::event::{Timestamp, Uuid};
+use crate::fencing::told::Power;
 use crate::pool::protocol::{Done, Notice, Request, Subscription};
 use crate::pool::record::At;
 use crate::pool::told::position_of;
@@ -89,9 +90,9 @@ fn hosts_table(report: &HostsReport) -> Vec<Line> {
         "HEARD",
         "GUARD",
         "FENCE BOUND",
+        "WITHOUT QUORUM",
         "GUESTS",
         "ALARMS",
-        "LAST RESET",
     ];
     let rows = report.hosts.iter().map(|host| host_row(report, host));
     let colours = report.hosts.iter().map(|host| match &host.guard {
@@ -104,7 +105,34 @@ fn hosts_table(report: &HostsReport) -> Vec<Line> {
     let colours = std::iter::once(Some(Colour::Bold)).chain(colours);
     let table: Vec<Line> = colours.zip(columns(&heads, rows.collect())).collect();
     lines.extend(table);
+    let resets = report.hosts.iter().filter_map(|host| {
+        let reset = host.reset.as_ref()?;
+        let time = reset.time.map(|time| time.to_string()).unwrap_or_default();
+        let time = time.replace('T', " ");
+        let time = time.get(..16).map(|time| format!(" {time}Z"));
+        let (name, time) = (plain(&host.name), time.unwrap_or_default());
+        let text = format!("{name} went down last{time}: {}", plain(&reset.text));
+        Some((None, text))
+    });
+    let mut resets = resets.peekable();
+    if resets.peek().is_some() {
+        lines.push((None, String::new()));
+        lines.extend(resets);
+    }
     lines
+}
+
+/// What it promises to do without quorum.
+fn promise(host: &HostReport) -> String {
+    match (&host.promise, host.power) {
+        (_, Some(Power::Off)) => "is down: fenced".to_owned(),
+        (Some(promise), _) => {
+            let (within, held) = (span(promise.down_within_ms), span(promise.held_ms));
+            format!("down in {within}, promised for {held}")
+        }
+        (None, Some(_)) => "promises nothing".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 fn host_row(report: &HostsReport, host: &HostReport) -> Vec<String> {
@@ -125,12 +153,6 @@ fn host_row(report: &HostsReport, host: &HostReport) -> Vec<String> {
         Some(guard) => format!("kicks {}", plain(&guard.device)),
     };
     let bound = host.guard.as_ref().and_then(|guard| guard.fence_bound_ms);
-    let reset = host.reset.as_ref().map(|reset| {
-        let time = reset.time.map(|time| time.to_string());
-        let time = time.unwrap_or_default().replace('T', " ");
-        let time = time.get(..16).unwrap_or_default();
-        format!("{time} {}", plain(&reset.text))
-    });
     let state = match (host.member, report.leader == Some(host.id)) {
         (true, true) => "leads".to_owned(),
         (true, false) => "here".to_owned(),
@@ -142,9 +164,9 @@ fn host_row(report: &HostsReport, host: &HostReport) -> Vec<String> {
         heard,
         guard,
         bound.map_or_else(unknown, span),
+        promise(host),
         host.guests.to_string(),
         host.alarms.to_string(),
-        reset.unwrap_or_else(unknown),
     ]
 }
 

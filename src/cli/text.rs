@@ -6,7 +6,7 @@
 
 use crate::control::leases::{Lease, LeaseState};
 use crate::control::status::{GuestWatchdog, MonitorStatus, Pcpu, Starved, Status};
-pub use crate::event::describe::plain;
+pub use crate::event::describe::{plain, span};
 use crate::event::{Coverage, Uuid};
 use crate::state::saver::SaveError;
 use std::fmt::{self, Write};
@@ -252,34 +252,9 @@ pub fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     rows.iter().map(padded).collect()
 }
 
-/// A time span in the coarsest unit that still tells: 0.2 s, 75 s, 12 min, 30 h.
-#[must_use]
-pub fn span(ms: u64) -> String {
-    match ms {
-        0..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000..600_000 => format!("{} s", ms / 1_000),
-        600_000..36_000_000 => format!("{} min", ms / 60_000),
-        _ => format!("{} h", ms / 3_600_000),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_are_told_in_a_unit_that_fits() {
-        let cases = [
-            (0, "0.0 s"),
-            (5_120, "5.1 s"),
-            (61_000, "61 s"),
-            (700_000, "11 min"),
-            (40_000_000, "11 h"),
-        ];
-        for (ms, text) in cases {
-            assert_eq!(span(ms), text);
-        }
-    }
 
     #[test]
     fn who_waits_for_a_pcpu_is_shown_and_whether_it_idled() {

@@ -27,6 +27,9 @@ pub enum Request {
     Ack(Uuid),
     /// That this guest's alarm ends.
     Close(Uuid),
+    /// That this guest's alarm, of so many expiries, ends, as the guest feeds on another host and no domain of it is on
+    /// this one.
+    Elsewhere(Uuid, u32),
     /// That this event is published.
     Tell(Box<Told>),
 }
@@ -39,6 +42,7 @@ impl fmt::Display for Request {
             Self::Why => write!(f, "why"),
             Self::Ack(uuid) => write!(f, "ack {uuid}"),
             Self::Close(uuid) => write!(f, "close {uuid}"),
+            Self::Elsewhere(uuid, expiries) => write!(f, "elsewhere {uuid} {expiries}"),
             Self::Tell(told) => {
                 let json = serde_json::to_string(told).map_err(|_| fmt::Error)?;
                 write!(f, "tell {json}")
@@ -64,11 +68,18 @@ impl FromStr for Request {
             ("why", None) => Ok(Self::Why),
             ("ack", Some(word)) => uuid(word).map(Self::Ack),
             ("close", Some(word)) => uuid(word).map(Self::Close),
+            ("elsewhere", Some(words)) => {
+                let (guest, expiries) = words.split_once(' ').unwrap_or((words, ""));
+                let expiries = expiries.parse().map_err(|_| {
+                    Refusal::new("`elsewhere UUID` is followed by the number of expiries")
+                })?;
+                Ok(Self::Elsewhere(uuid(guest)?, expiries))
+            }
             ("tell", Some(json)) => serde_json::from_str(json)
                 .map(|told| Self::Tell(Box::new(told)))
                 .map_err(|error| Refusal::new(format!("not an event: {error}"))),
             _ => Err(Refusal::new(
-                "unknown request: this monitor knows `status`, `guests`, `why`, `ack UUID`, `close UUID` and `tell EVENT`",
+                "unknown request: this monitor knows `status`, `guests`, `why`, `ack UUID`, `close UUID`, `elsewhere UUID EXPIRIES` and `tell EVENT`",
             )),
         }
     }
@@ -78,7 +89,7 @@ impl Request {
     /// Whether it changes something, which only root may.
     #[must_use]
     pub fn changes(&self) -> bool {
-        matches!(self, Self::Ack(_) | Self::Close(_))
+        matches!(self, Self::Ack(_) | Self::Close(_) | Self::Elsewhere(..))
     }
 }
 
@@ -178,6 +189,7 @@ mod tests {
             Request::Why,
             Request::Ack(uuid),
             Request::Close(uuid),
+            Request::Elsewhere(uuid, 3),
         ];
         for request in all {
             assert_eq!(request.to_string().parse(), Ok(request));
@@ -190,6 +202,8 @@ mod tests {
             "Status",
             "ack  1",
             "close x",
+            "elsewhere 00000000-0000-0000-0000-000000000007",
+            "elsewhere 7 x",
         ] {
             assert!(line.parse::<Request>().is_err(), "{line:?}");
         }

@@ -188,6 +188,9 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
             .acknowledge(uuid, peer.uid)
             .map(|()| Done::Acknowledged(uuid)),
         Request::Close(uuid) => guests.close(uuid, peer.uid).map(|()| Done::Closed(uuid)),
+        Request::Elsewhere(uuid, expiries) => guests
+            .fed_elsewhere(uuid, expiries)
+            .map(|()| Done::Closed(uuid)),
         Request::Status | Request::Why | Request::Tell(_) => {
             let monitor = context.monitor.as_ref();
             let monitor = monitor.ok_or_else(|| Refusal::new(MONITOR_ONLY))?;
@@ -197,11 +200,12 @@ fn answer(request: Request, peer: Peer, context: &Context<'_>) -> Result<Vec<u8>
     done.map(|done| line(&done)).map_err(Refusal::new)
 }
 
-/// An acknowledgement that somebody gave on another host.
+/// What is known from other hosts: that somebody acknowledged an alarm there, or that the guest feeds there. It ends no
+/// alarm of a guest that is on this one.
 fn is_of_pool(request: &Request, peer: Peer, context: &Context<'_>) -> bool {
     let monitor = context.monitor.as_ref();
-    matches!(request, Request::Ack(_))
-        && monitor.is_some_and(|monitor| monitor.tellers.may_acknowledge(peer.uid))
+    matches!(request, Request::Ack(_) | Request::Elsewhere(..))
+        && monitor.is_some_and(|monitor| monitor.tellers.may_settle(peer.uid))
 }
 
 fn answer_of_monitor(

@@ -25,14 +25,15 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read.
 const MAX_ANSWER: u64 = 4_096;
 
-/// The user that may acknowledge alarms: somebody did so on another host of the pool. It may not end any.
-const ACKNOWLEDGES: &str = "xenwarden-pool";
+/// The user that may say what became of alarms on other hosts of the pool: somebody acknowledged one, or its guest feeds there. It
+/// ends none of a guest that is on this host.
+const SETTLES: &str = "xenwarden-pool";
 
-/// The users that may tell, and the one that may acknowledge.
+/// The users that may tell, and the one that speaks for other hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Tellers {
     tell: Vec<(u32, Kinds)>,
-    acknowledges: Option<u32>,
+    settles: Option<u32>,
 }
 
 impl Tellers {
@@ -44,14 +45,14 @@ impl Tellers {
             .filter_map(|(user, what)| Some((peer::uid_of(user)?, *what)));
         Self {
             tell: known.collect(),
-            acknowledges: peer::uid_of(ACKNOWLEDGES),
+            settles: peer::uid_of(SETTLES),
         }
     }
 
-    /// Whether this user, which is not root, may acknowledge alarms.
+    /// Whether this user, which is not root, may say what became of alarms elsewhere.
     #[must_use]
-    pub fn may_acknowledge(&self, uid: u32) -> bool {
-        self.acknowledges == Some(uid)
+    pub fn may_settle(&self, uid: u32) -> bool {
+        self.settles == Some(uid)
     }
 
     /// Whether this user may tell of it. Whoever tells of heartbeats names no guest, as hooks go
@@ -141,11 +142,9 @@ mod tests {
     fn a_user_tells_of_its_own_matters_only() {
         let tellers = Tellers {
             tell: vec![(7, &["pulse."]), (8, &["guest.", "alarm."])],
-            acknowledges: Some(9),
+            settles: Some(9),
         };
-        let may: Vec<u32> = (0..12)
-            .filter(|uid| tellers.may_acknowledge(*uid))
-            .collect();
+        let may: Vec<u32> = (0..12).filter(|uid| tellers.may_settle(*uid)).collect();
         assert_eq!(may, [9]);
         let host = of(Kind::HostDisarmed {});
         assert!(tellers.may_tell(8, &of(Kind::AlarmRaised { expiries: 1 })));

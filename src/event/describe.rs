@@ -40,6 +40,17 @@ fn moves_the_cursor(c: char) -> bool {
         )
 }
 
+/// A time span in the coarsest unit that still tells: 0.2 s, 75 s, 12 min, 30 h.
+#[must_use]
+pub fn span(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        60_000..600_000 => format!("{} s", ms / 1_000),
+        600_000..36_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
 /// JSON whose strings do to a terminal no more than [`plain`] text does: what would move the
 /// cursor is escaped (RFC 8259, 7), and still means the same.
 #[must_use]
@@ -85,6 +96,20 @@ fn describe_guest(guest: &Guest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_told_in_a_unit_that_fits() {
+        let cases = [
+            (0, "0.0 s"),
+            (5_120, "5.1 s"),
+            (61_000, "61 s"),
+            (700_000, "11 min"),
+            (40_000_000, "11 h"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(span(ms), text);
+        }
+    }
 
     #[test]
     fn json_with_any_name_moves_no_cursor_and_means_the_same() {

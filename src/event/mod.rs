@@ -33,6 +33,18 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 /// The version of the form.
 pub const VERSION: u32 = 1;
 
+/// The fields that every event has: those of [`Event`] but for `what`'s own.
+pub const COMMON: [&str; 8] = [
+    "version",
+    "seq",
+    "time",
+    "monotonic_ns",
+    "host",
+    "severity",
+    "guest",
+    "kind",
+];
+
 /// One event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {

@@ -84,6 +84,8 @@ pub enum Closing {
     Operator,
     /// It has been `moved` for a day: whatever it does, it does elsewhere.
     Moved,
+    /// It feeds its watchdog on another host of the pool.
+    FedElsewhere,
     /// Its domain had no UUID and is gone: nobody could tell when it comes back.
     Unidentified,
     /// More guests are gone with open alarms than are remembered; this was the oldest.
@@ -97,6 +99,7 @@ impl fmt::Display for Closing {
             Self::Poweroff => "as the guest powered off",
             Self::Operator => "by an operator",
             Self::Moved => "as the guest did not come back to this host",
+            Self::FedElsewhere => "as the guest feeds its watchdog on another host",
             Self::Unidentified => "as the domain is gone and had no UUID",
             Self::Evicted => "as too many are open",
         })

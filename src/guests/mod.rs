@@ -49,6 +49,10 @@ pub enum RequestError {
     NoGuest,
     /// It has no open alarm.
     NoAlarm,
+    /// A domain of it is on this host, or whether one is cannot be seen.
+    MaybeHere,
+    /// Its alarm is not the one that was meant.
+    AnotherAlarm,
     /// It is done, but the disk has not taken it.
     NotSaved,
 }
@@ -58,6 +62,11 @@ impl fmt::Display for RequestError {
         match self {
             Self::NoGuest => write!(f, "no guest of this UUID is known: see `xenwarden guests`"),
             Self::NoAlarm => write!(f, "this guest has no open alarm"),
+            Self::MaybeHere => write!(
+                f,
+                "a domain of this guest is on this host, or nobody can see whether one is: its feeds here end its alarm"
+            ),
+            Self::AnotherAlarm => write!(f, "this guest's watchdog has expired again since"),
             Self::NotSaved => write!(
                 f,
                 "done, but not saved: the disk did not take it in time, so that it holds only \
@@ -85,4 +94,11 @@ pub trait GuestRequests: Send + Sync {
     /// # Errors
     /// [`RequestError`].
     fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError>;
+
+    /// Ends a guest's alarm of so many expiries as the guest feeds on another host, provided that no domain of it is on
+    /// this one. Blocks likewise.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    fn fed_elsewhere(&self, uuid: Uuid, expiries: u32) -> Result<(), RequestError>;
 }

@@ -365,19 +365,45 @@ impl Registry {
         self.order(uuid, Input::Close(Closing::Operator), at)
     }
 
+    /// Ends the alarm of so many expiries of a guest that feeds on another host, as no domain of it is on this one.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn fed_elsewhere(
+        &mut self,
+        uuid: Uuid,
+        expiries: u32,
+        at: Moment,
+    ) -> Result<Vec<GuestEvent>, RequestError> {
+        let guest = self.guests.get(&uuid).ok_or(RequestError::NoGuest)?;
+        let alarm = guest.lifecycle.alarm.ok_or(RequestError::NoAlarm)?;
+        if alarm.expiries != expiries {
+            return Err(RequestError::AnotherAlarm);
+        }
+        if guest.current.is_some() || !self.is_looked_at(at) {
+            return Err(RequestError::MaybeHere);
+        }
+        self.order(uuid, Input::Close(Closing::FedElsewhere), at)
+    }
+
+    fn is_looked_at(&self, at: Moment) -> bool {
+        let live = |then| at.ns.saturating_sub(then) <= STALE_NS;
+        self.looked.is_some_and(live)
+    }
+
     fn order(
         &mut self,
         uuid: Uuid,
         input: Input,
         at: Moment,
     ) -> Result<Vec<GuestEvent>, RequestError> {
+        let is_looked_at = self.is_looked_at(at);
         let rules = &self.rules;
         let guest = self.guests.get_mut(&uuid).ok_or(RequestError::NoGuest)?;
         if guest.lifecycle.alarm.is_none() {
             return Err(RequestError::NoAlarm);
         }
-        let live = |then| at.ns.saturating_sub(then) <= STALE_NS;
-        if !self.looked.is_some_and(live) {
+        if !is_looked_at {
             guest.lifecycle.skip(at.ns);
         }
         let look = Look {

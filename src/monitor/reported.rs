@@ -10,14 +10,14 @@
 //! comes next, even if this monitor is killed, and goes with the boot as the guard's
 //! entries do.
 
+use crate::state::file::open_plain;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::mapping::{Mapping, PAGE};
 use crate::sys::word::Word;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::ProtFlags;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -154,17 +154,7 @@ fn map(path: &Path) -> io::Result<Mapping> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let file = open_plain(path)?;
     // Memory that there is none for would end the process at the first word.
     let len = i64::try_from(PAGE).map_err(io::Error::other)?;
     fallocate(&file, FallocateFlags::empty(), 0, len)?;

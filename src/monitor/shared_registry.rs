@@ -171,4 +171,10 @@ impl GuestRequests for SharedRegistry {
         log::info!("user {uid} closes the alarm of guest {uuid}");
         self.order(|registry, at| registry.close(uuid, at))
     }
+
+    fn fed_elsewhere(&self, uuid: Uuid, expiries: u32) -> Result<(), RequestError> {
+        self.order(|registry, at| registry.fed_elsewhere(uuid, expiries, at))?;
+        log::info!("the alarm of guest {uuid} has ended, as it feeds on another host");
+        Ok(())
+    }
 }

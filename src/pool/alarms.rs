@@ -9,7 +9,7 @@ use super::fold::{MAX_ALARMS, guest_of, kind_of};
 use super::node::Node;
 use super::record::{Acknowledged, At, Cleared, HostId, Position, Record, What};
 use super::store::Store;
-use super::view::alarms_of;
+use super::view::{alarms_of, is_gone};
 use crate::event::Uuid;
 
 impl Node {
@@ -26,6 +26,7 @@ impl Node {
                     self.alarms_known.insert((host, guest), known);
                 }
             }
+            What::Sighting(sighting) => self.learn_sighting(record, sighting, now),
             What::Boot(_) => self.alarms_known.retain(|(of, _), _| *of != host),
             _ => {}
         }
@@ -94,10 +95,18 @@ impl Node {
             return Vec::new();
         };
         let mut settled = Vec::new();
+        let is_here = |guest: &Uuid| {
+            let here = own.state().guests.get(guest);
+            here.is_some_and(|guest| !is_gone(guest.value.state))
+        };
         for (guest, alarm) in &own.state().alarms {
             let open = alarms_of(&self.store, *guest);
             match open.iter().find(|open| open.host == self.identity.host) {
-                None if alarm.moved => settled.push((*guest, Settled::Ended)),
+                // One of a guest that is here its own feeds end.
+                None if !is_here(guest) => {
+                    let expiries = u32::try_from(alarm.expiries).unwrap_or(u32::MAX);
+                    settled.push((*guest, Settled::Ended { expiries }));
+                }
                 Some(open) if open.acknowledged && !alarm.acknowledged => {
                     settled.push((*guest, Settled::Acknowledged));
                 }
@@ -114,7 +123,10 @@ pub enum Settled {
     /// Somebody takes care of it.
     Acknowledged,
     /// Its guest feeds elsewhere.
-    Ended,
+    Ended {
+        /// Expiries that the alarm has; one that has more is another.
+        expiries: u32,
+    },
 }
 
 /// The last expiry of an alarm that a host's monitor has open.

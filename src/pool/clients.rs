@@ -3,15 +3,15 @@
 //!
 //! In: connections, which are not trusted. Out: answers; of events those after the client's cursor, from what is known.
 //! There is no queue for a follower: it has a place in each host's log, and is given what comes after as it reads. One that is too slow
-//! loses nothing while that is kept, and is told what it missed otherwise. Promises: at most [`MAX_CLIENTS`], each with
-//! bounded memory; nobody waits for one.
+//! loses nothing while that is kept, and is told what it missed otherwise. Promises: at most [`MAX_CLIENTS`] and [`ROOTS`] more of
+//! root's, each with bounded memory; nobody waits for one. Followers never take all places, so that who fences finds one.
 
 use super::fencer::Fencer;
+use super::follower::{FULL, Follower};
 use super::node::Node;
-use super::protocol::{Done, MAX_REQUEST, Notice, PoolStatus, Request, Subscription};
-use super::record::{At, HostId, Position};
-use super::store::Store;
-use super::told::{self, Filter};
+use super::promises::Promises;
+use super::protocol::{Done, MAX_REQUEST, PoolStatus, Request};
+use super::record::Position;
 use crate::control::peer::{Peer, Progress, RequestLine};
 use crate::control::protocol::{BUSY, Refusal, line};
 use crate::event::Uuid;
@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 
 /// Clients at once.
 pub const MAX_CLIENTS: usize = 128;
+/// Those of them that follow events: all others end by themselves, within seconds or with what they wait for.
+pub const MAX_FOLLOWERS: usize = 96;
+/// Places for root alone when all others are taken: fence_xenwarden's.
+pub const ROOTS: usize = 16;
 /// How long a request may take to come, and an answer to be read.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that wait for a follower before it is given more.
-const FULL: usize = 64 << 10;
-/// Records of one host that one round looks at for a follower.
-const LOOK: usize = 512;
 
 /// What an answer is made of.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Context<'a> {
     pub trouble: Option<&'a str>,
     /// What it says of itself but for that.
     pub status: PoolStatus,
+    /// What hosts promise.
+    pub promises: &'a Promises,
     /// Now, ns of CLOCK_MONOTONIC.
     pub now: u64,
 }
@@ -60,17 +62,6 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Follower {
-    filter: Filter,
-    cursor: BTreeMap<HostId, Position>,
-    /// It is told what it missed also of hosts that it has not named.
-    tells: bool,
-    follow: bool,
-    /// The store's changes that it has seen.
-    seen: Option<u64>,
-}
-
-#[derive(Debug)]
 struct Client {
     stream: UnixStream,
     peer: Peer,
@@ -80,6 +71,8 @@ struct Client {
     writes: bool,
     /// It waits, or has waited, for the order for this node.
     fences: Option<u32>,
+    /// There is a place for one more that follows events.
+    may_follow: bool,
 }
 
 /// All of them.
@@ -118,7 +111,7 @@ impl Clients {
             };
             let refusal = match peer.may_ask() {
                 false => Some("not allowed: only root and the configured group may ask"),
-                true if self.all.len() >= MAX_CLIENTS => Some(BUSY),
+                true if self.all.len() >= most(peer) => Some(BUSY),
                 true => None,
             };
             if let Some(why) = refusal {
@@ -141,6 +134,7 @@ impl Clients {
                 deadline: Instant::now() + TIMEOUT,
                 writes: false,
                 fences: None,
+                may_follow: false,
             };
             self.all.insert(token, client);
         }
@@ -149,25 +143,46 @@ impl Clients {
     /// Gives everybody what there is, as far as it goes without waiting. `ready`: who sent something, or has left.
     pub fn serve(&mut self, ready: &[u64], poller: &Epoll, context: &mut Context<'_>) {
         let now = Instant::now();
+        let mut followers = self.all.values().filter(|client| client.follows()).count();
         self.all.retain(|token, client| {
-            let stays = client.serve(ready.contains(token), context, now);
-            let stays = stays.unwrap_or(false);
+            client.may_follow = followers < MAX_FOLLOWERS;
+            let before = client.follows();
+            let served = client.serve(ready.contains(token), context, now);
+            followers = followers.saturating_add(usize::from(!before && client.follows()));
+            let stays = served.unwrap_or(false) && client.polls(*token, poller);
             if let (false, Some(node)) = (stays, client.fences) {
                 context.fencer.leave(node);
-            }
-            if stays && client.writes == client.out.is_empty() {
-                client.writes = !client.out.is_empty();
-                let mut flags = EpollFlags::EPOLLIN;
-                flags.set(EpollFlags::EPOLLOUT, client.writes);
-                let mut event = EpollEvent::new(flags, *token);
-                return poller.modify(&client.stream, &mut event).is_ok();
             }
             stays
         });
     }
 }
 
+/// How many clients there may be already for this one to have a place.
+fn most(peer: Peer) -> usize {
+    match peer.may_change() {
+        true => MAX_CLIENTS.saturating_add(ROOTS),
+        false => MAX_CLIENTS,
+    }
+}
+
 impl Client {
+    fn follows(&self) -> bool {
+        matches!(self.state, State::Follows(_))
+    }
+
+    /// Has the loop woken for what it does next; whether that is so.
+    fn polls(&mut self, token: u64, poller: &Epoll) -> bool {
+        if self.writes != self.out.is_empty() {
+            return true;
+        }
+        self.writes = !self.out.is_empty();
+        let mut flags = EpollFlags::EPOLLIN;
+        flags.set(EpollFlags::EPOLLOUT, self.writes);
+        let mut event = EpollEvent::new(flags, token);
+        poller.modify(&self.stream, &mut event).is_ok()
+    }
+
     /// Whether it stays.
     fn serve(&mut self, ready: bool, context: &mut Context<'_>, now: Instant) -> io::Result<bool> {
         if ready && !self.read(context)? {
@@ -218,7 +233,8 @@ impl Client {
             return;
         };
         match context.fencer.progress(node) {
-            Ok(progress @ Fenced::Down(_)) => {
+            Ok(progress @ Fenced::Down(how)) => {
+                context.node.fenced(node, how);
                 self.out.extend(line(&progress));
                 self.state = State::Answered;
                 self.deadline = now + TIMEOUT;
@@ -327,6 +343,9 @@ impl Client {
             Ok(Request::Hosts) => {
                 let mut report = context.node.hosts_report(context.now);
                 report.trouble = context.trouble.map(str::to_owned);
+                for host in &mut report.hosts {
+                    context.promises.tell(host, context.now);
+                }
                 self.answer(line(&report));
             }
             Ok(Request::Guests) => self.answer(line(&context.node.guests_report(context.now))),
@@ -362,6 +381,9 @@ impl Client {
                     Err(why) => self.answer(line(&why)),
                 }
             }
+            Ok(Request::Events(_)) if !self.may_follow => {
+                self.answer(line(&Refusal::new(BUSY)));
+            }
             Ok(Request::Events(subscription)) => {
                 let follower = Follower::new(subscription, context.node.store());
                 self.state = State::Follows(Box::new(follower));
@@ -371,63 +393,125 @@ impl Client {
     }
 }
 
-impl Follower {
-    fn new(subscription: Subscription, store: &Store) -> Self {
-        let Subscription {
-            after,
-            follow,
-            kinds,
-            guest,
-        } = subscription;
-        let tells = after.is_some();
-        let cursor = match after {
-            Some(after) => after.into_iter().map(|at| (at.host, at.position)).collect(),
-            None if follow => store.positions(),
-            None => BTreeMap::new(),
+#[cfg(test)]
+mod tests {
+    use super::super::fencer::Settings;
+    use super::super::node::Identity;
+    use super::super::ring::Counted;
+    use super::super::store::Store;
+    use super::super::wire::Message;
+    use super::*;
+    use crate::config::leases::LeaseName;
+    use crate::fencing::Beat;
+    use crate::fencing::member::{Say, Terms};
+    use crate::sys::clock::Monotonic;
+    use crate::sys::corosync::Votes;
+    use nix::sys::epoll::EpollCreateFlags;
+    use std::path::Path;
+
+    /// The part in fencing of the first of three hosts, of which all are there.
+    fn fencer(directory: &Path) -> Fencer {
+        let settings = Settings {
+            terms: Terms::default(),
+            lease: LeaseName::default(),
+            page: directory.join("leases"),
+            kept: directory.join("fencing.json"),
         };
-        Self {
-            filter: Filter { kinds, guest },
-            cursor,
-            tells,
-            follow,
-            seen: None,
+        let own = Uuid::from_u128(1);
+        let mut fencer = Fencer::new(own, "host1", settings).expect("nothing is kept");
+        fencer.joined(1);
+        fencer.nodes(&[1, 2, 3]);
+        fencer.members(&[1, 2, 3]);
+        let votes = Votes {
+            quorate: true,
+            expected_votes: 3,
+            total_votes: 3,
+            quorum: 2,
+            ..Votes::default()
+        };
+        let counted = Counted {
+            votes,
+            of: [(1, 1), (2, 1), (3, 1)].into(),
+            asked: Monotonic::now(),
+            regrouping_ms: Some(2_000),
+        };
+        fencer.votes(&counted, true);
+        for node in [2, 3] {
+            let beat = Beat {
+                name: format!("host{node}"),
+                boot: Uuid::from_u128(u128::from(node)),
+                sent: 1,
+                up_ms: 100_000,
+                ..Beat::default()
+            };
+            fencer.hear(node, &Say::Beat(beat));
         }
+        fencer
     }
 
-    /// Adds what comes next; whether this was all that it asked for.
-    fn fill(&mut self, store: &Store, out: &mut Vec<u8>) -> bool {
-        if self.seen == Some(store.changes()) {
-            return false;
+    /// Whether its next beat comes with an order.
+    fn orders(fencer: &mut Fencer) -> bool {
+        let next = Monotonic::now().0;
+        std::thread::sleep(Duration::from_millis(1_100));
+        fencer.tick(next.saturating_add(1_100_000_000));
+        let mut ordered = false;
+        while let Some(bytes) = fencer.next_message() {
+            let message = Message::decode(&bytes).expect("a message").0;
+            ordered |= matches!(message, Message::Fencing(Say::Order(_)));
         }
-        let mut all = true;
-        for (host, log) in store.hosts() {
-            let cursor = self.cursor.entry(host).or_default();
-            let base = log.base().position;
-            if *cursor < base {
-                *cursor = base;
-                if self.tells {
-                    let at = At {
-                        host,
-                        position: base,
-                    };
-                    out.extend(line(&Notice::MissedUpto(at)));
-                }
-            }
-            for (count, stored) in log.after(*cursor).into_iter().flatten().enumerate() {
-                if count >= LOOK || out.len() >= FULL {
-                    all = false;
-                    break;
-                }
-                *cursor = stored.position;
-                let event = told::event(store, stored);
-                if let Some(event) = event.filter(|event| self.filter.wants(event)) {
-                    out.extend(line(&event));
-                }
-            }
+        ordered
+    }
+
+    #[test]
+    fn an_order_is_withdrawn_with_its_client_however_that_goes() {
+        for leaves in [true, false] {
+            let name = format!("xenwarden-clients-{}-{leaves}", std::process::id());
+            let directory = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&directory).expect("a directory");
+            let listener = UnixListener::bind(directory.join("sock")).expect("a socket");
+            let mut clients = Clients::new(listener, None, 1);
+            let mut fencer = fencer(&directory);
+            let node = fencer.order("host2").expect("an order");
+            assert!(orders(&mut fencer));
+            let (mut stream, theirs) = UnixStream::pair().expect("a pair");
+            stream.set_nonblocking(true).expect("set");
+            // It does not read, so that the loop is to be told to wait for room; which a descriptor that was never added refuses.
+            while stream.write(&[b'x'; 4_096]).is_ok() {}
+            let theirs = Some(theirs).filter(|_| !leaves);
+            let client = Client {
+                stream,
+                peer: Peer {
+                    uid: 0,
+                    in_group: false,
+                },
+                state: State::Fences(node, Instant::now(), None),
+                out: Vec::new(),
+                deadline: Instant::now() + TIMEOUT,
+                writes: false,
+                fences: Some(node),
+                may_follow: false,
+            };
+            clients.all.insert(1, client);
+            let identity = Identity {
+                host: Uuid::from_u128(1),
+                name: "host1".to_owned(),
+                boot_id: "boot".to_owned(),
+            };
+            let mut node = Node::new(identity, Store::new(10), Vec::new(), false);
+            let mut context = Context {
+                node: &mut node,
+                fencer: &mut fencer,
+                trouble: None,
+                status: PoolStatus::default(),
+                promises: &Promises::default(),
+                now: 1,
+            };
+            let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
+            clients.serve(&[1], &poller, &mut context);
+            drop(theirs);
+            assert_eq!(clients.count(), 0, "leaves: {leaves}");
+            assert!(!orders(&mut fencer), "leaves: {leaves}");
+            let _ = std::fs::remove_dir_all(&directory);
         }
-        if all {
-            self.seen = Some(store.changes());
-        }
-        all && !self.follow
     }
 }

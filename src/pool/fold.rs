@@ -9,10 +9,12 @@
 //! Promises: bounded whatever the log holds; the oldest of a kind goes first, by its place in the log, so that all
 //! hosts forget the same. Never: a clock, or a look at another host's state.
 
+use super::reach::OutOfReach;
 use super::record::{
     Acknowledged, At, Boot, Cleared, EventOf, GuestFacts, HookDone, HostFacts, HostId, Position,
     Record, What, short,
 };
+use super::sightings::Absence;
 use crate::event::{Timestamp, Uuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -55,6 +57,12 @@ pub struct HostState {
     pub hooks: BTreeMap<String, BTreeMap<HostId, Position>>,
     /// Hooks that were run here.
     pub hook_runs: u64,
+    /// What it told of other hosts, by these: their last absences, by their numbers.
+    #[serde(default)]
+    pub sightings: BTreeMap<HostId, Vec<Absence>>,
+    /// What it cannot reach of the pool.
+    #[serde(default)]
+    pub out_of_reach: OutOfReach,
     /// Records that were of no known kind.
     pub unknown: u64,
 }
@@ -118,6 +126,8 @@ impl HostState {
                 note(&mut self.acknowledged, *guest, alarms, at);
             }
             What::Hook(done) => self.hook(done),
+            What::Sighting(sighting) => self.sighting(sighting, at),
+            What::Reach(reach) => self.out_of_reach.apply(reach, record.time),
             // A boot begins nowhere else.
             What::Boot(_) | What::Other => self.unknown = self.unknown.saturating_add(1),
         }

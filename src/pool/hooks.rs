@@ -8,6 +8,7 @@
 //! A hook that nobody ever ran begins with what happens from then on. Pure.
 
 use super::record::{At, HookDone, HostId, Position};
+use super::sightings::is_repeated;
 use super::store::Store;
 use super::told::{self, Filter};
 use serde_json::{Map, Value};
@@ -179,22 +180,24 @@ fn look(
     }
     for (host, log) in store.hosts() {
         // A host that is new is followed from its beginning.
-        let looked = progress.looked.entry(host);
-        let looked = looked.or_insert_with(|| log.base().position);
-        if *looked < log.base().position {
+        let base = log.base().position;
+        let looked = *progress.looked.entry(host).or_insert(base);
+        if looked < base {
             *missed = missed.saturating_add(1);
-            *looked = log.base().position;
+            progress.looked.insert(host, base);
         }
-        for stored in log.after(*looked).into_iter().flatten() {
+        for stored in log.after(looked.max(base)).into_iter().flatten() {
             let key = stored.at();
-            if let Some(event) = told::event(store, stored).filter(|e| rule.filter.wants(e)) {
+            let event = told::event(store, stored).filter(|e| rule.filter.wants(e));
+            let event = event.filter(|e| !is_repeated(store, e, &progress.looked));
+            if let Some(event) = event {
                 return Some(Next::Run(Job {
                     hook: number,
                     key,
                     event,
                 }));
             }
-            *looked = key.position;
+            progress.looked.insert(host, key.position);
             // The hook's own progress would be noted for ever.
             let counts = !matches!(stored.record().what, super::record::What::Hook(_));
             let passed = progress.passed.entry(host).or_default();

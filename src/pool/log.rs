@@ -12,6 +12,7 @@
 use super::fold::HostState;
 use super::frame;
 use super::record::{HostId, Stored};
+use crate::state::file::open_plain;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -90,14 +91,7 @@ impl Logs {
     /// Those of open(2), read(2) and ftruncate(2).
     pub fn read(&self, host: HostId) -> io::Result<(LogRead, LogFile)> {
         let path = self.path(host);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)?;
+        let mut file = open_plain(&path)?;
         let mut bytes = Vec::new();
         Read::by_ref(&mut file)
             .take(MOST_BYTES)

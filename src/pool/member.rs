@@ -36,6 +36,8 @@ pub struct Ring {
     members: BTreeMap<u32, Member>,
     /// This member's age.
     joined: u64,
+    /// The host that each node was last.
+    hosts: BTreeMap<u32, HostId>,
     /// When each host was last heard, also of those that have left.
     heard: BTreeMap<HostId, u64>,
     /// This host's records are said to here.
@@ -114,6 +116,38 @@ impl Ring {
         }
     }
 
+    /// Since when a host is a member, ns; none: it is none, or has not said so.
+    pub(super) fn since_of(&self, host: HostId, own: HostId) -> Option<u64> {
+        if host == own {
+            return Some(0);
+        }
+        let mut members = self.members.values();
+        let of = |member: &&Member| member.summary.as_ref().is_some_and(|s| s.host == host);
+        members.find(of).map(|member| member.since)
+    }
+
+    /// When a host was last heard, ns.
+    pub(super) fn heard(&self, host: HostId) -> Option<u64> {
+        self.heard.get(&host).copied()
+    }
+
+    /// How many members there are.
+    pub(super) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The names of the other members' hosts.
+    pub(super) fn peers(&self) -> impl Iterator<Item = &str> {
+        let others = self.members.iter();
+        let others = others.filter(|(node, _)| Some(**node) != self.me);
+        others.filter_map(|(_, member)| Some(member.summary.as_ref()?.name.as_str()))
+    }
+
+    /// The host that has this node's number, or had it last.
+    pub(super) fn host_that_had(&self, node: u32) -> Option<HostId> {
+        self.hosts.get(&node).copied()
+    }
+
     /// Whether all members that are there have said who they are.
     fn knows_all(&self) -> bool {
         let others = self
@@ -136,10 +170,17 @@ impl Node {
         // What was written meanwhile, others ask for.
         self.ring.said = self.store.position(self.identity.host);
         self.ring.summary_due = now;
+        self.watch.joined = now;
+        self.watch.gone.clear();
+        self.sees.ring_lost = None;
+        self.sees.had_link = false;
     }
 
-    /// Off the ring.
-    pub fn ring_lost(&mut self) {
+    /// Off the ring, and why.
+    pub fn ring_lost(&mut self, why: &str) {
+        if self.ring.me.is_some() {
+            self.sees.ring_lost = Some(super::record::short(why));
+        }
         self.ring.me = None;
         self.ring.quorate = None;
         self.ring.joined = 0;
@@ -156,6 +197,12 @@ impl Node {
     /// The members of the group, by their nodes' numbers.
     pub fn membership(&mut self, nodes: &[u32], now: u64) {
         let ring = &mut self.ring;
+        for (node, member) in &ring.members {
+            let of = member.summary.as_ref().filter(|_| !nodes.contains(node));
+            if let Some(summary) = of {
+                self.watch.gone.insert(summary.host, (*node, now));
+            }
+        }
         ring.members.retain(|node, _| nodes.contains(node));
         for node in nodes {
             ring.members.entry(*node).or_insert_with(|| Member {
@@ -304,6 +351,8 @@ impl Node {
             let host = summary.host;
             member.summary = Some(summary);
             self.ring.heard.insert(host, now);
+            self.ring.hosts.insert(from, host);
+            self.watch.gone.remove(&host);
         }
     }
 
@@ -329,6 +378,8 @@ impl Node {
 
     /// What is due: to say what is known here, to ask for what is not.
     pub fn tick(&mut self, now: u64) {
+        self.look_around(now);
+        self.watch_hosts(now);
         if self.ring.me.is_none() {
             return;
         }

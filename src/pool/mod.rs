@@ -27,8 +27,9 @@
 //! | [`frame`], [`log`], [`disk`] | records on disk |
 //! | [`wire`], [`transfer`], [`leader`] | what is said on the ring, what a member lacks, who leads |
 //! | [`node`], [`member`], [`alarms`], [`feeds`], [`hooks`] | a member without its input and output; tests drive many of these |
-//! | [`view`], [`told`], [`protocol`] | what clients are told |
-//! | [`ring`], [`monitor`], [`runner`], [`clients`], [`run`], [`config`] | the program |
+//! | [`sightings`], [`reach`] | hosts that are lost, fenced and back; what this host can reach |
+//! | [`view`], [`told`], [`message`], [`promises`], [`protocol`] | what clients are told |
+//! | [`ring`], [`monitor`], [`runner`], [`clients`], [`follower`], [`run`], [`config`] | the program |
 //!
 //! # Words
 //!
@@ -48,18 +49,23 @@ pub mod disk;
 pub mod feeds;
 pub mod fencer;
 pub mod fold;
+pub mod follower;
 pub mod frame;
 pub mod hooks;
 pub mod leader;
 pub mod log;
 pub mod member;
+pub mod message;
 pub mod monitor;
 pub mod node;
+pub mod promises;
 pub mod protocol;
+pub mod reach;
 pub mod record;
 pub mod ring;
 pub mod run;
 pub mod runner;
+pub mod sightings;
 pub mod store;
 pub mod told;
 pub mod transfer;

@@ -261,16 +261,17 @@ impl Asker {
         }
     }
 
-    /// An alarm that was acknowledged elsewhere is so here. One that ended elsewhere the monitor keeps as moved until it
-    /// closes it: a process that speaks to a network ends no alarm.
+    /// An alarm that was acknowledged elsewhere is so here. One whose guest feeds elsewhere the monitor ends, provided that
+    /// it sees no domain of the guest here: a process that speaks to a network ends no other.
     fn order(&mut self, guest: Uuid, settled: Settled) {
-        if settled != Settled::Acknowledged {
-            return;
-        }
-        let answer = ask::<Done>(&self.socket, &Request::Ack(guest));
+        let (request, what) = match settled {
+            Settled::Acknowledged => (Request::Ack(guest), "acknowledge"),
+            Settled::Ended { expiries } => (Request::Elsewhere(guest, expiries), "end"),
+        };
+        let answer = ask::<Done>(&self.socket, &request);
         let why = answer.err().unwrap_or_default();
         if why != self.refused && !why.is_empty() {
-            log::warn!("the monitor does not acknowledge the alarm of {guest}: {why}");
+            log::warn!("the monitor does not {what} the alarm of {guest}: {why}");
         }
         self.refused = why;
     }

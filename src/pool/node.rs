@@ -12,10 +12,12 @@ use super::feeds::Feeds;
 use super::fold::{guest_of, kind_of};
 use super::hooks::{Agenda, Job, Next, Rule};
 use super::member::Ring;
+use super::reach::Sees;
 use super::record::{
     self, Boot, GuestChanges, GuestFacts, HostFacts, HostId, MAX_CHANGES, Position, Record, Stored,
     VERSION, What, short,
 };
+use super::sightings::Watch;
 use super::store::{Store, Taken};
 use super::view;
 use crate::event::{Timestamp, Uuid};
@@ -63,6 +65,8 @@ pub struct Node {
     pub(super) fresh: Vec<Arc<Stored>>,
     /// The nodes on the ring.
     nodes: Vec<u32>,
+    pub(super) watch: Watch,
+    pub(super) sees: Sees,
 }
 
 /// What was counted since the start.
@@ -94,6 +98,9 @@ pub struct Counts {
     pub diverged: u64,
     /// Hooks that two leaders ran for the same event.
     pub hooks_twice: u64,
+    /// Of a host's absence what two members told.
+    #[serde(default)]
+    pub sightings_twice: u64,
 }
 
 impl Node {
@@ -120,6 +127,8 @@ impl Node {
             counts: Counts::default(),
             fresh: Vec::new(),
             nodes: Vec::new(),
+            watch: Watch::default(),
+            sees: Sees::new(own.out_of_reach),
             store,
             identity,
         };

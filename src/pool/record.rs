@@ -8,7 +8,9 @@
 //! Words: a *position* is a boot and a sequence within it. Boots of a host rise; a boot's first record, number 1,
 //! is a [`Boot`] and says what it comes after.
 
-use crate::event::{Coverage, Timestamp, Uuid};
+use super::reach::Reach;
+use super::sightings::Sighting;
+use crate::event::{COMMON, Coverage, Timestamp, Uuid};
 use crate::guests::report::DomainState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -143,6 +145,10 @@ pub enum What {
     Acknowledged(Acknowledged),
     /// The leader ran a hook, or had nothing to run.
     Hook(HookDone),
+    /// The leader saw a host lost or back, or a member fenced it.
+    Sighting(Sighting),
+    /// What this host can reach of the pool has changed.
+    Reach(Reach),
     /// Written by a newer version: kept, passed on, and without effect here.
     #[serde(other)]
     Other,
@@ -349,17 +355,7 @@ pub fn event(line: &[u8]) -> Result<EventOf, String> {
     if line.len() <= MAX_EVENT {
         return Ok(EventOf { event });
     }
-    let common = [
-        "version",
-        "seq",
-        "time",
-        "monotonic_ns",
-        "host",
-        "severity",
-        "guest",
-        "kind",
-    ];
-    let kept = common
+    let kept = COMMON
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), event.get(*name)?.clone())));
     let event: Map<String, Value> = kept.collect();

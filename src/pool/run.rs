@@ -12,6 +12,7 @@ use super::fencer::Fencer;
 use super::log::{LogFile, Logs};
 use super::monitor::Monitor;
 use super::node::{Identity, Node};
+use super::promises::Promises;
 use super::protocol::PoolStatus;
 use super::record::HostId;
 use super::ring::{Event, RingThread};
@@ -165,6 +166,7 @@ struct Program {
     _lock: Flock<File>,
     node: Node,
     fencer: Fencer,
+    promises: Promises,
     ring: RingThread,
     disk: Disk,
     monitor: Monitor,
@@ -224,6 +226,7 @@ impl Program {
             ring: RingThread::start(libraries, policy.ring_group.clone(), &wake).map_err(thread)?,
             monitor: monitor.map_err(thread)?,
             clients: Clients::new(listener, group, CLIENTS),
+            promises: Promises::default(),
             trouble: Some("not joined yet".to_owned()),
             votes: None,
             disk_trouble: None,
@@ -303,12 +306,16 @@ impl Program {
                 None => break,
             }
         }
+        if self.promises.is_due(now) {
+            self.promises.look(self.fencer.powers(None).ok(), now);
+        }
         let status = self.status(now);
         let mut context = Context {
             node: &mut self.node,
             fencer: &mut self.fencer,
             trouble: self.trouble.as_deref(),
             status,
+            promises: &self.promises,
             now,
         };
         self.clients.serve(ready, &self.poller, &mut context);
@@ -331,9 +338,9 @@ impl Program {
                 }
                 Event::Lost(why) => {
                     log::warn!("is not on the ring: {why}; trying again");
-                    self.trouble = Some(why);
                     self.votes = None;
-                    self.node.ring_lost();
+                    self.node.ring_lost(&why);
+                    self.trouble = Some(why);
                     self.fencer.lost();
                     self.node.ring_nodes(Vec::new());
                 }

@@ -6,6 +6,8 @@
 //! Never: a shell, or a wait of the loop.
 
 use super::hooks::{Job, Rule};
+use super::message::message_of;
+use super::sightings::key_of;
 use crate::event::Event;
 use crate::event::describe::{describe, plain};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -86,13 +88,14 @@ fn run(rule: &Rule, job: &Job) -> Result<(), String> {
 fn once(rule: &Rule, job: &Job, attempt: u32) -> Result<(), String> {
     let (program, arguments) = rule.command.split_first().ok_or("nothing to run")?;
     let wrong = |error: io::Error| format!("{program}: {error}");
+    let key = key_of(&job.event).map_or_else(|| job.key.to_string(), str::to_owned);
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", PATH)
         .env("LANG", "C")
         .env("XENWARDEN_POOL_HOOK", &rule.name)
-        .env("XENWARDEN_POOL_KEY", job.key.to_string())
+        .env("XENWARDEN_POOL_KEY", key)
         .env("XENWARDEN_POOL_ATTEMPT", attempt.to_string())
         .envs(environment(&job.event))
         .stdin(Stdio::piped())
@@ -123,7 +126,9 @@ fn environment(event: &Map<String, Value>) -> Vec<(&'static str, String)> {
         }
     };
     let known: Option<Event> = serde_json::from_value(Value::Object(event.clone())).ok();
-    let message = known.map_or_else(|| field("kind").to_owned(), |event| describe(&event));
+    let message = known.map(|event| describe(&event));
+    let message = message.or_else(|| message_of(event));
+    let message = message.unwrap_or_else(|| field("kind").to_owned());
     vec![
         ("XENWARDEN_KIND", plain(field("kind"))),
         (

@@ -7,17 +7,28 @@
 
 use super::fold::{guest_of, kind_of};
 use super::record::{At, Stored, What};
+use super::sightings::{self, Saw};
 use super::store::Store;
 use crate::event::Uuid;
 use crate::event::kind::matches;
 use serde_json::{Map, Value, json};
 
 /// Kinds of the pool's own events.
-pub const KINDS: [&str; 4] = [
+pub const KINDS: [&str; 14] = [
     "pool.booted",
     "pool.alarm_cleared",
     "pool.alarm_acknowledged",
     "pool.hook_ran",
+    "pool.host_silent",
+    "pool.host_lost",
+    "pool.host_fenced",
+    "pool.host_back",
+    "pool.ring_lost",
+    "pool.ring_back",
+    "pool.link_lost",
+    "pool.link_back",
+    "pool.quorum_lost",
+    "pool.quorum_back",
 ];
 
 /// The event that a record is for a subscriber; none: it is none.
@@ -73,6 +84,21 @@ pub fn event(store: &Store, stored: &Stored) -> Option<Map<String, Value>> {
             Value::Null,
             json!({"hook": done.hook, "key": done.upto, "error": done.error}),
         ),
+        What::Sighting(sighting) => {
+            let kind = sighting.saw.kind()?;
+            let severity = match sighting.saw {
+                Saw::Lost(_) => "error",
+                Saw::Back(_) => "info",
+                _ => "warning",
+            };
+            own(kind, severity, Value::Null, sightings::fields(sighting)?)
+        }
+        What::Reach(reach) => {
+            let (kind, severity) = reach.kind()?;
+            let mut fields = serde_json::to_value(reach).ok()?;
+            fields.as_object_mut()?.remove("reach");
+            own(kind, severity, Value::Null, fields)
+        }
         What::Hook(_) | What::Host(_) | What::Guests(_) | What::Other => return None,
     };
     event.insert("position".to_owned(), json!(stored.at()));

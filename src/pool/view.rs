@@ -6,9 +6,11 @@
 //! expiry ([`super::record::Cleared`]); a later expiry is not ended by that. Pure.
 
 use super::fold::{Alarm, HostState};
+use super::promises::Promise;
 use super::record::{At, GuardFacts, HostId, Position, ResetFacts};
 use super::store::Store;
 use crate::event::{Timestamp, Uuid};
+use crate::fencing::told::Power;
 use crate::guests::report::DomainState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,7 +44,7 @@ pub struct HostsReport {
 }
 
 /// A host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
     /// For good.
     pub id: HostId,
@@ -64,6 +66,12 @@ pub struct HostReport {
     pub guard: Option<GuardFacts>,
     /// Why it went down last.
     pub reset: Option<ResetFacts>,
+    /// What it promises to do without quorum; null: nothing, as far as is known.
+    #[serde(default)]
+    pub promise: Option<Promise>,
+    /// Whether it is on, as fencing has it; null: this host is off the ring, or never heard that one.
+    #[serde(default)]
+    pub power: Option<Power>,
     /// Guests with watchdogs that it has.
     pub guests: usize,
     /// Alarms raised there that are open.
@@ -267,6 +275,8 @@ pub fn host(store: &Store, id: HostId, state: &HostState, presence: Presence) ->
         boot_id: state.boot_id.clone(),
         guard: state.facts.guard.clone(),
         reset: state.facts.reset.clone(),
+        promise: None,
+        power: None,
         guests: state
             .guests
             .values()

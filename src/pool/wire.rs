@@ -7,7 +7,7 @@
 //! is of a newer member: counted, and passed over.
 
 use super::frame::{self, sum};
-use super::record::{HostId, Position, Stored};
+use super::record::{HostId, MAX_TEXT, Position, Stored};
 use crate::fencing::member::Say;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -186,10 +186,22 @@ impl Message {
             2 => Self::Summary(serde_json::from_slice(body).map_err(|e| contents(&e))?),
             3 => Self::Want(serde_json::from_slice(body).map_err(|e| contents(&e))?),
             4 => Self::Base(chunk(body)?),
-            5 => Self::Fencing(serde_json::from_slice(body).map_err(|e| contents(&e))?),
+            5 => Self::Fencing(fencing(body)?),
             other => return Err(Garbage::NewerKind(*other)),
         };
         Ok((message, 0))
+    }
+}
+
+/// The names in it are kept for as long as the program runs: they are bounded, as all else is.
+fn fencing(body: &[u8]) -> Result<Say, Garbage> {
+    let say = serde_json::from_slice(body).map_err(|e| Garbage::Contents(e.to_string()))?;
+    match &say {
+        Say::Beat(beat) if beat.name.len() > MAX_TEXT => {
+            let bytes = beat.name.len();
+            Err(Garbage::Contents(format!("a host's name of {bytes} bytes")))
+        }
+        _ => Ok(say),
     }
 }
 
@@ -238,7 +250,7 @@ fn chunk(body: &[u8]) -> Result<Chunk, Garbage> {
 mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
-    use crate::fencing::BootOf;
+    use crate::fencing::{Beat, BootOf};
     use crate::pool::record::{HostFacts, Record, VERSION, What};
 
     fn all() -> Vec<Message> {
@@ -298,6 +310,23 @@ mod tests {
                 assert!(Message::decode(&changed).is_err() || at == 4, "byte {at}");
                 assert!(Message::decode(&bytes[..at]).is_err());
             }
+        }
+    }
+
+    #[test]
+    fn a_beat_whose_name_is_too_long_is_none() {
+        for (bytes, fine) in [
+            (64, true),
+            (MAX_TEXT, true),
+            (MAX_TEXT + 1, false),
+            (60_000, false),
+        ] {
+            let beat = Beat {
+                name: "n".repeat(bytes),
+                ..Beat::default()
+            };
+            let said = Message::decode(&Message::Fencing(Say::Beat(beat)).encode());
+            assert_eq!(said.is_ok(), fine, "{bytes}: {said:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod deduction;
 pub mod drill;
+pub mod file;
 pub mod history;
 pub mod reset_reason;
 pub mod saver;

@@ -59,6 +59,10 @@ impl GuestRequests for Registry {
     fn close(&self, uuid: Uuid, uid: u32) -> Result<(), RequestError> {
         self.order("close", uuid, uid)
     }
+
+    fn fed_elsewhere(&self, uuid: Uuid, expiries: u32) -> Result<(), RequestError> {
+        self.order("elsewhere", uuid, expiries)
+    }
 }
 
 /// A guest that feeds.

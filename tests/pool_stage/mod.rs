@@ -168,6 +168,27 @@ impl FakeMonitor {
             }),
             "why" => json!({"version": 1, "resets": []}),
             "status" => status(!kept.withholds),
+            tell if tell.starts_with("tell ") => {
+                drop(kept);
+                let json = tell.split_once(' ').map(|(_, json)| json);
+                let mut fields: Value = json
+                    .and_then(|json| serde_json::from_str(json).ok())
+                    .expect("an event");
+                let own = fields.as_object_mut().expect("an object");
+                let kind = own.remove("kind").expect("a kind");
+                own.remove("guest");
+                let seq = self.event(kind.as_str().expect("a kind"), None, fields.clone());
+                json!({ "told": seq })
+            }
+            order if order.starts_with("elsewhere ") => {
+                kept.orders.push(order.to_owned());
+                drop(kept);
+                let uuid: Option<Uuid> = order.split(' ').nth(1).and_then(|u| u.parse().ok());
+                let guest = uuid.map(|uuid| uuid.as_u128());
+                let closed = json!({"cause": "fed_elsewhere", "open_ms": 1});
+                self.event("alarm.closed", guest, closed);
+                json!({ "closed": uuid })
+            }
             order => {
                 kept.orders.push(order.to_owned());
                 let uuid = order.strip_prefix("ack ").unwrap_or_default();

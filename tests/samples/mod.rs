@@ -19,11 +19,12 @@ const CAUSES: [Cause; 7] = [
     Cause::Watchdog,
     Cause::Unknown,
 ];
-const CLOSINGS: [Closing; 6] = [
+const CLOSINGS: [Closing; 7] = [
     Closing::Destroyed,
     Closing::Poweroff,
     Closing::Operator,
     Closing::Moved,
+    Closing::FedElsewhere,
     Closing::Unidentified,
     Closing::Evicted,
 ];
