@@ -56,6 +56,7 @@ pub mod member;
 pub mod monitor;
 pub mod node;
 pub mod protocol;
+pub mod quorum;
 pub mod record;
 pub mod ring;
 pub mod run;
