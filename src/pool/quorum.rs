@@ -82,7 +82,8 @@ pub fn unsuited(
 }
 
 /// The same as far as votes go.
-pub(crate) fn unsuited_votes(votes: &corosync::Votes) -> Option<&'static str> {
+#[must_use]
+pub fn unsuited_votes(votes: &corosync::Votes) -> Option<&'static str> {
     match () {
         () if votes.two_node && !votes.qdevice => Some(
             "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node",
