@@ -119,7 +119,7 @@ colo: prerequisites
 pool: prerequisites
 	@$(call need,corosync,corosync)
 	@$(call need,ip,iproute2)
-	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing -- --ignored --test-threads 1 --nocapture
+	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing --test pool_situations -- --ignored --test-threads 1 --nocapture
 
 # What 64 hosts and 10,000 guests cost.
 pool-size: prerequisites

@@ -32,6 +32,8 @@ const FACTS_NS: u64 = 10 * NS_PER_S;
 const NEWER_NS: u64 = 500 * NS_PER_MS;
 /// Messages that wait for room on the ring; there are four of each second for each order.
 const MOST_SAID: usize = 256;
+/// On the ring for so long, ns, votes have been counted; they are each second.
+const UNCOUNTED_NS: u64 = 5 * NS_PER_S;
 /// Votes that are others for so long, ns, were changed; a node that comes or goes may be counted a moment late.
 const CHANGED_NS: u64 = 3 * NS_PER_S;
 /// Nodes whose votes are kept: more than corosync has.
@@ -61,6 +63,8 @@ pub struct Fencer {
     notifier: Option<Notifier>,
     guard: Option<(GuardFacts, u64)>,
     ring: BTreeSet<Node>,
+    /// Since when it is on the ring and nobody has told how votes are counted.
+    uncounted: Option<Monotonic>,
     /// Since when votes are counted otherwise than they were first.
     changed: Option<Monotonic>,
     /// Why this host may be suspended.
@@ -104,6 +108,7 @@ impl Fencer {
             notifier: None,
             guard: None,
             ring: BTreeSet::new(),
+            uncounted: None,
             changed: None,
             sleeps: may_sleep(Path::new("/")),
             machine: None,
@@ -132,6 +137,7 @@ impl Fencer {
 
     /// On the ring, as this node.
     pub fn joined(&mut self, node: Node) {
+        self.uncounted = Some(Monotonic::now());
         if self.member.as_ref().is_none_or(|(me, _)| *me != node) {
             let me = BootOf {
                 node,
@@ -147,6 +153,7 @@ impl Fencer {
 
     /// Off the ring: nothing is known of anybody.
     pub fn lost(&mut self) {
+        self.uncounted = None;
         self.ring.clear();
         self.say.clear();
         if let Some((_, member)) = &mut self.member {
@@ -174,6 +181,7 @@ impl Fencer {
 
     /// How quorum is counted.
     pub fn votes(&mut self, counted: &Counted, quorate: bool) {
+        self.uncounted = None;
         let lease_ms = self.lease_ms;
         let now = Self::now();
         let Some((_, member)) = &mut self.member else {
@@ -247,6 +255,11 @@ impl Fencer {
                 "fence_without_quorum is not done: the guard goes by no strict [[lease]] {lease} (xenwarden.conf)"
             );
             self.told("terms", Err(why));
+        }
+        let is_late = |since: Monotonic| Monotonic(now).since_ns(since) >= UNCOUNTED_NS;
+        if self.settings.terms.without_quorum && self.uncounted.is_some_and(is_late) {
+            let why = "fence_without_quorum is not done: corosync does not tell how votes are counted: corosync.conf needs provider: corosync_votequorum in quorum";
+            self.told("quorum", Err(why.to_owned()));
         }
         let Some((_, member)) = &mut self.member else {
             return;
