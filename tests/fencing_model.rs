@@ -50,8 +50,8 @@ struct Host {
     ring: BTreeSet<Node>,
     /// Its pool is to stop in order.
     stops: bool,
-    /// It was in a ring with another in this boot, so that the cluster may have given it guests.
-    had_quorum: bool,
+    /// Since when it has been in a ring with each of the others in this boot, so that the cluster may have given it guests.
+    had_quorum: [Option<u64>; 2],
 }
 
 impl Host {
@@ -184,7 +184,7 @@ impl World {
                 pool: None,
                 ring: (1..=3).collect(),
                 stops: false,
-                had_quorum: true,
+                had_quorum: [Some(0); 2],
             };
             host.start_pool(0);
             host
@@ -244,7 +244,7 @@ impl World {
         // Its corosync comes before its pool, and may be all that comes.
         let node = host.node;
         host.ring = BTreeSet::from([node]);
-        host.had_quorum = false;
+        host.had_quorum = [None; 2];
         // Its ring is another one, so that the others have noticed before it says anything.
         for other in (0..HOSTS).filter(|other| *other != n) {
             let ring = &self.hosts[other].ring;
@@ -318,8 +318,8 @@ impl World {
         let node = self.hosts[TARGET].node;
         let others = (0..TARGET).filter(|n| ring(*n).contains(&node));
         let both = others.filter(|n| ring(TARGET).contains(&self.hosts[*n].node));
-        if both.count() > 0 {
-            self.hosts[TARGET].had_quorum = true;
+        for n in both.collect::<Vec<usize>>() {
+            self.hosts[TARGET].had_quorum[n].get_or_insert(self.t);
         }
     }
 
@@ -464,17 +464,20 @@ impl World {
             Some(Verdict::Wait(..)) => {}
             Some(Verdict::Down(how)) => {
                 self.tell(&format!("the second is told {how:?}"));
-                self.broken |= self.is_there_since(given);
+                self.broken |= self.is_there_since(given, 1);
                 self.given[1] = None;
             }
             Some(Verdict::Failed(_)) | None => self.given[1] = None,
         }
     }
 
-    /// The target lives, since before then, and may have guests.
-    fn is_there_since(&self, given: u64) -> bool {
+    /// The target lives, since before host `n` gave its order, and may have guests. What it is given later, by the other alone that has
+    /// lost sight of `n`, it is given only once `n` is fenced.
+    fn is_there_since(&self, given: u64, n: usize) -> bool {
         let target = &self.hosts[TARGET];
-        target.alive && target.booted <= given && target.had_quorum
+        let by_both = target.had_quorum.iter().flatten();
+        let had = target.had_quorum[n].is_some() || by_both.into_iter().any(|at| *at <= given);
+        target.alive && target.booted <= given && had
     }
 
     fn judge(&mut self) -> Option<End> {
@@ -536,7 +539,7 @@ fn play(seed: u64, flaw: Flaw, tells: bool) -> (End, bool) {
         world.judge_the_second();
         if let Some(end) = world.judge() {
             world.tell(&format!("{end:?}"));
-            let lives = given.is_some_and(|given| world.is_there_since(given));
+            let lives = given.is_some_and(|given| world.is_there_since(given, 0));
             let says_down = matches!(end, End::Withheld | End::Silent | End::Rebooted);
             return (end, (says_down && lives) || world.broken);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Votes as fencing counts them, whatever corosync-quorumtool does to them; and hosts that can be suspended.
-#![allow(clippy::expect_used, clippy::panic)] // how tests fail
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
 mod pool_stage;
 
@@ -91,7 +91,8 @@ fn a_device_counts_what_it_counted_first_and_only_where_all_nodes_are_seen() {
 fn what_two_partitions_may_both_have_is_not_promised_by() {
     let base = counted(&[(1, 1), (2, 1), (3, 1)], 3, 0).votes;
     assert_eq!(unsuited_votes(&base), None);
-    let cases: [(&str, fn(&mut Votes)); 4] = [
+    type Set = fn(&mut Votes);
+    let cases: [(&str, Set); 4] = [
         ("two_node", |votes| votes.two_node = true),
         ("auto_tie_breaker", |votes| votes.auto_tie_breaker = true),
         ("last_man_standing", |votes| votes.last_man_standing = true),

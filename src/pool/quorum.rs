@@ -110,7 +110,7 @@ pub fn may_sleep(root: &Path) -> Option<String> {
     let masks = |path: &&str| {
         fs::read_link(root.join(path)).is_ok_and(|target| target == Path::new("/dev/null"))
     };
-    let may = !states.is_empty() && !MASKS.iter().any(|path| masks(&path));
+    let may = !states.is_empty() && !MASKS.iter().any(masks);
     may.then(|| {
         format!(
             "this host can be suspended ({states}: /sys/power/state), and one that wakes is not down: systemctl mask sleep.target, and restart xenwarden-pool"

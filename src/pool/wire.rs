@@ -239,6 +239,7 @@ mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
     use crate::fencing::BootOf;
+    use crate::fencing::member::Ordered;
     use crate::pool::record::{HostFacts, Record, VERSION, What};
 
     fn all() -> Vec<Message> {
@@ -280,9 +281,12 @@ mod tests {
                 head,
                 bytes: vec![b'x'; 9],
             }),
-            Message::Fencing(Say::Order(BootOf {
-                node: 7,
-                boot: host,
+            Message::Fencing(Say::Order(Ordered {
+                boot: BootOf {
+                    node: 7,
+                    boot: host,
+                },
+                number: 8,
             })),
         ]
     }
