@@ -118,8 +118,10 @@ colo: prerequisites
 # Three corosyncs on this machine, in namespaces of their own; XENWARDEN_POOL_KILLS says how often a leader is killed.
 pool: prerequisites
 	@$(call need,corosync,corosync)
+	@$(call need,corosync-qnetd,corosync-qnetd corosync-qdevice)
+	@$(call need,faketime,faketime)
 	@$(call need,ip,iproute2)
-	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing --test pool_links -- --ignored --test-threads 1 --nocapture
+	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing --test pool_links --test pool_situations -- --ignored --test-threads 1 --nocapture
 
 # What 64 hosts and 10,000 guests cost.
 pool-size: prerequisites

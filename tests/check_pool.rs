@@ -402,6 +402,18 @@ fn a_quorum_with_which_the_pool_promises_nothing_is_said() {
             "fence_without_quorum is not done: corosync.conf has last_man_standing"
         ),
         (
+            "downscale",
+            |host| host.put(COROSYNC, &corosync(SEALED, " allow_downscale: 1", 3)),
+            Wrong,
+            "fence_without_quorum is not done: corosync.conf has allow_downscale"
+        ),
+        (
+            "sleep",
+            |host| host.put("/sys/power/state", "freeze mem disk\n"),
+            Wrong,
+            "fence_without_quorum is not done: this host can be suspended"
+        ),
+        (
             "pair",
             |host| host.put(COROSYNC, &corosync(SEALED, "", 2)),
             Weak,

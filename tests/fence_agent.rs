@@ -203,6 +203,24 @@ fn monitor_wants_a_quorum_and_list_shows_each_host() {
         assert_eq!(output.stdout, b"", "it prints nothing");
         assert_eq!(asked.join().expect("asked"), "power\n");
     }
+    // Hosts that are heard can be fenced; that the others could not is said, and harms no other.
+    let promises = r#"{"quorate":true,"hosts":[{"name":"a","power":"on","promise_ms":26000},{"name":"b","power":"on"},
+        {"name":"c","power":"unknown","promise_ms":null},{"name":"d","power":"off"}]}"#;
+    let asked = pool.answers(&[&promises.replace('\n', "")]);
+    let output = agent(&[], &pool.stdin("action=monitor"));
+    assert_eq!((code(&output), output.stdout.as_slice()), (0, &b""[..]));
+    let told = said(&output);
+    assert!(
+        told.contains("b, c: ") && told.contains("fence_without_quorum"),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+    asked.join().expect("asked");
+    let all = r#"{"quorate":true,"hosts":[{"name":"a","power":"on","promise_ms":26000}]}"#;
+    let asked = pool.answers(&[all]);
+    let output = agent(&[], &pool.stdin("action=monitor"));
+    assert_eq!((code(&output), said(&output).as_str()), (0, ""));
+    asked.join().expect("asked");
     let two = r#"{"quorate":false,"hosts":[{"name":"a","power":"on"},{"name":"b","power":"off"}]}"#;
     let asked = pool.answers(&[two]);
     let output = agent(

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use xenwarden::event::Uuid;
-use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Say, Terms};
+use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Ordered, Say, Terms};
 use xenwarden::fencing::order::{Failed, How, LISTEN_NS, Order, Verdict, Wait};
 use xenwarden::fencing::refusals::Last;
 use xenwarden::fencing::{Beat, BootOf, Echo, Node, Votes, stretched_ns};
@@ -53,6 +53,7 @@ fn guard(held: bool) -> Guard {
 fn heard(by: Node, boot: u8, sent_s: u64) -> Beat {
     Beat {
         name: format!("h{by}"),
+        machine: None,
         boot: of(by, boot).boot,
         sent: sent_s * NS_PER_S,
         up_ms: sent_s * 1_000,
@@ -71,6 +72,10 @@ fn echo(by: Node, sent_s: u64) -> Say {
         echoes: vec![echo],
         ..heard(by, 1, sent_s)
     })
+}
+
+fn order_for(boot: BootOf) -> Say {
+    Say::Order(Ordered { boot, number: 7 })
 }
 
 fn with(terms: Terms, kept: &Kept) -> Member {
@@ -207,10 +212,10 @@ fn what_was_promised_stays_the_same_whatever_is_configured_later() {
 fn an_order_for_this_boot_withholds_for_good_and_is_kept_before() {
     let mut member = member();
     goes_on(&mut member, &guard(true), 10);
-    let other = Say::Order(of(ME, 9));
+    let other = order_for(of(ME, 9));
     assert_eq!(member.hear(2, &other, at(11)), [], "another boot's");
     assert!(!member.kept().fenced);
-    let order = Say::Order(of(ME, 1));
+    let order = order_for(of(ME, 1));
     for _ in 0..2 {
         assert_eq!(member.hear(2, &order, at(11)), [Do::Keep, Do::Trigger]);
     }
@@ -254,11 +259,20 @@ fn a_host_that_withholds_for_another_reason_confirms_nothing() {
 fn a_refusal_is_kept_before_it_is_said_and_so_is_its_end() {
     let mut member = member();
     member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 50)), at(50));
-    let all = member.hear(2, &Say::Order(of(TARGET, 1)), at(51));
-    let [Do::Keep, Do::Say(Say::Refused { of: whose, last })] = &all[..] else {
+    let all = member.hear(2, &order_for(of(TARGET, 1)), at(51));
+    let [
+        Do::Keep,
+        Do::Say(Say::Refused {
+            of: whose,
+            last,
+            to,
+            number,
+        }),
+    ] = &all[..]
+    else {
         panic!("{all:?}");
     };
-    assert_eq!(*whose, TARGET);
+    assert_eq!((*whose, *to, *number), (TARGET, 2, 7));
     assert_eq!(last.map(|last| last.echo.of), Some(of(TARGET, 1)));
     assert_eq!(member.kept().refused, [(of(TARGET, 1), 51_000)]);
     assert!(
@@ -282,7 +296,11 @@ fn orders_are_given_by_a_quorum_for_another_host_that_was_heard() {
     assert!(member.order(TARGET, at(10)).is_err());
     member.votes(votes(&[1, 2], 0), at(10));
     assert!(member.order(TARGET, at(10)).is_ok());
-    let says = |all: &[Do]| all.contains(&Do::Say(Say::Order(of(TARGET, 1))));
+    let order = Say::Order(Ordered {
+        boot: of(TARGET, 1),
+        number: 10 * NS_PER_S,
+    });
+    let says = |all: &[Do]| all.contains(&Do::Say(order.clone()));
     assert!(
         says(&member.tick(&guard(false), at(11))),
         "at once, and each second"
@@ -307,7 +325,12 @@ fn last() -> Option<Last> {
 }
 
 fn refused(last: Option<Last>) -> Say {
-    Say::Refused { of: TARGET, last }
+    Say::Refused {
+        of: TARGET,
+        last,
+        to: ME,
+        number: 11 * NS_PER_S,
+    }
 }
 
 fn ordered() -> Member {
@@ -452,4 +475,177 @@ fn a_pool_that_leaves_a_ring_on_which_its_node_stays_has_promised_nothing() {
     member.ring(BTreeSet::from([1, 2]));
     member.tick(&guard(false), at(20));
     assert!(member.promise_of(TARGET).is_some());
+}
+
+/// The host's beat, which echoes no one; of this machine.
+fn of_machine(machine: u128, boot: u8, sent_s: u64) -> Say {
+    Say::Beat(Beat {
+        machine: Some(Uuid::from_u128(machine)),
+        ..heard(TARGET, boot, sent_s)
+    })
+}
+
+fn echoes_of_target(member: &mut Member, s: u64) -> usize {
+    let all = member.tick(&guard(false), at(s));
+    let echoes = &beat_of(&all).echoes;
+    echoes.iter().filter(|echo| echo.of.node == TARGET).count()
+}
+
+#[test]
+fn a_machine_in_the_place_of_a_silent_one_says_nothing_of_it() {
+    let mut member = member();
+    assert_eq!(
+        member.hear(TARGET, &of_machine(5, 1, 10), at(10)),
+        [Do::Keep]
+    );
+    member.votes(votes(&[1, 2], 0), at(11));
+    member.order(TARGET, at(11)).expect("given");
+    member.hear(2, &order_for(of(TARGET, 1)), at(11));
+    for node in [1, 2] {
+        member.hear(node, &refused(last()), at(12));
+    }
+    // Young enough to be a boot of it that began after the order: it is not its machine.
+    assert_eq!(member.hear(TARGET, &of_machine(6, 2, 1), at(20)), []);
+    assert_eq!(waits(&mut member, 21), Wait::Time);
+    assert_eq!(echoes_of_target(&mut member, 21), 0);
+    assert_eq!(member.kept().refused.len(), 1, "the refusal goes on");
+    assert!(!member.is_heard(TARGET), "it is not on");
+    assert_eq!(member.promise_of(TARGET), None);
+    let (node, stranger) = member.strangers().next().expect("it is named");
+    assert_eq!((node, stranger.before), (TARGET, Uuid::from_u128(5)));
+    // Nor is the one fenced in the place of the other, now or after a restart of the program.
+    member.withdraw(TARGET);
+    assert!(member.order(TARGET, at(22)).is_err());
+    let terms = Terms::default();
+    let mut member = with(terms, &member.kept());
+    member.hear(TARGET, &of_machine(6, 2, 3), at(23));
+    assert!(member.order(TARGET, at(23)).is_err());
+    // What it hears proves nothing.
+    let from_it = Say::Beat(Beat {
+        echoes: vec![Echo {
+            of: of(ME, 1),
+            sent: 24 * NS_PER_S,
+        }],
+        machine: Some(Uuid::from_u128(6)),
+        ..heard(TARGET, 2, 4)
+    });
+    member.tick(&guard(true), at(24));
+    member.hear(TARGET, &from_it, at(24));
+    assert_eq!(renewed(&member.tick(&guard(true), at(24))), None);
+}
+
+#[test]
+fn the_same_machine_may_boot_anew_or_be_upgraded_and_one_that_is_down_may_be_replaced() {
+    let mut member = ordered();
+    // An older member said no machine: it is upgraded, in one boot and with another.
+    for (boot, sent_s) in [(1, 13), (2, 2)] {
+        member.hear(TARGET, &of_machine(5, boot, sent_s), at(14));
+        assert_eq!(member.strangers().count(), 0);
+    }
+    let rebooted = Some(Verdict::Down(How::Rebooted));
+    member.hear(TARGET, &of_machine(5, 3, 1), at(20));
+    assert_eq!(member.judge(TARGET, at(20)), rebooted);
+    assert_eq!(echoes_of_target(&mut member, 21), 1);
+    // Down by its silence: another is in its place from then on.
+    let mut member = self::member();
+    member.hear(TARGET, &of_machine(5, 1, 10), at(10));
+    member.votes(votes(&[1, 2], 0), at(11));
+    member.order(TARGET, at(11)).expect("given");
+    for node in [1, 2] {
+        member.hear(node, &refused(last()), at(12));
+    }
+    let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
+    let now = Now { at: sure, up_ms: 0 };
+    assert_eq!(member.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
+    member.hear(TARGET, &of_machine(6, 2, 3), at(60));
+    assert_eq!(
+        (member.strangers().count(), member.is_heard(TARGET)),
+        (0, true)
+    );
+}
+
+#[test]
+fn an_order_that_is_given_up_ends_the_refusals_for_it_and_no_others() {
+    let mut member = member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    for orderer in [1, 2] {
+        member.hear(orderer, &order_for(of(TARGET, 1)), at(11));
+    }
+    let kept = member.kept();
+    let withdrawn = Say::Withdrawn(of(TARGET, 1));
+    let other = Say::Withdrawn(of(TARGET, 2));
+    assert_eq!(member.hear(1, &other, at(12)), [], "another boot's");
+    assert_eq!(member.hear(1, &withdrawn, at(12)), [Do::Keep]);
+    assert_eq!(member.hear(1, &withdrawn, at(12)), [], "said again");
+    assert_eq!(
+        echoes_of_target(&mut member, 13),
+        0,
+        "another has asked, too"
+    );
+    assert_eq!(member.hear(2, &withdrawn, at(14)), [Do::Keep]);
+    assert_eq!(echoes_of_target(&mut member, 15), 1);
+    // Over a restart of the program the same; of what an older one kept nobody knows who asked.
+    let mut member = with(Terms::default(), &kept);
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 16)), at(16));
+    for orderer in [1, 2] {
+        assert_eq!(member.hear(orderer, &withdrawn, at(17)), [Do::Keep]);
+    }
+    assert_eq!(echoes_of_target(&mut member, 18), 1);
+    let older = Kept {
+        refused_by: Vec::new(),
+        ..kept
+    };
+    let mut member = with(Terms::default(), &older);
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 16)), at(16));
+    assert_eq!(member.hear(1, &withdrawn, at(17)), []);
+    assert_eq!(echoes_of_target(&mut member, 18), 0);
+}
+
+#[test]
+fn who_gives_an_order_up_says_so_with_some_beats_and_an_answer_to_it_is_none_to_the_next() {
+    let mut member = ordered();
+    member.withdraw(TARGET);
+    let says = |all: &[Do]| all.contains(&Do::Say(Say::Withdrawn(of(TARGET, 1))));
+    for s in 14..74 {
+        assert!(says(&member.tick(&guard(false), at(s))), "{s}");
+    }
+    assert!(!says(&member.tick(&guard(false), at(74))));
+    // Another order: an answer to the first may still be on its way.
+    member.order(TARGET, at(75)).expect("given");
+    assert!(!says(&member.tick(&guard(false), at(75))));
+    for node in [1, 2] {
+        member.hear(node, &refused(last()), at(76));
+    }
+    assert_eq!(waits(&mut member, 77), Wait::Answers);
+    // One that was decided is not given up.
+    let mut member = ordered();
+    let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
+    member.judge(TARGET, Now { at: sure, up_ms: 0 });
+    member.withdraw(TARGET);
+    assert!(!says(&member.tick(&guard(false), at(60))));
+}
+
+#[test]
+fn what_older_members_say_and_keep_is_understood_and_they_understand_what_this_one_says() {
+    let boot = of(TARGET, 1);
+    let text = format!(r#"{{"order":{{"node":3,"boot":"{}"}}}}"#, boot.boot);
+    let order: Say = serde_json::from_str(&text).expect("an order");
+    assert_eq!(order, Say::Order(Ordered { boot, number: 0 }));
+    let refused = r#"{"refused":{"of":3,"last":null}}"#;
+    let refused: Say = serde_json::from_str(refused).expect("a refusal");
+    assert!(matches!(
+        refused,
+        Say::Refused {
+            to: 0,
+            number: 0,
+            ..
+        }
+    ));
+    let kept = r#"{"refused":[],"fenced":true}"#;
+    let kept: Kept = serde_json::from_str(kept).expect("what was kept");
+    assert!(kept.fenced && kept.machines.is_empty());
+    // They read what they know of it, and pass over the rest.
+    let said = serde_json::to_value(order_for(boot)).expect("said");
+    assert_eq!(said["order"]["node"], 3);
+    assert_eq!(said["order"]["boot"], boot.boot.to_string());
 }

@@ -2,6 +2,7 @@
 //! Orders to fence, over many schedules of a simulated pool: whatever is cut, killed, restarted, stopped in order or
 //! late, a host that is told to be certainly down is.
 //!
+//! Two of them give orders, give them up, and give others; what either is told counts.
 //! Three hosts with a vote each and clocks of their own; the code that is tried is that of the pool. Each schedule
 //! comes from a number. One that breaks the promise says its number; `XENWARDEN_SIMULATION=NUMBER` plays that one alone and tells its story.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
@@ -49,8 +50,8 @@ struct Host {
     ring: BTreeSet<Node>,
     /// Its pool is to stop in order.
     stops: bool,
-    /// It was in a ring with another in this boot, so that the cluster may have given it guests.
-    had_quorum: bool,
+    /// Since when it has been in a ring with each of the others in this boot, so that the cluster may have given it guests.
+    had_quorum: [Option<u64>; 2],
 }
 
 impl Host {
@@ -123,6 +124,10 @@ enum Flaw {
     HastyRelease,
     /// A restart of the program forgets that its host was told to withhold.
     Unfenced,
+    /// An answer to an order that was given up counts for the next.
+    OldAnswers,
+    /// Whoever gives an order up ends what others asked for.
+    AnyWithdraws,
 }
 
 struct World {
@@ -134,8 +139,12 @@ struct World {
     /// Which group each host is connected to.
     groups: Vec<u8>,
     flaw: Flaw,
-    /// When the order was given: boots before it are to be over.
-    given: Option<u64>,
+    /// When each of the first two gave its order: boots before it are to be over.
+    given: [Option<u64>; 2],
+    /// The second was told that the target is down, and it was not.
+    broken: bool,
+    /// How seldom orders are given up.
+    patience: u64,
     /// From then on, the target and the one who gave it never hear each other.
     apart: bool,
     /// How seldom who is connected changes, and pools are stopped, killed and started.
@@ -175,13 +184,14 @@ impl World {
                 pool: None,
                 ring: (1..=3).collect(),
                 stops: false,
-                had_quorum: true,
+                had_quorum: [Some(0); 2],
             };
             host.start_pool(0);
             host
         });
         let hosts = hosts.collect();
         let (apart, calm) = (!random.one_in(3), random.between(1, 4));
+        let patience = random.between(5, 400);
         Self {
             random,
             t: 0,
@@ -189,7 +199,9 @@ impl World {
             on_their_way: Vec::new(),
             groups: vec![0; HOSTS],
             flaw,
-            given: None,
+            given: [None; 2],
+            broken: false,
+            patience,
             apart,
             calm,
             tells,
@@ -232,7 +244,7 @@ impl World {
         // Its corosync comes before its pool, and may be all that comes.
         let node = host.node;
         host.ring = BTreeSet::from([node]);
-        host.had_quorum = false;
+        host.had_quorum = [None; 2];
         // Its ring is another one, so that the others have noticed before it says anything.
         for other in (0..HOSTS).filter(|other| *other != n) {
             let ring = &self.hosts[other].ring;
@@ -253,7 +265,7 @@ impl World {
         if self.random.one_in(20 * self.calm) {
             self.groups = vec![0; HOSTS];
         }
-        if self.apart && self.given.is_some() {
+        if self.apart && self.given[0].is_some() {
             self.groups[TARGET] = 1 - self.groups[0];
         }
         if self.groups != before {
@@ -306,8 +318,8 @@ impl World {
         let node = self.hosts[TARGET].node;
         let others = (0..TARGET).filter(|n| ring(*n).contains(&node));
         let both = others.filter(|n| ring(TARGET).contains(&self.hosts[*n].node));
-        if both.count() > 0 {
-            self.hosts[TARGET].had_quorum = true;
+        for n in both.collect::<Vec<usize>>() {
+            self.hosts[TARGET].had_quorum[n].get_or_insert(self.t);
         }
     }
 
@@ -350,7 +362,24 @@ impl World {
         let host = &mut self.hosts[to];
         let now = host.clocks(self.t);
         let Some(pool) = &mut host.pool else { return };
-        let all = pool.hear(sender, say, now);
+        let mut all = match (self.flaw, say) {
+            (Flaw::OldAnswers, Say::Refused { of, last, .. }) => {
+                let (of, last, to, number) = (*of, *last, 0, 0);
+                let any = Say::Refused {
+                    of,
+                    last,
+                    to,
+                    number,
+                };
+                pool.hear(sender, &any, now)
+            }
+            _ => pool.hear(sender, say, now),
+        };
+        if let (Flaw::AnyWithdraws, Say::Withdrawn(_)) = (self.flaw, say) {
+            for node in [1, 2] {
+                all.extend(pool.hear(node, say, now));
+            }
+        }
         self.carry_out(to, all);
     }
 
@@ -409,20 +438,64 @@ impl World {
         }
     }
 
+    /// What the second is told, who gives orders and gives them up as well.
+    fn judge_the_second(&mut self) {
+        let target = self.hosts[TARGET].node;
+        let (orders, gives_up) = (self.random.one_in(30), self.random.one_in(self.patience));
+        let second = &mut self.hosts[1];
+        let now = second.clocks(self.t);
+        let Some(pool) = second.pool.as_mut() else {
+            self.given[1] = None;
+            return;
+        };
+        let Some(given) = self.given[1] else {
+            if orders && self.t >= 10 * TICK_NS && pool.order(target, now).is_ok() {
+                self.given[1] = Some(self.t);
+                self.tell("host 3 is to be fenced, says the second");
+            }
+            return;
+        };
+        match pool.judge(target, now) {
+            Some(Verdict::Wait(..)) if gives_up => {
+                pool.withdraw(target);
+                self.given[1] = None;
+                self.tell("the second gives its order up");
+            }
+            Some(Verdict::Wait(..)) => {}
+            Some(Verdict::Down(how)) => {
+                self.tell(&format!("the second is told {how:?}"));
+                self.broken |= self.is_there_since(given, 1);
+                self.given[1] = None;
+            }
+            Some(Verdict::Failed(_)) | None => self.given[1] = None,
+        }
+    }
+
+    /// The target lives, since before host `n` gave its order, and may have guests. What it is given later, by the other alone that has
+    /// lost sight of `n`, it is given only once `n` is fenced.
+    fn is_there_since(&self, given: u64, n: usize) -> bool {
+        let target = &self.hosts[TARGET];
+        let by_both = target.had_quorum.iter().flatten();
+        let had = target.had_quorum[n].is_some() || by_both.into_iter().any(|at| *at <= given);
+        target.alive && target.booted <= given && had
+    }
+
     fn judge(&mut self) -> Option<End> {
         let target = self.hosts[TARGET].node;
         let asker = &mut self.hosts[0];
         let now = asker.clocks(self.t);
         let pool = asker.pool.as_mut()?;
-        if self.given.is_none() {
+        if self.given[0].is_none() {
             if self.t < 10 * TICK_NS || !self.random.one_in(15) {
                 return None;
             }
             pool.order(target, now).ok()?;
-            self.given = Some(self.t);
+            self.given[0] = Some(self.t);
             self.tell("host 3 is to be fenced");
             return None;
         }
+        let is_last = self.t + TICK_NS >= TICKS * TICK_NS;
+        let gives_up = !is_last && self.random.one_in(self.patience);
         let verdict = pool.judge(target, now)?;
         Some(match verdict {
             Verdict::Down(How::Withheld) => End::Withheld,
@@ -430,9 +503,14 @@ impl World {
             Verdict::Down(How::Rebooted) => End::Rebooted,
             Verdict::Failed(Failed::StillThere) => End::StillThere,
             Verdict::Failed(Failed::OtherBoot) => End::OtherBoot,
+            Verdict::Wait(..) if gives_up => {
+                pool.withdraw(target);
+                self.given[0] = None;
+                self.tell("the order is given up");
+                return None;
+            }
             Verdict::Wait(wait, _) => {
-                let at_last = self.t + TICK_NS >= TICKS * TICK_NS;
-                return at_last.then_some(match wait {
+                return is_last.then_some(match wait {
                     Wait::Promise => End::NoPromise,
                     _ => End::Unknown,
                 });
@@ -457,19 +535,17 @@ fn play(seed: u64, flaw: Flaw, tells: bool) -> (End, bool) {
         world.deliver();
         (0..HOSTS).for_each(|n| world.pool(n));
         world.hardware();
+        let given = world.given[0];
+        world.judge_the_second();
         if let Some(end) = world.judge() {
             world.tell(&format!("{end:?}"));
-            let target = &world.hosts[TARGET];
-            let before = world.given.is_some_and(|given| target.booted <= given);
+            let lives = given.is_some_and(|given| world.is_there_since(given, 0));
             let says_down = matches!(end, End::Withheld | End::Silent | End::Rebooted);
-            return (
-                end,
-                says_down && target.alive && before && target.had_quorum,
-            );
+            return (end, (says_down && lives) || world.broken);
         }
         world.t += TICK_NS;
     }
-    (End::Never, false)
+    (End::Never, world.broken)
 }
 
 fn all(seeds: std::ops::Range<u64>, flaw: Flaw) -> (BTreeMap<End, u64>, Option<u64>) {
@@ -536,6 +612,8 @@ fn each_rule_is_needed_without_it_a_host_that_runs_is_told_to_be_down() {
         Flaw::Forgetful,
         Flaw::HastyRelease,
         Flaw::Unfenced,
+        Flaw::OldAnswers,
+        Flaw::AnyWithdraws,
     ];
     for flaw in flaws {
         let noticed = (0..100 * FEW).find(|seed| play(*seed, flaw, false).1);

@@ -46,6 +46,7 @@ fn beat(n: u8, sent_s: u64, up_s: u64, echoes: &[(Node, u8, u64)]) -> Beat {
     };
     Beat {
         name: "a host".to_owned(),
+        machine: None,
         boot: boot(n),
         sent: sent_s * NS_PER_S,
         up_ms: up_s * 1_000,
@@ -210,7 +211,7 @@ fn with_a_quorum_device_a_host_may_be_the_quorum_alone_as_of_its_last_beat_that_
 
 #[test]
 fn a_refused_host_is_not_echoed_until_it_boots_anew() {
-    let mut refusals = Refusals::new([]);
+    let mut refusals = Refusals::new([], []);
     refusals.hear(TARGET, &beat(7, 50, 50, &[]), 100_000);
     refusals.hear(2, &beat(2, 60, 60, &[]), 100_000);
     let nodes = |refusals: &Refusals| {
@@ -218,30 +219,30 @@ fn a_refused_host_is_not_echoed_until_it_boots_anew() {
         echoes.map(|echo| echo.of.node).collect::<Vec<_>>()
     };
     assert_eq!(nodes(&refusals), [2, TARGET]);
-    refusals.refuse(of(TARGET, 7), 101_000);
+    refusals.refuse(of(TARGET, 7), 101_000, 1);
     assert_eq!(nodes(&refusals), [2]);
     // The same boot, and one that may have begun before the order.
     assert!(!refusals.hear(TARGET, &beat(7, 59, 59, &[]), 109_000));
     assert!(!refusals.hear(TARGET, &beat(8, 8, 8, &[]), 110_000));
     assert_eq!(nodes(&refusals), [2]);
     // An order is said each second: its first time counts, or no boot would ever be younger.
-    refusals.refuse(of(TARGET, 7), 111_500);
+    refusals.refuse(of(TARGET, 7), 111_500, 1);
     // Kept over a restart of the program.
     let kept: Vec<_> = refusals.kept().collect();
-    let mut refusals = Refusals::new(kept);
+    let mut refusals = Refusals::new(kept, []);
     refusals.hear(TARGET, &beat(8, 9, 9, &[]), 111_000);
     assert!(nodes(&refusals).is_empty(), "nobody else was heard yet");
     assert!(refusals.hear(TARGET, &beat(9, 7, 7, &[]), 112_000));
     assert_eq!(nodes(&refusals), [TARGET]);
     // An order for that boot is another one.
-    refusals.refuse(of(TARGET, 9), 120_000);
+    refusals.refuse(of(TARGET, 9), 120_000, 1);
     assert!(nodes(&refusals).is_empty());
     assert!(!refusals.hear(TARGET, &beat(9, 20, 20, &[]), 125_000));
 }
 
 #[test]
 fn what_a_host_promised_before_it_came_back_unheard_is_not_known_any_more() {
-    let mut refusals = Refusals::new([]);
+    let mut refusals = Refusals::new([], []);
     refusals.hear(TARGET, &beat(7, 50, 50, &[]), 100_000);
     assert_eq!(refusals.last(TARGET), last(7, 50, Some(PROMISE_MS)));
     refusals.joined(TARGET);

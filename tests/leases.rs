@@ -1116,3 +1116,91 @@ fn what_a_monitor_has_granted_and_what_a_client_has_released_outlive_a_guard() {
     let renewals: Vec<u64> = page.leases().iter().map(|one| one.renewals).collect();
     assert_eq!(renewals, [2, 1]);
 }
+
+fn strict(called: &str) -> Lease {
+    Lease {
+        strict: true,
+        ..lease(called, false)
+    }
+}
+
+#[test]
+fn a_strict_lease_that_was_given_before_a_sleep_is_over_when_it_is_by_the_clocks_of_others() {
+    let place = Place::make("sleep");
+    let page = place.guard(&policy(&[strict("pool"), lease("other", false)]), 0);
+    let guard = Leases::new(page.words(), at(0));
+    let against = |slept_s: u64, s: u64| {
+        guard.slept(slept_s * NS_PER_S, at(s));
+        guard.strictly_against(at(s)).is_some()
+    };
+    page.renew(0, at(10));
+    page.renew(1, at(10));
+    // It may have slept before this guard was there.
+    assert!(!against(500, 1));
+    // Three seconds, with which the lease is not over; two seconds sooner than its own clock says it is.
+    assert!(!against(503, 2));
+    assert!(!against(503, 6));
+    assert!(against(503, 8));
+    // Given after it woke it lasts its timeout.
+    page.renew(0, at(13));
+    assert!(!against(503, 12));
+    assert!(against(503, 14));
+    // A minute: over at the first look, and held again once somebody says so who knows of it.
+    page.renew(0, at(25));
+    assert!(!against(503, 15));
+    assert!(against(563, 16));
+    page.renew(0, at(26));
+    assert!(!against(563, 17));
+    // One that is not strict is its client's own matter.
+    assert_eq!(guard.against(at(9)), None);
+}
+
+#[test]
+fn a_guard_without_leases_that_finds_no_room_leaves_no_page_that_it_does_not_go_by() {
+    let place = Place::make("full");
+    let none = policy(&[]);
+    let of_policy = |policy: &Policy, s| Page::of_policy(&place.page(), policy, at(s));
+    let page = place.guard(&policy(&[lease("a", false)]), 0);
+    page.renew(0, at(10));
+    // As on a full /run: the new page cannot be made.
+    fs::create_dir_all(place.page().with_extension("new").join("in the way")).expect("made");
+    assert!(of_policy(&policy(&[lease("a", false)]), 1).is_err());
+    assert!(place.page().exists());
+    assert!(of_policy(&none, 2).expect("may do without").is_none());
+    assert!(!place.page().exists(), "nobody is to believe in it");
+    // One that others count on.
+    fs::remove_dir_all(place.page().with_extension("new")).expect("removed");
+    let page = place.guard(&policy(&[strict("pool")]), 3);
+    page.renew(0, at(13));
+    fs::create_dir_all(place.page().with_extension("new").join("in the way")).expect("made");
+    let page = of_policy(&none, 4).expect("goes on").expect("by that page");
+    let guard = Leases::new(page.words(), at(4));
+    assert!(guard.is_promised() && guard.strictly_against(at(14)).is_some());
+    set_deadline(page.words(), 0, Deadline::Released);
+    assert!(of_policy(&none, 15).expect("may do without").is_none());
+}
+
+#[test]
+fn a_strict_lease_that_runs_stays_so_whatever_is_configured_until_it_is_given_back() {
+    let place = Place::make("kept");
+    let page = place.guard(&policy(&[lease("a", false), strict("pool")]), 0);
+    page.renew(1, at(10));
+    // Not strict any more, then not there at all.
+    let page = place.guard(&policy(&[lease("pool", false)]), 1);
+    assert!(page.leases()[0].strict);
+    let page = place.guard(&policy(&[lease("b", false)]), 2);
+    let names: Vec<String> = page
+        .leases()
+        .iter()
+        .map(|one| one.name.to_string())
+        .collect();
+    assert_eq!(names, ["b", "pool"]);
+    let guard = Leases::new(page.words(), at(2));
+    assert!(guard.strictly_against(at(9)).is_none());
+    assert!(guard.strictly_against(at(11)).is_some());
+    set_deadline(page.words(), 1, Deadline::Released);
+    assert_eq!(
+        place.guard(&policy(&[lease("b", false)]), 3).leases().len(),
+        1
+    );
+}

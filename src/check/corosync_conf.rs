@@ -74,6 +74,7 @@ impl Conf {
             two_node: self.is_set("quorum.two_node"),
             last_man_standing: self.is_set("quorum.last_man_standing"),
             auto_tie_breaker: self.is_set("quorum.auto_tie_breaker"),
+            allow_downscale: self.is_set("quorum.allow_downscale"),
             qdevice: self.has_device(),
             ..Votes::default()
         }

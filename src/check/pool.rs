@@ -21,7 +21,8 @@ use crate::fencing::stretched_ns;
 use crate::guard::leases::page::{Access, Page, State, View};
 use crate::guard::page::{self, Info, Reader};
 use crate::pool::config::{self as pool_conf, DEFAULT_PATH};
-use crate::pool::fencer::{Settings, unsuited_votes};
+use crate::pool::fencer::Settings;
+use crate::pool::quorum::{may_sleep, unsuited_votes};
 use crate::state::drill::{self, Drills, FenceBound};
 use crate::state::history::History;
 use crate::state::store::Store;
@@ -201,6 +202,14 @@ impl Host<'_> {
         }
         if promises {
             findings.extend(self.conf.into_iter().flat_map(of_quorum));
+            findings.extend(may_sleep(&self.system.root).map(|why| {
+                let text = format!("fence_without_quorum is not done: {why}");
+                Finding::wrong(
+                    AREA,
+                    text,
+                    "systemctl mask sleep.target, and restart xenwarden-pool",
+                )
+            }));
         }
         let timeout_ns = self.lease(findings);
         if let Some(timeout_ns) = timeout_ns.filter(|_| promises) {

@@ -6,12 +6,16 @@
 //! renews its lease again in that boot; a lease is given back only when enough others know; what is to be kept is
 //! kept before anybody is told of it.
 
+pub use super::say::{Do, Guard, Kept, LeaseTerms, Now, Ordered, Promised, Say, Terms};
+
+use super::machines::{Heard, Machines, Stranger};
 use super::order::{Confirmed, Order, Verdict};
+use super::pinned::Pinned;
 use super::proof::Proof;
-use super::refusals::{Last, Refusals};
+use super::refusals::Refusals;
 use super::{Beat, BootOf, Node, Votes};
+use crate::event::Uuid;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// From one beat to the next, ns.
@@ -20,106 +24,8 @@ pub const BEAT_NS: u64 = NS_PER_S;
 /// A node that leaves the ring is told to have left it within so long of its pool's leaving, ns.
 const RING_NS: u64 = 500 * NS_PER_MS;
 
-/// What members say to each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Say {
-    /// A sign of life.
-    Beat(Beat),
-    /// That boot of that host is to end.
-    Order(BootOf),
-    /// Its beats are not echoed any more; what is known of it.
-    Refused {
-        /// Whose.
-        of: Node,
-        /// The latest of them.
-        last: Option<Last>,
-    },
-    /// This host withholds.
-    Confirmed(Confirmed),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Do {
-    /// Say this to all.
-    Say(Say),
-    /// Keep [`Member::kept`] for the rest of this boot, unless it is. What follows is done only if that worked.
-    Keep,
-    /// Renew the lease until then.
-    Renew(Monotonic),
-    /// Have it lapse at once.
-    Trigger,
-    /// Give it back.
-    Release,
-}
-
-/// What outlives the program, within a boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// Hosts that are refused, and since when, ms of CLOCK_BOOTTIME.
-    pub refused: Vec<(BootOf, u64)>,
-    /// This host was told to withhold.
-    pub fenced: bool,
-    /// What it has promised.
-    #[serde(default)]
-    pub promised: Option<Promised>,
-}
-
-/// What a promise is made of. It is the same for the rest of a boot: others may know the one, and not what came after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promised {
-    /// The lease's timeout.
-    pub timeout_ns: u64,
-    /// The fence bound.
-    pub bound_ms: u64,
-}
-
-/// Now, by this host's clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// CLOCK_MONOTONIC.
-    pub at: Monotonic,
-    /// Since its boot, the time of suspension counted.
-    pub up_ms: u64,
-}
-
-/// What the guard's page says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Guard {
-    /// Within how long the host is down once it is not kicked; none: nothing promises that.
-    pub bound_ms: Option<u64>,
-    /// It does not kick, and decided so last at this time.
-    pub withholds: Option<Monotonic>,
-    /// The pool's lease; none: the guard does not go by one that is strict.
-    pub lease: Option<LeaseTerms>,
-}
-
-impl Guard {
-    /// The pool's lease is held now.
-    #[must_use]
-    pub fn holds(&self) -> bool {
-        self.lease.is_some_and(|lease| lease.held)
-    }
-}
-
-/// The pool's lease as the lease page has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseTerms {
-    /// For how long a renewal is good.
-    pub timeout_ns: u64,
-    /// It is held now.
-    pub held: bool,
-}
-
-/// What this host promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// To be down without quorum.
-    pub without_quorum: bool,
-    /// How old what corosync says of a quorum device may be, ms.
-    pub device_ms: u64,
-}
+/// That an order was given up is said with so many beats, and anew as the members change.
+const WITHDRAWN_BEATS: u32 = 60;
 
 /// How far it is to be stopped in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +43,7 @@ enum Stopping {
 #[derive(Debug)]
 pub struct Member {
     me: BootOf,
+    machine: Option<Uuid>,
     name: String,
     terms: Terms,
     may_promise: bool,
@@ -144,6 +51,10 @@ pub struct Member {
     proof: Proof,
     refusals: Refusals,
     orders: BTreeMap<Node, Order>,
+    /// Orders that were given up, and with how many beats more that is said.
+    withdrawn: BTreeMap<Node, (BootOf, u32)>,
+    machines: Machines,
+    pinned: Pinned,
     /// Names of hosts that were heard.
     names: BTreeMap<Node, String>,
     /// Boots that are certainly over, with nothing heard of their hosts since.
@@ -167,14 +78,22 @@ impl Member {
     pub fn new(me: BootOf, name: &str, terms: Terms, kept: &Kept) -> Self {
         Self {
             me,
+            machine: None,
             name: name.to_owned(),
             terms,
             may_promise: true,
             has_device: true,
             proof: Proof::new(me.node, me.boot),
-            refusals: Refusals::new(kept.refused.iter().copied()),
+            refusals: Refusals::new(kept.refused.clone(), kept.refused_by.clone()),
             orders: BTreeMap::new(),
-            names: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
+            machines: Machines::new(&kept.machines),
+            pinned: kept.counted.clone(),
+            names: kept
+                .machines
+                .iter()
+                .map(|one| (one.of.node, one.name.clone()))
+                .collect(),
             down: BTreeSet::new(),
             votes: Votes::default(),
             members: BTreeSet::new(),
@@ -188,11 +107,21 @@ impl Member {
         }
     }
 
+    /// On this machine, by the pool's id of it.
+    #[must_use]
+    pub fn of_machine(mut self, machine: Uuid) -> Self {
+        self.machine = Some(machine);
+        self
+    }
+
     /// What is to be kept.
     #[must_use]
     pub fn kept(&self) -> Kept {
         Kept {
             refused: self.refusals.kept().collect(),
+            refused_by: self.refusals.kept_by().collect(),
+            machines: self.machines.kept(),
+            counted: self.pinned.clone(),
             fenced: self.fenced,
             promised: self.promised,
         }
@@ -213,6 +142,11 @@ impl Member {
                 order.left(*node, &self.votes, now.at);
             }
             self.left.insert(*node, now.at);
+        }
+        if self.members != members {
+            for (_, beats) in self.withdrawn.values_mut() {
+                *beats = WITHDRAWN_BEATS;
+            }
         }
         self.members = members;
     }
@@ -244,16 +178,37 @@ impl Member {
     pub fn hear(&mut self, from: Node, say: &Say, now: Now) -> Vec<Do> {
         match say {
             Say::Beat(beat) => return self.beat_of(from, beat, now),
-            Say::Order(boot) if *boot == self.me => return self.withhold(),
+            Say::Order(order) if order.boot == self.me => return self.withhold(),
             // It is over, and that it is will be seen by this one's beats.
-            Say::Order(boot) if boot.node == self.me.node => {}
-            Say::Order(boot) => {
-                self.refusals.refuse(*boot, now.up_ms);
-                let (of, last) = (boot.node, self.refusals.last(boot.node));
-                return vec![Do::Keep, Do::Say(Say::Refused { of, last })];
+            Say::Order(order) if order.boot.node == self.me.node => {}
+            Say::Order(order) => {
+                self.refusals.refuse(order.boot, now.up_ms, from);
+                let of = order.boot.node;
+                let refused = Say::Refused {
+                    of,
+                    last: self.refusals.last(of),
+                    to: from,
+                    number: order.number,
+                };
+                return vec![Do::Keep, Do::Say(refused)];
             }
-            Say::Refused { of, last } => {
-                if let Some(order) = self.orders.get_mut(of) {
+            Say::Withdrawn(boot) => {
+                if self.refusals.withdraw(*boot, from) {
+                    return vec![Do::Keep];
+                }
+            }
+            Say::Refused {
+                of,
+                last,
+                to,
+                number,
+            } => {
+                let is_answer = |order: &&mut Order| {
+                    // One that names none is of an older member, which takes no refusal back.
+                    *to == 0 || (*to, *number) == (self.me.node, order.number())
+                };
+                let order = self.orders.get_mut(of).filter(is_answer);
+                if let Some(order) = order.filter(|_| !self.machines.is_stranger(from)) {
                     order.refuses(from, *last, &self.votes, now.at);
                 }
             }
@@ -267,6 +222,19 @@ impl Member {
     }
 
     fn beat_of(&mut self, from: Node, beat: &Beat, now: Now) -> Vec<Do> {
+        let heard = match from == self.me.node {
+            true => Heard::Known,
+            false => self.machines.hear(from, beat),
+        };
+        if heard == Heard::Stranger {
+            // Nor is what the one before it promised known to hold any more.
+            self.refusals.joined(from);
+            return Vec::new();
+        }
+        let members = &self.members;
+        for node in self.machines.moved(from, |node| members.contains(&node)) {
+            self.names.remove(&node);
+        }
         self.proof.hear(from, beat);
         if self.names.get(&from) != Some(&beat.name) {
             self.names.insert(from, beat.name.clone());
@@ -275,7 +243,8 @@ impl Member {
         if let Some(order) = self.orders.get_mut(&from) {
             order.hear(from, beat, now.at);
         }
-        match self.refusals.hear(from, beat, now.up_ms) {
+        let is_over = self.refusals.hear(from, beat, now.up_ms);
+        match is_over || heard == Heard::New {
             true => vec![Do::Keep],
             false => Vec::new(),
         }
@@ -358,6 +327,7 @@ impl Member {
         }
         let beat = Beat {
             name: self.name.clone(),
+            machine: self.machine,
             boot: self.me.boot,
             sent: now.at.0,
             up_ms: now.up_ms,
@@ -367,7 +337,15 @@ impl Member {
         self.proof.send(now.at);
         all.push(Do::Say(Say::Beat(beat)));
         let orders = self.orders.values().filter(|_| self.votes.quorate);
-        all.extend(orders.map(|order| Do::Say(Say::Order(order.target))));
+        all.extend(orders.map(|order| {
+            let (boot, number) = (order.target, order.number());
+            Do::Say(Say::Order(Ordered { boot, number }))
+        }));
+        for (boot, beats) in self.withdrawn.values_mut() {
+            *beats = beats.saturating_sub(1);
+            all.push(Do::Say(Say::Withdrawn(*boot)));
+        }
+        self.withdrawn.retain(|_, (_, beats)| *beats > 0);
         let withheld = guard.withholds.zip(guard.bound_ms);
         if let Some((at, bound_ms)) = withheld.filter(|_| self.fenced) {
             let by = self.me;
@@ -438,9 +416,15 @@ impl Member {
         if node == self.me.node {
             return Err("it is this host: another one must fence it");
         }
+        if self.machines.is_stranger(node) {
+            return Err(
+                "another machine speaks as its node, and nobody knows that the one before is down",
+            );
+        }
         let last = self.refusals.last(node);
         let last = last.ok_or("nothing of it was heard since this member or the host came to the ring, so nobody knows what it promised")?;
         self.orders.insert(node, Order::new(last.echo.of, now.at));
+        self.withdrawn.remove(&node);
         // At once.
         self.next_beat = Monotonic(0);
         Ok(())
@@ -454,6 +438,7 @@ impl Member {
             Verdict::Wait(..) => {}
             Verdict::Failed(_) => drop(self.orders.remove(&node)),
             Verdict::Down(how) => {
+                self.machines.over(order.target);
                 if how != super::order::How::Rebooted {
                     self.down.insert(order.target);
                 }
@@ -463,9 +448,13 @@ impl Member {
         Some(verdict)
     }
 
-    /// Nobody waits for that order any more.
+    /// Nobody waits for that order any more: the members are told, and refuse that boot no more by it. One that was decided is
+    /// none any more.
     pub fn withdraw(&mut self, node: Node) {
-        self.orders.remove(&node);
+        if let Some(order) = self.orders.remove(&node) {
+            self.withdrawn.insert(node, (order.target, WITHDRAWN_BEATS));
+            self.next_beat = Monotonic(0);
+        }
     }
 
     /// Whether a boot of that host is over for certain, and nothing was heard of it since.
@@ -488,7 +477,18 @@ impl Member {
     /// Whether a host is there: its pool is in the group, and was heard since it came.
     #[must_use]
     pub fn is_heard(&self, node: Node) -> bool {
-        self.members.contains(&node) && self.refusals.last(node).is_some()
+        let is_known = self.refusals.last(node).is_some() && !self.machines.is_stranger(node);
+        self.members.contains(&node) && is_known
+    }
+
+    /// Machines that speak as nodes that were others.
+    pub fn strangers(&self) -> impl Iterator<Item = (Node, &Stranger)> {
+        self.machines.strangers()
+    }
+
+    /// How votes were counted in this boot.
+    pub fn pinned(&mut self) -> &mut Pinned {
+        &mut self.pinned
     }
 
     /// What a host has promised, as far as is known.

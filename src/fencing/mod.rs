@@ -25,12 +25,22 @@
 //! A host that is heard needs no promise: it is told to withhold, which it never takes back in that boot, and when it
 //! has confirmed that, its fence bound is all there is to wait for. In both ways a beat of that boot that is
 //! heard after its time disproves the hardware's promise: the order has failed.
+//!
+//! Whoever gives an order up says so, and each member takes back the refusal that it made for that one alone: an order of
+//! another goes on. So that an answer to an order that was given up never passes for one to the next, each answer names the
+//! order that it is for.
+//!
+//! A node is a machine ([`machines`]). Another machine that speaks as that node is not heard at all, until the one before is
+//! known to be down: its boot says nothing of that, and its votes are not what that one's were.
 
 pub mod agent;
+pub mod machines;
 pub mod member;
 pub mod order;
+pub mod pinned;
 pub mod proof;
 pub mod refusals;
+pub mod say;
 pub mod told;
 
 use crate::event::Uuid;
@@ -58,6 +68,9 @@ pub struct BootOf {
 pub struct Beat {
     /// The host's name.
     pub name: String,
+    /// Its machine, by the pool's id of it; none: an older member does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Uuid>,
     /// Its boot.
     pub boot: Uuid,
     /// When it was sent, ns of its own CLOCK_MONOTONIC: rises within a boot, also where the program was started anew.

@@ -122,6 +122,12 @@ impl Order {
         }
     }
 
+    /// Names it among all that this member ever gives.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.given.0
+    }
+
     /// A member refuses the host from now on; `last` is what it knows of it. One that has not heard that boot itself
     /// cannot speak for it: it may have missed another.
     pub fn refuses(&mut self, node: Node, last: Option<Last>, votes: &Votes, now: Monotonic) {

@@ -9,7 +9,7 @@ use super::gate::Reason;
 use super::leases::Leases;
 use super::request::Request;
 use super::run::World;
-use crate::sys::clock::{Monotonic, sleep_until};
+use crate::sys::clock::{Monotonic, sleep_until, suspended_ns};
 use crate::sys::notify::Notifier;
 use crate::watchdog::Ends;
 use crate::watchdog::fence::reset;
@@ -90,7 +90,9 @@ impl World for Host {
     }
 
     fn leases(&self, now: Monotonic) -> Option<Reason> {
-        self.leases.as_ref()?.against(now)
+        let leases = self.leases.as_ref()?;
+        leases.slept(suspended_ns(), now);
+        leases.against(now)
     }
 
     fn strict_leases(&self, now: Monotonic) -> Option<Reason> {

@@ -340,11 +340,9 @@ fn deadlines(longest_ns: u64) -> Deadlines {
 /// The lease page. Where the policy has leases the guard does not start without it.
 fn leases(policy: &Policy) -> Result<Option<Leases<'static>>, Failure> {
     let (path, now) = (leases::page::PATH, Monotonic::now());
-    match Page::create(Path::new(path), &policy.leases, now) {
-        Ok(page) => Ok(Some(Leases::new(page.leak(), now))),
-        Err(_) if policy.leases.is_empty() => Ok(None),
-        Err(error) => Err(Failure::new(OSERR, format!("{path}: {error}"))),
-    }
+    let page = Page::of_policy(Path::new(path), &policy.leases, now);
+    let page = page.map_err(|error| Failure::new(OSERR, format!("{path}: {error}")))?;
+    Ok(page.map(|page| Leases::new(page.leak(), now)))
 }
 
 /// The guard page; where there is no room for one, one that nobody sees.

@@ -47,6 +47,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -179,9 +180,10 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     for what in first_events {
         shared.bus.publish(None, what);
     }
-    shared.note_present();
     let mux = policy.leases.mux.as_ref().map(|(path, _)| path.clone());
-    threads.producers(&shared, control, table, mux);
+    threads.leases(&shared, mux);
+    shared.note_present();
+    threads.producers(&shared, control, table);
     threads.signals(signals);
     say_ready();
     let panicked = threads.supervise(&shared);
@@ -248,6 +250,9 @@ fn say_ready() {
 struct Threads {
     /// Those that tell of events; they end at `stop`.
     producers: Vec<JoinHandle<()>>,
+    /// The one that serves leases, and what it waits for: first to begin and last to end, as a strict lease lapses while nobody
+    /// serves it.
+    leases: Option<(JoinHandle<()>, UnixStream)>,
     /// Those that take them; they end with the bus.
     sinks: Vec<JoinHandle<()>>,
     stop: (Sender<Infallible>, Stop),
@@ -265,6 +270,7 @@ impl Threads {
         let (ends, ended) = bounded(1);
         Self {
             producers: Vec::new(),
+            leases: None,
             sinks: Vec::new(),
             stop: bounded(0),
             woken: UnixStream::pair().ok(),
@@ -343,7 +349,6 @@ impl Threads {
         shared: &Arc<Shared>,
         control: UnixListener,
         table: Result<Table<'static>, String>,
-        mux: Option<PathBuf>,
     ) {
         let [looks, names, saves] = [(); 3].map(|()| Arc::clone(shared));
         self.spawn("guests", false, move || {
@@ -380,14 +385,14 @@ impl Threads {
                 server::run(&control, &context, &woken);
             });
         }
-        self.leases(shared, mux);
         self.watchers(shared);
     }
 
     /// Serves the leases of the guard, whichever they are.
     fn leases(&mut self, shared: &Arc<Shared>, mux: Option<PathBuf>) {
-        let woken = self.woken.as_ref();
-        let Some(woken) = woken.and_then(|(end, _)| end.try_clone().ok()) else {
+        let pair = UnixStream::pair();
+        let Ok((stop, woken)) = pair.inspect_err(|error| log::error!("leases: {error}")) else {
+            let _ = self.ends.try_send(Some("leases"));
             return;
         };
         let told = Arc::clone(shared);
@@ -395,6 +400,7 @@ impl Threads {
             let publish = |what| _ = told.bus.publish(None, what);
             leases::run(Path::new(leases::page::PATH), mux, &publish, &woken);
         });
+        self.leases = self.producers.pop().map(|thread| (thread, stop));
     }
 
     fn signals(&mut self, mut signals: Signals) {
@@ -450,7 +456,12 @@ impl Threads {
         wait(&self.producers, deadline - END / 2);
         shared.bus.close(deadline);
         wait(&self.sinks, deadline + LOOK_EVERY);
-        let threads = self.producers.iter().chain(&self.sinks);
+        let leases = self.leases.map(|(thread, stop)| {
+            drop(stop);
+            wait(slice::from_ref(&thread), Instant::now() + END / 4);
+            thread
+        });
+        let threads = self.producers.iter().chain(&self.sinks).chain(&leases);
         let stuck = threads.filter(|thread| !thread.is_finished());
         let names: Vec<&str> = stuck.filter_map(|thread| thread.thread().name()).collect();
         if !names.is_empty() {

@@ -5,6 +5,7 @@
 //! /run that outlives the program. Promises: its messages go before all others; what is to be kept is on that file before anything
 //! is said that goes by it. Never: a wait.
 
+use super::quorum::{self, may_sleep, unsuited};
 use super::record::{GuardFacts, HostFacts};
 use super::ring::Counted;
 use super::wire::Message;
@@ -18,7 +19,6 @@ use crate::fencing::{BootOf, Node, Votes};
 use crate::guard::leases::page::{Access, Page, State, socket_of};
 use crate::monitor::leases::socket::UNTIL;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, boottime_ns};
-use crate::sys::corosync;
 use crate::sys::notify::Notifier;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -32,8 +32,10 @@ const FACTS_NS: u64 = 10 * NS_PER_S;
 const NEWER_NS: u64 = 500 * NS_PER_MS;
 /// Messages that wait for room on the ring; there are four of each second for each order.
 const MOST_SAID: usize = 256;
-/// What a lease lasts longer than corosync takes to form a ring anew, at least, ms: beats and echoes that were late.
-const BEYOND_REGROUPING_MS: u64 = 5_000;
+/// On the ring for so long, ns, votes have been counted; they are each second.
+const UNCOUNTED_NS: u64 = 5 * NS_PER_S;
+/// Votes that are others for so long, ns, were changed; a node that comes or goes may be counted a moment late.
+const CHANGED_NS: u64 = 3 * NS_PER_S;
 /// Nodes whose votes are kept: more than corosync has.
 const MOST_NODES: usize = 256;
 
@@ -61,6 +63,13 @@ pub struct Fencer {
     notifier: Option<Notifier>,
     guard: Option<(GuardFacts, u64)>,
     ring: BTreeSet<Node>,
+    /// Since when it is on the ring and nobody has told how votes are counted.
+    uncounted: Option<Monotonic>,
+    /// Since when votes are counted otherwise than they were first.
+    changed: Option<Monotonic>,
+    /// Why this host may be suspended.
+    sleeps: Option<String>,
+    machine: Option<Uuid>,
     /// The lease's timeout; none: the guard goes by none that is strict.
     lease_ms: Option<u64>,
     say: VecDeque<Say>,
@@ -99,12 +108,23 @@ impl Fencer {
             notifier: None,
             guard: None,
             ring: BTreeSet::new(),
+            uncounted: None,
+            changed: None,
+            sleeps: may_sleep(Path::new("/")),
+            machine: None,
             lease_ms: None,
             say: VecDeque::new(),
             trouble: BTreeMap::new(),
             lapsed: None,
             waiting: BTreeMap::new(),
         })
+    }
+
+    /// On this machine, by the pool's id of it.
+    #[must_use]
+    pub fn of_machine(mut self, machine: Uuid) -> Self {
+        self.machine = Some(machine);
+        self
     }
 
     fn now() -> Now {
@@ -117,18 +137,23 @@ impl Fencer {
 
     /// On the ring, as this node.
     pub fn joined(&mut self, node: Node) {
+        self.uncounted = Some(Monotonic::now());
         if self.member.as_ref().is_none_or(|(me, _)| *me != node) {
             let me = BootOf {
                 node,
                 boot: self.boot,
             };
-            let member = Member::new(me, &self.name, self.settings.terms, &self.kept);
+            let mut member = Member::new(me, &self.name, self.settings.terms, &self.kept);
+            if let Some(machine) = self.machine {
+                member = member.of_machine(machine);
+            }
             self.member = Some((node, member));
         }
     }
 
     /// Off the ring: nothing is known of anybody.
     pub fn lost(&mut self) {
+        self.uncounted = None;
         self.ring.clear();
         self.say.clear();
         if let Some((_, member)) = &mut self.member {
@@ -156,38 +181,40 @@ impl Fencer {
 
     /// How quorum is counted.
     pub fn votes(&mut self, counted: &Counted, quorate: bool) {
+        self.uncounted = None;
         let lease_ms = self.lease_ms;
+        let now = Self::now();
         let Some((_, member)) = &mut self.member else {
             return;
         };
         let told = &counted.votes;
+        let votes = quorum::votes(member.pinned(), counted, &self.ring, quorate);
+        let changed = quorum::changed(member.pinned(), counted);
+        let lasts = |since: &Monotonic| now.at.since_ns(*since) >= CHANGED_NS;
+        self.changed = changed.is_some().then(|| self.changed.unwrap_or(now.at));
+        let changed = changed.filter(|_| self.changed.as_ref().is_some_and(lasts));
         let unsuited = unsuited(told, counted.regrouping_ms, lease_ms);
+        let unsuited = unsuited.or_else(|| self.sleeps.clone());
+        // What was promised is held, but where others may count otherwise by now: then it is taken back, once enough know.
         let refused = unsuited.filter(|_| member.promises_nothing_yet());
+        let refused = refused.or_else(|| changed.clone());
+        if changed.is_some() {
+            member.stop();
+        }
         member.promises(refused.is_none(), told.qdevice);
-        let on_ring = counted.of.iter();
-        let on_ring = on_ring.filter(|(node, _)| self.ring.contains(node));
-        let of: BTreeMap<Node, u32> = on_ring.map(|(node, votes)| (*node, *votes)).collect();
-        let nodes: u32 = of.values().fold(0, |sum, votes| sum.saturating_add(*votes));
-        // A node that has just come or gone must not pass for the device.
-        let are_all = of.len() == self.ring.len() && counted.of.len() == of.len();
-        let device = match told.qdevice_votes && are_all {
-            true => told.total_votes.saturating_sub(nodes),
-            false => 0,
-        };
-        // Whatever corosync calls quorum, two partitions never have more than half of all votes.
-        let majority = (told.expected_votes / 2).saturating_add(1);
-        let votes = Votes {
-            quorate,
-            quorum: told.quorum.max(majority),
-            of,
-            device,
-        };
-        member.votes(votes, Self::now());
+        member.votes(votes, now);
         if self.settings.terms.without_quorum {
             let done = refused.map_or(Ok(()), |why| {
                 Err(format!("fence_without_quorum is not done: {why}"))
             });
             self.told("quorum", done);
+        }
+        if self
+            .member
+            .as_ref()
+            .is_some_and(|(_, member)| member.kept().counted != self.kept.counted)
+        {
+            self.carry_out(vec![Do::Keep]);
         }
     }
 
@@ -203,6 +230,20 @@ impl Fencer {
         };
         let all = member.hear(from, say, Self::now());
         self.carry_out(all);
+        self.tell_strangers();
+    }
+
+    fn tell_strangers(&mut self) {
+        let Some((_, member)) = &self.member else {
+            return;
+        };
+        let told = member.strangers().next().map(|(node, stranger)| {
+            let (name, before) = (&stranger.name, stranger.before);
+            format!(
+                "node {node}, {name}, is another machine than it was, and nobody knows that the one before is down: it is not heard; see to that, and set host_id = \"{before}\" in its pool.conf if it is to be in the other's place"
+            )
+        });
+        self.told("stranger", told.map_or(Ok(()), Err));
     }
 
     /// What is to be done by itself.
@@ -214,6 +255,11 @@ impl Fencer {
                 "fence_without_quorum is not done: the guard goes by no strict [[lease]] {lease} (xenwarden.conf)"
             );
             self.told("terms", Err(why));
+        }
+        let is_late = |since: Monotonic| Monotonic(now).since_ns(since) >= UNCOUNTED_NS;
+        if self.settings.terms.without_quorum && self.uncounted.is_some_and(is_late) {
+            let why = "fence_without_quorum is not done: corosync does not tell how votes are counted: corosync.conf needs provider: corosync_votequorum in quorum";
+            self.told("quorum", Err(why.to_owned()));
         }
         let Some((_, member)) = &mut self.member else {
             return;
@@ -459,7 +505,10 @@ impl Fencer {
         let Some((_, member)) = &self.member else {
             return Err(off_the_ring());
         };
-        let mut found = member.names().filter(|(_, name)| *name == host);
+        let all = || member.names().filter(|(_, name)| *name == host);
+        // Who was fenced, and is not heard since, leaves its name to who is.
+        let one_is_down = all().any(|(node, _)| member.is_down(node)) && all().count() > 1;
+        let mut found = all().filter(|(node, _)| !one_is_down || !member.is_down(*node));
         match (found.next(), found.next()) {
             (Some((node, _)), None) => Ok(node),
             (Some(_), Some(_)) => Err(Refusal::new(format!(
@@ -469,43 +518,6 @@ impl Fencer {
                 "{host}: no host of this name was heard since this member started"
             ))),
         }
-    }
-}
-
-/// Why a host must not promise to be down without quorum: another partition may have quorum at the same time, or this
-/// host would go down though it has.
-fn unsuited(
-    votes: &corosync::Votes,
-    regrouping_ms: Option<u64>,
-    lease_ms: Option<u64>,
-) -> Option<String> {
-    if let Some(why) = unsuited_votes(votes) {
-        return Some(why.to_owned());
-    }
-    let Some(ms) = regrouping_ms else {
-        return Some("corosync does not tell its token and consensus".to_owned());
-    };
-    let needs_ms = ms.saturating_add(BEYOND_REGROUPING_MS);
-    let short = lease_ms.filter(|has_ms| *has_ms < needs_ms)?;
-    Some(format!(
-        "the lease's timeout of {short} ms is too short: corosync may deliver nothing for its token and consensus while a host dies, and all others would go down with it: {} s at least (timeout_s in xenwarden.conf), or a shorter token",
-        needs_ms.div_ceil(1_000)
-    ))
-}
-
-/// The same as far as votes go.
-pub(crate) fn unsuited_votes(votes: &corosync::Votes) -> Option<&'static str> {
-    match () {
-        () if votes.two_node && !votes.qdevice => Some(
-            "corosync.conf has two_node and no quorum device, so each of two hosts is a quorum alone: add a device (corosync-qdevice) or a third node",
-        ),
-        () if votes.auto_tie_breaker => Some(
-            "corosync.conf has auto_tie_breaker, with which half of the votes is a quorum: use a quorum device",
-        ),
-        () if votes.last_man_standing => Some(
-            "corosync.conf has last_man_standing, which counts hosts out that are only cut off",
-        ),
-        () => None,
     }
 }
 

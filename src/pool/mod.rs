@@ -60,6 +60,7 @@ pub mod monitor;
 pub mod node;
 pub mod promises;
 pub mod protocol;
+pub mod quorum;
 pub mod reach;
 pub mod record;
 pub mod ring;

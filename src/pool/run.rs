@@ -211,7 +211,8 @@ impl Program {
             .parse()
             .map_err(|error: uuid::Error| refused("/proc/sys/kernel/random/boot_id")(&error))?;
         let fencer = Fencer::new(boot, &identity.name, policy.fencing.clone())
-            .map_err(|why| Failure::new(OSERR, why))?;
+            .map_err(|why| Failure::new(OSERR, why))?
+            .of_machine(own);
         let node = Node::new(identity, loaded.store, rules, loaded.cut);
         let thread = |error: std::io::Error| refused("cannot start a thread")(&error);
         let monitor = Monitor::start(

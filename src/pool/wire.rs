@@ -250,6 +250,7 @@ fn chunk(body: &[u8]) -> Result<Chunk, Garbage> {
 mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
+    use crate::fencing::member::Ordered;
     use crate::fencing::{Beat, BootOf};
     use crate::pool::record::{HostFacts, Record, VERSION, What};
 
@@ -292,9 +293,12 @@ mod tests {
                 head,
                 bytes: vec![b'x'; 9],
             }),
-            Message::Fencing(Say::Order(BootOf {
-                node: 7,
-                boot: host,
+            Message::Fencing(Say::Order(Ordered {
+                boot: BootOf {
+                    node: 7,
+                    boot: host,
+                },
+                number: 8,
             })),
         ]
     }

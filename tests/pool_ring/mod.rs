@@ -33,6 +33,10 @@ pub struct Host {
     pub holder: Child,
     pub corosync: Option<Child>,
     pub pool: Option<Child>,
+    /// Others that run there.
+    pub others: Vec<Child>,
+    /// Of what is started.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// The pool. The network's names have the test process's number, so that two runs do not meet.
@@ -40,10 +44,19 @@ pub struct Pool {
     pub bridge: String,
     pub hosts: Vec<Host>,
     pub token_ms: u32,
+    /// How many of the hosts are nodes of the ring: the first.
+    pub nodes: usize,
+    /// More lines of corosync's section `quorum`.
+    pub quorum: String,
 }
 
 impl Pool {
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, 3, "")
+    }
+
+    /// Three hosts, of which so many are nodes.
+    pub fn start_with(name: &str, nodes: usize, quorum: &str) -> Self {
         let id = std::process::id() % 10_000;
         // A link of a test before may take a moment to go.
         static POOLS: AtomicU32 = AtomicU32::new(0);
@@ -60,6 +73,8 @@ impl Pool {
             bridge,
             hosts: Vec::new(),
             token_ms: 1_500,
+            nodes,
+            quorum: quorum.to_owned(),
         };
         let directory = directory(name);
         // Where hooks write.
@@ -81,7 +96,8 @@ impl Pool {
             let holder = Command::new("unshare")
                 .args(["-n", "-m", "-u", "--propagation", "private", "sh", "-ec"])
                 .arg("echo \"$1\" > /proc/sys/kernel/hostname; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
-                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; exec sleep 3600")
+                      mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; \
+                      [ ! -e /sys/power/state ] || mount --bind /dev/null /sys/power/state; exec sleep 3600")
                 .args(["sh", &format!("host{number}")])
                 .spawn()
                 .expect("unshare");
@@ -92,6 +108,8 @@ impl Pool {
                 holder,
                 corosync: None,
                 pool: None,
+                others: Vec::new(),
+                environment: Vec::new(),
             };
             fs::write(host.directory.join("corosync.conf"), pool.corosync_conf()).expect("written");
             let conf = host.pool_conf();
@@ -107,11 +125,11 @@ impl Pool {
 
     pub fn corosync_conf(&self) -> String {
         let node = |n| format!(" node {{\n  ring0_addr: 10.77.0.{n}\n  nodeid: {n}\n }}\n");
-        let nodes: String = (1..=3).map(node).collect();
-        let token = self.token_ms;
+        let nodes: String = (1..=self.nodes).map(node).collect();
+        let (token, quorum) = (self.token_ms, &self.quorum);
         format!(
             "totem {{\n version: 2\n cluster_name: t\n transport: udpu\n token: {token}\n crypto_cipher: none\n crypto_hash: none\n}}\n\
-             quorum {{\n provider: corosync_votequorum\n}}\n\
+             quorum {{\n provider: corosync_votequorum\n{quorum}}}\n\
              uidgid {{\n uid: {NOBODY}\n gid: {NOBODY}\n}}\n\
              logging {{\n to_stderr: yes\n to_syslog: no\n}}\nnodelist {{\n{nodes}}}\n"
         )
@@ -119,11 +137,9 @@ impl Pool {
 
     /// All three are members, everywhere.
     pub fn wait_until_whole(&self) {
-        wait_for("three members on each host", || {
-            self.hosts
-                .iter()
-                .all(|host| host.members() == 3)
-                .then_some(())
+        wait_for("all members on each host", || {
+            let mut nodes = self.hosts.iter().take(self.nodes);
+            nodes.all(|host| host.members() == self.nodes).then_some(())
         });
     }
 
@@ -145,6 +161,10 @@ impl Drop for Pool {
         for host in &mut self.hosts {
             host.kill_pool();
             host.kill_corosync();
+            for mut other in host.others.drain(..) {
+                let _ = other.kill();
+                let _ = other.wait();
+            }
             let _ = host.holder.kill();
             let _ = host.holder.wait();
         }
@@ -218,6 +238,7 @@ impl Host {
             .inside("corosync")
             .args(["-f", "-c"])
             .arg(conf)
+            .envs(self.environment.clone())
             .stderr(self.log("corosync.log"))
             .stdout(self.log("corosync.log"))
             .spawn();
@@ -232,6 +253,7 @@ impl Host {
             .arg(env!("CARGO_BIN_EXE_xenwarden-pool"))
             .arg("--config")
             .arg(self.directory.join("pool.conf"))
+            .envs(self.environment.clone())
             .stderr(self.log("pool.log"))
             .spawn();
         self.pool = Some(child.expect("xenwarden-pool"));
@@ -250,6 +272,11 @@ impl Host {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// What it said.
+    pub fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
     }
 
     pub fn socket(&self) -> PathBuf {

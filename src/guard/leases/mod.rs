@@ -14,7 +14,8 @@
 //! | has lapsed | its deadline passed, and the monitor looked after that: nobody renewed it | withholds |
 //! | is not known | its deadline passed, and the monitor has not looked since | kicks, for a while |
 //!
-//! A lease that is `strict` has no last row: what passes is over, whoever is away.
+//! A lease that is `strict` has no last row: what passes is over, whoever is away. And others count its time while this host is
+//! suspended, as their clocks go on: what was said before a sleep is over as soon as that time, with the sleep in it, has passed.
 //! Nothing latches: a lease that is renewed late is held again.
 //!
 //! The last row is what keeps the monitor no condition of the host's life: killed, upgraded and started
@@ -26,9 +27,10 @@ pub mod page;
 use super::gate::Reason;
 use super::work::Unknown;
 use crate::config::leases::LeaseName;
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::word::Word;
 use page::{Deadline, SLOT, SLOTS_AT, UNSERVED, WORDS_OF_A_SLOT};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The guard's end of the lease page.
@@ -37,13 +39,61 @@ pub struct Leases<'a, W: Word = AtomicU64> {
     words: &'a [W],
     /// When this guard began.
     since: Monotonic,
+    slept: Cell<Slept>,
 }
+
+/// The latest sleep.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slept {
+    /// For how long the host had been suspended, in all, as of the latest look; none: nobody has looked.
+    all_ns: Option<u64>,
+    /// For how long the latest time, and when that was seen.
+    latest: Option<(u64, Monotonic)>,
+}
+
+/// No sleep is so short, and two clocks are read within less, ns.
+const SLEEP_NS: u64 = 100 * NS_PER_MS;
 
 impl<'a, W: Word> Leases<'a, W> {
     /// Over the page's words, from `since` on.
     #[must_use]
     pub fn new(words: &'a [W], since: Monotonic) -> Self {
-        Self { words, since }
+        Self {
+            words,
+            since,
+            slept: Cell::default(),
+        }
+    }
+
+    /// For how long the host has been suspended since its kernel started, as of `now`: to be told before each look.
+    pub fn slept(&self, all_ns: u64, now: Monotonic) {
+        let before = self.slept.get();
+        let more_ns = all_ns.saturating_sub(before.all_ns.unwrap_or(all_ns));
+        if before.all_ns.is_some() && more_ns < SLEEP_NS {
+            return;
+        }
+        let latest = match more_ns {
+            0..SLEEP_NS => before.latest,
+            _ => Some((more_ns, now)),
+        };
+        let all_ns = Some(all_ns);
+        self.slept.set(Slept { all_ns, latest });
+    }
+
+    /// What a strict lease's deadline is overdue by the clocks of others. One that was given before a sleep, by
+    /// its timeout, has been running while this host's clock stood still.
+    fn overdue_ns(&self, words: &[W], deadline: Monotonic, now: Monotonic) -> u64 {
+        let Some((slept_ns, woke)) = self.slept.get().latest else {
+            return now.since_ns(deadline);
+        };
+        let timeout_ns = words
+            .get(SLOT.timeout)
+            .map(|word| word.load(Ordering::Relaxed));
+        let given = deadline.0.saturating_sub(timeout_ns.unwrap_or(0));
+        match given < woke.0 {
+            true => now.plus_ns(slept_ns).since_ns(deadline),
+            false => now.since_ns(deadline),
+        }
     }
 
     /// Why leases are against a kick at `now`, if they are: the one that is overdue longest, or that
@@ -77,11 +127,14 @@ impl<'a, W: Word> Leases<'a, W> {
             let Some(Deadline::At(deadline)) = words.get(SLOT.deadline).map(Deadline::load) else {
                 continue;
             };
-            let overdue_ns = now.since_ns(deadline);
+            let is_strict = page::is_strict(words);
+            let overdue_ns = match is_strict {
+                true => self.overdue_ns(words, deadline, now),
+                false => now.since_ns(deadline),
+            };
             if overdue_ns == 0 {
                 continue;
             }
-            let is_strict = page::is_strict(words);
             if only_strict && !is_strict {
                 continue;
             }

@@ -48,7 +48,7 @@ const LEN: usize = 3 * PAGE;
 /// Where a slot's words are.
 pub(super) struct Slot {
     who: usize,
-    timeout: usize,
+    pub(super) timeout: usize,
     pub(super) deadline: usize,
     renewals: usize,
     connection: usize,
@@ -274,6 +274,30 @@ impl Page {
         Ok(page)
     }
 
+    /// The same where a page may be done without: none where it cannot be made and the policy has no leases. The page before it is
+    /// gone then, as nobody is to believe that a guard goes by it; but one that others count on is gone by all the same.
+    ///
+    /// # Errors
+    /// The errno of making it, or of removing the one before.
+    pub fn of_policy(path: &Path, policy: &Policy, now: Monotonic) -> io::Result<Option<Self>> {
+        let wrong = match Self::create(path, policy, now) {
+            Ok(page) => return Ok(Some(page)),
+            Err(wrong) => wrong,
+        };
+        if !policy.is_empty() {
+            return Err(wrong);
+        }
+        let before = Self::open(path, Access::Write).ok();
+        let is_counted_on = |view: &View| view.strict && view.is_running();
+        if let Some(page) = before.filter(|page| page.leases().iter().any(is_counted_on)) {
+            return Ok(Some(page));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(None),
+        }
+    }
+
     /// Maps the page at `path`. Does not block, whatever is there.
     ///
     /// # Errors
@@ -332,8 +356,10 @@ impl Page {
         };
         let named = policy.leases.iter().map(|lease| (lease.clone(), 0));
         let all = named.chain(policy.claimed().map(|lease| (lease, CLAIMED)));
+        let mut all: Vec<(Lease, u64)> = all.take(MOST).collect();
+        keep_promises(&mut all, &before);
         let mut count = 0;
-        for ((lease, flags), n) in all.zip(0..MOST) {
+        for ((lease, flags), n) in all.into_iter().zip(0..MOST) {
             let at = SLOTS_AT + n * WORDS_OF_A_SLOT;
             let [low, high] = lease.name.words();
             set(at, low);
@@ -412,6 +438,32 @@ pub enum Access {
     Read,
     /// It is read and written to.
     Write,
+}
+
+/// Others were told that this host goes down with the end of a strict lease. So one that runs is strict also for a guard whose
+/// configuration has it no more, or no longer as strict, until its client gives it back; it takes the place of another if there is no
+/// room.
+fn keep_promises(all: &mut Vec<(Lease, u64)>, before: &[View]) {
+    for old in before
+        .iter()
+        .filter(|old| old.strict && old.is_running() && !old.claimed)
+    {
+        let mut leases = all.iter_mut();
+        let same = leases.find(|(lease, _)| (lease.name, lease.uid) == (old.name, old.uid));
+        if let Some((lease, _)) = same {
+            lease.strict = true;
+            continue;
+        }
+        let lease = Lease {
+            name: old.name,
+            uid: old.uid,
+            timeout_ns: old.timeout_ns,
+            required: false,
+            strict: true,
+        };
+        all.truncate(MOST.saturating_sub(1));
+        all.push((lease, 0));
+    }
 }
 
 fn who(lease: &Lease) -> u64 {

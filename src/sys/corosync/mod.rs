@@ -209,6 +209,9 @@ pub struct Votes {
     pub last_man_standing: bool,
     /// `auto_tie_breaker`.
     pub auto_tie_breaker: bool,
+    /// `allow_downscale`.
+    #[serde(default)]
+    pub allow_downscale: bool,
     /// A quorum device is registered.
     pub qdevice: bool,
     /// It casts its vote.
@@ -427,6 +430,7 @@ fn counted(info: &VotequorumInfo) -> Votes {
         wait_for_all: has(4),
         last_man_standing: has(8),
         auto_tie_breaker: has(16),
+        allow_downscale: has(32),
         qdevice: has(64),
         qdevice_votes: has(256),
     }
