@@ -245,6 +245,8 @@ impl World {
         let node = host.node;
         host.ring = BTreeSet::from([node]);
         host.had_quorum = [None; 2];
+        // Nothing of a ring is delivered in the next one.
+        self.on_their_way.retain(|message| message.1 != n);
         // Its ring is another one, so that the others have noticed before it says anything.
         for other in (0..HOSTS).filter(|other| *other != n) {
             let ring = &self.hosts[other].ring;
