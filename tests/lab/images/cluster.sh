@@ -60,15 +60,15 @@ ring() {
 
 # Both disks are empty: they are said to be the same, on one host, once both are connected.
 disk() {
-    drbdadm create-md --force r0
-    drbdadm up r0
+    leave sh -c "{ drbdadm create-md --force r0; drbdadm up r0; } > $LOG 2>&1"
 }
 
+# By its path: busybox's shell would take busybox's own setpriv.
 warden() {
     for program in xenwardend xenwarden-monitor; do
         leave sh -c "$program > $LOG 2>&1"
     done
-    leave sh -c "until [ -e /run/xenwarden/events.sock ]; do sleep 0.2; done; while :; do setpriv --reuid xenwarden-pool --regid xenwarden-pool --groups xenwarden --no-new-privs xenwarden-pool > $LOG 2>&1; sleep 1; done"
+    leave sh -c "until [ -e /run/xenwarden/events.sock ]; do sleep 0.2; done; while :; do /usr/sbin/setpriv --reuid xenwarden-pool --regid xenwarden-pool --groups xenwarden --no-new-privs xenwarden-pool > $LOG 2>&1; sleep 1; done"
 }
 
 pacemaker() { leave pacemakerd -f; }

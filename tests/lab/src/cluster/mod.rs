@@ -23,6 +23,10 @@ use third::Third;
 
 /// How long a step of bringing it up may take, and what must come of a fault.
 const STEP: Duration = Duration::from_secs(300);
+/// How long a condition may take to come about.
+const CONDITION: Duration = Duration::from_secs(90);
+/// How long a command of bringing it up may take.
+const COMMAND: Duration = Duration::from_secs(30);
 /// Between two looks at a condition in dom0.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The guest's name.
@@ -31,7 +35,7 @@ const GUEST: &str = "web";
 /// All votes are there, the third one's included.
 const WHOLE: &str = "corosync-quorumtool -s | grep -q 'Total votes: *3' && corosync-qdevice-tool -s | grep -q 'State:.*Connected'";
 /// Both disks are up to date.
-const SAME: &str = "[ $(drbdadm dstate r0) = UpToDate/UpToDate ]";
+const SAME: &str = "drbdadm status r0 | grep -q '^ *disk:UpToDate' && drbdadm status r0 | grep -q peer-disk:UpToDate";
 /// This host has promised to be down without quorum.
 const PROMISED: &str = "xenwarden status | grep -q '^pool *held'";
 /// Both hosts can be fenced, as far as the pool knows.
@@ -59,32 +63,42 @@ impl Cluster {
 
     /// From power-on to a guest that counts.
     pub fn boot(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
-        let began = Instant::now();
-        let said = |what: &str| say(format!("  {:>4} s  {what}", began.elapsed().as_secs()));
+        let mut cluster = Self::switch_on(laboratory, parts)?;
+        cluster.bring_up()?;
+        Ok(cluster)
+    }
+
+    /// Both hosts, in which nothing of the cluster runs.
+    fn switch_on(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
         let third = Third::start(&parts.root, &laboratory.cluster_folder())?;
         let hosts = laboratory.members_booted(parts)?;
-        said("both hosts are up");
-        let mut cluster = Cluster {
+        Ok(Cluster {
             hosts,
             _third: third,
-        };
+        })
+    }
+
+    fn bring_up(&mut self) -> Result<()> {
+        let cluster = self;
+        let began = Instant::now();
+        let said = |what: &str| say(format!("  {:>4} s  {what}", began.elapsed().as_secs()));
         cluster.on_each(|host, name| host.dom0_ok(&format!("cluster up {name}"), PROMPT))?;
-        cluster.on_each(|host, _| host.dom0_ok("cluster ring", STEP))?;
+        cluster.on_each(|host, _| host.dom0_ok("cluster ring", COMMAND))?;
         cluster.wait_on_each("no third vote", WHOLE)?;
         said("corosync has all three votes");
-        cluster.on_each(|host, _| host.dom0_ok("cluster disk", STEP))?;
+        cluster.on_each(|host, _| host.dom0_ok("cluster disk", COMMAND))?;
         cluster.wait(
             0,
             "DRBD is not connected",
-            "[ $(drbdadm cstate r0) = Connected ]",
+            "drbdadm status r0 | grep -q Established",
         )?;
-        cluster.hosts[0].dom0_ok("drbdadm new-current-uuid --clear-bitmap r0", STEP)?;
+        cluster.hosts[0].dom0_ok("drbdadm new-current-uuid --clear-bitmap r0", COMMAND)?;
         cluster.wait_on_each("the disks differ", SAME)?;
-        cluster.on_each(|host, _| host.dom0_ok("cluster warden", STEP))?;
+        cluster.on_each(|host, _| host.dom0_ok("cluster warden", COMMAND))?;
         cluster.wait_on_each("the lease is not held", PROMISED)?;
         cluster.wait_on_each("no host can be fenced", FENCEABLE)?;
         said("the guards kick, and both hosts have promised");
-        cluster.on_each(|host, _| host.dom0_ok("cluster pacemaker", STEP))?;
+        cluster.on_each(|host, _| host.dom0_ok("cluster pacemaker", COMMAND))?;
         cluster.wait_on_each("Pacemaker is not up", ONLINE)?;
         said("Pacemaker is up");
         let configure = "cibadmin --replace --scope configuration --xml-file /etc/cluster/cib.xml";
@@ -93,7 +107,7 @@ impl Cluster {
         cluster.wait(0, "Pacemaker does not start the fencing", fencing)?;
         cluster.wait_guest()?;
         said("the guest counts");
-        Ok(cluster)
+        Ok(())
     }
 
     /// From its state; only what the state cannot have is waited for: the connections to the third vote.
@@ -169,9 +183,9 @@ impl Cluster {
 
     /// Waits until a shell command succeeds on a host.
     pub fn wait(&mut self, at: usize, otherwise: &str, command: &str) -> Result<String> {
-        let deadline = Instant::now() + STEP;
+        let deadline = Instant::now() + CONDITION;
         loop {
-            let outcome = self.hosts[at].machine.run(command, STEP)?;
+            let outcome = self.hosts[at].machine.run(command, CONDITION)?;
             if outcome.code == 0 {
                 return Ok(outcome.output);
             }
@@ -190,7 +204,16 @@ impl Cluster {
 pub fn console() -> Result<()> {
     let laboratory = Laboratory::provide_parts()?;
     let parts = laboratory.cluster_parts()?;
-    let mut cluster = Cluster::provide(&laboratory, &parts)?;
+    let mut cluster = match parts.is_saved() {
+        true => Cluster::restore(&laboratory, &parts)?,
+        false => {
+            let mut cluster = Cluster::switch_on(&laboratory, &parts)?;
+            // What is wrong is what one wants to look at.
+            let up = cluster.bring_up();
+            up.unwrap_or_else(|error| say(error.to_string()));
+            cluster
+        }
+    };
     say("alpha COMMAND, beta COMMAND, log alpha, log beta");
     for line in std::io::stdin().lock().lines() {
         let line = line.context(|| "cannot read commands")?;
