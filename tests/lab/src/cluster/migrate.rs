@@ -2,6 +2,7 @@
 //! The guest moves there and back, with a ping each 100 ms: its watch goes along.
 
 use super::{Cluster, GUEST, STEP};
+use crate::command::say;
 use crate::error::{Error, Result};
 use crate::host::PROMPT;
 use crate::laboratory::cluster::NAMES;
@@ -21,7 +22,9 @@ const WRONG: &str = "alarm\\.\\|expired\\|withh";
 pub fn run(cluster: &mut Cluster) -> Result<Value> {
     let mut moves = Vec::new();
     for _ in 0..2 * ROUNDS {
-        moves.push(moved(cluster)?);
+        let figures = moved(cluster)?;
+        say(figures.to_string());
+        moves.push(figures);
     }
     let mut said = Vec::new();
     for (host, name) in cluster.hosts.iter_mut().zip(NAMES) {
