@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 /// The last number that the guest said it had, in a host's log.
 pub fn acknowledged(lines: &[String]) -> Option<u64> {
-    let numbers = lines
+    let said = lines
         .iter()
         .filter_map(|line| line.split_once("guest: has "));
-    let numbers = numbers.filter_map(|(_, number)| number.trim().parse().ok());
-    numbers.last()
+    let mut numbers = said.filter_map(|(_, number)| number.trim().parse().ok());
+    numbers.next_back()
 }
 
 /// Looks at the disk; `acknowledged` was said by the boot before the last one. Returns how many numbers there are.
