@@ -82,6 +82,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "/etc/drbd.d/global_common.conf",
     ),
     ("drbd.d/r0.res", "/etc/drbd.d/r0.res"),
+    ("fence-peer", "/usr/sbin/fence-peer"),
     ("web.cfg", "/etc/xen/web.cfg"),
     ("cib.xml", "/etc/cluster/cib.xml"),
 ];
@@ -192,4 +193,30 @@ fn found(root: &Path, path: &str) -> Result<PathBuf> {
     places
         .find(|place| place.exists())
         .ok_or_else(|| Error::new(format!("the cluster's packages have no {path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EXAMPLES;
+    use crate::layout::Layout;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_file_of_the_example_is_installed() {
+        let folder = Layout::of_this_tree().project("doc/examples/cluster");
+        let mut there = BTreeSet::new();
+        for (below, prefix) in [("", ""), ("drbd.d", "drbd.d/")] {
+            for entry in std::fs::read_dir(folder.join(below)).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    there.insert(format!("{prefix}{}", entry.file_name().to_string_lossy()));
+                }
+            }
+        }
+        let installed: BTreeSet<String> = EXAMPLES
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        assert_eq!(there, installed);
+    }
 }
