@@ -15,7 +15,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo pool pool-size portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo 'make series             apply each series of Xen patches to its tree; XEN_GIT=FOLDER and XCPNG_GIT=FOLDER name clones'
 	@echo '                        of the repositories of Xen and of XCP-ng'"'"'s package of it, else only the one for Debian 12'
 	@echo 'make colo               heartbeats between two QEMUs in COLO: one is lost, or one direction between them (a minute)'
+	@echo 'make cluster            two nested Xen hosts with Pacemaker and DRBD: one dies, the guest runs on the other, moves, fences (an hour)'
 	@echo 'make pool               three corosyncs on this machine, partitioned and killed, with a xenwarden-pool each (minutes; root)'
 	@echo 'make pool-size          what a pool of 64 hosts and 10,000 guests costs'
 	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU as it is and with the patches for it, and run our tests of it and its own of'
@@ -124,13 +125,17 @@ pool: prerequisites
 	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing --test pool_links --test pool_situations -- --ignored --test-threads 1 --nocapture
 
 # What 64 hosts and 10,000 guests cost.
+cluster: lab
+	$(LAB) cluster all
+	$(LAB) cluster fence- 12
+
 pool-size: prerequisites
 	$(CARGO) test --release -p xenwarden --test pool_size -- --ignored --nocapture
 
 test: unit scenarios series colo
 
 ifeq ($(XEN)$(ARCH:amd64=),)
-test-all: unit simulation alerts lab series colo pool qemu-test
+test-all: unit simulation alerts lab series colo cluster pool qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored

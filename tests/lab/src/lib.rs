@@ -21,6 +21,7 @@
 //!
 //! Everything is measured in the emulated host's own time, which does not depend on how busy this machine is.
 
+pub mod cluster;
 pub mod command;
 pub mod cost;
 pub mod demo;

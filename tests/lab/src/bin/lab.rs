@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 use std::time::Duration;
+use xenwarden_lab::cluster;
 use xenwarden_lab::command::say;
 use xenwarden_lab::cost;
 use xenwarden_lab::demo;
@@ -26,6 +27,8 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
+       lab cluster NAME [RUNS]      the same for rows of a cluster of two hosts; all for all of them
+       lab cluster list | console   name them | run commands in both hosts' dom0
        lab dom0 COMMAND...          run commands in dom0 of a restored host
        lab debian COMMAND...        the same where that is a Debian with the package installed";
 
@@ -67,6 +70,14 @@ fn run(words: &[&str]) -> Result<()> {
         ["series"] => series::run(),
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
+        ["cluster", "list"] => {
+            cluster::list();
+            Ok(())
+        }
+        ["cluster", "console"] => cluster::console(),
+        ["cluster", "all"] => cluster::run("", 1),
+        ["cluster", name] => cluster::run(name, 1),
+        ["cluster", name, runs] => cluster::run(name, number(runs)?),
         ["dom0", commands @ ..] => dom0(Laboratory::provide()?.host()?, commands),
         ["debian", commands @ ..] => dom0(Laboratory::provide_parts()?.debian_guarded()?, commands),
         _ => Err(Error::new(USAGE)),

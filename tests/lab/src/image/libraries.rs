@@ -46,6 +46,23 @@ impl Libraries {
         }
     }
 
+    /// Those of other unpacked packages come before all.
+    #[must_use]
+    pub fn before(mut self, root: &Path) -> Self {
+        let folders = [&self.folder["/usr/".len()..], &self.folder[1..], "usr/lib"];
+        let folders = folders.map(|folder| root.join(folder));
+        self.search.splice(0..0, folders);
+        self
+    }
+
+    /// Adds a library that programs load at run time, and all that it needs.
+    pub fn add_by_name(&mut self, name: &str) -> Result<()> {
+        let source = self.find(name, Path::new("a program"))?;
+        let path = format!("{}/{name}", self.folder);
+        self.found.insert(path, source.clone());
+        self.add(&source)
+    }
+
     /// Adds all that `program` needs, and what that needs in turn.
     pub fn add(&mut self, program: &Path) -> Result<()> {
         let needs = needs_of(program)?;

@@ -4,6 +4,7 @@
 //! In: the unpacked packages, the programs that cargo built. Out: files named by the hash of their content, so that a
 //! changed program means a new image and an unchanged one costs nothing.
 
+mod cluster;
 mod debian;
 mod kernel;
 mod libraries;

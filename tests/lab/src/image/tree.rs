@@ -65,6 +65,26 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds a copy of a folder of this machine with all that is in it; links stay links.
+    pub fn copy_folder(&mut self, path: &str, source: &Path) -> Result<()> {
+        let what = || format!("cannot read {}", source.display());
+        self.directory(path);
+        for entry in std::fs::read_dir(source).context(what)? {
+            let entry = entry.context(what)?;
+            let (from, kind) = (entry.path(), entry.file_type().context(what)?);
+            let to = format!("{path}/{}", entry.file_name().to_string_lossy());
+            if kind.is_symlink() {
+                let target = std::fs::read_link(&from).context(what)?;
+                self.symlink(&to, &target.to_string_lossy());
+            } else if kind.is_dir() {
+                self.copy_folder(&to, &from)?;
+            } else {
+                self.copy(&to, &from)?;
+            }
+        }
+        Ok(())
+    }
+
     fn insert(&mut self, path: &str, mode: u32, content: Vec<u8>) {
         let path = path.trim_matches('/');
         if let Some((parent, _)) = path.rsplit_once('/') {

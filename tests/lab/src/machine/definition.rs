@@ -17,6 +17,8 @@ const ARM_PROCESSOR: &str = "cortex-a53";
 /// take less time than they measure. The processors take turns. With `thread=multi` (see [`TIME_OVERRIDE`]) they run in
 /// parallel, in this machine's time; that emulation now and then corrupts the memory of a program in dom0.
 const TIME: &str = "-accel tcg,thread=single -icount shift=3,sleep=off";
+/// The same for hosts that talk to each other: with `sleep=off` each would be somewhere else in time.
+const TIME_OF_MEMBERS: &str = "-accel tcg,thread=single -icount shift=3,sleep=on";
 /// Other options in place of [`TIME`], such as `-accel tcg,thread=multi`.
 const TIME_OVERRIDE: &str = "XENWARDEN_LAB_TIME";
 /// The hypervisor's command line.
@@ -72,7 +74,11 @@ pub(super) fn definition_with(shape: Shape, arch: Arch, more: &str) -> Vec<Strin
     let own = [
         "-smp", processors, "-cpu", &processor, "-append", &arguments,
     ];
-    let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| TIME.to_owned());
+    let usual = match shape {
+        Shape::Member => TIME_OF_MEMBERS,
+        _ => TIME,
+    };
+    let time = std::env::var(TIME_OVERRIDE).unwrap_or_else(|_| usual.to_owned());
     COMMON
         .split_whitespace()
         .chain(board.split_whitespace())

@@ -6,11 +6,17 @@
 
 use super::mailbox::Mailbox;
 use std::io::{BufRead, BufReader, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// All lines that came out of the port so far.
 #[derive(Clone, Default)]
-pub struct Log(Mailbox<String>);
+pub struct Log(Mailbox<Line>);
+
+#[derive(Clone)]
+struct Line {
+    came: Instant,
+    text: String,
+}
 
 impl Log {
     /// Reads `port` until its end, in a thread of its own.
@@ -21,7 +27,12 @@ impl Log {
             let lines = BufReader::new(port)
                 .split(b'\n')
                 .map_while(|line| line.ok());
-            lines.for_each(|line| mailbox.put(String::from_utf8_lossy(&line).into_owned()));
+            lines.for_each(|line| {
+                mailbox.put(Line {
+                    came: Instant::now(),
+                    text: String::from_utf8_lossy(&line).into_owned(),
+                })
+            });
             mailbox.close();
         });
         log
@@ -34,18 +45,31 @@ impl Log {
 
     /// The lines from the `first`-th on.
     pub fn lines_from(&self, first: usize) -> Vec<String> {
-        self.0
-            .with(|lines| lines[first.min(lines.len())..].to_vec())
+        self.0.with(|lines| {
+            lines[first.min(lines.len())..]
+                .iter()
+                .map(|line| line.text.clone())
+                .collect()
+        })
     }
 
     /// Waits until one of the lines from the `first`-th on contains `text`.
     pub fn wait_line(&self, first: usize, limit: Duration, text: &str) -> Option<String> {
+        let line = self.wait_for(first, limit, &[text]);
+        line.map(|(_, line)| line)
+    }
+
+    /// Waits until one of the lines from the `first`-th on contains all of `parts`; when that came, by this machine's clock, and the line.
+    pub fn wait_for(
+        &self,
+        first: usize,
+        limit: Duration,
+        parts: &[&str],
+    ) -> Option<(Instant, String)> {
         self.0.wait(limit, |lines| {
-            lines
-                .iter()
-                .skip(first)
-                .find(|line| line.contains(text))
-                .cloned()
+            let mut lines = lines.iter().skip(first);
+            let line = lines.find(|line| parts.iter().all(|part| line.text.contains(part)))?;
+            Some((line.came, line.text.clone()))
         })
     }
 }

@@ -125,6 +125,23 @@ impl Machine {
         Ok(self.qmp.wait_event("WATCHDOG", Duration::ZERO).is_some())
     }
 
+    /// Takes its power away: QEMU is killed, in the midst of whatever it does. Returns when it was gone for certain.
+    pub fn kill(&mut self) -> Instant {
+        end(&mut self.child);
+        Instant::now()
+    }
+
+    /// Plugs a network link in or out.
+    pub fn set_link(&mut self, name: &str, up: bool) -> Result<()> {
+        let link = json!({ "name": name, "up": up });
+        self.qmp.execute("set_link", link).map(drop)
+    }
+
+    /// Stops its time, until [`Machine::resume`].
+    pub fn stop(&mut self) -> Result<()> {
+        self.qmp.execute("stop", json!({})).map(drop)
+    }
+
     /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
     pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
         fresh_dir(folder)?;

@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long QEMU may take to answer a command; none of ours takes long.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -20,6 +20,8 @@ pub struct Event {
     pub name: String,
     /// What it says beyond its name.
     pub data: Value,
+    /// When it came, by this machine's clock.
+    pub came: Instant,
 }
 
 /// A connection to one QEMU.
@@ -102,6 +104,7 @@ fn event_of(message: &Value) -> Option<Event> {
     Some(Event {
         name,
         data: message.get("data").cloned().unwrap_or_default(),
+        came: Instant::now(),
     })
 }
 

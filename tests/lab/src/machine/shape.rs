@@ -26,11 +26,13 @@ pub enum Shape {
     Pvh,
     /// As [`Shape::Everywhere`], with HVM guests and their device models.
     Hvm,
+    /// As [`Shape::Everywhere`], one of several hosts, whose times all go with this machine's.
+    Member,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 10] = [
+    pub const ALL: [Shape; 11] = [
         Shape::Everywhere,
         Shape::Apart,
         Shape::Ib700,
@@ -41,6 +43,7 @@ impl Shape {
         Shape::Extended,
         Shape::Pvh,
         Shape::Hvm,
+        Shape::Member,
     ];
 
     /// What it is, for people.
@@ -56,6 +59,7 @@ impl Shape {
             Shape::Extended => "on two of four pCPUs, with more schedulers",
             Shape::Pvh => "on two of four pCPUs, as a PVH domain",
             Shape::Hvm => "on every pCPU, with device models",
+            Shape::Member => "on every pCPU, of a cluster",
         }
     }
 
@@ -76,7 +80,7 @@ impl Shape {
     /// Processors, and what the hypervisor is told of them.
     pub(super) fn processors(self) -> (&'static str, &'static str) {
         match self {
-            Shape::Everywhere | Shape::Stock | Shape::Hvm => ("2", ""),
+            Shape::Everywhere | Shape::Stock | Shape::Hvm | Shape::Member => ("2", ""),
             Shape::Pvh => (
                 "4",
                 " dom0=pvh iommu=verbose dom0_max_vcpus=2 dom0_vcpus_pin",
@@ -91,6 +95,7 @@ impl Shape {
             Shape::Stock | Shape::StockApart => "stock",
             Shape::Pvh => "pvh",
             Shape::Hvm => "hvm",
+            Shape::Member => "member",
             _ => self.board().1,
         }
     }
@@ -104,10 +109,10 @@ impl Shape {
         }
     }
 
-    /// dom0's memory: device models are large, and dom0's initramfs has them.
+    /// dom0's memory: device models and clusters are large, and dom0's initramfs has them.
     pub(super) fn dom0_memory(self) -> &'static str {
         match self {
-            Shape::Hvm => "768M",
+            Shape::Hvm | Shape::Member => "768M",
             _ => "512M",
         }
     }
@@ -120,6 +125,7 @@ impl Shape {
             | Shape::Stock
             | Shape::StockApart
             | Shape::Hvm
+            | Shape::Member
             | Shape::Extended => ("-machine pc -device i6300esb", "i6300esb"),
             Shape::Pvh => (
                 "-machine q35 -device amd-iommu -device i6300esb",
@@ -146,6 +152,7 @@ impl Shape {
             | Shape::StockApart
             | Shape::Extended
             | Shape::Hvm
+            | Shape::Member
             | Shape::Pvh => (2 * ((5 << 9) << 15) * 30 / 1_000_000, 6_000),
             Shape::Ib700 => (4_000, 5_000),
             Shape::Itco => (6_000, 7_200),

@@ -3,6 +3,7 @@
 
 mod apt;
 mod arch;
+pub mod cluster;
 pub mod deb;
 pub mod debian;
 mod host;

@@ -218,7 +218,7 @@ fn first_that_works(versions: &[String], attempt: impl Fn(&str) -> Result<()>) -
     Err(last)
 }
 
-fn unpack(debs: &Path, root: &Path) -> Result<()> {
+pub(super) fn unpack(debs: &Path, root: &Path) -> Result<()> {
     make_dir(root)?;
     for entry in fs::read_dir(debs).context(|| format!("cannot read {}", debs.display()))? {
         let deb = entry

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guest moves there and back, with a ping each 100 ms: its watch goes along.
+
+use super::{Cluster, GUEST, STEP};
+use crate::command::say;
+use crate::error::{Error, Result};
+use crate::host::PROMPT;
+use crate::laboratory::cluster::NAMES;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// How often it goes there and back.
+const ROUNDS: u32 = 10;
+/// From alpha, whether the guest is there or not.
+const PING: &str = "(ping -i 0.1 192.0.2.10 > /run/pings 2>&1 < /dev/null &)";
+/// Ends it and says how many were sent and answered.
+const PINGED: &str = "killall -INT ping; sleep 1; grep transmitted /run/pings; rm /run/pings";
+/// What must not come of it.
+const WRONG: &str = "alarm\\.\\|expired\\|withh";
+
+/// There and back, and so on.
+pub fn run(cluster: &mut Cluster) -> Result<Value> {
+    let mut moves = Vec::new();
+    for _ in 0..2 * ROUNDS {
+        let figures = moved(cluster)?;
+        say(figures.to_string());
+        moves.push(figures);
+    }
+    let mut said = Vec::new();
+    for (host, name) in cluster.hosts.iter_mut().zip(NAMES) {
+        let events = host.dom0(&format!("xenwarden events | grep '{WRONG}'"), PROMPT)?;
+        if events.code == 0 {
+            return Err(Error::new(format!("{name}: {}", events.output)));
+        }
+        let withheld = host.status()?;
+        if !withheld.decision.kick {
+            return Err(Error::new(format!("{name} withholds")));
+        }
+        said.push(host.dom0_ok("xenwarden guests --pool", PROMPT)?);
+    }
+    Ok(json!({ "moves": moves, "guests": said }))
+}
+
+/// Once, to the other host.
+fn moved(cluster: &mut Cluster) -> Result<Value> {
+    let from = cluster.guest_at()?;
+    let to = 1 - from;
+    cluster.hosts[0].dom0_ok(PING, PROMPT)?;
+    let began = Instant::now();
+    let first = cluster.hosts[to].machine.log.length();
+    let command = format!(
+        "crm_resource --move --resource {GUEST} --node {} && crm_resource --wait",
+        NAMES[to]
+    );
+    cluster.hosts[0].dom0_ok(&command, STEP)?;
+    let took_s = began.elapsed().as_secs_f64();
+    let count = cluster.hosts[to]
+        .machine
+        .log
+        .wait_for(first, STEP, &["guest: has "]);
+    if count.is_none() || cluster.guest_at()? != to {
+        return Err(Error::new(format!("the guest is not on {}", NAMES[to])));
+    }
+    let pings = cluster.hosts[0].dom0_ok(PINGED, PROMPT)?;
+    let boots = cluster.hosts[to].machine.log.lines_from(first);
+    if boots.iter().any(|line| line.contains("guest: boot ")) {
+        return Err(Error::new("the guest was started anew"));
+    }
+    cluster.hosts[0].dom0_ok(&format!("crm_resource --clear --resource {GUEST}"), PROMPT)?;
+    let numbers: Vec<u32> = pings
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let lost = match numbers[..] {
+        [sent, answered, ..] => sent.saturating_sub(answered),
+        _ => return Err(Error::new(format!("ping says: {pings}"))),
+    };
+    Ok(json!({ "to": NAMES[to], "took_s": took_s, "pings_lost": lost }))
+}
