@@ -366,6 +366,7 @@ fn who_leaves_refuses_no_more_and_who_knows_nothing_never_did() {
 fn a_host_is_off_until_something_is_heard_of_it() {
     for comes in [true, false] {
         let mut member = ordered();
+        member.ring(BTreeSet::from([1, 2]));
         let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
         let now = Now { at: sure, up_ms: 0 };
         assert_eq!(member.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
@@ -380,6 +381,23 @@ fn a_host_is_off_until_something_is_heard_of_it() {
         }
         assert!(!member.is_down(TARGET));
     }
+}
+
+#[test]
+fn a_boot_that_is_on_the_ring_and_not_heard_is_not_down_for_the_silence_of_the_one_before() {
+    let mut member = ordered();
+    member.ring(BTreeSet::from([1, 2]));
+    // It came up before the order, cut off; its pool is not started yet.
+    member.ring(BTreeSet::from([1, 2, 3]));
+    assert_eq!(waits(&mut member, 500), Wait::Boot);
+    // 495 s of it are more than the 490 since the order.
+    let beat = Beat {
+        up_ms: 495_000,
+        ..heard(TARGET, 2, 3)
+    };
+    member.hear(TARGET, &Say::Beat(beat), at(501));
+    let verdict = member.judge(TARGET, at(501));
+    assert_eq!(verdict, Some(Verdict::Failed(Failed::OtherBoot)));
 }
 
 #[test]
@@ -554,6 +572,7 @@ fn the_same_machine_may_boot_anew_or_be_upgraded_and_one_that_is_down_may_be_rep
     for node in [1, 2] {
         member.hear(node, &refused(last()), at(12));
     }
+    member.ring(BTreeSet::from([1, 2]));
     let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
     let now = Now { at: sure, up_ms: 0 };
     assert_eq!(member.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
@@ -619,6 +638,7 @@ fn who_gives_an_order_up_says_so_with_some_beats_and_an_answer_to_it_is_none_to_
     assert_eq!(waits(&mut member, 77), Wait::Answers);
     // One that was decided is not given up.
     let mut member = ordered();
+    member.ring(BTreeSet::from([1, 2]));
     let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
     member.judge(TARGET, Now { at: sure, up_ms: 0 });
     member.withdraw(TARGET);

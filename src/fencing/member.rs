@@ -9,7 +9,7 @@
 pub use super::say::{Do, Guard, Kept, LeaseTerms, Now, Ordered, Promised, Say, Terms};
 
 use super::machines::{Heard, Machines, Stranger};
-use super::order::{Confirmed, Order, Verdict};
+use super::order::{Confirmed, How, Order, Verdict, Wait};
 use super::pinned::Pinned;
 use super::proof::Proof;
 use super::refusals::Refusals;
@@ -193,7 +193,8 @@ impl Member {
                 return vec![Do::Keep, Do::Say(refused)];
             }
             Say::Withdrawn(boot) => {
-                if self.refusals.withdraw(*boot, from) {
+                // Not for another machine's order.
+                if !self.machines.is_stranger(from) && self.refusals.withdraw(*boot, from) {
                     return vec![Do::Keep];
                 }
             }
@@ -433,13 +434,18 @@ impl Member {
     /// How far the order for that host is; one that is decided is over.
     pub fn judge(&mut self, node: Node, now: Now) -> Option<Verdict> {
         let order = self.orders.get(&node)?;
-        let verdict = order.judge(&self.votes, now.at);
+        let verdict = match order.judge(&self.votes, now.at) {
+            Verdict::Down(How::Silent) if self.ring.contains(&node) => {
+                Verdict::Wait(Wait::Boot, None)
+            }
+            other => other,
+        };
         match verdict {
             Verdict::Wait(..) => {}
             Verdict::Failed(_) => drop(self.orders.remove(&node)),
             Verdict::Down(how) => {
                 self.machines.over(order.target);
-                if how != super::order::How::Rebooted {
+                if how != How::Rebooted {
                     self.down.insert(order.target);
                 }
                 self.orders.remove(&node);

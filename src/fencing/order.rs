@@ -64,6 +64,9 @@ pub enum Wait {
     Promise,
     /// The time at which it is down.
     Time,
+    /// The boot that was silent is over, and its corosync is on the ring: a boot that has not been heard, and may have begun before
+    /// the order.
+    Boot,
 }
 
 /// What is known.

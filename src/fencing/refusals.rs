@@ -52,10 +52,13 @@ impl Refusals {
         for (of, since) in kept {
             all.refuse(of, since, FOR_GOOD);
         }
-        for (of, node) in by {
-            if let Some(refused) = all.of(of) {
-                refused.by.remove(&FOR_GOOD);
-                refused.by.insert(node);
+        let by: BTreeSet<(BootOf, Node)> = by.into_iter().collect();
+        for (of, node) in &by {
+            if let Some(refused) = all.of(*of) {
+                refused.by.insert(*node);
+                if !by.contains(&(*of, FOR_GOOD)) {
+                    refused.by.remove(&FOR_GOOD);
+                }
             }
         }
         all

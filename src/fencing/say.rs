@@ -52,7 +52,7 @@ pub struct Ordered {
 pub enum Do {
     /// Say this to all.
     Say(Say),
-    /// Keep [`Member::kept`] for the rest of this boot, unless it is. What follows is done only if that worked.
+    /// Keep [`Kept`] for the rest of this boot, unless it is. What follows is done only if that worked.
     Keep,
     /// Renew the lease until then.
     Renew(Monotonic),

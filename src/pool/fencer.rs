@@ -67,6 +67,8 @@ pub struct Fencer {
     uncounted: Option<Monotonic>,
     /// Since when votes are counted otherwise than they were first.
     changed: Option<Monotonic>,
+    /// Why the promise was taken back.
+    taken_back: Option<String>,
     /// Why this host may be suspended.
     sleeps: Option<String>,
     machine: Option<Uuid>,
@@ -110,6 +112,7 @@ impl Fencer {
             ring: BTreeSet::new(),
             uncounted: None,
             changed: None,
+            taken_back: None,
             sleeps: may_sleep(Path::new("/")),
             machine: None,
             lease_ms: None,
@@ -197,10 +200,12 @@ impl Fencer {
         let unsuited = unsuited.or_else(|| self.sleeps.clone());
         // What was promised is held, but where others may count otherwise by now: then it is taken back, once enough know.
         let refused = unsuited.filter(|_| member.promises_nothing_yet());
-        let refused = refused.or_else(|| changed.clone());
         if changed.is_some() {
             member.stop();
+            // For good: it promises no more until it is started anew.
+            self.taken_back = changed;
         }
+        let refused = refused.or_else(|| self.taken_back.clone());
         member.promises(refused.is_none(), told.qdevice);
         member.votes(votes, now);
         if self.settings.terms.without_quorum {

@@ -10,6 +10,7 @@ use crate::fencing::{Node, Votes};
 use crate::sys::corosync;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// What a lease lasts longer than corosync takes to form a ring anew, at least, ms: beats and echoes that were late.
@@ -55,7 +56,7 @@ pub fn votes(
 pub fn changed(pinned: &Pinned, counted: &Counted) -> Option<String> {
     let changed = pinned.changed(counted.votes.expected_votes, &counted.of)?;
     Some(format!(
-        "votes were changed in this boot: {changed}: change them back, or boot all hosts anew, one after the other"
+        "votes were changed in this boot: {changed}: change them back and restart xenwarden-pool, or boot all hosts anew, one after the other"
     ))
 }
 
@@ -105,7 +106,11 @@ pub fn unsuited_votes(votes: &corosync::Votes) -> Option<&'static str> {
 /// wakes until it has seen that and its watchdog has fired: nothing that it could promise would hold. Reads files below /sys and /etc.
 #[must_use]
 pub fn may_sleep(root: &Path) -> Option<String> {
-    let states = fs::read_to_string(root.join("sys/power/state")).unwrap_or_default();
+    let states = match fs::read_to_string(root.join("sys/power/state")) {
+        Ok(states) => states,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => format!("unknown: {error}"),
+    };
     let states = states.trim();
     let masks = |path: &&str| {
         fs::read_link(root.join(path)).is_ok_and(|target| target == Path::new("/dev/null"))

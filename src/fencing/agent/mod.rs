@@ -167,5 +167,6 @@ fn words(wait: Wait) -> &'static str {
             "for the host itself, as it is silent and has not promised to be down without quorum (fence_without_quorum)"
         }
         Wait::Time => "for the time at which it is down for certain",
+        Wait::Boot => "for the host's xenwarden-pool, as its corosync is on the ring again",
     }
 }

@@ -47,10 +47,12 @@ pub struct Leases<'a, W: Word = AtomicU64> {
 struct Slept {
     /// For how long the host had been suspended, in all, as of the latest look; none: nobody has looked.
     all_ns: Option<u64>,
-    /// For how long the latest time, and when that was seen.
+    /// For how long the latest times, and when the last of them was seen.
     latest: Option<(u64, Monotonic)>,
 }
 
+/// Sleeps that are no further apart count as one, ns: a lease may have been given before the first of them.
+const NEAR_NS: u64 = 600_000 * NS_PER_MS;
 /// No sleep is so short, and two clocks are read within less, ns.
 const SLEEP_NS: u64 = 100 * NS_PER_MS;
 
@@ -74,7 +76,11 @@ impl<'a, W: Word> Leases<'a, W> {
         }
         let latest = match more_ns {
             0..SLEEP_NS => before.latest,
-            _ => Some((more_ns, now)),
+            _ => {
+                let near = |(_, woke): &(u64, Monotonic)| now.since_ns(*woke) < NEAR_NS;
+                let before_ns = before.latest.filter(near).map_or(0, |(ns, _)| ns);
+                Some((before_ns.saturating_add(more_ns), now))
+            }
         };
         let all_ns = Some(all_ns);
         self.slept.set(Slept { all_ns, latest });

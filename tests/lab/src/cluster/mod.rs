@@ -2,7 +2,7 @@
 //! A cluster: two nested Xen hosts and a third vote, with corosync, Pacemaker, DRBD and xenwarden, and a guest that counts on its disk.
 //!
 //! In: the laboratory's parts, `doc/examples/cluster` as it is. Out: a cluster as it should be, from a saved state of both hosts, into
-//! which a row of [`rows`] puts a fault; what must come of it is measured by this machine's clock, which both QEMUs go by.
+//! which a row of `rows` puts a fault; what must come of it is measured by this machine's clock, which both QEMUs go by.
 
 mod counted;
 mod fence;
