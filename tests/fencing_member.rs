@@ -618,6 +618,12 @@ fn an_order_that_is_given_up_ends_the_refusals_for_it_and_no_others() {
     member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 16)), at(16));
     assert_eq!(member.hear(1, &withdrawn, at(17)), []);
     assert_eq!(echoes_of_target(&mut member, 18), 0);
+    // Nor does it after one more restart, whoever has asked besides.
+    member.hear(2, &order_for(of(TARGET, 1)), at(18));
+    let mut member = with(Terms::default(), &member.kept());
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 19)), at(19));
+    assert_eq!(member.hear(2, &withdrawn, at(20)), [Do::Keep]);
+    assert_eq!(echoes_of_target(&mut member, 21), 0);
 }
 
 #[test]

@@ -1156,6 +1156,21 @@ fn a_strict_lease_that_was_given_before_a_sleep_is_over_when_it_is_by_the_clocks
 }
 
 #[test]
+fn two_sleeps_within_a_lease_are_more_than_the_second() {
+    let place = Place::make("sleeps");
+    let page = place.guard(&policy(&[strict("pool")]), 0);
+    let guard = Leases::new(page.words(), at(0));
+    let against = |slept_s: u64, s: u64| {
+        guard.slept(slept_s * NS_PER_S, at(s));
+        guard.strictly_against(at(s)).is_some()
+    };
+    page.renew(0, at(10));
+    assert!(!against(0, 1));
+    assert!(!against(5, 2));
+    assert!(against(10, 3), "13 s by the clocks of others");
+}
+
+#[test]
 fn a_guard_without_leases_that_finds_no_room_leaves_no_page_that_it_does_not_go_by() {
     let place = Place::make("full");
     let none = policy(&[]);
