@@ -166,8 +166,11 @@ impl Cluster {
             for one in cluster.pool.hosts.iter().take(nodes) {
                 wait_for("what it promises is known", || {
                     let told = one.ask(&format!("power {host}"))?;
-                    let promised = told["hosts"][0]["promise_ms"].is_u64();
-                    (promised == promises).then_some(())
+                    let told = &told["hosts"][0];
+                    // One that has not heard it knows of no promise either.
+                    let heard = told["power"] == "on";
+                    let promised = told["promise_ms"].is_u64();
+                    (heard && promised == promises).then_some(())
                 });
             }
         }
