@@ -11,7 +11,7 @@ use pool_stage::{directory, wait_for};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -71,14 +71,7 @@ impl Served {
     }
 
     fn ask(&self, request: &str) -> Vec<Value> {
-        let mut stream = UnixStream::connect(&self.path).expect("connects");
-        stream
-            .set_read_timeout(Some(pool_stage::LIMIT))
-            .expect("set");
-        stream
-            .write_all(format!("{request}\n").as_bytes())
-            .expect("written");
-        let lines = BufReader::new(stream).lines();
+        let lines = asks(&self.path, request).lines();
         lines
             .map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"))
             .collect()
@@ -204,8 +197,8 @@ fn what_is_no_request_is_refused_with_a_reason() {
     assert_eq!(served.ask("status")[0]["hash"], hosts[0]["hash"]);
 }
 
-/// A client that asked, and what it was told first.
-fn asks(path: &PathBuf, request: &str) -> (BufReader<UnixStream>, String) {
+/// A client that has asked.
+fn asks(path: &Path, request: &str) -> BufReader<UnixStream> {
     let mut stream = UnixStream::connect(path).expect("connects");
     stream
         .set_read_timeout(Some(pool_stage::LIMIT))
@@ -213,7 +206,12 @@ fn asks(path: &PathBuf, request: &str) -> (BufReader<UnixStream>, String) {
     stream
         .write_all(format!("{request}\n").as_bytes())
         .expect("written");
-    let mut lines = BufReader::new(stream);
+    BufReader::new(stream)
+}
+
+/// The same, and what it was told first.
+fn asks_and_hears(path: &Path, request: &str) -> (BufReader<UnixStream>, String) {
+    let mut lines = asks(path, request);
     let mut first = String::new();
     lines.read_line(&mut first).expect("a line");
     (lines, first)
@@ -228,12 +226,12 @@ fn followers_take_no_place_of_those_that_ask_and_connections_none_of_roots() {
     let follow = format!("events {}", json!({"after": [], "follow": true}));
     let mut followers = Vec::new();
     for number in 0..MAX_FOLLOWERS {
-        let (follower, first) = asks(&served.path, &follow);
+        let (follower, first) = asks_and_hears(&served.path, &follow);
         assert!(first.contains("position"), "{number}: {first}");
         followers.push(follower);
     }
     for _ in 0..40 {
-        let (_, first) = asks(&served.path, &follow);
+        let (_, first) = asks_and_hears(&served.path, &follow);
         assert!(first.contains("too many requests"), "{first}");
     }
     assert!(served.ask("power")[0]["error"].is_string(), "off the ring");
@@ -248,7 +246,7 @@ fn followers_take_no_place_of_those_that_ask_and_connections_none_of_roots() {
     // A follower that leaves makes room for another.
     drop(followers.pop());
     wait_for("a place", || {
-        let (_, first) = asks(&served.path, &follow);
+        let (_, first) = asks_and_hears(&served.path, &follow);
         first.contains("position").then_some(())
     });
 }

@@ -22,9 +22,7 @@ fn a_host_that_is_heard_withholds_and_is_down_before_the_agent_says_so() {
         let (code, said, _) = cluster.agent("status", host, 10);
         assert_eq!(code, 0, "{host}: {said}");
     }
-    let (code, said, told) = cluster.agent("off", "host3", 60);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(60);
     let (code, said, _) = cluster.agent("status", "host3", 10);
     assert_eq!(code, 2, "{said}");
     let (code, said, _) = cluster.agent("monitor", "host3", 10);
@@ -42,9 +40,7 @@ fn a_host_that_is_cut_off_goes_down_by_itself_and_is_fenced_by_what_it_promised(
     let cluster = Cluster::start("fence-cut", true);
     cluster.cut_off_the_third();
     cluster.wait_until_left();
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
     let (code, said, _) = cluster.agent("status", "host3", 10);
     assert_eq!(code, 2, "{said}");
 }
@@ -68,9 +64,7 @@ fn a_silent_host_that_promised_nothing_is_never_said_to_be_down() {
         (cluster.agent("status", "host3", 10).0 == 0).then_some(())
     });
     assert!(cluster.below[2].down().is_none(), "it runs on");
-    let (code, said, told) = cluster.agent("off", "host3", 60);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(60);
 }
 
 #[test]

@@ -122,9 +122,7 @@ fn with_wait_for_all_nobody_promises_before_all_were_there_and_all_do_afterwards
     cluster.wait_until_known(true);
     // From then on two are enough.
     cluster.cut_off_the_third();
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
 }
 
 #[test]
@@ -197,9 +195,7 @@ fn a_host_whose_votes_somebody_changes_while_it_is_cut_off_goes_down_all_the_sam
     wait_for("alone it has quorum, says its corosync", || {
         (status(&cluster.pool.hosts[2])["quorate"] == json!(true)).then_some(())
     });
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
     let said = cluster.pool.hosts[2].said("pool.log");
     assert!(said.contains("votes were changed in this boot"), "{said}");
 }
@@ -217,9 +213,7 @@ fn a_host_whose_corosync_is_stopped_goes_down_and_is_fenced_and_nobody_else() {
         let age = status(third)["votes_age_ms"].as_u64()?;
         (age > 3_000).then_some(())
     });
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
 }
 
 /// Runs within a host's namespaces.
@@ -341,9 +335,7 @@ fn a_host_whose_clock_is_an_hour_ahead_is_a_member_like_any_other() {
     cluster.pool.wait_until_equal();
     stay_up(&cluster, Duration::from_secs(15));
     cluster.cut_off_the_third();
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
 }
 
 #[test]
@@ -373,9 +365,7 @@ fn a_host_whose_disk_is_full_says_so_loses_nothing_and_fences_and_promises_as_be
     });
     stay_up(&cluster, Duration::from_secs(15));
     cluster.cut_off_the_third();
-    let (code, said, told) = cluster.agent("off", "host3", 90);
-    assert_eq!(code, 0, "{said}");
-    cluster.assert_down(told);
+    cluster.fence_the_third(90);
     // Room again: nothing is lost.
     let done = first
         .inside("mount")

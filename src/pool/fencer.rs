@@ -208,17 +208,14 @@ impl Fencer {
         let refused = refused.or_else(|| self.taken_back.clone());
         member.promises(refused.is_none(), told.qdevice);
         member.votes(votes, now);
+        let is_to_keep = *member.pinned() != self.kept.counted;
         if self.settings.terms.without_quorum {
             let done = refused.map_or(Ok(()), |why| {
                 Err(format!("fence_without_quorum is not done: {why}"))
             });
             self.told("quorum", done);
         }
-        if self
-            .member
-            .as_ref()
-            .is_some_and(|(_, member)| member.kept().counted != self.kept.counted)
-        {
+        if is_to_keep {
             self.carry_out(vec![Do::Keep]);
         }
     }

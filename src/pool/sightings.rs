@@ -141,6 +141,7 @@ pub struct Absence {
 }
 
 impl Absence {
+    /// Where an event of that kind is noted; none: no absence is told of by that kind.
     fn place(&mut self, kind: &str) -> Option<&mut Option<Position>> {
         Some(match kind {
             "pool.host_silent" => &mut self.silent,
@@ -149,6 +150,11 @@ impl Absence {
             "pool.host_back" => &mut self.back,
             _ => return None,
         })
+    }
+
+    /// The number of the absence that is told of next: this one while it is not over.
+    fn next_number(&self) -> u64 {
+        self.number.saturating_add(u64::from(!self.is_open()))
     }
 
     /// Somebody told that it has begun, and nobody that it is over.
@@ -172,6 +178,13 @@ impl Saw {
 }
 
 impl HostState {
+    /// Where its host told this of that absence of another.
+    fn told_at(&self, of: HostId, number: u64, kind: &str) -> Option<Position> {
+        let mut all = self.sightings.get(&of)?.iter();
+        let mut known = all.find(|absence| absence.number == number)?.clone();
+        *known.place(kind)?
+    }
+
     /// Notes what its host told of another.
     pub(super) fn sighting(&mut self, sighting: &Sighting, at: Position) {
         if self.sightings.len() >= super::store::MAX_HOSTS
@@ -262,10 +275,7 @@ pub fn is_repeated(
     };
     let kind = super::fold::kind_of(event);
     store.hosts().any(|(other, log)| {
-        let all = log.state().sightings.get(&of);
-        let mut all = all.into_iter().flatten();
-        let known = all.find(|absence| absence.number == number).cloned();
-        let at = known.and_then(|mut absence| *absence.place(kind)?);
+        let at = log.state().told_at(of, number, kind);
         // What is no longer kept it may have been given or not: once more is better.
         let kept = at.filter(|at| *at > log.base().position);
         other != host && kept.is_some_and(|at| passed.get(&other) >= Some(&at))
@@ -291,14 +301,8 @@ impl Node {
     pub(super) fn learn_sighting(&mut self, record: &Record, sighting: &Sighting, now: u64) {
         let kind = sighting.saw.kind().unwrap_or_default();
         let twice = self.store.hosts().any(|(host, log)| {
-            let all = log.state().sightings.get(&sighting.of);
-            let mut all = all.into_iter().flatten().cloned();
-            let same = all.find(|absence| absence.number == sighting.absence);
-            host != record.host
-                && same
-                    .and_then(|mut same| same.place(kind).copied())
-                    .flatten()
-                    .is_some()
+            let at = log.state().told_at(sighting.of, sighting.absence, kind);
+            host != record.host && at.is_some()
         });
         self.counts.sightings_twice += u64::from(twice);
         let silent_ms = match &sighting.saw {
@@ -370,10 +374,7 @@ impl Node {
         if now.saturating_sub(since) < grace {
             return None;
         }
-        let absence = match last.is_open() {
-            true => last.number,
-            false => last.number.saturating_add(1),
-        };
+        let absence = last.next_number();
         let is_told = last.is_open() && (last.lost.is_some() || on_ring);
         let away = || self.last_words(host, now);
         match on_ring {
@@ -456,10 +457,7 @@ impl Node {
         if last.is_open() && last.fenced.is_some() {
             return;
         }
-        let absence = match last.is_open() {
-            true => last.number,
-            false => last.number.saturating_add(1),
-        };
+        let absence = last.next_number();
         self.tell(host, absence, Saw::Fenced { how });
     }
 }

@@ -217,8 +217,15 @@ impl Cluster {
         });
     }
 
+    /// The third is told to be down, after it was.
+    pub fn fence_the_third(&self, timeout_s: u32) {
+        let (code, said, told) = self.agent("off", "host3", timeout_s);
+        assert_eq!(code, 0, "{said}");
+        self.assert_down(told);
+    }
+
     /// It was down before somebody was told so, and nobody else came to harm.
-    pub fn assert_down(&self, told: Instant) {
+    fn assert_down(&self, told: Instant) {
         let down = self.below[2].down().expect("the third is down");
         assert!(down <= told, "told {:?} before", down - told);
         self.assert_the_others_are_up();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The agent by itself, at any moment: it says that a host is down only when QEMU has said so before.
 
-use super::rows::{PROMISE, guard_killed as kill_guard, links_cut as cut_links};
-use super::{Cluster, STEP};
-use crate::error::{Context, Error, Result};
+use super::Cluster;
+use super::rows::{
+    PROMISE, down_at, guard_killed as kill_guard, links_cut as cut_links, power_cut as cut_power,
+};
+use crate::error::{Error, Result};
 use crate::laboratory::cluster::NAMES;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -25,7 +27,7 @@ pub fn links_cut(cluster: &mut Cluster) -> Result<Value> {
 
 /// It has just lost its power.
 pub fn power_cut(cluster: &mut Cluster) -> Result<Value> {
-    fenced(cluster, |cluster, at| Ok(cluster.hosts[at].machine.kill()))
+    fenced(cluster, cut_power)
 }
 
 fn fenced(
@@ -47,15 +49,8 @@ fn fenced(
             outcome.code, outcome.output
         )));
     }
-    let machine = &mut cluster.hosts[target].machine;
-    let down = match machine.is_alive() {
-        false => fault,
-        // It is there already, or else comes too late.
-        true => {
-            let event = machine.qmp.wait_event("SHUTDOWN", STEP);
-            event.context(|| "told to be down, and never was")?.came
-        }
-    };
+    // It is there already, or else comes too late.
+    let down = down_at(cluster, target, fault)?;
     let (told_s, down_s) = (told - fault, down.saturating_duration_since(fault));
     if told < down {
         return Err(Error::new(format!(

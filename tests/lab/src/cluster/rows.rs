@@ -87,7 +87,7 @@ pub fn run(part: &str, runs: u32) -> Result<()> {
 /// The fault, and when it was there.
 type Inject = fn(&mut Cluster, usize) -> Result<Instant>;
 
-fn power_cut(cluster: &mut Cluster, at: usize) -> Result<Instant> {
+pub(super) fn power_cut(cluster: &mut Cluster, at: usize) -> Result<Instant> {
     Ok(cluster.hosts[at].machine.kill())
 }
 
@@ -160,7 +160,7 @@ fn dies(cluster: &mut Cluster, inject: Inject) -> Result<Value> {
 }
 
 /// When a host was down: QEMU is gone, or has said that it is reset.
-fn down_at(cluster: &mut Cluster, at: usize, fault: Instant) -> Result<Instant> {
+pub(super) fn down_at(cluster: &mut Cluster, at: usize, fault: Instant) -> Result<Instant> {
     let machine = &mut cluster.hosts[at].machine;
     if !machine.is_alive() {
         return Ok(fault);
