@@ -63,7 +63,10 @@ impl Qmp {
     /// Runs one command and returns its answer.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let message = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{message}").context(|| format!("QEMU is gone before {command}"))?;
+        // In one piece: QEMU obeys at the last brace, and what follows that of `quit` finds nobody.
+        self.stream
+            .write_all(format!("{message}\n").as_bytes())
+            .context(|| format!("QEMU is gone before {command}"))?;
         let answer = self
             .answers
             .take(ANSWER, |_| true)
@@ -111,6 +114,32 @@ fn event_of(message: &Value) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    /// QEMU ends `quit` at its last brace: whatever is written after that finds nobody.
+    #[test]
+    fn a_command_is_written_in_one_piece() {
+        // A socket that keeps what was written together.
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let qemu = std::thread::spawn(move || {
+            let mut pieces = Vec::new();
+            let mut piece = [0; 4096];
+            while pieces.len() < 2 {
+                let length = theirs.recv(&mut piece).unwrap();
+                pieces.push(String::from_utf8(piece[..length].to_vec()).unwrap());
+                theirs.send(b"{\"return\": {}}\n").unwrap();
+            }
+            pieces
+        });
+        let mut qmp = Qmp::new(UnixStream::from(OwnedFd::from(ours))).unwrap();
+        qmp.execute("quit", json!({})).unwrap();
+        assert_eq!(
+            qemu.join().unwrap(),
+            ["qmp_capabilities", "quit"]
+                .map(|command| format!("{}\n", json!({ "execute": command, "arguments": {} })))
+        );
+    }
 
     #[test]
     fn an_event_is_told_from_an_answer() {

@@ -115,7 +115,8 @@ fn act_after(host: &mut Host, terms: &Terms) -> Result<Duration> {
     Ok(Duration::from_secs(bound) + 2 * terms.lease + terms.unserved + INTERVAL + INTERVAL)
 }
 
-/// Both sides, and between them a process for each direction.
+/// Both sides, and between them a process for each direction. The proxy connects once: each is started when the one that it connects to
+/// listens.
 fn start_pair(host: &mut Host, act_after: Duration) -> Result<()> {
     let [interval, timeout, act_after] =
         [INTERVAL, TIMEOUT, act_after].map(|time| time.as_millis());
@@ -131,8 +132,11 @@ cat > /run/proxy <<'END'
 nc -l -p 9010 < /run/back | sh -c 'echo $$ > /run/to-host.pid; exec cat' | nc 127.0.0.1 9009 | sh -c 'echo $$ > /run/to-peer.pid; exec cat' > /run/back
 END
 : > /run/peer.log
-(setsid sh /run/proxy < /dev/null > /dev/null 2>&1 &)
+listens() {{ until grep -q \":$1 0*:0000 0A\" /proc/net/tcp*; do sleep 0.1; done; }}
 (setsid xenwarden-pulse --config /run/host.toml < /dev/null > /run/host.log 2>&1 &)
+listens 2331
+(setsid sh /run/proxy < /dev/null > /dev/null 2>&1 &)
+listens 2332
 (setsid sh -c 'xenwarden-pulse --config /run/peer.toml 2>&1 | while read -r line; do echo \"peer: $line\" | tee -a /run/peer.log; done | chrt -f 99 dom0-tee' < /dev/null > /dev/null 2>&1 &)"
     );
     host.dom0_ok(&start, PROMPT).map(drop)
