@@ -14,13 +14,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::event::Kind;
 use xenwarden::guard::gate::Reason;
 use xenwarden::guard::leases::Leases;
 use xenwarden::guard::leases::page::{Access, Deadline, Page, State, set_deadline, socket_of};
 use xenwarden::guard::work::Unknown;
-use xenwarden::monitor::leases::{Fronts, Server};
+use xenwarden::monitor::leases::{Fronts, Server, run};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 /// The test's clock: no moment of the machine's.
@@ -1218,4 +1219,46 @@ fn a_strict_lease_that_runs_stays_so_whatever_is_configured_until_it_is_given_ba
         place.guard(&policy(&[lease("b", false)]), 3).leases().len(),
         1
     );
+}
+
+/// How often this thread has waited and was woken.
+fn wakeups(thread: &Path) -> u64 {
+    let status = fs::read_to_string(thread.join("status")).expect("a thread");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("counted").trim().parse().expect("a number")
+}
+
+#[test]
+fn a_monitor_sleeps_while_nobody_has_a_lease_and_serves_the_first() {
+    let place = Place::make("idle");
+    let _none = place.guard(&policy(&[]), 0);
+    let (stop, woken) = UnixStream::pair().expect("a pair");
+    let (says, id) = std::sync::mpsc::channel();
+    let page = place.page();
+    let server = std::thread::spawn(move || {
+        says.send(nix::unistd::gettid()).expect("heard");
+        run(&page, None, &|_| (), &woken);
+    });
+    let id = id.recv().expect("its id");
+    let thread = PathBuf::from(format!("/proc/self/task/{id}"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    // As it begins it turns once or twice more.
+    loop {
+        let before = wakeups(&thread);
+        std::thread::sleep(Duration::from_secs(4));
+        match wakeups(&thread) - before {
+            0..=3 => break,
+            woken => assert!(std::time::Instant::now() < deadline, "{woken} times in 4 s"),
+        }
+    }
+    let _page = place.guard(&policy(&[lease("first", false)]), 0);
+    let socket = socket_of(&place.page(), &name("first"));
+    while !socket.exists() {
+        assert!(std::time::Instant::now() < deadline, "it has no socket");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(stop);
+    server.join().expect("it ends");
 }

@@ -83,16 +83,18 @@ impl<'a> Reporter<'a> {
         }));
     }
 
-    /// The pCPUs as last seen.
+    /// The pCPUs as they are now.
     #[must_use]
     pub fn pcpus(&self, now: Monotonic) -> Vec<Pcpu> {
         let Some(look) = self.look.get() else {
             return Vec::new();
         };
-        let look = look
+        let mut look = look
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        look.pcpus.status(look.table.canary_period_ms(), now)
+        let table = look.table;
+        look.pcpus.look(&table, now);
+        look.pcpus.status(table.canary_period_ms(), now)
     }
 
     /// The pCPUs as they are now; none without a table, and where somebody else looks just now.
@@ -171,8 +173,8 @@ impl<'r, 'a> Watcher<'r, 'a> {
         }
     }
 
-    /// Looks once at everything, and tells what there is to tell.
-    pub fn turn(&mut self, now: Monotonic) {
+    /// Looks once at everything, and tells what there is to tell. Whether a guard kicks, as far as can be seen.
+    pub fn turn(&mut self, now: Monotonic) -> bool {
         let mut view = self.page.as_ref().and_then(Reader::view);
         // A guard that is silent: there may be a page of another by now.
         if view
@@ -192,9 +194,10 @@ impl<'r, 'a> Watcher<'r, 'a> {
             self.entries(view, now);
             self.silence(view, now);
         }
+        let is_well = view.as_ref().is_some_and(|view| kicks(view, now));
         let wanted = view.is_some_and(|view| wants_evidence(&view, now));
         let Some(Found { line, news }) = self.reporter.look(now, wanted) else {
-            return;
+            return is_well;
         };
         if let Some(line) = line {
             self.direct.tell(Severity::Error, "host.withhold", &line);
@@ -205,6 +208,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
                 break;
             }
         }
+        is_well
     }
 
     /// Tells what has this key, once: a line that waits for nobody, then the event.
@@ -285,6 +289,12 @@ impl<'r, 'a> Watcher<'r, 'a> {
 fn is_silent(view: &View, now: Monotonic) -> bool {
     let is_armed = matches!(view.status.phase, Phase::Armed | Phase::Stopping);
     is_armed && status::is_silent(view, now)
+}
+
+/// A guard that has the host watchdog armed, and has just kicked it.
+fn kicks(view: &View, now: Monotonic) -> bool {
+    let is_armed = view.status.phase == Phase::Armed;
+    is_armed && !status::is_silent(view, now) && view.status.decision == Decision::Kick
 }
 
 /// Whether people are not told what is wrong unless somebody else looks.

@@ -60,8 +60,11 @@ const QUEUE: usize = 4096;
 const END: Duration = Duration::from_secs(4);
 /// How often ending threads are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Between two turns of a watcher.
+/// Between two turns of a watcher where something is wrong, and between those of two watchers at most where nothing is.
 const TURN: Duration = Duration::from_millis(500);
+/// Where nothing is wrong a watcher turns so many times less often at most, however many share the work: one that is left alone by a
+/// wedge has begun to tell of it long before the host goes down.
+const MOST_SHARED: u32 = 4;
 /// Between two looks for vCPUs that came online.
 const SUPERVISE: Duration = Duration::from_secs(5);
 /// Between two attempts to say READY=1 to a service manager that is busy.
@@ -432,6 +435,7 @@ impl Threads {
             |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false) && !self.watched.contains(cpu);
         let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_new).collect();
         let all = u32::try_from(cpus.len()).unwrap_or(u32::MAX).max(1);
+        let each = turns_each(self.watched.len() + cpus.len());
         for (cpu, n) in cpus.into_iter().zip(0u32..) {
             self.watched.insert(cpu);
             let (watching, stop) = (Arc::clone(shared), self.stop.1.clone());
@@ -440,7 +444,7 @@ impl Threads {
                     log::warn!("a watcher is not pinned to cpu {cpu}: {}", errno.desc());
                 }
                 if let Some(reporter) = watching.reporter.get() {
-                    watch(reporter, &watching.bus, &stop, cpu, TURN / all * n);
+                    watch(reporter, &watching.bus, &stop, cpu, (each, each / all * n));
                 }
             });
         }
@@ -471,18 +475,30 @@ impl Threads {
     }
 }
 
-/// Turns until it is to stop, the first time after `offset`, so that the watchers of all
+/// How often each of so many watchers turns while nothing is wrong.
+fn turns_each(watchers: usize) -> Duration {
+    let all = u32::try_from(watchers).unwrap_or(MOST_SHARED);
+    TURN * all.clamp(1, MOST_SHARED)
+}
+
+/// Turns each so often until it is to stop, the first time after `offset`, so that the watchers of all
 /// vCPUs look one after the other. A vCPU that was offline has lost its watcher to others.
-fn watch(reporter: &Reporter<'_>, bus: &Bus, stop: &Stop, cpu: usize, offset: Duration) {
+fn watch(
+    reporter: &Reporter<'_>,
+    bus: &Bus,
+    stop: &Stop,
+    cpu: usize,
+    (each, offset): (Duration, Duration),
+) {
     let mut watcher = Watcher::new(reporter);
     let mut next = Instant::now() + offset;
     while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
         if sched_getcpu() != Ok(cpu) {
             let _ = pin(cpu);
         }
-        watcher.turn(Monotonic::now());
+        let is_well = watcher.turn(Monotonic::now());
         bus.report_drops();
-        next = (next + TURN).max(Instant::now());
+        next = (next + if is_well { each } else { TURN }).max(Instant::now());
     }
 }
 
@@ -508,4 +524,19 @@ fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
         };
         Failure::new(code, format!("{key}: {}: {error}", path.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_share_the_looks_and_any_that_is_left_looks_within_two_seconds() {
+        for watchers in 1..=256_u32 {
+            let each = turns_each(usize::try_from(watchers).expect("few"));
+            assert!(each <= Duration::from_secs(2), "{watchers}: {each:?}");
+            assert!(each / watchers <= TURN, "{watchers}: {each:?}");
+            assert!(watchers > MOST_SHARED || each / watchers == TURN);
+        }
+    }
 }

@@ -13,6 +13,7 @@
 //! kept by the service manager, with what was sent meanwhile, and so is their deadline. One that was not kept is one
 //! that nobody renews: its client did not stop in order.
 
+mod idle;
 pub mod mux;
 pub mod socket;
 
@@ -22,6 +23,7 @@ pub use crate::guard::leases::page;
 use crate::guard::leases::page::{Access, Connection, Deadline, Page, State, View};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sys::inherited::inherited_by_name;
+use idle::Watched;
 use mux::{Kept, Mux, Spoke};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -78,6 +80,8 @@ pub struct Server<'a> {
     lock: Option<Flock<File>>,
     /// Leases that have no socket, of which that was said.
     failing: BTreeSet<LeaseName>,
+    /// While there is no lease: told of the next page.
+    watched: Option<Watched>,
 }
 
 /// Serves the leases of the page at `path` until `stop` is readable or hung up.
@@ -109,15 +113,19 @@ impl<'a> Server<'a> {
             followed: BTreeMap::new(),
             lock: None,
             failing: BTreeSet::new(),
+            watched: None,
         };
         server.turn(now);
         server
     }
 
     /// Waits until something comes in, a deadline has passed, or the time of a turn. Whether it is to stop.
-    fn wait(&self, stop: BorrowedFd<'_>) -> bool {
+    fn wait(&mut self, stop: BorrowedFd<'_>) -> bool {
+        let longest_ns = self.longest_ns();
         let now = Monotonic::now();
         let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
+        let watched = self.watched.iter();
+        fds.extend(watched.map(|watched| PollFd::new(watched.as_fd(), PollFlags::POLLIN)));
         let sockets = self.sockets.iter();
         fds.extend(sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.clients.iter().flat_map(Mux::poll_fds));
@@ -126,12 +134,29 @@ impl<'a> Server<'a> {
             Deadline::At(at) if at >= now => Some(at.since_ns(now)),
             _ => None,
         });
-        let next_ns = ends.min().unwrap_or(TURN_NS).min(TURN_NS);
+        let next_ns = ends.min().unwrap_or(longest_ns).min(longest_ns);
         // Rounded up, so that the deadline has passed by then.
         let ms = u16::try_from(next_ns / NS_PER_MS + 1).unwrap_or(u16::MAX);
         // An interrupted or failed wait only makes the turn come early.
         let _ = poll(&mut fds, PollTimeout::from(ms));
         fds.first().and_then(PollFd::any).unwrap_or(false)
+    }
+
+    /// How long to wait at most, ns. Where the page that it serves has no lease, the next one is told of, if it can be.
+    fn longest_ns(&mut self) -> u64 {
+        let is_idle = |page: &Page| page.leases().is_empty();
+        if !self.page.as_ref().is_some_and(is_idle) {
+            self.watched = None;
+            return TURN_NS;
+        }
+        let watched = self.watched.take().and_then(Watched::heard);
+        let is_new = watched.is_none();
+        self.watched = watched.or_else(|| Watched::directory_of(&self.path));
+        match self.watched {
+            // What came just before is not told: one more turn looks for it.
+            Some(_) if !is_new => u64::try_from(idle::LONGEST.as_nanos()).unwrap_or(TURN_NS),
+            _ => TURN_NS,
+        }
     }
 
     /// Takes what has come in, and says that everything was looked at as of `now`.
