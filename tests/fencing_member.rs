@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use xenwarden::event::Uuid;
 use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Ordered, Say, Terms};
-use xenwarden::fencing::order::{Failed, How, LISTEN_NS, Order, Verdict, Wait};
+use xenwarden::fencing::named::node_of;
+use xenwarden::fencing::order::{Confirmed, Failed, How, LISTEN_NS, Order, Verdict, Wait};
 use xenwarden::fencing::refusals::Last;
 use xenwarden::fencing::{Beat, BootOf, Echo, Node, Votes, stretched_ns};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
@@ -85,6 +86,8 @@ fn with(terms: Terms, kept: &Kept) -> Member {
     member.members(all, at(1));
     member.promises(true, false);
     member.votes(votes(&[1, 2, 3], 0), at(1));
+    // The second was heard, of which most of these have no more to say.
+    member.hear(2, &Say::Beat(heard(2, 1, 1)), at(1));
     member
 }
 
@@ -275,11 +278,7 @@ fn a_refusal_is_kept_before_it_is_said_and_so_is_its_end() {
     assert_eq!((*whose, *to, *number), (TARGET, 2, 7));
     assert_eq!(last.map(|last| last.echo.of), Some(of(TARGET, 1)));
     assert_eq!(member.kept().refused, [(of(TARGET, 1), 51_000)]);
-    assert!(
-        beat_of(&member.tick(&guard(false), at(52)))
-            .echoes
-            .is_empty()
-    );
+    assert_eq!(echoes_of_target(&mut member, 52), 0);
     let younger = heard(TARGET, 2, 5);
     assert_eq!(member.hear(TARGET, &Say::Beat(younger), at(60)), [Do::Keep]);
     assert_eq!(member.kept().refused, []);
@@ -674,4 +673,234 @@ fn what_older_members_say_and_keep_is_understood_and_they_understand_what_this_o
     let said = serde_json::to_value(order_for(boot)).expect("said");
     assert_eq!(said["order"]["node"], 3);
     assert_eq!(said["order"]["boot"], boot.boot.to_string());
+}
+
+#[test]
+fn a_stranger_is_not_heard_at_all_nor_is_who_has_not_said_yet_which_machine_it_is() {
+    let of_second = |machine: u128, boot: u8, sent_s: u64| {
+        Say::Beat(Beat {
+            machine: Some(Uuid::from_u128(machine)),
+            ..heard(2, boot, sent_s)
+        })
+    };
+    let orders = |member: &mut Member, s: u64| {
+        let me = member.hear(2, &order_for(of(ME, 1)), at(s));
+        let other = member.hear(2, &order_for(of(TARGET, 1)), at(s));
+        (me.len(), other.len(), member.is_fenced())
+    };
+    let mut member = member();
+    member.hear(2, &of_second(5, 1, 10), at(10));
+    member.hear(TARGET, &of_machine(7, 1, 10), at(10));
+    member.hear(2, &of_second(6, 2, 1), at(11));
+    assert_eq!(orders(&mut member, 11), (0, 0, false));
+    assert_eq!(member.kept().refused, []);
+    assert_eq!(member.hear(2, &Say::Over(of(TARGET, 1)), at(11)), []);
+    // The same where it has not said yet that it is another.
+    let mut member = self::member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    member.members(BTreeSet::from([1, 3]), at(11));
+    member.members(BTreeSet::from([1, 2, 3]), at(12));
+    assert_eq!(orders(&mut member, 12), (0, 0, false));
+    member.order(TARGET, at(12)).expect("given");
+    for node in [1, 2] {
+        let refused = Say::Refused {
+            of: TARGET,
+            last: last(),
+            to: ME,
+            number: 12 * NS_PER_S,
+        };
+        member.hear(node, &refused, at(12));
+    }
+    assert_eq!(waits(&mut member, 13), Wait::Answers);
+    // A second later it is heard. Its host confirms nothing before, either.
+    let confirmed = Say::Confirmed(Confirmed {
+        by: of(TARGET, 1),
+        at: 13 * NS_PER_S,
+        bound_ms: BOUND_MS,
+    });
+    member.members(BTreeSet::from([1, 2]), at(13));
+    member.members(BTreeSet::from([1, 2, 3]), at(13));
+    member.hear(TARGET, &confirmed, at(13));
+    assert_eq!(waits(&mut member, 14), Wait::Answers);
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 14)), at(14));
+    member.hear(TARGET, &confirmed, at(14));
+    assert_eq!(waits(&mut member, 14), Wait::Time);
+    member.hear(2, &Say::Beat(heard(2, 1, 14)), at(14));
+    assert_eq!(orders(&mut member, 14), (2, 2, true));
+}
+
+fn says(all: &[Do], say: &Say) -> bool {
+    all.contains(&Do::Say(say.clone()))
+}
+
+#[test]
+fn what_became_of_an_order_is_said_anew_whenever_members_come_or_go() {
+    let mut member = ordered();
+    member.withdraw(TARGET);
+    let withdrawn = Say::Withdrawn(of(TARGET, 1));
+    for s in 14..74 {
+        assert!(says(&member.tick(&guard(false), at(s)), &withdrawn), "{s}");
+    }
+    assert!(!says(&member.tick(&guard(false), at(74)), &withdrawn));
+    // One that was away comes back, and later the host itself.
+    for (start, members) in [(600, vec![1, 3]), (700, vec![1, 2, 3])] {
+        member.members(members.into_iter().collect(), at(start));
+        for s in start..start + 60 {
+            assert!(says(&member.tick(&guard(false), at(s)), &withdrawn), "{s}");
+        }
+        let all = member.tick(&guard(false), at(start + 60));
+        assert!(!says(&all, &withdrawn));
+    }
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 800)), at(800));
+    member.order(TARGET, at(801)).expect("given");
+    member.members(BTreeSet::from([1, 3]), at(802));
+    assert!(!says(&member.tick(&guard(false), at(803)), &withdrawn));
+}
+
+#[test]
+fn an_order_that_failed_ends_its_refusals_as_one_that_is_given_up_does() {
+    let mut member = ordered();
+    member.hear(ME, &order_for(of(TARGET, 1)), at(12));
+    assert_eq!(echoes_of_target(&mut member, 13), 0);
+    // A boot that was there before the order: the order is not for it, and nor are its refusals.
+    let older = Beat {
+        up_ms: 500_000,
+        ..heard(TARGET, 2, 14)
+    };
+    member.hear(TARGET, &Say::Beat(older), at(14));
+    let failed = Some(Verdict::Failed(Failed::OtherBoot));
+    assert_eq!(member.judge(TARGET, at(14)), failed);
+    let withdrawn = Say::Withdrawn(of(TARGET, 1));
+    assert!(says(&member.tick(&guard(false), at(14)), &withdrawn));
+    assert_eq!(member.hear(ME, &withdrawn, at(15)), [Do::Keep]);
+    assert_eq!(echoes_of_target(&mut member, 16), 1);
+}
+
+#[test]
+fn whoever_finds_that_a_boot_is_over_tells_all_who_then_hear_the_machine_in_its_place() {
+    let mut orderer = ordered();
+    orderer.ring(BTreeSet::from([1, 2]));
+    let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
+    let now = Now { at: sure, up_ms: 0 };
+    assert_eq!(orderer.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
+    let over = Say::Over(of(TARGET, 1));
+    assert!(says(&orderer.tick(&guard(false), now), &over));
+    assert!(says(&orderer.tick(&guard(false), at(90)), &over));
+    // Another member, and one that was away.
+    let mut member = member();
+    member.hear(TARGET, &of_machine(5, 1, 10), at(10));
+    member.hear(TARGET, &of_machine(6, 2, 3), at(60));
+    assert_eq!(member.strangers().count(), 1);
+    assert_eq!(member.hear(2, &Say::Over(of(TARGET, 9)), at(61)), []);
+    member.hear(TARGET, &of_machine(6, 2, 4), at(61));
+    assert_eq!(member.strangers().count(), 1, "another boot is over");
+    assert_eq!(member.hear(2, &over, at(62)), [Do::Keep]);
+    assert_eq!(member.hear(2, &over, at(62)), [], "said again");
+    assert_eq!(
+        member.hear(TARGET, &of_machine(6, 2, 5), at(63)),
+        [Do::Keep]
+    );
+    assert_eq!(member.strangers().count(), 0);
+    assert!(member.is_heard(TARGET));
+}
+
+#[test]
+fn the_last_words_of_a_boot_are_not_those_of_the_one_that_came_back_too_fast_to_be_missed() {
+    let heard_of = |members: &[&[Node]], ring: Option<&[Node]>| {
+        let mut member = member();
+        member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+        // All at once, as to a program that stood still meanwhile.
+        for members in members {
+            member.members(members.iter().copied().collect(), at(11));
+        }
+        if let Some(ring) = ring {
+            member.ring(ring.iter().copied().collect());
+        }
+        member.promise_of(TARGET).is_some()
+    };
+    assert!(heard_of(&[&[1, 2, 3]], Some(&[1, 2, 3])));
+    assert!(heard_of(&[&[1, 2]], Some(&[1, 2])), "it left with its node");
+    // Its pool is back, or its corosync alone.
+    assert!(!heard_of(&[&[1, 2], &[1, 2, 3]], None));
+    assert!(!heard_of(&[&[1, 2]], Some(&[1, 2, 3])));
+}
+
+#[test]
+fn a_name_means_one_node_or_the_reason_is_said() {
+    let mut member = ordered();
+    assert_eq!(node_of(&member, "h3"), Ok(TARGET));
+    let why = node_of(&member, "h9").expect_err("none");
+    assert!(why.starts_with("h9: no host of this name"), "{why}");
+    // It moves to another number while the other is silent.
+    member.members(BTreeSet::from([1, 2, 4]), at(12));
+    member.ring(BTreeSet::from([1, 2, 4]));
+    let fourth = |boot: u8, s: u64| {
+        Say::Beat(Beat {
+            name: "h3".to_owned(),
+            ..heard(4, boot, s)
+        })
+    };
+    member.hear(4, &fourth(1, 13), at(13));
+    let why = node_of(&member, "h3").expect_err("two");
+    assert!(why.contains("nodes 3, 4 have this name"), "{why}");
+    for node in [1, 2] {
+        member.hear(node, &refused(last()), at(13));
+    }
+    let down = Some(Verdict::Down(How::Silent));
+    assert_eq!(member.judge(TARGET, at(60)), down);
+    assert_eq!(node_of(&member, "h3"), Ok(4), "the other is down");
+    // That one is fenced, too.
+    member.order(4, at(61)).expect("given");
+    member.ring(BTreeSet::from([1, 2]));
+    let echo = Echo {
+        of: of(4, 1),
+        sent: 13 * NS_PER_S,
+    };
+    let last = Some(Last {
+        echo,
+        promise_ms: Some(26_000),
+    });
+    for node in [1, 2] {
+        let refused = Say::Refused {
+            of: 4,
+            last,
+            to: ME,
+            number: 61 * NS_PER_S,
+        };
+        member.hear(node, &refused, at(62));
+    }
+    assert_eq!(member.judge(4, at(120)), down);
+    let why = node_of(&member, "h3").expect_err("both");
+    assert!(why.contains("nodes 3, 4 had this name"), "{why}");
+}
+
+#[test]
+fn members_of_older_and_newer_versions_are_heard_and_not_said_to_be_down() {
+    assert_eq!(Say::KINDS.len(), 6);
+    let boot = of(TARGET, 1).boot;
+    let beat = |s: u64, more: &str| {
+        let text = format!(
+            r#"{{"beat":{{"name":"h3","boot":"{boot}","sent":{},"up_ms":{},"promise_ms":null,"echoes":[]{more}}}}}"#,
+            s * NS_PER_S,
+            s * 1_000,
+        );
+        serde_json::from_str::<Say>(&text).expect("a beat")
+    };
+    for more in ["", r#","colour":{"red":1}"#] {
+        let mut member = member();
+        member.hear(TARGET, &beat(10, more), at(10));
+        assert!(member.is_heard(TARGET), "{more}");
+        member.order(TARGET, at(11)).expect("given");
+        let older = format!(
+            r#"{{"refused":{{"of":3,"last":{{"node":3,"boot":"{boot}","sent":{},"promise_ms":null}}}}}}"#,
+            10 * NS_PER_S
+        );
+        let older: Say = serde_json::from_str(&older).expect("a refusal");
+        member.hear(2, &older, at(12));
+        member.hear(ME, &older, at(12));
+        member.members(BTreeSet::from([1, 2]), at(13));
+        member.ring(BTreeSet::from([1, 2]));
+        member.hear(2, &older, at(14));
+        assert_eq!(waits(&mut member, 9_000), Wait::Promise, "{more}");
+    }
 }

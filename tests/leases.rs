@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // how tests fail
 
 use nix::unistd::geteuid;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
-use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
+use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy, MOST};
 use xenwarden::event::Kind;
 use xenwarden::guard::gate::Reason;
 use xenwarden::guard::leases::Leases;
-use xenwarden::guard::leases::page::{Access, Deadline, Page, State, set_deadline, socket_of};
+use xenwarden::guard::leases::page::{
+    Access, Deadline, Page, State, View, set_deadline, socket_of,
+};
 use xenwarden::guard::work::Unknown;
 use xenwarden::monitor::leases::{Fronts, Server, run};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
@@ -1261,4 +1264,47 @@ fn a_monitor_sleeps_while_nobody_has_a_lease_and_serves_the_first() {
     }
     drop(stop);
     server.join().expect("it ends");
+}
+
+#[test]
+fn strict_leases_that_run_all_have_room_in_a_page_that_is_full_without_them() {
+    let place = Place::make("crowded");
+    let others: Vec<Lease> = (0..MOST).map(|n| lease(&format!("l{n}"), false)).collect();
+    let page = place.guard(&policy(&[strict("a"), strict("b"), strict("c")]), 0);
+    (0..3).for_each(|n| page.renew(n, at(10)));
+    // One of them is the last that is configured, before and after it another that is strict, which nobody counts on yet.
+    let mut crowd = others.clone();
+    crowd.truncate(MOST - 3);
+    crowd.extend([strict("new"), strict("c"), strict("newer")]);
+    let page = place.guard(&policy(&crowd), 1);
+    let all = page.leases();
+    assert_eq!(all.len(), MOST);
+    let runs = |one: &&View| one.strict && one.is_running();
+    let names: BTreeSet<String> = all
+        .iter()
+        .filter(runs)
+        .map(|one| one.name.to_string())
+        .collect();
+    assert_eq!(names, names_of_three());
+    let strict = all.iter().filter(|one| one.strict).count();
+    assert_eq!(strict, 5, "those that are not strict make room");
+    let guard = Leases::new(page.words(), at(1));
+    assert!(guard.strictly_against(at(11)).is_some());
+    // A page that is full of them.
+    let crowd: Vec<Lease> = others
+        .iter()
+        .map(|one| self::strict(one.name.as_str()))
+        .collect();
+    for page in [
+        place.guard(&policy(&crowd), 2),
+        place.guard(&policy(&others), 3),
+    ] {
+        let all = page.leases();
+        let names = all.iter().filter(runs).map(|v| v.name.to_string());
+        assert_eq!((names.collect(), all.len()), (names_of_three(), MOST));
+    }
+}
+
+fn names_of_three() -> BTreeSet<String> {
+    ["a", "b", "c"].map(str::to_owned).into()
 }

@@ -15,6 +15,7 @@ use xenwarden::pool::fold::HostState;
 use xenwarden::pool::log::Logs;
 use xenwarden::pool::record::{Boot, HostFacts, Position, Record, Stored, VERSION, What};
 use xenwarden::pool::store::Store;
+use xenwarden::pool::told;
 
 /// SIGXFSZ of signal(7), on all architectures that Debian has but mips.
 const SIGXFSZ: i32 = 25;
@@ -170,4 +171,52 @@ fn a_full_disk_loses_nothing_that_was_written_and_is_written_on_once_there_is_ro
     );
     file.append(&[record(2), record(3)], true).expect("written");
     assert_eq!(read(&directory), (vec![1, 2, 3], false));
+}
+
+#[test]
+fn records_of_a_newer_version_are_kept_byte_for_byte_over_restarts_and_snapshots() {
+    let directory = directory("pool-newer");
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let logs = Logs::open(&directory).expect("opens");
+    let (_, mut file) = logs.read(HOST).expect("reads");
+    let newer = |seq: u64, what: &str| {
+        let text = format!(
+            r#"{{"weather":"fine", "version":1,"host":"{HOST}","boot":1,"seq":{seq},"time":"2026-11-23T15:51:06.250000Z","what":{what}}}"#
+        );
+        Arc::new(Stored::read(text.as_bytes()).expect("a record"))
+    };
+    let all = [
+        newer(2, r#"{"record":"weather","wind": 3}"#),
+        newer(
+            3,
+            r#"{"record":"host","guard":null,"reset":null,"colour":"red"}"#,
+        ),
+        newer(
+            4,
+            r#"{"record":"sighting","of":"00000000-0000-0000-0000-000000000002","name":"b","absence":1,"saw":{"kind":"asleep","since":4}}"#,
+        ),
+        newer(5, r#"{"record":"reach","reach":"sun_lost","lux":1}"#),
+    ];
+    let bytes = |all: &[Arc<Stored>]| all.iter().map(|s| s.bytes.to_vec()).collect::<Vec<_>>();
+    let mut store = Store::new(100);
+    store.take(&record(1));
+    for stored in &all {
+        store.take(stored);
+    }
+    file.append(&[record(1)], false).expect("written");
+    file.append(&all, true).expect("written");
+    for _ in 0..2 {
+        let (read, _) = logs.read(HOST).expect("reads");
+        assert!(read.cut.is_none());
+        assert_eq!(bytes(&read.records[1..]), bytes(&all));
+    }
+    let log = store.host(HOST).expect("it is there");
+    let kept: Vec<Arc<Stored>> = log.records().cloned().collect();
+    assert_eq!(bytes(&kept[1..]), bytes(&all));
+    file.replace(log.base(), &kept).expect("replaced");
+    let (read, _) = logs.read(HOST).expect("reads");
+    assert_eq!(bytes(&read.records), bytes(&kept));
+    // None of them is told as anything.
+    let event = |stored: &Arc<Stored>| told::event(&store, stored);
+    assert!(all.iter().all(|stored| event(stored).is_none()));
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use xenwarden::event::Uuid;
 use xenwarden::pool::alarms::Settled;
+use xenwarden::pool::frame::sum;
 use xenwarden::pool::hooks::Rule;
 use xenwarden::pool::record::{Position, Stored};
 use xenwarden::pool::store::{Store, Taken};
@@ -380,8 +381,20 @@ fn what_a_member_sends_that_is_no_message_is_counted_and_named_and_nothing_else_
     for bytes in [&b""[..], b"garbage", b"XWP\x01", b"XWP\x02\x01", &long] {
         ring.node(0).delivered(2, bytes, now);
     }
+    for (kind, body) in [(9, "{}"), (5, r#"{"weather":{}}"#)] {
+        let newer = [
+            &b"XWP\x01"[..],
+            &[kind],
+            &sum(body.as_bytes()),
+            body.as_bytes(),
+        ]
+        .concat();
+        assert!(ring.node(0).delivered(3, &newer, now).is_none());
+        let newer = ring.node(0).counts().last_newer.clone().expect("named");
+        assert!(newer.starts_with("of node 3: of a kind"), "{newer}");
+    }
     let counts = ring.node(0).counts().clone();
-    assert_eq!(counts.garbage, 5);
+    assert_eq!((counts.garbage, counts.newer), (5, 2));
     let named = counts.last_garbage.expect("named");
     assert!(named.contains("node 2"), "{named}");
     // A flood of what is asked for costs a bounded answer.

@@ -100,11 +100,10 @@ impl Machines {
         Heard::New
     }
 
-    /// That boot is certainly over: whoever speaks as its node next is that node.
-    pub fn over(&mut self, boot: BootOf) {
-        if self.of.get(&boot.node).is_some_and(|one| one.of == boot) {
-            self.of.remove(&boot.node);
-        }
+    /// That boot is certainly over: whoever speaks as its node next is that node. Whether it was the one that is known.
+    pub fn over(&mut self, boot: BootOf) -> bool {
+        let is_known = self.of.get(&boot.node).is_some_and(|one| one.of == boot);
+        is_known && self.of.remove(&boot.node).is_some()
     }
 
     /// The same machine was another node before, one that is not `there`: which it is no more.

@@ -8,6 +8,7 @@
 
 pub use super::say::{Do, Guard, Kept, LeaseTerms, Now, Ordered, Promised, Say, Terms};
 
+use super::ended::Ended;
 use super::machines::{Heard, Machines, Stranger};
 use super::order::{Confirmed, How, Order, Verdict, Wait};
 use super::pinned::Pinned;
@@ -23,9 +24,6 @@ pub const BEAT_NS: u64 = NS_PER_S;
 
 /// A node that leaves the ring is told to have left it within so long of its pool's leaving, ns.
 const RING_NS: u64 = 500 * NS_PER_MS;
-
-/// That an order was given up is said with so many beats, and anew as the members change.
-const WITHDRAWN_BEATS: u32 = 60;
 
 /// How far it is to be stopped in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +49,7 @@ pub struct Member {
     proof: Proof,
     refusals: Refusals,
     orders: BTreeMap<Node, Order>,
-    /// Orders that were given up, and with how many beats more that is said.
-    withdrawn: BTreeMap<Node, (BootOf, u32)>,
+    ended: Ended,
     machines: Machines,
     pinned: Pinned,
     /// Names of hosts that were heard.
@@ -86,7 +83,7 @@ impl Member {
             proof: Proof::new(me.node, me.boot),
             refusals: Refusals::new(kept.refused.clone(), kept.refused_by.clone()),
             orders: BTreeMap::new(),
-            withdrawn: BTreeMap::new(),
+            ended: Ended::default(),
             machines: Machines::new(&kept.machines),
             pinned: kept.counted.clone(),
             names: kept
@@ -143,10 +140,12 @@ impl Member {
             }
             self.left.insert(*node, now.at);
         }
+        for node in members.difference(&self.members) {
+            // What was heard before it left may be another boot's.
+            self.refusals.joined(*node);
+        }
         if self.members != members {
-            for (_, beats) in self.withdrawn.values_mut() {
-                *beats = WITHDRAWN_BEATS;
-            }
+            self.ended.members();
         }
         self.members = members;
     }
@@ -171,6 +170,11 @@ impl Member {
             self.refusals.joined(*node);
             self.down.retain(|boot| boot.node != *node);
         }
+        // Whose pools a change of the ring has taken from the group is told before the ring itself, in one queue with all else
+        // (cpg_sync_activate of corosync's exec/cpg.c): a node that is on it then came back too fast to be missed there.
+        for node in self.left.keys().filter(|node| nodes.contains(node)) {
+            self.refusals.joined(*node);
+        }
         self.ring = nodes;
     }
 
@@ -178,6 +182,8 @@ impl Member {
     pub fn hear(&mut self, from: Node, say: &Say, now: Now) -> Vec<Do> {
         match say {
             Say::Beat(beat) => return self.beat_of(from, beat, now),
+            // Another machine than the node was, or one that has not said yet which it is: not heard at all.
+            _ if from != self.me.node && !self.is_heard(from) => {}
             Say::Order(order) if order.boot == self.me => return self.withhold(),
             // It is over, and that it is will be seen by this one's beats.
             Say::Order(order) if order.boot.node == self.me.node => {}
@@ -193,8 +199,12 @@ impl Member {
                 return vec![Do::Keep, Do::Say(refused)];
             }
             Say::Withdrawn(boot) => {
-                // Not for another machine's order.
-                if !self.machines.is_stranger(from) && self.refusals.withdraw(*boot, from) {
+                if self.refusals.withdraw(*boot, from) {
+                    return vec![Do::Keep];
+                }
+            }
+            Say::Over(boot) => {
+                if self.machines.over(*boot) {
                     return vec![Do::Keep];
                 }
             }
@@ -208,8 +218,7 @@ impl Member {
                     // One that names none is of an older member, which takes no refusal back.
                     *to == 0 || (*to, *number) == (self.me.node, order.number())
                 };
-                let order = self.orders.get_mut(of).filter(is_answer);
-                if let Some(order) = order.filter(|_| !self.machines.is_stranger(from)) {
+                if let Some(order) = self.orders.get_mut(of).filter(is_answer) {
                     order.refuses(from, *last, &self.votes, now.at);
                 }
             }
@@ -342,11 +351,9 @@ impl Member {
             let (boot, number) = (order.target, order.number());
             Do::Say(Say::Order(Ordered { boot, number }))
         }));
-        for (boot, beats) in self.withdrawn.values_mut() {
-            *beats = beats.saturating_sub(1);
-            all.push(Do::Say(Say::Withdrawn(*boot)));
+        for say in self.ended.say() {
+            all.extend([Do::Keep, Do::Say(say)]);
         }
-        self.withdrawn.retain(|_, (_, beats)| *beats > 0);
         let withheld = guard.withholds.zip(guard.bound_ms);
         if let Some((at, bound_ms)) = withheld.filter(|_| self.fenced) {
             let by = self.me;
@@ -425,7 +432,7 @@ impl Member {
         let last = self.refusals.last(node);
         let last = last.ok_or("nothing of it was heard since this member or the host came to the ring, so nobody knows what it promised")?;
         self.orders.insert(node, Order::new(last.echo.of, now.at));
-        self.withdrawn.remove(&node);
+        self.ended.ordered(node);
         // At once.
         self.next_beat = Monotonic(0);
         Ok(())
@@ -442,13 +449,16 @@ impl Member {
         };
         match verdict {
             Verdict::Wait(..) => {}
-            Verdict::Failed(_) => drop(self.orders.remove(&node)),
+            // The members are not to refuse that boot for it any more.
+            Verdict::Failed(_) => self.withdraw(node),
             Verdict::Down(how) => {
-                self.machines.over(order.target);
+                let over = order.target;
+                self.machines.over(over);
                 if how != How::Rebooted {
-                    self.down.insert(order.target);
+                    self.down.insert(over);
                 }
                 self.orders.remove(&node);
+                self.ended.over(over);
             }
         }
         Some(verdict)
@@ -458,7 +468,7 @@ impl Member {
     /// none any more.
     pub fn withdraw(&mut self, node: Node) {
         if let Some(order) = self.orders.remove(&node) {
-            self.withdrawn.insert(node, (order.target, WITHDRAWN_BEATS));
+            self.ended.withdrawn(order.target);
             self.next_beat = Monotonic(0);
         }
     }

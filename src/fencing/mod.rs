@@ -26,16 +26,19 @@
 //! has confirmed that, its fence bound is all there is to wait for. In both ways a beat of that boot that is
 //! heard after its time disproves the hardware's promise: the order has failed.
 //!
-//! Whoever gives an order up says so, and each member takes back the refusal that it made for that one alone: an order of
-//! another goes on. So that an answer to an order that was given up never passes for one to the next, each answer names the
+//! Whoever gives an order up, or has one that failed, says so, and each member takes back the refusal that it made for that one
+//! alone: an order of another goes on. That is said anew as members come and go ([`ended`]). So that an answer to an order that was given up never passes for one to the next, each answer names the
 //! order that it is for.
 //!
 //! A node is a machine ([`machines`]). Another machine that speaks as that node is not heard at all, until the one before is
-//! known to be down: its boot says nothing of that, and its votes are not what that one's were.
+//! known to be down: its boot says nothing of that, and its votes are not what that one's were. Nor is a member that has not said
+//! yet which machine and boot it is, by a beat since it came. Whoever finds that a boot is over says so to the members.
 
 pub mod agent;
+pub mod ended;
 pub mod machines;
 pub mod member;
+pub mod named;
 pub mod order;
 pub mod pinned;
 pub mod proof;

@@ -19,6 +19,8 @@ pub enum Say {
     Order(Ordered),
     /// The sender does not want that any more.
     Withdrawn(BootOf),
+    /// That boot is certainly over: an order of the sender's has found that.
+    Over(BootOf),
     /// Its beats are not echoed any more; what is known of it.
     Refused {
         /// Whose.
@@ -34,6 +36,12 @@ pub enum Say {
     },
     /// This host withholds.
     Confirmed(Confirmed),
+}
+
+impl Say {
+    /// What the kinds are called: a message of another is of a newer member.
+    pub const KINDS: [&'static str; 6] =
+        ["beat", "order", "withdrawn", "over", "refused", "confirmed"];
 }
 
 /// An order, as it is said.

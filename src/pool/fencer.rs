@@ -15,7 +15,7 @@ use crate::event::Uuid;
 use crate::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Say, Terms};
 use crate::fencing::order::{Failed, How, Verdict};
 use crate::fencing::told::{HostPower, Power, Powers, Progress};
-use crate::fencing::{BootOf, Node, Votes};
+use crate::fencing::{BootOf, Node, Votes, named};
 use crate::guard::leases::page::{Access, Page, State, socket_of};
 use crate::monitor::leases::socket::UNTIL;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, boottime_ns};
@@ -507,19 +507,7 @@ impl Fencer {
         let Some((_, member)) = &self.member else {
             return Err(off_the_ring());
         };
-        let all = || member.names().filter(|(_, name)| *name == host);
-        // Who was fenced, and is not heard since, leaves its name to who is.
-        let one_is_down = all().any(|(node, _)| member.is_down(node)) && all().count() > 1;
-        let mut found = all().filter(|(node, _)| !one_is_down || !member.is_down(*node));
-        match (found.next(), found.next()) {
-            (Some((node, _)), None) => Ok(node),
-            (Some(_), Some(_)) => Err(Refusal::new(format!(
-                "{host}: two hosts have this name: change one"
-            ))),
-            (None, _) => Err(Refusal::new(format!(
-                "{host}: no host of this name was heard since this member started"
-            ))),
-        }
+        named::node_of(member, host).map_err(Refusal::new)
     }
 }
 

@@ -227,13 +227,12 @@ impl Node {
         }
         let (message, unread) = match Message::decode(bytes) {
             Ok(decoded) => decoded,
-            Err(Garbage::NewerKind(_)) => {
-                self.counts.newer += 1;
+            Err(why @ (Garbage::NewerKind(_) | Garbage::NewerSay(_))) => {
+                self.counts.of_newer(1, from, &why);
                 return None;
             }
             Err(why) => {
-                self.counts.garbage += 1;
-                self.counts.last_garbage = Some(format!("of node {from}: {why}"));
+                self.counts.of_nobody(from, &why);
                 return None;
             }
         };
@@ -243,7 +242,8 @@ impl Node {
             _ if own => return None,
             message => message,
         };
-        self.counts.newer += unread;
+        let what = "records that cannot be read here";
+        self.counts.of_newer(unread, from, &what);
         match message {
             Message::Records(records) => self.records(from, &records, now),
             Message::Summary(summary) => self.summary(from, summary, now),
@@ -263,8 +263,7 @@ impl Node {
                         self.counts.snapshots += u64::from(taken == Some(true));
                     }
                     Err(why) => {
-                        self.counts.garbage += 1;
-                        self.counts.last_garbage = Some(format!("of node {from}: {why}"));
+                        self.counts.of_nobody(from, &why);
                     }
                 }
             }

@@ -24,6 +24,7 @@ use crate::event::{Timestamp, Uuid};
 use crate::guests::report::GuestsReport;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 /// Records that wait for the disk before no more events are read: the monitor keeps them.
@@ -88,6 +89,9 @@ pub struct Counts {
     pub last_garbage: Option<String>,
     /// Messages of kinds, and records in them, that only newer members know.
     pub newer: u64,
+    /// What the last of them was, and of which node.
+    #[serde(default)]
+    pub last_newer: Option<String>,
     /// Snapshots that were taken from others.
     pub snapshots: u64,
     /// Answers to members that lacked something.
@@ -101,6 +105,22 @@ pub struct Counts {
     /// Of a host's absence what two members told.
     #[serde(default)]
     pub sightings_twice: u64,
+}
+
+impl Counts {
+    /// So many that only newer members know.
+    pub(super) fn of_newer(&mut self, count: u64, from: u32, what: &dyn fmt::Display) {
+        if count > 0 {
+            self.newer += count;
+            self.last_newer = Some(format!("of node {from}: {what}"));
+        }
+    }
+
+    /// A message that is none.
+    pub(super) fn of_nobody(&mut self, from: u32, what: &dyn fmt::Display) {
+        self.garbage += 1;
+        self.last_garbage = Some(format!("of node {from}: {what}"));
+    }
 }
 
 impl Node {

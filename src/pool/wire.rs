@@ -9,6 +9,7 @@
 use super::frame::{self, sum};
 use super::record::{HostId, MAX_TEXT, Position, Stored};
 use crate::fencing::member::Say;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,8 @@ pub const CHUNK: usize = 32 << 10;
 /// Hosts that one message wants something of.
 pub const MAX_WANTS: usize = 128;
 const HEAD: usize = 13;
+/// Characters of a kind's name that are told.
+const MAX_KIND: usize = 32;
 
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +123,8 @@ pub enum Garbage {
     Foreign,
     /// Of a kind that only a newer member knows.
     NewerKind(u8),
+    /// Of fencing, and of a kind there that only a newer member knows.
+    NewerSay(String),
     /// They are not those that were sent.
     Sum,
     /// What is in it is not what its kind has.
@@ -131,6 +136,9 @@ impl fmt::Display for Garbage {
         match self {
             Self::Foreign => write!(f, "not of this protocol and version"),
             Self::NewerKind(kind) => write!(f, "of a kind that is not known here ({kind})"),
+            Self::NewerSay(kind) => {
+                write!(f, "of a kind that is not known here (of fencing: {kind})")
+            }
             Self::Sum => write!(f, "its checksum is wrong"),
             Self::Contents(why) => f.write_str(why),
         }
@@ -195,7 +203,8 @@ impl Message {
 
 /// The names in it are kept for as long as the program runs: they are bounded, as all else is.
 fn fencing(body: &[u8]) -> Result<Say, Garbage> {
-    let say = serde_json::from_slice(body).map_err(|e| Garbage::Contents(e.to_string()))?;
+    let say = serde_json::from_slice(body);
+    let say = say.map_err(|e| newer(body).unwrap_or_else(|| Garbage::Contents(e.to_string())))?;
     match &say {
         Say::Beat(beat) if beat.name.len() > MAX_TEXT => {
             let bytes = beat.name.len();
@@ -203,6 +212,15 @@ fn fencing(body: &[u8]) -> Result<Say, Garbage> {
         }
         _ => Ok(say),
     }
+}
+
+/// What is said in a word that is not known here.
+fn newer(body: &[u8]) -> Option<Garbage> {
+    let said: BTreeMap<String, IgnoredAny> = serde_json::from_slice(body).ok()?;
+    let (kind, _) = said.first_key_value().filter(|_| said.len() == 1)?;
+    let is_known = Say::KINDS.contains(&kind.as_str());
+    let word = kind.chars().filter(char::is_ascii_graphic).take(MAX_KIND);
+    (!is_known).then(|| Garbage::NewerSay(word.collect()))
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -251,6 +269,7 @@ mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
     use crate::fencing::member::Ordered;
+    use crate::fencing::order::Confirmed;
     use crate::fencing::{Beat, BootOf};
     use crate::pool::record::{HostFacts, Record, VERSION, What};
 
@@ -339,5 +358,52 @@ mod tests {
         let mut bytes = all()[1].encode();
         bytes[4] = 200;
         assert_eq!(Message::decode(&bytes), Err(Garbage::NewerKind(200)));
+    }
+
+    #[test]
+    fn what_a_newer_member_says_of_fencing_is_told_from_garbage() {
+        let said = |body: &str| {
+            let mut bytes = [&MAGIC[..], &[5], &sum(body.as_bytes())].concat();
+            bytes.extend(body.as_bytes());
+            Message::decode(&bytes)
+        };
+        let newer = |kind: &str| Err(Garbage::NewerSay(kind.to_owned()));
+        assert_eq!(said(r#"{"weather":{"wind":3}}"#), newer("weather"));
+        let long = format!(r#"{{"\u001b[2J{}":null}}"#, "n".repeat(900));
+        assert_eq!(said(&long), newer(&format!("[2J{}", "n".repeat(29))));
+        for garbage in [r#"{"over":"x"}"#, "{}", "[]", r#"{"a":1,"b":2}"#, "5"] {
+            let error = said(garbage).expect_err("garbage");
+            assert!(matches!(error, Garbage::Contents(_)), "{garbage}");
+        }
+        let boot = BootOf {
+            node: 7,
+            boot: Uuid::from_u128(5),
+        };
+        let refused = Say::Refused {
+            of: 7,
+            last: None,
+            to: 1,
+            number: 2,
+        };
+        let confirmed = Confirmed {
+            by: boot,
+            at: 1,
+            bound_ms: 2,
+        };
+        let all = [
+            Say::Beat(Beat::default()),
+            Say::Order(Ordered { boot, number: 8 }),
+            Say::Withdrawn(boot),
+            Say::Over(boot),
+            refused,
+            Say::Confirmed(confirmed),
+        ];
+        let kinds = all.map(|say| {
+            let said = serde_json::to_value(say).expect("said");
+            said.as_object()
+                .and_then(|o| o.keys().next().cloned())
+                .expect("a kind")
+        });
+        assert_eq!(kinds, Say::KINDS);
     }
 }

@@ -23,6 +23,7 @@
 //! can tell any more who has lapsed. A page without leases asks for nothing.
 
 pub mod page;
+mod promises;
 
 use super::gate::Reason;
 use super::work::Unknown;

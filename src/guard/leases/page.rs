@@ -20,6 +20,7 @@
 //! | 3 | for how long it may be away, ns |
 //! | 16 on | 8 words for each lease: name (2), uid and flags, timeout in ns, deadline, renewals, connection, granted |
 
+use super::promises::keep_promises;
 use crate::config::leases::{Lease, LeaseName, Leases as Policy, MOST};
 use crate::sys::clock::Monotonic;
 use crate::sys::mapping::{Mapping, PAGE};
@@ -438,32 +439,6 @@ pub enum Access {
     Read,
     /// It is read and written to.
     Write,
-}
-
-/// Others were told that this host goes down with the end of a strict lease. So one that runs is strict also for a guard whose
-/// configuration has it no more, or no longer as strict, until its client gives it back; it takes the place of another if there is no
-/// room.
-fn keep_promises(all: &mut Vec<(Lease, u64)>, before: &[View]) {
-    for old in before
-        .iter()
-        .filter(|old| old.strict && old.is_running() && !old.claimed)
-    {
-        let mut leases = all.iter_mut();
-        let same = leases.find(|(lease, _)| (lease.name, lease.uid) == (old.name, old.uid));
-        if let Some((lease, _)) = same {
-            lease.strict = true;
-            continue;
-        }
-        let lease = Lease {
-            name: old.name,
-            uid: old.uid,
-            timeout_ns: old.timeout_ns,
-            required: false,
-            strict: true,
-        };
-        all.truncate(MOST.saturating_sub(1));
-        all.push((lease, 0));
-    }
 }
 
 fn who(lease: &Lease) -> u64 {
