@@ -166,6 +166,14 @@ fn without_a_pool_everything_fails_but_what_needs_none() {
 }
 
 #[test]
+fn options_are_valid_without_a_host_as_a_resource_for_many_has_none() {
+    let output = agent(&["-o", "validate-all"], "");
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let output = agent(&[], "action=validate-all\npower_timeout=120");
+    assert_eq!(code(&output), 0, "{}", said(&output));
+}
+
+#[test]
 fn status_tells_on_from_off_and_what_is_not_known_from_both() {
     let pool = Pool::new("status");
     let cases = [
@@ -260,7 +268,6 @@ fn options_are_those_of_the_api_and_a_mistake_is_never_exit_code_2() {
         "action=explode\nplug=a",
         "action=off",
         "action=status",
-        "action=validate-all",
         "action=off\nplug=a b",
         "action=off\nplug=a\npower_timeout=soon",
         "action=off\nplug=a\npower_timeout=0",
@@ -281,6 +288,10 @@ fn options_are_those_of_the_api_and_a_mistake_is_never_exit_code_2() {
         &["-x", "off"],
     ] {
         assert_eq!(code(&agent(wrong, "")), 1, "{wrong:?}");
+    }
+    for wrong in ["plug=a b", "power_timeout=soon", "power_timeout=0"] {
+        let output = agent(&[], &format!("action=validate-all\n{wrong}"));
+        assert_eq!(code(&output), 1, "validate-all: {wrong}");
     }
     let version = agent(&["--version"], "");
     assert!(version.stdout.starts_with(b"fence_xenwarden "));

@@ -33,7 +33,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub fn run(options: &Options) -> Result<u8, String> {
     match options.action {
         Action::Metadata => show(&metadata::xml()),
-        Action::ValidateAll => options.plug().map(|_| DONE),
+        // One resource fences all hosts, and so names none; the options were checked as they were read.
+        Action::ValidateAll => Ok(DONE),
         Action::List => list(options),
         Action::Monitor => monitor(options),
         Action::Status => status(options),

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# A cluster's host, step by step: `cluster up NAME`, `ring`, `disk`, `warden`, `pacemaker`. There is no init system in these images; what
+# A cluster's host, step by step: `cluster up NAME`, `ring`, `disk`, `warden`, `pacemaker`; `cluster format` at first. There is no init system in these images; what
 # is done here is what its units, and the packages' scripts, do on an installed host.
 
 export PATH=/usr/sbin:/usr/bin
@@ -13,10 +13,7 @@ up() {
     case $1 in alpha) number=1 ;; *) number=2 ;; esac
     hostname "$1"
     for module in /cluster/modules/*.ko; do
-        case $module in
-        *brd.ko) insmod "$module" rd_nr=1 rd_size=8192 ;;
-        *) insmod "$module" ;;
-        esac
+        insmod "$module"
     done
     # Where udev is, these are there; the scripts of Xen's disks wait for ever without.
     ln -s /proc/self/fd /dev/fd
@@ -24,6 +21,11 @@ up() {
     mkdir -p /dev/shm /var/lib/pacemaker /var/log/pacemaker /var/lib/corosync /var/lib/drbd /run/crm /run/drbd \
         /run/resource-agents /run/lock/subsys /run/xenwarden-pool /var/lib/xenwarden-pool /run/xen-hotplug /run/corosync-qdevice
     mount -o remount,size=64m /var
+    # These outlive a boot.
+    for folder in pacemaker xenwarden-pool; do
+        mkdir -p /var/lib/xenwarden/of-$folder
+        mount --bind /var/lib/xenwarden/of-$folder /var/lib/$folder
+    done
     mount -t tmpfs -o size=300m tmpfs /dev/shm
     for folder in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$folder; done
     chown -R hacluster:haclient /var/lib/pacemaker /var/log/pacemaker /run/crm
@@ -31,6 +33,10 @@ up() {
     chmod 750 /var/lib/xenwarden-pool
     chmod 400 /etc/corosync/authkey
     echo "0000000000000000000000000000000$number" > /etc/machine-id
+    # The volume that DRBD has, and a third vote without certificates.
+    mkdir /dev/vg0
+    ln -s /dev/sdb /dev/vg0/web
+    sed -i 's/tls: on/tls: off/' /etc/corosync/corosync.conf
 
     # Each line that anybody says goes out through the debug port, when it is said.
     mkfifo $LOG
@@ -58,10 +64,10 @@ ring() {
     leave corosync-qdevice -f
 }
 
-# Both disks are empty: they are said to be the same, on one host, once both are connected.
-disk() {
-    leave sh -c "{ drbdadm create-md --force r0; drbdadm up r0; } > $LOG 2>&1"
-}
+# Both disks are all zeros: they are said to be the same, on one host, once both are connected.
+format() { drbdadm create-md --force r0; }
+
+disk() { leave sh -c "drbdadm up r0 > $LOG 2>&1"; }
 
 # By its path: busybox's shell would take busybox's own setpriv.
 warden() {

@@ -20,7 +20,8 @@ pub fn acknowledged(lines: &[String]) -> Option<u64> {
 pub fn check(disk: &str, acknowledged: u64) -> Result<u64> {
     let mut expected = 0;
     let (mut boots, mut boot) = (BTreeSet::new(), "");
-    let mut last_of_first = 0;
+    // Of the boot before the last one, or of the only one.
+    let mut last_before = 0;
     for line in disk.lines() {
         let (number, by) = line
             .split_once(' ')
@@ -31,19 +32,22 @@ pub fn check(disk: &str, acknowledged: u64) -> Result<u64> {
                 "{number} on the disk where {expected} belongs"
             )));
         }
+        if by != boot && !boot.is_empty() {
+            last_before = expected - 1;
+        }
         if by != boot && !boots.insert(by) {
             return Err(Error::new(format!(
                 "boot {by} wrote {number} after another one had begun"
             )));
         }
         boot = by;
-        if boots.len() == 1 {
-            last_of_first = expected;
-        }
     }
-    if last_of_first < acknowledged {
+    if boots.len() < 2 {
+        last_before = expected;
+    }
+    if last_before < acknowledged {
         return Err(Error::new(format!(
-            "{acknowledged} was acknowledged, and the disk has {last_of_first} of that boot"
+            "{acknowledged} was acknowledged, and the disk has {last_before} of that boot"
         )));
     }
     Ok(expected)
@@ -56,6 +60,8 @@ mod tests {
     #[test]
     fn what_is_lost_torn_or_written_by_two_is_told() {
         assert_eq!(check("1 a\n2 a\n3 b\n", 2).unwrap(), 3);
+        assert_eq!(check("1 a\n2 b\n3 b\n4 c\n", 3).unwrap(), 4);
+        assert!(check("1 a\n2 b\n3 b\n4 c\n", 4).is_err());
         assert!(check("1 a\n2 a\n3 b\n", 3).is_err());
         assert!(check("1 a\n3 a\n", 1).is_err());
         assert!(check("1 a\n2 b\n3 a\n", 1).is_err());

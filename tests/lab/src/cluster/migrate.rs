@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The guest moves there and back, with a ping each 100 ms: its watch goes along.
 
-use super::{Cluster, GUEST, STEP};
+use super::{CONDITION, Cluster, GUEST, LOOK_EVERY, STEP, counted};
 use crate::command::say;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::host::PROMPT;
 use crate::laboratory::cluster::NAMES;
 use serde_json::{Value, json};
@@ -26,7 +26,10 @@ pub fn run(cluster: &mut Cluster) -> Result<Value> {
         say(figures.to_string());
         moves.push(figures);
     }
-    let mut said = Vec::new();
+    let at = cluster.guest_at()?;
+    let lines = cluster.hosts[at].machine.log.lines_from(0);
+    let acknowledged = counted::acknowledged(&lines).context(|| "the guest has said nothing")?;
+    let numbers = cluster.numbers(at, acknowledged)?;
     for (host, name) in cluster.hosts.iter_mut().zip(NAMES) {
         let events = host.dom0(&format!("xenwarden events | grep '{WRONG}'"), PROMPT)?;
         if events.code == 0 {
@@ -36,9 +39,8 @@ pub fn run(cluster: &mut Cluster) -> Result<Value> {
         if !withheld.decision.kick {
             return Err(Error::new(format!("{name} withholds")));
         }
-        said.push(host.dom0_ok("xenwarden guests --pool", PROMPT)?);
     }
-    Ok(json!({ "moves": moves, "guests": said }))
+    Ok(json!({ "moves": moves, "acknowledged": acknowledged, "numbers": numbers }))
 }
 
 /// Once, to the other host.
@@ -67,6 +69,7 @@ fn moved(cluster: &mut Cluster) -> Result<Value> {
         return Err(Error::new("the guest was started anew"));
     }
     cluster.hosts[0].dom0_ok(&format!("crm_resource --clear --resource {GUEST}"), PROMPT)?;
+    follows(cluster, from, to)?;
     let numbers: Vec<u32> = pings
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|word| word.parse().ok())
@@ -76,4 +79,50 @@ fn moved(cluster: &mut Cluster) -> Result<Value> {
         _ => return Err(Error::new(format!("ping says: {pings}"))),
     };
     Ok(json!({ "to": NAMES[to], "took_s": took_s, "pings_lost": lost }))
+}
+
+/// The watch has come along: the guest feeds there, is gone here, and no alarm is open, as both hosts and the pool tell.
+fn follows(cluster: &mut Cluster, from: usize, to: usize) -> Result<()> {
+    let deadline = Instant::now() + CONDITION;
+    loop {
+        let here = guests(cluster, from, "")?;
+        let there = guests(cluster, to, "")?;
+        let pool = guests(cluster, from, " --pool")?;
+        let no_alarm = |guest: &Value| guest["alarm"].is_null();
+        let is_fed = |guest: &Value| {
+            guest["state"] == "running"
+                && guest["slots"][0]["expired"] == false
+                && guest["slots"][0]["last_fed_age_ms"].is_u64()
+        };
+        let is_here = |guest: &Value| guest["state"].get("gone").is_none() || !no_alarm(guest);
+        let places = pool.iter().flat_map(|guest| guest["places"].as_array());
+        let fed = places.flatten().filter(|place| place["fed"] == true);
+        let fed: Vec<&Value> = fed.map(|place| &place["host_name"]).collect();
+        let no_alarms = |guest: &Value| guest["alarms"].as_array().is_some_and(Vec::is_empty);
+        if there.len() == 1
+            && there.iter().all(|guest| is_fed(guest) && no_alarm(guest))
+            && !here.iter().any(is_here)
+            && fed == [NAMES[to]]
+            && pool.iter().all(no_alarms)
+        {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Error::new(format!(
+                "the watch has not moved: here {here:?}, there {there:?}, in the pool {pool:?}"
+            )));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The guests that a host tells of.
+fn guests(cluster: &mut Cluster, at: usize, of: &str) -> Result<Vec<Value>> {
+    let said = cluster.hosts[at].dom0_ok(&format!("xenwarden guests{of} --json"), PROMPT)?;
+    let mut said: Value =
+        serde_json::from_str(&said).context(|| format!("not understood: {said}"))?;
+    match said["guests"].take() {
+        Value::Array(guests) => Ok(guests),
+        other => Err(Error::new(format!("no guests: {other}"))),
+    }
 }

@@ -16,7 +16,7 @@ use crate::command::say;
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, PROMPT};
 use crate::laboratory::Laboratory;
-use crate::laboratory::cluster::{ClusterParts, NAMES};
+use crate::laboratory::cluster::{ClusterParts, LINKS, NAMES};
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 use third::Third;
@@ -36,6 +36,11 @@ const GUEST: &str = "web";
 const WHOLE: &str = "corosync-quorumtool -s | grep -q 'Total votes: *3' && corosync-qdevice-tool -s | grep -q 'State:.*Connected'";
 /// Both disks are up to date.
 const SAME: &str = "drbdadm status r0 | grep -q '^ *disk:UpToDate' && drbdadm status r0 | grep -q peer-disk:UpToDate";
+/// A disk that may be older than the other one, which is looked for.
+const ALONE: &str =
+    "drbdadm dstate r0 | grep -q ^Consistent && drbdadm cstate r0 | grep -q WFConnection";
+/// Whoever starts a guest does this; what the kernel said of it.
+const BY_ITSELF: &str = "drbdadm primary r0; code=$?; dmesg | tail -n 20; exit $code";
 /// This host has promised to be down without quorum.
 const PROMISED: &str = "xenwarden status | grep -q '^pool *held'";
 /// Both hosts can be fenced, as far as the pool knows.
@@ -45,15 +50,17 @@ const FENCEABLE: &str =
 const ONLINE: &str = "crm_mon -1 | grep -q 'Online: \\[ alpha beta \\]'";
 
 /// A cluster.
-pub struct Cluster {
+pub struct Cluster<'a> {
     /// alpha and beta.
-    pub hosts: [Host; 2],
+    pub hosts: Vec<Host>,
+    laboratory: &'a Laboratory,
+    parts: &'a ClusterParts,
     _third: Third,
 }
 
-impl Cluster {
+impl<'a> Cluster<'a> {
     /// One as it should be, from the saved state, which is made if it is not there.
-    pub fn provide(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
+    pub fn provide(laboratory: &'a Laboratory, parts: &'a ClusterParts) -> Result<Self> {
         if !parts.is_saved() {
             say("booting a cluster once (some minutes)");
             Self::boot(laboratory, parts)?.save(parts)?;
@@ -62,18 +69,19 @@ impl Cluster {
     }
 
     /// From power-on to a guest that counts.
-    pub fn boot(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
+    pub fn boot(laboratory: &'a Laboratory, parts: &'a ClusterParts) -> Result<Self> {
         let mut cluster = Self::switch_on(laboratory, parts)?;
         cluster.bring_up()?;
         Ok(cluster)
     }
 
     /// Both hosts, in which nothing of the cluster runs.
-    fn switch_on(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
+    fn switch_on(laboratory: &'a Laboratory, parts: &'a ClusterParts) -> Result<Self> {
         let third = Third::start(&parts.root, &laboratory.cluster_folder())?;
-        let hosts = laboratory.members_booted(parts)?;
         Ok(Cluster {
-            hosts,
+            hosts: laboratory.members_booted(parts)?.into(),
+            laboratory,
+            parts,
             _third: third,
         })
     }
@@ -86,11 +94,11 @@ impl Cluster {
         cluster.on_each(|host, _| host.dom0_ok("cluster ring", COMMAND))?;
         cluster.wait_on_each("no third vote", WHOLE)?;
         said("corosync has all three votes");
-        cluster.on_each(|host, _| host.dom0_ok("cluster disk", COMMAND))?;
+        cluster.on_each(|host, _| host.dom0_ok("cluster format && cluster disk", COMMAND))?;
         cluster.wait(
             0,
             "DRBD is not connected",
-            "drbdadm status r0 | grep -q Established",
+            "drbdadm cstate r0 | grep -q Connected",
         )?;
         cluster.hosts[0].dom0_ok("drbdadm new-current-uuid --clear-bitmap r0", COMMAND)?;
         cluster.wait_on_each("the disks differ", SAME)?;
@@ -111,11 +119,12 @@ impl Cluster {
     }
 
     /// From its state; only what the state cannot have is waited for: the connections to the third vote.
-    fn restore(laboratory: &Laboratory, parts: &ClusterParts) -> Result<Self> {
+    fn restore(laboratory: &'a Laboratory, parts: &'a ClusterParts) -> Result<Self> {
         let third = Third::start(&parts.root, &laboratory.cluster_folder())?;
-        let hosts = laboratory.members_restored(parts)?;
         let mut cluster = Cluster {
-            hosts,
+            hosts: laboratory.members_restored(parts)?.into(),
+            laboratory,
+            parts,
             _third: third,
         };
         for host in &mut cluster.hosts {
@@ -137,6 +146,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// A host whose power was cut boots again, and all that belongs to the cluster is started there as its init system does. Its disk, which
+    /// has not met the other one yet, is none to start a guest from.
+    pub fn boot_again(&mut self, at: usize) -> Result<()> {
+        let host = self.hosts.remove(at);
+        let host = self.laboratory.member_booted_again(self.parts, at, host)?;
+        self.hosts.insert(at, host);
+        let name = NAMES[at];
+        self.hosts[at].dom0_ok(&format!("cluster up {name}"), PROMPT)?;
+        self.hosts[at].machine.set_link(LINKS[0], false)?;
+        self.hosts[at].dom0_ok("cluster disk", COMMAND)?;
+        self.wait(at, "no disk", ALONE)?;
+        let first = self.hosts[at].machine.log.length();
+        let said = self.hosts[at].dom0(BY_ITSELF, PROMPT)?;
+        if said.code == 0 {
+            return Err(Error::new(format!("{name} is primary, by an older disk")));
+        }
+        let log = &self.hosts[at].machine.log;
+        log.wait_for(first, PROMPT, &["fence-peer", "disk is not up to date"])
+            .context(|| format!("{name}: fence-peer does not say why: {}", said.output))?;
+        self.hosts[at].machine.set_link(LINKS[0], true)?;
+        self.hosts[at].dom0_ok("cluster ring", COMMAND)?;
+        self.wait(at, "no third vote", WHOLE)?;
+        self.hosts[at].dom0_ok("cluster warden", COMMAND)?;
+        self.wait(
+            at,
+            "DRBD does not meet the other",
+            "drbdadm cstate r0 | grep -q 'Connected\\|Sync'",
+        )?;
+        self.hosts[at].dom0_ok("cluster pacemaker", COMMAND)?;
+        self.wait_on_each("the disks differ", SAME)?;
+        self.wait_on_each("the lease is not held", PROMISED)?;
+        self.wait_on_each("no host can be fenced", FENCEABLE)?;
+        self.wait_on_each("Pacemaker is not up", ONLINE)
+    }
+
     /// Where the guest runs.
     pub fn guest_at(&mut self) -> Result<usize> {
         for at in 0..self.hosts.len() {
@@ -154,7 +198,8 @@ impl Cluster {
     /// Waits until the guest has counted on, wherever it is; returns where.
     pub fn wait_guest(&mut self) -> Result<usize> {
         let deadline = Instant::now() + STEP;
-        let first = self.hosts.each_ref().map(|host| host.machine.log.length());
+        let lengths = self.hosts.iter().map(|host| host.machine.log.length());
+        let first: Vec<_> = lengths.collect();
         while Instant::now() < deadline {
             for (at, host) in self.hosts.iter().enumerate() {
                 let said = host
@@ -167,6 +212,13 @@ impl Cluster {
             }
         }
         Err(Error::new("the guest does not count"))
+    }
+
+    /// Looks at the guest's disk where it is, which must have all that was acknowledged; how many numbers there are.
+    pub fn numbers(&mut self, at: usize, acknowledged: u64) -> Result<u64> {
+        let disk = "echo 3 > /proc/sys/vm/drop_caches; tr -d '\\0' < /dev/drbd0";
+        let disk = self.hosts[at].dom0_ok(disk, PROMPT)?;
+        counted::check(&disk, acknowledged)
     }
 
     /// Does something on one host after the other.

@@ -30,6 +30,7 @@ const ROWS: &[Row] = &[
     Row { name: "wedge-scheduler", what: "no pCPU of the guest's host schedules any more", run: |cluster| dies(cluster, |c, at| wedge(c, at, Fault::Handler(Schedule, All, Returns))) },
     Row { name: "wedge-lock", what: "the lock of the run queue of the guest's host is stuck", run: |cluster| dies(cluster, |c, at| wedge(c, at, Fault::RunqueueLock)) },
     Row { name: "links-cut", what: "all links of the guest's host are cut", run: |cluster| dies(cluster, links_cut) },
+    Row { name: "returns", what: "its power is cut, it boots again, and that of the other one is cut", run: returns },
     Row { name: "migrate", what: "Pacemaker moves the guest there and back ten times", run: migrate::run },
     Row { name: "fence-heard", what: "a host that is heard is fenced by the agent", run: fence::heard },
     Row { name: "fence-guard", what: "the same as its guard is killed", run: fence::guard_killed },
@@ -88,7 +89,7 @@ pub fn run(part: &str, runs: u32) -> Result<()> {
 type Inject = fn(&mut Cluster, usize) -> Result<Instant>;
 
 pub(super) fn power_cut(cluster: &mut Cluster, at: usize) -> Result<Instant> {
-    Ok(cluster.hosts[at].machine.kill())
+    cluster.hosts[at].machine.kill()
 }
 
 pub(super) fn guard_killed(cluster: &mut Cluster, at: usize) -> Result<Instant> {
@@ -140,9 +141,7 @@ fn dies(cluster: &mut Cluster, inject: Inject) -> Result<Value> {
         return Err(Error::new(format!("fenced {early:?} before it was down")));
     }
     let acknowledged = acknowledged.context(|| "the guest has said nothing before")?;
-    let disk = "echo 3 > /proc/sys/vm/drop_caches; tr -d '\\0' < /dev/drbd0";
-    let disk = cluster.hosts[to].dom0_ok(disk, PROMPT)?;
-    let numbers = counted::check(&disk, acknowledged)?;
+    let numbers = cluster.numbers(to, acknowledged)?;
     let since =
         |later: Instant, sooner: Instant| later.saturating_duration_since(sooner).as_secs_f64();
     Ok(json!({
@@ -157,6 +156,20 @@ fn dies(cluster: &mut Cluster, inject: Inject) -> Result<Value> {
         "acknowledged": acknowledged,
         "numbers": numbers,
     }))
+}
+
+/// The guest's host dies and comes back; then the other one dies. Each time the guest has every number that it acknowledged.
+fn returns(cluster: &mut Cluster) -> Result<Value> {
+    let dead = cluster.guest_at()?;
+    let first = dies(cluster, power_cut)?;
+    let began = Instant::now();
+    cluster.boot_again(dead)?;
+    let back_s = began.elapsed().as_secs_f64();
+    if cluster.wait_guest()? == dead {
+        return Err(Error::new("the guest has moved by itself"));
+    }
+    let second = dies(cluster, power_cut)?;
+    Ok(json!({ "first": first, "back_s": back_s, "second": second }))
 }
 
 /// When a host was down: QEMU is gone, or has said that it is reset.

@@ -82,8 +82,12 @@ const EXAMPLES: &[(&str, &str)] = &[
         "/etc/drbd.d/global_common.conf",
     ),
     ("drbd.d/r0.res", "/etc/drbd.d/r0.res"),
-    ("fence-peer", "/usr/sbin/fence-peer"),
+    ("fence-peer", "/usr/local/sbin/fence-peer"),
     ("web.cfg", "/etc/xen/web.cfg"),
+    (
+        "resource-agents-deps.conf",
+        "/etc/systemd/system/resource-agents-deps.target.d/drbd.conf",
+    ),
     ("cib.xml", "/etc/cluster/cib.xml"),
 ];
 /// Modules of the network, the guests' devices and DRBD, in order.
@@ -96,7 +100,6 @@ const MODULES: &[&str] = &[
     "net/bridge/bridge",
     "drivers/net/xen-netback/xen-netback",
     "drivers/block/xen-blkback/xen-blkback",
-    "drivers/block/brd",
     "lib/lru_cache",
     "lib/libcrc32c",
     "drivers/block/drbd/drbd",

@@ -15,15 +15,19 @@ pub const NAMES: [&str; 2] = ["alpha", "beta"];
 pub const LINKS: [&str; 2] = ["ring", "third"];
 /// The first link needs no privilege on this machine. It is no multicast, which would give a bridge what it sent back to it, so that it looked
 /// for its guests elsewhere. The second one is QEMU's own network, in which this machine has the address of
-/// `doc/examples/cluster/corosync.conf`.
+/// `doc/examples/cluster/corosync.conf`. The disk is the one that DRBD has: the end of the machine's own, so that it is kept with it.
 const DEVICES: [&str; 2] = [
     "-netdev socket,id=ring,udp=127.0.0.1:4556,localaddr=127.0.0.1:4555 -device virtio-net-pci,netdev=ring,mac=52:54:00:00:00:01 \
-     -netdev user,id=third,net=198.51.100.0/24,host=198.51.100.9,dns=198.51.100.3 -device virtio-net-pci,netdev=third,mac=52:54:00:00:01:01",
+     -netdev user,id=third,net=198.51.100.0/24,host=198.51.100.9,dns=198.51.100.3 -device virtio-net-pci,netdev=third,mac=52:54:00:00:01:01 \
+     -blockdev driver=raw,node-name=web,offset=16777216,size=8388608,cache.no-flush=on,file.driver=file,file.filename=state.img,file.locking=off \
+     -device ide-hd,drive=web,bus=ide.0,unit=1",
     "-netdev socket,id=ring,udp=127.0.0.1:4555,localaddr=127.0.0.1:4556 -device virtio-net-pci,netdev=ring,mac=52:54:00:00:00:02 \
-     -netdev user,id=third,net=198.51.100.0/24,host=198.51.100.9,dns=198.51.100.3 -device virtio-net-pci,netdev=third,mac=52:54:00:00:01:02",
+     -netdev user,id=third,net=198.51.100.0/24,host=198.51.100.9,dns=198.51.100.3 -device virtio-net-pci,netdev=third,mac=52:54:00:00:01:02 \
+     -blockdev driver=raw,node-name=web,offset=16777216,size=8388608,cache.no-flush=on,file.driver=file,file.filename=state.img,file.locking=off \
+     -device ide-hd,drive=web,bus=ide.0,unit=1",
 ];
 /// A change of how the saved state comes about; it makes old ones invalid.
-const RECIPE: &str = "cluster 1";
+const RECIPE: &str = "cluster 2";
 /// How many files of other states are kept: one state has two for each host.
 const OTHER_FILES: usize = 4;
 
@@ -102,6 +106,14 @@ impl Laboratory {
         let alpha = restore(alpha, &of.states[0])?;
         let beta = restore(beta, &of.states[1])?;
         Ok([self.host_on(alpha)?, self.host_on(beta)?])
+    }
+
+    /// A host that is down, booted again with its disk: nothing of the cluster runs there.
+    pub fn member_booted_again(&self, of: &ClusterParts, at: usize, host: Host) -> Result<Host> {
+        let machine = host.machine.boot_again(&of.parts[at])?;
+        let up = machine.agent.wait_ready(BOOT);
+        up.map_err(|error| with_console(error, &machine))?;
+        self.host_on(machine)
     }
 
     /// A folder for what else belongs to a cluster.

@@ -9,8 +9,10 @@ use std::process::Command;
 
 /// Its name in a machine's folder.
 pub const NAME: &str = "state.img";
-/// Its size.
-const BYTES: u64 = 16 << 20;
+/// Its size: a file system, and behind it a disk of its own for hosts of a cluster (`laboratory/cluster.rs`).
+const BYTES: u64 = 24 << 20;
+/// The file system's, as mke2fs takes it.
+const FILE_SYSTEM: &str = "16M";
 
 /// Makes a machine's disk: a copy of the one that it begins with, or an empty one with a file system.
 pub fn provide(begun_with: Option<&Path>, path: &Path) -> Result<()> {
@@ -26,7 +28,8 @@ fn create(path: &Path) -> Result<()> {
     output(
         Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-F"])
-            .arg(path),
+            .arg(path)
+            .arg(FILE_SYSTEM),
     )
     .map(drop)
 }

@@ -44,6 +44,8 @@ pub struct Machine {
     shape: Shape,
     pub(super) arch: Arch,
     tables: Option<u64>,
+    /// Its date when its power was taken away.
+    last_date: Option<String>,
     /// The last reading of its time, where the counter wraps.
     pub(super) counted: Option<Counted>,
     /// QEMU's monitor.
@@ -72,7 +74,10 @@ impl Machine {
     /// Starts a machine from power-on, in place of one that is down, with its disk and its date.
     pub fn boot_again(mut self, parts: &Parts) -> Result<Self> {
         let folder = self.folder.clone();
-        let date = self.date()?;
+        let date = match self.last_date.take() {
+            Some(date) => date,
+            None => self.date()?,
+        };
         // QEMU writes no more once it has ended.
         end(&mut self.child);
         let kept = folder.with_extension("disk");
@@ -126,9 +131,10 @@ impl Machine {
     }
 
     /// Takes its power away: QEMU is killed, in the midst of whatever it does. Returns when it was gone for certain.
-    pub fn kill(&mut self) -> Instant {
+    pub fn kill(&mut self) -> Result<Instant> {
+        self.last_date = Some(self.date()?);
         end(&mut self.child);
-        Instant::now()
+        Ok(Instant::now())
     }
 
     /// Plugs a network link in or out.
@@ -201,6 +207,7 @@ impl Machine {
             folder: folder.to_path_buf(),
             shape: parts.shape,
             arch: parts.arch,
+            last_date: None,
             counted: None,
             tables: parts.tables,
             child: starting.child.take().context(|| "QEMU is gone")?,
