@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How many guests there are. A thousand are written into the hypervisor's table, and fed there: no host of ours can carry so many.
 pub const GUESTS_IN_ALL: [u32; 4] = [0, 2, 20, THOUSAND as u32];
-/// For how long it is measured.
+/// For how long it is measured, at least.
 const MEASURED_S: u32 = 60;
 /// The guests that are new have been seen, and told of, by then.
 const SETTLES: Duration = Duration::from_secs(10);
@@ -52,15 +52,16 @@ pub fn run(
         }),
     };
     pass(&mut host, SETTLES.as_secs() as u32)?;
-    let before = host.programs_of(peer)?;
+    let (before, began) = (host.programs_of(peer)?, host.machine.clock()?);
     pass(&mut host, MEASURED_S)?;
-    let after = host.programs_of(peer)?;
+    let (after, ended) = (host.programs_of(peer)?, host.machine.clock()?);
     let programs = after.into_iter().zip(before);
     Ok(CostRun {
         peer: peer.name().to_owned(),
         guests,
         run,
-        over_s: MEASURED_S.into(),
+        // More than was asked for: time runs on between two looks at it.
+        over_s: (ended - began).as_secs_f64(),
         programs: programs
             .map(|(after, before)| since(after, &before))
             .collect(),

@@ -60,7 +60,7 @@ pub struct CostRun {
     /// Which run it is, from 1.
     pub run: u32,
     /// For how long it was measured, in seconds of the emulated host's time.
-    pub over_s: u64,
+    pub over_s: f64,
     /// Its programs.
     pub programs: Vec<Program>,
 }

@@ -236,7 +236,7 @@ pub fn costs(runs: &[CostRun]) -> String {
 /// Of all programs of a daemon.
 pub fn cpu_ms_a_minute(run: &CostRun) -> f64 {
     let ns: u64 = run.programs.iter().map(|program| program.cpu_ns).sum();
-    ns as f64 / 1e6 * 60.0 / run.over_s.max(1) as f64
+    ns as f64 / 1e6 * 60.0 / run.over_s
 }
 
 /// Likewise; what several processes share counts once.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_lives_is_drawn_as_alive_and_not_as_a_late_reset() {
+    fn no_reset_is_not_drawn_as_a_late_one() {
         let name = cases()[0].name;
         let runs = [
             wedge_run(name, Peer::Xenwarden, Some(30.0)),
@@ -350,7 +350,7 @@ mod tests {
             peer: Peer::Xenwarden.name().to_owned(),
             guests: 2,
             run: 1,
-            over_s: 30,
+            over_s: 30.0,
             programs: vec![program(10_000_000, 1024), program(5_000_000, 512)],
         };
         assert_eq!(cpu_ms_a_minute(&run), 30.0);

@@ -20,7 +20,7 @@ use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
 use crate::scenario::phase::Phases;
-use data::{Kept, Record, Results};
+use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
 use peers::Peer;
 use report::Data;
 use std::path::PathBuf;
@@ -163,6 +163,14 @@ pub fn dom0(commands: &[&str]) -> Result<()> {
         println!("{}[exit code {}]", outcome.output, outcome.code);
     }
     Ok(())
+}
+
+/// Writes what was measured so far, also by a bench that was interrupted, to `doc/bench`.
+pub fn publish() -> Result<()> {
+    let bench = Bench::open()?;
+    bench.publish::<WedgeRun>("wedges", bench.kept("wedges")?)?;
+    bench.publish::<CostRun>("cost", bench.kept("cost")?)?;
+    bench.publish::<KickRun>("kicks", bench.kept("kicks")?)
 }
 
 /// Makes the page and the figures of the data in `doc/bench`.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `doc/bench.md` and the figures, made of the committed data and of nothing else, so that they can be made again and compared.
 
-use super::data::{CostRun, KickRun, Record, Results, WedgeRun};
+use super::data::{CostRun, KickRun, Program, Record, Results, WedgeRun};
 use super::figure::{self, cpu_ms_a_minute, memory_mib};
 use super::kicks::LOADS;
 use super::peers::Peer;
@@ -79,13 +79,14 @@ fn records<R: Record>(
 const INTRODUCTION: &str = "<!-- SPDX-License-Identifier: GPL-2.0-only; made by make bench of doc/bench/*.json -->
 # Against other watchdog daemons
 
-`make bench` runs xenwarden, sbd (with a disk), watchdog(8), busybox's watchdog and xenwatchdogd by turns in the same dom0 of the nested
-Xen laboratory, each from the same saved state, with a host watchdog of 5 s and a kick a second (xenwarden: four). All times are the
-emulated host's own. It goes on where it was interrupted; the raw data are in [bench](bench).
+`make bench` runs xenwarden, sbd (with one disk, without Pacemaker), watchdog(8), busybox's watchdog and xenwatchdogd by turns in the same
+dom0 of the nested Xen laboratory, each from the same saved state, with a timeout of 5 s and about a kick a second (xenwarden: four);
+[peers.rs](../tests/lab/src/bench/peers.rs) has how each is started. All times are the emulated host's own. A bench that was interrupted
+goes on where it was; [bench](bench) has the raw data.
 
-Not compared: watchdogd, which Debian does not have; Xen's own NMI watchdog, which cannot be measured there, as the emulated processors
-have no performance counters (it sees a pCPU that takes no timer interrupt for 5 s, and panics); and what sbd and the others do besides,
-such as fencing by disk or tests of load and files.
+Not compared: watchdogd, which Debian does not have; Xen's own NMI watchdog (`watchdog` on Xen's command line: it panics if a timer of its
+own has not run on a pCPU for 5 s), which cannot be measured there, as the emulated processors have no performance counters to raise its
+NMIs; and what the others can do besides, such as sbd's fencing by disk or watchdog(8)'s tests of load and files.
 ";
 
 fn peers_head(first: &str) -> String {
@@ -139,10 +140,9 @@ fn resets(runs: &[WedgeRun]) -> String {
     let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
     let mut text = format!(
         "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
-         none in {} s; least to most of {most} run{}, each at another phase of the timers. *No reset* is right \
-         in the last rows alone.\n\n",
+         none in {} s; least to most where there were several \
+         runs ({most} at most), each at another phase of the timers. *No reset* is right in the rows alone that should live.\n\n",
         WATCHED.as_secs(),
-        if most == 1 { "" } else { "s" },
     );
     text += &peers_head("wedge");
     let ran = all
@@ -229,9 +229,23 @@ fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {
     if programs.is_empty() {
         return format!("| {guests} | {name} | not run | | | | | | |");
     }
-    let minutes = runs.first().map_or(1.0, |run| run.over_s as f64 / 60.0);
-    let all = |value: fn(&super::data::Program) -> f64, per: f64| {
-        spread(programs.iter().map(|program| value(program) / per))
+    let of_name = |run: &&&CostRun| run.programs.iter().any(|one| one.name == name);
+    let minutes: Vec<f64> = runs
+        .iter()
+        .filter(of_name)
+        .map(|run| run.over_s / 60.0)
+        .collect();
+    let a_minute = |value: fn(&Program) -> f64| {
+        let both = programs.iter().zip(&minutes);
+        spread(both.map(|(program, minutes)| value(program) / minutes))
+    };
+    let now = |value: fn(&Program) -> f64| spread(programs.iter().map(value));
+    let mib = |value: fn(&Program) -> u64| {
+        spread(
+            programs
+                .iter()
+                .map(|program| value(program) as f64 / 1024.0),
+        )
     };
     let shown = match peer {
         Peer::Busybox => "busybox watchdog",
@@ -240,13 +254,13 @@ fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {
     };
     format!(
         "| {guests} | {shown} | {} | {} | {} | {} | {} | {} | {} |",
-        all(|one| one.cpu_ns as f64 / 1e6, minutes),
-        all(|one| one.wakeups as f64, minutes),
-        all(|one| one.processes as f64, 1.0),
-        all(|one| one.threads as f64, 1.0),
-        all(|one| one.resident_kib as f64 / 1024.0, 1.0),
-        all(|one| one.proportional_kib as f64 / 1024.0, 1.0),
-        all(|one| one.locked_kib as f64 / 1024.0, 1.0),
+        a_minute(|one| one.cpu_ns as f64 / 1e6),
+        a_minute(|one| one.wakeups as f64),
+        now(|one| one.processes as f64),
+        now(|one| one.threads as f64),
+        mib(|one| one.resident_kib),
+        mib(|one| one.proportional_kib),
+        mib(|one| one.locked_kib),
     )
 }
 

@@ -31,6 +31,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab bench wedges [RUNS]      ours and other watchdog daemons: how long each wedge leaves the host up
        lab bench cost [RUNS]        likewise: what they cost dom0
        lab bench kicks [RUNS]       likewise: gaps between their kicks under load
+       lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
        lab bench report             make doc/bench.md and its figures of doc/bench/*.json
        lab bench dom0 COMMAND...    run commands in dom0 of such a host, on which no daemon runs
        lab cluster NAME [RUNS]      the same for rows of a cluster of two hosts; all for all of them
@@ -104,6 +105,7 @@ fn compare(what: &str, runs: u32) -> Result<()> {
         "wedges" => bench::wedges(runs),
         "cost" => bench::cost(runs),
         "kicks" => bench::kicks(runs),
+        "publish" => bench::publish().and_then(|()| bench::report()),
         "report" => bench::report(),
         _ => Err(Error::new(USAGE)),
     }

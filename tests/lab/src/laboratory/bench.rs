@@ -12,6 +12,8 @@ use crate::provision::peers::{self, Peers, version_in};
 use std::path::PathBuf;
 use std::process::Command;
 
+/// What the programs are made of.
+const SOURCES: [&str; 3] = ["src", "Cargo.toml", "Cargo.lock"];
 /// A change of how the saved state comes about; it makes old ones invalid.
 const RECIPE: &str = "bench 2";
 /// What sbd loads is large, and dom0's initramfs has it. The last such argument counts.
@@ -98,8 +100,10 @@ impl Laboratory {
         let qemu = output(qemu.arg("--version"))?;
         let qemu = qemu.lines().next().unwrap_or_default().to_owned();
         let mut git = Command::new("git");
-        let root = self.layout.project("");
-        let commit = output(git.arg("-C").arg(root).args(["rev-parse", "HEAD"]))?;
+        git.arg("-C").arg(self.layout.project(""));
+        // The last commit that changed the programs, if this is no tarball.
+        let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
+        let commit = commit.unwrap_or_default();
         let debs = self.layout.lab("packages/debs");
         let xen = self.packages.xen_version();
         let versions = [
