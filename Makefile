@@ -6,6 +6,7 @@
 CARGO ?= cargo
 LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
 N ?= 20
+RUNS ?= 1
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
 # The series of the laboratory's Xen; none: the usual one.
@@ -15,7 +16,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak cost bench mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak cost bench bench-report bench-look mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -38,7 +39,10 @@ help:
 	@echo '                        watchdogs (minutes)'
 	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
-	@echo 'make bench              what a look at the table costs, in nanoseconds'
+	@echo 'make bench [RUNS=1]     ours against sbd, watchdog(8), busybox and xenwatchdogd on nested Xen: wedges, cost, kicks; into doc/bench.md'
+	@echo '                        (hours; goes on where it was interrupted)'
+	@echo 'make bench-report       make doc/bench.md and its figures of the data again'
+	@echo 'make bench-look         what a look at the table costs, in nanoseconds'
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence, of the frames of heartbeats, and of the pool'"'"'s messages'
@@ -161,7 +165,16 @@ soak: lab
 cost: build
 	$(LAB) cost
 
-bench: prerequisites
+bench: build
+	$(LAB) bench wedges $(RUNS)
+	$(LAB) bench cost $(RUNS)
+	$(LAB) bench kicks $(RUNS)
+	$(LAB) bench report
+
+bench-report: prerequisites
+	$(LAB) bench report
+
+bench-look: prerequisites
 	$(CARGO) bench -p xenwarden --bench look
 
 mutants: prerequisites

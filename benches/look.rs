@@ -2,7 +2,7 @@
 //! What a look costs: nanoseconds of [`Evidence::look`] over a simulated table, as it is on most hosts and as it is at worst; and of
 //! [`Leases::against`].
 //!
-//! `make bench` runs it; it asserts nothing, as times depend on the machine. Each figure is of many runs of many looks, the caches
+//! `make bench-look` runs it; it asserts nothing, as times depend on the machine. Each figure is of many runs of many looks, the caches
 //! warm, with what changes from look to look (a canary, a feed) made outside of the time that is taken.
 #![allow(missing_docs)] // a program of its own
 

@@ -3,6 +3,7 @@
 //!
 //! The saved state is a host as it should be: two guests that feed their watchdogs, and the guard armed and kicking.
 
+pub mod bench;
 pub mod cluster;
 pub mod debian;
 

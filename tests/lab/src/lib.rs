@@ -16,11 +16,13 @@
 //!    variant    the programs with a rule taken away, which a scenario must notice: `lab variants`
 //!    demo       the same as a story: `lab demo`
 //!    cost       what the hypervisor's patches cost guests, by instruction count: `lab cost`
+//!    bench      ours and other watchdog daemons compared: `lab bench`
 //!    series     the patches for other Xen versions, tried on their trees: `lab series`
 //! ```
 //!
 //! Everything is measured in the emulated host's own time, which does not depend on how busy this machine is.
 
+pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod cost;

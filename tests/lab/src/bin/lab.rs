@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 use std::time::Duration;
+use xenwarden_lab::bench;
 use xenwarden_lab::cluster;
 use xenwarden_lab::command::say;
 use xenwarden_lab::cost;
@@ -27,6 +28,12 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
+       lab bench wedges [RUNS]      ours and other watchdog daemons: how long each wedge leaves the host up
+       lab bench cost [RUNS]        likewise: what they cost dom0
+       lab bench kicks [RUNS]       likewise: gaps between their kicks under load
+       lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
+       lab bench report             make doc/bench.md and its figures of doc/bench/*.json
+       lab bench dom0 COMMAND...    run commands in dom0 of such a host, on which no daemon runs
        lab cluster NAME [RUNS]      the same for rows of a cluster of two hosts; all for all of them
        lab cluster list | console   name them | run commands in both hosts' dom0
        lab dom0 COMMAND...          run commands in dom0 of a restored host
@@ -70,6 +77,9 @@ fn run(words: &[&str]) -> Result<()> {
         ["series"] => series::run(),
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
+        ["bench", "dom0", commands @ ..] => bench::dom0(commands),
+        ["bench", what] => compare(what, 1),
+        ["bench", what, runs] => compare(what, number(runs)?),
         ["cluster", "list"] => {
             cluster::list();
             Ok(())
@@ -87,6 +97,18 @@ fn run(words: &[&str]) -> Result<()> {
 fn number(word: &str) -> Result<u32> {
     word.parse()
         .context(|| format!("{word} is no number of runs"))
+}
+
+/// Compares ours with other watchdog daemons.
+fn compare(what: &str, runs: u32) -> Result<()> {
+    match what {
+        "wedges" => bench::wedges(runs),
+        "cost" => bench::cost(runs),
+        "kicks" => bench::kicks(runs),
+        "publish" => bench::publish().and_then(|()| bench::report()),
+        "report" => bench::report(),
+        _ => Err(Error::new(USAGE)),
+    }
 }
 
 /// Runs commands in dom0 of a restored host and shows what they print.

@@ -8,6 +8,7 @@ mod cluster;
 mod debian;
 mod kernel;
 mod libraries;
+mod peers;
 mod tiny;
 mod tree;
 
@@ -15,6 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::layout::{Layout, cache_key, make_dir, prune, read, read_text, write};
 use crate::provision::{Arch, Packages};
 use libraries::Libraries;
+pub use peers::MODULES_FOLDER as PEERS_MODULES;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tree::Tree;

@@ -34,6 +34,8 @@ const MOVING: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 /// How long some seconds of the machine's time may take, however busy this machine is.
 const FIRING: Duration = Duration::from_secs(300);
+/// How long a machine's time stands still, by this machine's, when no timer is left in it.
+const STILL: Duration = Duration::from_secs(20);
 /// Lines of a log that are shown where a command fails.
 const SHOWN: usize = 20;
 
@@ -263,17 +265,28 @@ impl Machine {
     /// if it did not fire. The reset that it asks for stops the machine instead, so that the moment can be read.
     pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
         let said = self.shape.says_that_it_fired();
-        self.wait_ended(until, said)
+        self.wait_ended(until, said, FIRING)
     }
 
     /// The same for a reset that comes from within, by the hypervisor or dom0's kernel.
     pub fn wait_reset(&mut self, until: Duration) -> Result<Option<Duration>> {
-        self.wait_ended(until, false)
+        self.wait_ended(until, false, FIRING)
     }
 
-    /// `said`: QEMU says first that it was the watchdog.
-    fn wait_ended(&mut self, until: Duration, said: bool) -> Result<Option<Duration>> {
+    /// The same where there may be no timer left that could fire: then the machine's time stands still, and nothing resets it.
+    pub fn wait_reset_if_any(&mut self, until: Duration) -> Result<Option<Duration>> {
+        self.wait_ended(until, false, STILL)
+    }
+
+    /// `said`: QEMU says first that it was the watchdog. `still`: how long the machine's time may stand still until nothing is expected.
+    fn wait_ended(
+        &mut self,
+        until: Duration,
+        said: bool,
+        still: Duration,
+    ) -> Result<Option<Duration>> {
         let deadline = Instant::now() + FIRING;
+        let (mut last, mut moved) = (Duration::ZERO, Instant::now());
         loop {
             let first = if said { "WATCHDOG" } else { "SHUTDOWN" };
             if let Some(event) = self.qmp.wait_event(first, POLL) {
@@ -290,7 +303,11 @@ impl Machine {
                     ))),
                 };
             }
-            if self.clock()? >= until {
+            let now = self.clock()?;
+            if now != last {
+                (last, moved) = (now, Instant::now());
+            }
+            if now >= until || moved.elapsed() >= still {
                 return Ok(None);
             }
             self.check_deadline(deadline, "reaching the moment to be watched until")?;

@@ -27,7 +27,7 @@ const PROGRAMS: &[&str] = &[
 ];
 /// What their programs load, by name or at run time, and few machines have.
 #[rustfmt::skip]
-const LIBRARIES: &[&str] = &[
+pub(super) const LIBRARIES: &[&str] = &[
     "libaudit1", "libbz2-1.0", "libcap-ng0", "libcap2", "libcfg7", "libcib27", "libcmap4", "libcom-err2", "libcorosync-common4",
     "libcpg4", "libcrmcluster29", "libcrmcommon34", "libcrmservice28", "libdbus-1-3", "libffi8", "libglib2.0-0", "libgmp10",
     "libgnutls30", "libgssapi-krb5-2", "libhogweed6", "libicu72", "libidn2-0", "libk5crypto3", "libkeyutils1", "libknet1",

@@ -9,6 +9,7 @@ pub mod debian;
 mod host;
 mod hypervisor;
 mod packages;
+pub mod peers;
 mod release;
 
 pub use arch::Arch;

@@ -118,14 +118,29 @@ fn domid_reused(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }
 
+/// How many domains [`Crowd`] has.
+pub const THOUSAND: u16 = 1_000;
+
+/// Domains in the hypervisor's table that feed when they are told to.
+#[derive(Default)]
+pub struct Crowd {
+    sets: u32,
+}
+
+impl Crowd {
+    /// Each of them feeds once.
+    pub fn feed(&mut self, host: &mut Host) -> Result<()> {
+        self.sets += 1;
+        host.write_records(THOUSAND, Record::armed(CREATED, 30, self.sets))
+    }
+}
+
 fn thousand(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
-    const DOMAINS: u16 = 1_000;
     const SECONDS: u32 = 60;
     let mut host = ready(laboratory, Shape::Everywhere, phase)?;
-    let mut sets = 1;
+    let mut crowd = Crowd::default();
     let mut feed = |host: &mut Host| {
-        sets += 1;
-        host.write_records(DOMAINS, Record::armed(CREATED, 30, sets))?;
+        crowd.feed(host)?;
         host.pass(Duration::from_secs(1))
     };
     // The first look at each, and what is told of it, is not what is measured.
@@ -135,8 +150,8 @@ fn thousand(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     })?;
     // What it would tell of so many guests passes through the laboratory's channel far too slowly.
     host.end_program(MONITOR, "-TERM")?;
-    let outcome = host.write_records(DOMAINS, Record::armed(CREATED, 3_600, 1));
+    let outcome = host.write_records(THOUSAND, Record::armed(CREATED, 3_600, 1));
     let outcome = outcome.and_then(|()| host.lives_on(WATCHED));
-    let outcome = outcome.map(|()| vec![format!("{DOMAINS} guests: {used}")]);
+    let outcome = outcome.map(|()| vec![format!("{THOUSAND} guests: {used}")]);
     Ok(Figures::of(outcome, host.machine.log.lines_from(0)))
 }

@@ -156,7 +156,7 @@ fn slow(host: &mut Host, by: Duration) -> Result<()> {
 const REFUSES: [u8; 10] = [0x48, 0x83, 0xc4, 0x08, 0xb8, 0xfb, 0xff, 0xff, 0xff, 0xc3];
 
 /// From now on the device refuses every kick.
-pub(in crate::scenario) fn refuse_all(host: &mut Host) -> Result<()> {
+pub fn refuse_all(host: &mut Host) -> Result<()> {
     kick_calls(host, &REFUSES)
 }
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What each daemon costs dom0: processor time, wakeups, threads, memory, with so many guests.
+//!
+//! The processor time is what dom0's scheduler counts, of the emulated host's time, of which each instruction takes 8 ns. So it is a
+//! number of instructions, and does not depend on this machine; it includes what Xen and the other processors did meanwhile.
+
+use super::data::{CostRun, Program};
+use super::peers::Peer;
+use crate::error::{Context, Error, Result};
+use crate::guest::TinyGuest;
+use crate::host::{Host, PROMPT};
+use crate::laboratory::bench::BenchParts;
+use crate::laboratory::{GUESTS, Laboratory};
+use crate::machine::Shape;
+use crate::scenario::table::{Crowd, THOUSAND};
+use std::time::Duration;
+
+/// How many guests there are. A thousand are written into the hypervisor's table, and fed there: no host of ours can carry so many.
+pub const GUESTS_IN_ALL: [u32; 4] = [0, 2, 20, THOUSAND as u32];
+/// For how long it is measured, at least.
+const MEASURED_S: u32 = 60;
+/// The guests that are new have been seen, and told of, by then.
+const SETTLES: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Measures one daemon on a host of its own.
+pub fn run(
+    laboratory: &Laboratory,
+    parts: &BenchParts,
+    peer: Peer,
+    guests: u32,
+    run: u32,
+) -> Result<CostRun> {
+    let mut host = laboratory.bench_host(parts, Shape::Everywhere)?;
+    let mut crowd = None;
+    match guests {
+        0 => {
+            for name in GUESTS {
+                host.dom0_ok(&format!("xl destroy {name}"), PROMPT)?;
+            }
+        }
+        2 => {}
+        20 => host.add_tiny_guests(guests as usize)?,
+        _ => crowd = Some(Crowd::default()),
+    }
+    peer.start(&mut host)?;
+    let mut pass = |host: &mut Host, seconds: u32| match &mut crowd {
+        None => host.pass(SECOND * seconds),
+        Some(crowd) => (0..seconds).try_for_each(|_| {
+            crowd.feed(host)?;
+            host.pass(SECOND)
+        }),
+    };
+    pass(&mut host, SETTLES.as_secs() as u32)?;
+    let (before, began) = (host.programs_of(peer)?, host.machine.clock()?);
+    pass(&mut host, MEASURED_S)?;
+    let (after, ended) = (host.programs_of(peer)?, host.machine.clock()?);
+    let programs = after.into_iter().zip(before);
+    Ok(CostRun {
+        peer: peer.name().to_owned(),
+        guests,
+        run,
+        // More than was asked for: time runs on between two looks at it.
+        over_s: (ended - began).as_secs_f64(),
+        programs: programs
+            .map(|(after, before)| since(after, &before))
+            .collect(),
+    })
+}
+
+fn since(after: Program, before: &Program) -> Program {
+    Program {
+        cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns),
+        wakeups: after.wakeups.saturating_sub(before.wakeups),
+        ..after
+    }
+}
+
+impl Host {
+    /// Tiny guests, which feed each second, until there are so many guests.
+    fn add_tiny_guests(&mut self, in_all: usize) -> Result<()> {
+        for n in GUESTS.len()..in_all {
+            // The emulated Xen's time and the machine's begin together, to a second.
+            let soon = self.machine.clock()? + 5 * SECOND;
+            self.create_tiny(&TinyGuest {
+                name: format!("tiny{n}"),
+                arms_at_ns: soon.as_nanos() as u64,
+                watchdog_s: 10,
+                feeds_each_ns: Some(SECOND.as_nanos() as u64),
+                toggles_each_ns: None,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn programs_of(&mut self, peer: Peer) -> Result<Vec<Program>> {
+        let names = peer.processes().iter();
+        names.map(|name| self.program_now(name)).collect()
+    }
+
+    /// From proc(5): smaps_rollup, VmLck of status, and of each thread its time in schedstat and its context switches.
+    fn program_now(&mut self, name: &str) -> Result<Program> {
+        let text = self.dom0_ok(
+            &format!(
+                "set -- $(pidof {name}); [ $# -gt 0 ] || exit 1; echo $#; \
+                 for pid; do cat /proc/$pid/task/*/schedstat; done | awk '{{t += $1; n++}} END {{printf \"%d %.0f\\n\", n, t}}'; \
+                 for pid; do cat /proc/$pid/task/*/status; done | awk '/^voluntary_ctxt/ {{w += $2}} END {{print w}}'; \
+                 for pid; do cat /proc/$pid/smaps_rollup; done | awk '/^Rss:/ {{r += $2}} /^Pss:/ {{p += $2}} END {{print r, p}}'; \
+                 for pid; do cat /proc/$pid/status; done | awk '/^VmLck:/ {{l += $2}} END {{print l + 0}}'"
+            ),
+            PROMPT,
+        )?;
+        let numbers: std::result::Result<Vec<u64>, _> =
+            text.split_whitespace().map(str::parse).collect();
+        let numbers = numbers.context(|| format!("what {name} costs: {text}"))?;
+        match numbers[..] {
+            [
+                processes,
+                threads,
+                cpu_ns,
+                wakeups,
+                resident_kib,
+                proportional_kib,
+                locked_kib,
+            ] => Ok(Program {
+                name: name.to_owned(),
+                processes,
+                threads,
+                cpu_ns,
+                wakeups,
+                resident_kib,
+                proportional_kib,
+                locked_kib,
+            }),
+            _ => Err(Error::new(format!(
+                "what {name} costs cannot be made out: {text}"
+            ))),
+        }
+    }
+}

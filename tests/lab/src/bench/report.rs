@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `doc/bench.md` and the figures, made of the committed data and of nothing else, so that they can be made again and compared.
+
+use super::data::{CostRun, KickRun, Program, Record, Results, WedgeRun};
+use super::figure::{self, cpu_ms_a_minute, memory_mib};
+use super::kicks::LOADS;
+use super::peers::Peer;
+use super::wedges::{Act, Case, WATCHED, cases};
+use crate::error::Result;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+/// What was measured; a bench that was never run has no records.
+pub struct Data {
+    versions: BTreeMap<String, String>,
+    wedges: Vec<WedgeRun>,
+    cost: Vec<CostRun>,
+    kicks: Vec<KickRun>,
+}
+
+impl Data {
+    /// Reads what is there in a folder.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut versions = BTreeMap::new();
+        let data = Data {
+            wedges: records(folder, "wedges", &mut versions)?,
+            cost: records(folder, "cost", &mut versions)?,
+            kicks: records(folder, "kicks", &mut versions)?,
+            versions: BTreeMap::new(),
+        };
+        Ok(Data { versions, ..data })
+    }
+
+    /// The files, by their paths in the project.
+    pub fn files(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("doc/bench.md", self.page()),
+            (
+                "doc/figures/resets.svg",
+                figure::resets(&cases(), &self.wedges),
+            ),
+            ("doc/figures/costs.svg", figure::costs(&self.cost)),
+        ]
+    }
+
+    fn page(&self) -> String {
+        let mut page = INTRODUCTION.to_owned();
+        page += "\n## What was measured\n\n| part | version |\n|---|---|\n";
+        for (name, version) in &self.versions {
+            let _ = writeln!(page, "| {name} | {version} |");
+        }
+        page += &resets(&self.wedges);
+        page += &costs(&self.cost);
+        page += &kicks(&self.kicks);
+        page
+    }
+}
+
+fn records<R: Record>(
+    folder: &Path,
+    name: &str,
+    versions: &mut BTreeMap<String, String>,
+) -> Result<Vec<R>> {
+    let path = folder.join(format!("{name}.json"));
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let results = Results::read(&path)?;
+    for (part, version) in results.versions {
+        let known = versions.entry(part).or_insert_with(|| version.clone());
+        if *known != version {
+            *known = format!("{known}; {name}: {version}");
+        }
+    }
+    Ok(results.runs)
+}
+
+const INTRODUCTION: &str = "<!-- SPDX-License-Identifier: GPL-2.0-only; made by make bench of doc/bench/*.json -->
+# Against other watchdog daemons
+
+`make bench` runs xenwarden, sbd (with one disk, without Pacemaker), watchdog(8), busybox's watchdog and xenwatchdogd by turns in the same
+dom0 of the nested Xen laboratory, each from the same saved state, with a timeout of 5 s and about a kick a second (xenwarden: four);
+[peers.rs](../tests/lab/src/bench/peers.rs) has how each is started. All times are the emulated host's own. A bench that was interrupted
+goes on where it was; [bench](bench) has the raw data.
+
+Not compared: watchdogd, which Debian does not have; Xen's own NMI watchdog (`watchdog` on Xen's command line: it panics if a timer of its
+own has not run on a pCPU for 5 s), which cannot be measured there, as the emulated processors have no performance counters to raise its
+NMIs; and what the others can do besides, such as sbd's fencing by disk or watchdog(8)'s tests of load and files.
+";
+
+fn peers_head(first: &str) -> String {
+    let names: Vec<&str> = Peer::ALL.iter().map(|peer| peer.name()).collect();
+    format!(
+        "| {first} | {} |\n|---|{}\n",
+        names.join(" | "),
+        "---|".repeat(names.len())
+    )
+}
+
+/// One cell of the table of resets.
+fn came(runs: &[&WedgeRun]) -> String {
+    let mut times: Vec<f64> = runs.iter().filter_map(|run| run.reset_s).collect();
+    times.sort_by(f64::total_cmp);
+    // Xen's own way to reset the host is told from the hardware's.
+    let by_xen = runs
+        .iter()
+        .any(|run| run.reset_s.is_some() && !run.by_host_watchdog);
+    let note = if by_xen { " (by Xen)" } else { "" };
+    let alive = runs.len() - times.len();
+    match (times.first(), times.last()) {
+        _ if runs.is_empty() => "not run".to_owned(),
+        (Some(first), Some(last)) if alive == 0 => format!("{}{note}", span(*first, *last)),
+        (Some(first), Some(last)) => {
+            format!(
+                "{}{note}, no reset in {alive} of {}",
+                span(*first, *last),
+                runs.len()
+            )
+        }
+        _ => "**no reset**".to_owned(),
+    }
+}
+
+fn span(first: f64, last: f64) -> String {
+    match format!("{first:.1}") == format!("{last:.1}") {
+        true => format!("{first:.1}"),
+        false => format!("{first:.1} to {last:.1}"),
+    }
+}
+
+fn of<'a>(runs: &'a [WedgeRun], case: &Case, peer: Peer) -> Vec<&'a WedgeRun> {
+    runs.iter()
+        .filter(|run| run.wedge == case.name && run.peer == peer.name())
+        .collect()
+}
+
+fn resets(runs: &[WedgeRun]) -> String {
+    let all = cases();
+    let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
+    let mut text = format!(
+        "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
+         none in {} s; least to most where there were several \
+         runs ({most} at most), each at another phase of the timers. *No reset* is right in the rows alone that should live.\n\n",
+        WATCHED.as_secs(),
+    );
+    text += &peers_head("wedge");
+    let ran = all
+        .iter()
+        .filter(|case| runs.iter().any(|run| run.wedge == case.name));
+    let ran: Vec<&Case> = ran.collect();
+    let right = |down: bool| ran.iter().filter(move |case| case.should_go_down == down);
+    for case in right(true).chain(right(false)) {
+        let cells = Peer::ALL.map(|peer| came(&of(runs, case, peer)));
+        let _ = writeln!(
+            text,
+            "| {}: {}{} | {} |",
+            case.name,
+            case.what,
+            if case.should_go_down {
+                ""
+            } else {
+                " (should live)"
+            },
+            cells.join(" | ")
+        );
+    }
+    let caught = Peer::ALL.map(|peer| caught(&ran, runs, peer));
+    let _ = writeln!(
+        text,
+        "| **wedges that ended in a reset** | {} |",
+        caught.join(" | ")
+    );
+    text + NOTES_ON_RESETS
+}
+
+/// Of the wedges that a host should not survive, how many ended with a reset in every run.
+fn caught(ran: &[&Case], runs: &[WedgeRun], peer: Peer) -> String {
+    let is_wedge = |case: &&&Case| case.should_go_down && matches!(case.act, Act::Wedge(_));
+    let of_peer = ran.iter().filter(is_wedge).map(|case| of(runs, case, peer));
+    let run: Vec<_> = of_peer.filter(|runs| !runs.is_empty()).collect();
+    let down = run
+        .iter()
+        .filter(|runs| runs.iter().all(|run| run.reset_s.is_some()));
+    format!("{} of {}", down.count(), run.len())
+}
+
+const NOTES_ON_RESETS: &str = "
+Where dom0 is on every pCPU, many a wedge stops dom0 too, and with it any daemon's kicks: there a daemon is as good as another, and what
+each does differs by where dom0's processors happened to run. Names that end in 2 or 3 are of a pCPU without dom0, which lives on.
+`idle-only`: xenwarden has `evidence.starved_s = 3`, which is not its default; without it the host lives. `guest-handler`: from the
+deadline of a guest that no longer feeds. xenwatchdogd has no hardware: what it does is Xen's, which a wedge may stop.
+";
+
+fn costs(runs: &[CostRun]) -> String {
+    let mut text = "\n## Cost\n\n![Processor time and memory by guests](figures/costs.svg)\n\nOf dom0, in a minute. Processor time is what dom0's \
+         scheduler counts, of the emulated host's time, of which an instruction takes 8 ns: a million instructions are 8 ms. Memory: \
+         all pages of each process (resident), the same where shared pages are divided among those who share them (proportional), \
+         and what is locked of the address space.\n\n\
+         | guests | program | CPU, ms a minute | wakeups a minute | processes | threads | resident, MiB | proportional, MiB | locked, MiB |\n\
+         |---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    let mut guests: Vec<u32> = runs.iter().map(|run| run.guests).collect();
+    guests.sort_unstable();
+    guests.dedup();
+    for guests in guests {
+        for peer in Peer::ALL {
+            let of_peer = runs
+                .iter()
+                .filter(|run| run.guests == guests && run.peer == peer.name());
+            let of_peer: Vec<&CostRun> = of_peer.collect();
+            for name in peer.processes() {
+                let _ = writeln!(text, "{}", cost_line(guests, peer, name, &of_peer));
+            }
+            if peer.processes().len() > 1 && !of_peer.is_empty() {
+                let cpu = spread(of_peer.iter().map(|run| cpu_ms_a_minute(run)));
+                let memory = spread(of_peer.iter().map(|run| memory_mib(run)));
+                let _ = writeln!(text, "| {guests} | **both** | {cpu} | | | | | {memory} | |");
+            }
+        }
+    }
+    text + "\nThe 1,000 guests are records that are written into the hypervisor's table from outside, once a second; no host of the laboratory \
+            can carry as many. The other daemons know nothing of guests, so theirs is the same host as with 2.\n"
+}
+
+fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {
+    let of_name = |run: &&CostRun| run.programs.iter().find(|one| one.name == name).cloned();
+    let programs: Vec<_> = runs.iter().filter_map(of_name).collect();
+    if programs.is_empty() {
+        return format!("| {guests} | {name} | not run | | | | | | |");
+    }
+    let of_name = |run: &&&CostRun| run.programs.iter().any(|one| one.name == name);
+    let minutes: Vec<f64> = runs
+        .iter()
+        .filter(of_name)
+        .map(|run| run.over_s / 60.0)
+        .collect();
+    let a_minute = |value: fn(&Program) -> f64| {
+        let both = programs.iter().zip(&minutes);
+        spread(both.map(|(program, minutes)| value(program) / minutes))
+    };
+    let now = |value: fn(&Program) -> f64| spread(programs.iter().map(value));
+    let mib = |value: fn(&Program) -> u64| {
+        spread(
+            programs
+                .iter()
+                .map(|program| value(program) as f64 / 1024.0),
+        )
+    };
+    let shown = match peer {
+        Peer::Busybox => "busybox watchdog",
+        Peer::Watchdog => "watchdog(8)",
+        _ => name,
+    };
+    format!(
+        "| {guests} | {shown} | {} | {} | {} | {} | {} | {} | {} |",
+        a_minute(|one| one.cpu_ns as f64 / 1e6),
+        a_minute(|one| one.wakeups as f64),
+        now(|one| one.processes as f64),
+        now(|one| one.threads as f64),
+        mib(|one| one.resident_kib),
+        mib(|one| one.proportional_kib),
+        mib(|one| one.locked_kib),
+    )
+}
+
+/// Least to most, with as many digits as say something.
+fn spread(values: impl Iterator<Item = f64>) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let shown = |value: &f64| match value.fract().abs() < 0.005 || *value >= 100.0 {
+        true => format!("{value:.0}"),
+        false => format!("{value:.1}"),
+    };
+    match (values.first().map(shown), values.last().map(shown)) {
+        (Some(first), Some(last)) if first == last => first,
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        _ => "not run".to_owned(),
+    }
+}
+
+fn kicks(runs: &[KickRun]) -> String {
+    if runs.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n## Kicks under load\n\nThe longest gap between two kicks, ms, and behind it how many gaps there were, of all runs; by a kprobe on the driver's \
+         keepalive (xenwatchdogd: its hypercall). A gap of 5,000 would have reset the host.\n\n"
+        .to_owned();
+    text += &peers_head("dom0 is busy with");
+    for load in &LOADS {
+        let cells = Peer::ALL.map(|peer| {
+            let of_peer = runs
+                .iter()
+                .filter(|run| run.load == load.name && run.peer == peer.name());
+            let of_peer: Vec<&KickRun> = of_peer.collect();
+            let gaps: Vec<f64> = of_peer.iter().flat_map(|run| run.gaps_ms.clone()).collect();
+            let longest = gaps.iter().copied().fold(0.0, f64::max);
+            let resets = of_peer.iter().filter(|run| run.reset).count();
+            match (of_peer.len(), resets) {
+                (0, _) => "not run".to_owned(),
+                (_, 0) => format!("{longest:.0} ({})", gaps.len()),
+                (_, resets) => format!("{longest:.0} ({}), **reset {resets} times**", gaps.len()),
+            }
+        });
+        let _ = writeln!(
+            text,
+            "| {}: {} | {} |",
+            load.name,
+            load.what,
+            cells.join(" | ")
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Data, Peer, WedgeRun, resets};
+    use crate::bench::DATA;
+    use crate::bench::wedges::cases;
+    use crate::layout::{Layout, read_text};
+
+    fn run(wedge: &str, number: u32, reset_s: Option<f64>) -> WedgeRun {
+        WedgeRun {
+            wedge: wedge.to_owned(),
+            peer: Peer::Sbd.name().to_owned(),
+            run: number,
+            phase_ms: 0,
+            reset_s,
+            by_host_watchdog: true,
+        }
+    }
+
+    #[test]
+    fn what_is_committed_is_made_of_the_committed_data() {
+        let layout = Layout::of_this_tree();
+        let data = Data::read(&layout.project(DATA)).unwrap();
+        for (path, made) in data.files() {
+            let committed = read_text(&layout.project(path)).unwrap();
+            assert!(
+                committed == made,
+                "{path} is not made of {DATA}: make bench-report"
+            );
+        }
+    }
+
+    #[test]
+    fn every_name_in_the_data_is_known() {
+        let layout = Layout::of_this_tree();
+        let data = Data::read(&layout.project(DATA)).unwrap();
+        for run in &data.wedges {
+            assert!(cases().iter().any(|case| case.name == run.wedge), "{run:?}");
+            assert!(
+                Peer::ALL.iter().any(|peer| peer.name() == run.peer),
+                "{run:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_runs_that_differ_are_told_with_their_spread() {
+        let name = cases()[0].name;
+        let row = |runs: &[WedgeRun]| {
+            let text = resets(runs);
+            let start = format!("| {name}: ");
+            let line = text.lines().find(|line| line.starts_with(&start));
+            line.unwrap().to_owned()
+        };
+        let both = row(&[run(name, 1, Some(5.04)), run(name, 2, Some(6.2))]);
+        assert!(both.contains("| 5.0 to 6.2 |"), "{both}");
+        let mixed = row(&[run(name, 1, Some(5.04)), run(name, 2, None)]);
+        assert!(mixed.contains("| 5.0, no reset in 1 of 2 |"), "{mixed}");
+        let alive = row(&[run(name, 1, None)]);
+        assert!(alive.contains("| not run | **no reset** |"), "{alive}");
+    }
+}
