@@ -562,6 +562,7 @@ fn the_same_machine_may_boot_anew_or_be_upgraded_and_one_that_is_down_may_be_rep
     let rebooted = Some(Verdict::Down(How::Rebooted));
     member.hear(TARGET, &of_machine(5, 3, 1), at(20));
     assert_eq!(member.judge(TARGET, at(20)), rebooted);
+    assert!(!member.is_down(TARGET), "its next boot is on");
     assert_eq!(echoes_of_target(&mut member, 21), 1);
     // Down by its silence: another is in its place from then on.
     let mut member = self::member();
@@ -726,7 +727,12 @@ fn a_stranger_is_not_heard_at_all_nor_is_who_has_not_said_yet_which_machine_it_i
     member.hear(TARGET, &confirmed, at(14));
     assert_eq!(waits(&mut member, 14), Wait::Time);
     member.hear(2, &Say::Beat(heard(2, 1, 14)), at(14));
-    assert_eq!(orders(&mut member, 14), (2, 2, true));
+    // Nor once it has left, whatever of it comes late.
+    member.members(BTreeSet::from([1, 3]), at(15));
+    assert_eq!(orders(&mut member, 15), (0, 0, false));
+    member.members(BTreeSet::from([1, 2, 3]), at(16));
+    member.hear(2, &Say::Beat(heard(2, 1, 16)), at(16));
+    assert_eq!(orders(&mut member, 16), (2, 2, true));
 }
 
 fn says(all: &[Do], say: &Say) -> bool {
@@ -902,5 +908,45 @@ fn members_of_older_and_newer_versions_are_heard_and_not_said_to_be_down() {
         member.ring(BTreeSet::from([1, 2]));
         member.hear(2, &older, at(14));
         assert_eq!(waits(&mut member, 9_000), Wait::Promise, "{more}");
+    }
+}
+
+#[test]
+fn a_machine_is_another_node_once_it_is_no_more_the_one_that_it_was() {
+    let as_fourth = |s: u64| {
+        Say::Beat(Beat {
+            machine: Some(Uuid::from_u128(5)),
+            ..heard(4, 1, s)
+        })
+    };
+    let names = |member: &Member| member.names().map(|(node, _)| node).collect::<Vec<_>>();
+    let mut member = member();
+    let all = BTreeSet::from([1, 2, 3, 4]);
+    member.ring(all.clone());
+    member.members(all, at(9));
+    member.hear(TARGET, &of_machine(5, 1, 10), at(10));
+    // It is there still: a copy of its id.
+    member.hear(4, &as_fourth(11), at(11));
+    assert_eq!(names(&member), [2, 3, 4]);
+    member.members(BTreeSet::from([1, 2, 4]), at(12));
+    member.hear(4, &as_fourth(12), at(12));
+    assert_eq!(names(&member), [2, 4]);
+    // The same boot is the same machine, also where it does not say so any more.
+    let unsaid = Say::Beat(heard(4, 1, 13));
+    member.hear(4, &unsaid, at(13));
+    assert_eq!(member.strangers().count(), 0);
+    member.hear(4, &Say::Beat(heard(4, 2, 1)), at(14));
+    assert_eq!(member.strangers().count(), 1);
+}
+
+#[test]
+fn a_boot_that_may_have_begun_before_the_order_is_not_taken_for_a_later_one() {
+    for (up_s, told) in [
+        (7, Verdict::Down(How::Rebooted)),
+        (8, Verdict::Failed(Failed::OtherBoot)),
+    ] {
+        let mut order = Order::new(of(TARGET, 1), at(10).at);
+        order.hear(TARGET, &heard(TARGET, 2, up_s), at(20).at);
+        assert_eq!(order.judge(&votes(&[1, 2], 0), at(20).at), told, "{up_s}");
     }
 }

@@ -7,14 +7,14 @@ mod pool_members;
 use pool_members::Ring;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use xenwarden::event::{Coverage, Uuid};
+use xenwarden::event::{Cause, Coverage, Uuid};
 use xenwarden::fencing::order::How;
 use xenwarden::guests::report::{DomainState, GuestReport, GuestsReport};
 use xenwarden::pool::fold::kind_of;
 use xenwarden::pool::hooks::Rule;
 use xenwarden::pool::message::message_of;
 use xenwarden::pool::record::{GuardFacts, HostFacts, HostId, Position, ResetFacts};
-use xenwarden::pool::sightings::{is_repeated, key_of};
+use xenwarden::pool::sightings::{MAX_ABSENCES, is_repeated, key_of, last_absence};
 use xenwarden::pool::told::{self, Filter};
 
 /// A subscriber that remembers what it has passed, as one at the socket does.
@@ -438,4 +438,124 @@ fn a_corosync_that_ends_is_told_from_a_link_that_is_lost() {
         Reader::default().read(&mut ring, 2, "pool.quorum_"),
         [""; 0]
     );
+}
+
+#[test]
+fn a_host_that_nobody_has_heard_since_they_started_has_a_minute_and_a_node_that_says_nothing_may_be_it()
+ {
+    for (nodes, kind) in [(vec![1, 2], "lost"), (vec![1, 2, 7], "silent")] {
+        let mut ring = Ring::new(3, 1_000, Vec::new());
+        ring.settle();
+        (0..3).for_each(|host| ring.kill(host));
+        (0..2).for_each(|host| ring.start(host));
+        for host in [0, 1] {
+            ring.node(host).ring_nodes(nodes.clone());
+        }
+        steps(&mut ring, 500);
+        let mut reader = Reader::default();
+        assert_eq!(reader.read(&mut ring, 0, "pool.host_"), [""; 0]);
+        steps(&mut ring, 200);
+        let told = reader.read(&mut ring, 0, "pool.host_");
+        assert_eq!(told, [format!("pool.host_{kind} host3")]);
+        assert_eq!(reader.events[0]["silent_ms"], Value::Null);
+    }
+}
+
+#[test]
+fn a_host_that_was_fenced_is_not_back_for_being_counted_a_moment_longer() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    // Dead, and corosync has not noticed yet.
+    ring.hosts[2].node = None;
+    let leads = leader(&mut ring);
+    steps(&mut ring, 5);
+    ring.node(leads).fenced(3, How::Withheld);
+    steps(&mut ring, 50);
+    let mut reader = Reader::default();
+    assert_eq!(
+        reader.read(&mut ring, leads, "pool.host_"),
+        ["pool.host_fenced host3"]
+    );
+}
+
+#[test]
+fn why_a_host_went_down_before_is_not_told_as_why_it_did_now() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    let told = |ring: &mut Ring| {
+        let now = ring.now;
+        ring.node(2).facts(facts(Some("a fan")), None, now);
+        ring.settle();
+    };
+    told(&mut ring);
+    ring.kill(2);
+    steps(&mut ring, 60);
+    ring.reboot(2);
+    steps(&mut ring, 5);
+    told(&mut ring);
+    steps(&mut ring, 40);
+    let mut reader = Reader::default();
+    reader.read(&mut ring, 0, "pool.host_");
+    let back = &reader.events[1];
+    assert_eq!(kind_of(back), "pool.host_back");
+    assert_eq!(back["same_boot"], false);
+    assert_eq!(back["reset"], Value::Null);
+}
+
+#[test]
+fn of_each_host_the_last_eight_absences_are_kept() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    for _ in 0..MAX_ABSENCES + 4 {
+        ring.kill(2);
+        steps(&mut ring, 30);
+        ring.start(2);
+        steps(&mut ring, 30);
+    }
+    let of = Uuid::from_u128(3);
+    let last = last_absence(ring.node(0).store(), of);
+    assert_eq!(last.number, MAX_ABSENCES as u64 + 4);
+    let logs = ring.node(0).store().hosts();
+    let kept = logs.filter_map(|(_, log)| log.state().sightings.get(&of));
+    assert_eq!(kept.map(Vec::len).max(), Some(MAX_ABSENCES));
+}
+
+#[test]
+fn a_lost_host_had_the_guests_that_were_there_and_names_some() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    let long = "n".repeat(200);
+    let mut report = guests(&[&long[..]; 30]);
+    report.guests[0].state = DomainState::Gone(Cause::Destroyed);
+    let now = ring.now;
+    ring.node(2).facts(facts(None), Some(&report), now);
+    ring.settle();
+    ring.kill(2);
+    steps(&mut ring, 60);
+    let mut reader = Reader::default();
+    reader.read(&mut ring, 0, "pool.host_");
+    let lost = &reader.events[0];
+    assert_eq!(lost["guest_count"], 29);
+    let named = lost["guests"].as_array().expect("guests");
+    assert_eq!(named.len(), 24);
+    assert_eq!(named[0]["name"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn what_a_host_never_had_since_it_started_it_has_not_lost() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.kill(1);
+    ring.kill(2);
+    steps(&mut ring, 200);
+    let mut reader = Reader::default();
+    assert_eq!(reader.read(&mut ring, 0, "pool."), ["pool.booted -"]);
+    // What it had it loses.
+    ring.start(1);
+    steps(&mut ring, 100);
+    ring.kill(1);
+    steps(&mut ring, 100);
+    let told = reader.read(&mut ring, 0, "pool.");
+    for kind in ["pool.link_lost -", "pool.quorum_lost -"] {
+        assert!(told.iter().any(|told| told == kind), "{told:?}");
+    }
 }

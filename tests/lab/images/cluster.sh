@@ -53,8 +53,11 @@ up() {
     ip link set br0 up
     ip addr add 192.0.2.$number/24 dev br0
     ip addr add 198.51.100.1$number/24 dev eth1
-    touch /var/log/xen/console/guest-web.log
-    leave bash -c "while :; do while IFS= read -r line; do echo \"web: \$line\"; done; sleep 0.2; done < /var/log/xen/console/guest-web.log > $LOG"
+    # xenconsoled goes by the name that a guest has at first.
+    for name in web web--incoming; do
+        touch /var/log/xen/console/guest-$name.log
+        leave bash -c "while :; do while IFS= read -r line; do echo \"web: \$line\"; done; sleep 0.2; done < /var/log/xen/console/guest-$name.log > $LOG"
+    done
     leave socat TCP-LISTEN:9000,fork,reuseaddr EXEC:"xl migrate-receive"
 }
 
