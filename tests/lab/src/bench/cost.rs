@@ -52,16 +52,16 @@ pub fn run(
         }),
     };
     pass(&mut host, SETTLES.as_secs() as u32)?;
-    let (before, began) = (host.programs_of(peer)?, host.machine.clock()?);
+    let (began_s, before) = host.programs_of(peer)?;
     pass(&mut host, MEASURED_S)?;
-    let (after, ended) = (host.programs_of(peer)?, host.machine.clock()?);
+    let (ended_s, after) = host.programs_of(peer)?;
     let programs = after.into_iter().zip(before);
     Ok(CostRun {
         peer: peer.name().to_owned(),
         guests,
         run,
         // More than was asked for: time runs on between two looks at it.
-        over_s: (ended - began).as_secs_f64(),
+        over_s: ended_s - began_s,
         programs: programs
             .map(|(after, before)| since(after, &before))
             .collect(),
@@ -93,16 +93,24 @@ impl Host {
         Ok(())
     }
 
-    fn programs_of(&mut self, peer: Peer) -> Result<Vec<Program>> {
+    /// Its programs, and dom0's uptime in seconds, of the same moment: by the time that the laboratory hears of it, the clock is further.
+    fn programs_of(&mut self, peer: Peer) -> Result<(f64, Vec<Program>)> {
         let names = peer.processes().iter();
-        names.map(|name| self.program_now(name)).collect()
+        let all = names.map(|name| self.program_now(name));
+        let all: Vec<(f64, Program)> = all.collect::<Result<_>>()?;
+        let first = all.first().map(|(uptime_s, _)| *uptime_s);
+        let uptime_s = first.context(|| "no program")?;
+        Ok((
+            uptime_s,
+            all.into_iter().map(|(_, program)| program).collect(),
+        ))
     }
 
     /// From proc(5): smaps_rollup, VmLck of status, and of each thread its time in schedstat and its context switches.
-    fn program_now(&mut self, name: &str) -> Result<Program> {
+    fn program_now(&mut self, name: &str) -> Result<(f64, Program)> {
         let text = self.dom0_ok(
             &format!(
-                "set -- $(pidof {name}); [ $# -gt 0 ] || exit 1; echo $#; \
+                "cat /proc/uptime; set -- $(pidof {name}); [ $# -gt 0 ] || exit 1; echo $#; \
                  for pid; do cat /proc/$pid/task/*/schedstat; done | awk '{{t += $1; n++}} END {{printf \"%d %.0f\\n\", n, t}}'; \
                  for pid; do cat /proc/$pid/task/*/status; done | awk '/^voluntary_ctxt/ {{w += $2}} END {{print w}}'; \
                  for pid; do cat /proc/$pid/smaps_rollup; done | awk '/^Rss:/ {{r += $2}} /^Pss:/ {{p += $2}} END {{print r, p}}'; \
@@ -110,6 +118,9 @@ impl Host {
             ),
             PROMPT,
         )?;
+        let (uptime, text) = text.split_once('\n').unwrap_or_default();
+        let uptime_s = uptime.split(' ').next().unwrap_or_default();
+        let uptime_s: f64 = uptime_s.parse().context(|| "no uptime")?;
         let numbers: std::result::Result<Vec<u64>, _> =
             text.split_whitespace().map(str::parse).collect();
         let numbers = numbers.context(|| format!("what {name} costs: {text}"))?;
@@ -122,16 +133,19 @@ impl Host {
                 resident_kib,
                 proportional_kib,
                 locked_kib,
-            ] => Ok(Program {
-                name: name.to_owned(),
-                processes,
-                threads,
-                cpu_ns,
-                wakeups,
-                resident_kib,
-                proportional_kib,
-                locked_kib,
-            }),
+            ] => Ok((
+                uptime_s,
+                Program {
+                    name: name.to_owned(),
+                    processes,
+                    threads,
+                    cpu_ns,
+                    wakeups,
+                    resident_kib,
+                    proportional_kib,
+                    locked_kib,
+                },
+            )),
             _ => Err(Error::new(format!(
                 "what {name} costs cannot be made out: {text}"
             ))),

@@ -7,6 +7,7 @@ use super::kicks::LOADS;
 use super::peers::Peer;
 use super::wedges::{Act, Case, WATCHED, cases};
 use crate::error::Result;
+use crate::machine::Shape;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -50,10 +51,60 @@ impl Data {
         for (name, version) in &self.versions {
             let _ = writeln!(page, "| {name} | {version} |");
         }
+        page += "\n## In short\n\n";
+        page += &self.summary();
         page += &resets(&self.wedges);
         page += &costs(&self.cost);
         page += &kicks(&self.kicks);
         page
+    }
+}
+
+impl Data {
+    /// What the README says as well.
+    fn summary(&self) -> String {
+        let wedges = |shape: Shape| {
+            let all = cases().into_iter();
+            let is_wedge = |case: &Case| case.should_go_down && matches!(case.act, Act::Wedge(_));
+            all.filter(|case| is_wedge(case) && case.shape == shape)
+                .collect::<Vec<_>>()
+        };
+        let caught = |shape: Shape| {
+            let wedges = wedges(shape);
+            let wedges: Vec<&Case> = wedges.iter().collect();
+            Peer::ALL.map(|peer| caught(&wedges, &self.wedges, peer))
+        };
+        let slowest = Peer::ALL.map(|peer| {
+            let of_peer = self.wedges.iter().filter(|run| run.peer == peer.name());
+            let last = of_peer.filter_map(|run| run.reset_s).fold(0.0, f64::max);
+            format!("{last:.1}")
+        });
+        let cost = |guests: u32, value: fn(&CostRun) -> f64| {
+            Peer::ALL.map(|peer| {
+                let runs = self.cost.iter();
+                let of_peer = runs.filter(|run| run.guests == guests && run.peer == peer.name());
+                spread(of_peer.map(value))
+            })
+        };
+        let mut text = peers_head("");
+        let mut row = |what: &str, cells: [String; Peer::ALL.len()]| {
+            let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
+        };
+        row(
+            "wedges with dom0 on every pCPU that ended in a reset",
+            caught(Shape::Everywhere),
+        );
+        row(
+            "wedges of a pCPU without dom0 that did",
+            caught(Shape::Apart),
+        );
+        row("the slowest reset, s", slowest);
+        for guests in [0, 20] {
+            let what = format!("CPU with {guests} guests, ms a minute");
+            row(&what, cost(guests, cpu_ms_a_minute));
+        }
+        row("in memory with 20 guests, MiB", cost(20, memory_mib));
+        text
     }
 }
 
@@ -209,10 +260,14 @@ fn costs(runs: &[CostRun]) -> String {
                 .iter()
                 .filter(|run| run.guests == guests && run.peer == peer.name());
             let of_peer: Vec<&CostRun> = of_peer.collect();
+            if of_peer.is_empty() {
+                let _ = writeln!(text, "| {guests} | {} | not run | | | | | | |", peer.name());
+                continue;
+            }
             for name in peer.processes() {
                 let _ = writeln!(text, "{}", cost_line(guests, peer, name, &of_peer));
             }
-            if peer.processes().len() > 1 && !of_peer.is_empty() {
+            if peer.processes().len() > 1 {
                 let cpu = spread(of_peer.iter().map(|run| cpu_ms_a_minute(run)));
                 let memory = spread(of_peer.iter().map(|run| memory_mib(run)));
                 let _ = writeln!(text, "| {guests} | **both** | {cpu} | | | | | {memory} | |");
@@ -226,9 +281,6 @@ fn costs(runs: &[CostRun]) -> String {
 fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {
     let of_name = |run: &&CostRun| run.programs.iter().find(|one| one.name == name).cloned();
     let programs: Vec<_> = runs.iter().filter_map(of_name).collect();
-    if programs.is_empty() {
-        return format!("| {guests} | {name} | not run | | | | | | |");
-    }
     let of_name = |run: &&&CostRun| run.programs.iter().any(|one| one.name == name);
     let minutes: Vec<f64> = runs
         .iter()
@@ -342,6 +394,17 @@ mod tests {
                 "{path} is not made of {DATA}: make bench-report"
             );
         }
+    }
+
+    #[test]
+    fn the_readme_says_what_the_data_say() {
+        let layout = Layout::of_this_tree();
+        let readme = read_text(&layout.project("README.md")).unwrap();
+        let summary = Data::read(&layout.project(DATA)).unwrap().summary();
+        assert!(
+            readme.contains(&summary),
+            "the README does not have:\n{summary}"
+        );
     }
 
     #[test]
