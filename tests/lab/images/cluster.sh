@@ -35,7 +35,8 @@ up() {
     echo "0000000000000000000000000000000$number" > /etc/machine-id
     # The volume that DRBD has, and a third vote without certificates.
     mkdir /dev/vg0
-    ln -s /dev/sdb /dev/vg0/web
+    # The disk that is not the host's own, whatever its name.
+    case $(mount) in */dev/sda*) ln -s /dev/sdb /dev/vg0/web ;; *) ln -s /dev/sda /dev/vg0/web ;; esac
     sed -i 's/tls: on/tls: off/' /etc/corosync/corosync.conf
 
     # Each line that anybody says goes out through the debug port, when it is said.

@@ -37,7 +37,9 @@ mount -t xenfs xenfs /proc/xen
 mkdir -p /var/lib/xenwarden
 tries=0
 until [ -b /dev/sda ] || [ $tries -ge 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-mount -t ext4 /dev/sda /var/lib/xenwarden || echo "dom0-init: no state disk"
+# Which of two disks is sda is not said.
+until mount -t ext4 /dev/sda /var/lib/xenwarden || mount -t ext4 /dev/sdb /var/lib/xenwarden || [ $tries -ge 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+mountpoint -q /var/lib/xenwarden || echo "dom0-init: no state disk"
 ln -s /var/lib/xenwarden/crash /var/crash
 
 # From here on a log line costs a slow serial port nothing.

@@ -22,10 +22,16 @@ const WRONG: &str = "alarm\\.\\|expired\\|withh";
 pub fn run(cluster: &mut Cluster) -> Result<Value> {
     let mut moves = Vec::new();
     for _ in 0..2 * ROUNDS {
-        let figures = moved(cluster)?;
+        let mut figures = moved(cluster)?;
+        figures["numbers"] = is_well(cluster)?.into();
         say(figures.to_string());
         moves.push(figures);
     }
+    Ok(json!({ "moves": moves }))
+}
+
+/// No host has told of anything wrong, and the disk has all that was acknowledged; how many numbers that is.
+fn is_well(cluster: &mut Cluster) -> Result<u64> {
     let at = cluster.guest_at()?;
     let lines = cluster.hosts[at].machine.log.lines_from(0);
     let acknowledged = counted::acknowledged(&lines).context(|| "the guest has said nothing")?;
@@ -40,7 +46,7 @@ pub fn run(cluster: &mut Cluster) -> Result<Value> {
             return Err(Error::new(format!("{name} withholds")));
         }
     }
-    Ok(json!({ "moves": moves, "acknowledged": acknowledged, "numbers": numbers }))
+    Ok(numbers)
 }
 
 /// Once, to the other host.
