@@ -559,3 +559,23 @@ fn what_a_host_never_had_since_it_started_it_has_not_lost() {
         assert!(told.iter().any(|told| told == kind), "{told:?}");
     }
 }
+
+#[test]
+fn a_guest_has_the_name_that_it_has_where_it_runs() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    // xl renames the domain that a migration leaves behind.
+    let mut left = guests(&["web--migratedaway"]);
+    left.guests[0].state = DomainState::Gone(Cause::Suspend);
+    let now = ring.now;
+    for (host, report) in [(0, left), (1, guests(&["web"]))] {
+        ring.node(host).facts(facts(None), Some(&report), now);
+    }
+    ring.settle();
+    let now = ring.now;
+    for host in 0..3 {
+        let report = ring.node(host).guests_report(now);
+        let names: Vec<_> = report.guests.iter().map(|g| g.name.as_deref()).collect();
+        assert_eq!(names, [Some("web")], "on host {host}");
+    }
+}

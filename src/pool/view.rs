@@ -202,18 +202,14 @@ pub fn guests(
     quorate: Option<bool>,
 ) -> PoolGuests {
     let mut found: BTreeMap<Uuid, PoolGuest> = BTreeMap::new();
-    let of = |found: &mut BTreeMap<Uuid, PoolGuest>,
-              uuid,
-              name: &Option<String>,
-              add: &mut dyn FnMut(&mut PoolGuest)| {
-        let guest = found.entry(uuid).or_insert_with(|| PoolGuest {
+    let mut names: BTreeMap<(Uuid, HostId), &str> = BTreeMap::new();
+    let of = |found: &mut BTreeMap<Uuid, PoolGuest>, uuid, add: &mut dyn FnMut(&mut PoolGuest)| {
+        add(found.entry(uuid).or_insert_with(|| PoolGuest {
             uuid,
             name: None,
             places: Vec::new(),
             alarms: Vec::new(),
-        });
-        guest.name = guest.name.take().or_else(|| name.clone());
-        add(guest);
+        }));
     };
     for (host, log) in store.hosts() {
         let state = log.state();
@@ -228,14 +224,18 @@ pub fn guests(
                 state: facts.state,
                 fed: facts.fed,
             };
-            of(&mut found, *uuid, &facts.name, &mut |guest| {
+            if let Some(name) = &facts.name {
+                names.insert((*uuid, host), name);
+            }
+            of(&mut found, *uuid, &mut |guest| {
                 guest.places.push(place.clone());
             });
         }
         for (uuid, alarm) in &state.alarms {
             if let Some(open) = open(store, host, *uuid, alarm) {
-                of(&mut found, *uuid, &alarm.name, &mut |guest| {
+                of(&mut found, *uuid, &mut |guest| {
                     guest.alarms.push(open.clone());
+                    guest.name = guest.name.take().or_else(|| alarm.name.clone());
                 });
             }
         }
@@ -245,6 +245,12 @@ pub fn guests(
         guest
             .places
             .sort_by_key(|place| (is_gone(place.state), !place.member, !place.fed, place.host));
+        // As it is called where it is: a domain that a migration leaves behind has another name.
+        let places = guest.places.iter();
+        let mut called = places.filter_map(|place| names.get(&(guest.uuid, place.host)));
+        if let Some(name) = called.next() {
+            guest.name = Some((*name).to_owned());
+        }
     }
     PoolGuests {
         version: 1,
