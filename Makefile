@@ -186,7 +186,7 @@ fuzz: prerequisites
 	@$(call need,c++,g++)
 	fuzz/run $(SECONDS)
 
-SCRIPTS = init/functions.sh init/systemd/stop-for-good init/systemd/stopping init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run tests/qemu/run \
+SCRIPTS = doc/examples/cluster/fence-peer init/functions.sh init/systemd/stop-for-good init/systemd/stopping init/sysv/* init/openrc/* init/grub.d/* init/xcp-ng/* hooks/* .ci/run fuzz/run tests/mutants/run tests/qemu/run \
     $(addprefix packaging/,source vendored-licences portable deb rpm test) packaging/debian/xenwarden.p* packaging/debian/tests/installed
 
 lint: prerequisites

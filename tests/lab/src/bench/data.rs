@@ -192,6 +192,9 @@ fn line<R: Serialize>(record: &R) -> Result<String> {
     Ok(text + "\n")
 }
 
+/// What begins a file of data: JSON knows no other comment.
+const LICENCE: &str = "SPDX-License-Identifier: GPL-2.0-only";
+
 /// All records of one bench, and what they were measured with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results<R> {
@@ -221,7 +224,9 @@ impl<R: Record> Results<R> {
         let runs = lines?.join(",\n");
         write(
             path,
-            format!("{{\n  \"versions\": {versions},\n  \"runs\": [\n{runs}\n  ]\n}}\n"),
+            format!(
+                "{{\n  \"$comment\": \"{LICENCE}\",\n  \"versions\": {versions},\n  \"runs\": [\n{runs}\n  ]\n}}\n"
+            ),
         )
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const PROGRAMS: &[&str] = &["/usr/sbin/sbd", "/usr/sbin/watchdog"];
 /// The disk's module, and where it is.
 const MODULES: &[&str] = &["drivers/block/brd"];
-/// The folder of [`MODULES`] in dom0.
+/// The folder of the kernel modules that the daemons need, in dom0.
 pub const MODULES_FOLDER: &str = "/bench/modules";
 /// Settings of watchdog(8): Debian's own, and the device, its timeout, and as often a kick as its `interval` is by default.
 const WATCHDOG: &str = "watchdog-device = /dev/watchdog0\nwatchdog-timeout = 5\ninterval = 1\nrealtime = yes\npriority = 1\n";
