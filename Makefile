@@ -166,10 +166,8 @@ cost: build
 	$(LAB) cost
 
 bench: build
-	$(LAB) bench wedges $(RUNS)
-	$(LAB) bench cost $(RUNS)
-	$(LAB) bench kicks $(RUNS)
-	$(LAB) bench report
+	failed=; for part in wedges cost kicks; do $(LAB) bench $$part $(RUNS) || failed=1; done; \
+	$(LAB) bench report && test -z "$$failed"
 
 bench-report: prerequisites
 	$(LAB) bench report
@@ -274,6 +272,8 @@ install-files: install-init
 	install -D -m 644 man/xenwarden-events.7 $(DESTDIR)$(MANDIR)/man7/xenwarden-events.7
 	for page in events.schema.json operating.md sizing.md cluster.md awd-protocol.md; do \
 	    install -D -m 644 doc/$$page $(DESTDIR)$(DOCDIR)/$$page || exit 1; done
+	for file in $$(find doc/examples -type f); do mode=644; test ! -x $$file || mode=755; \
+	    install -D -m $$mode $$file $(DESTDIR)$(DOCDIR)/$${file#doc/} || exit 1; done
 	for file in alerts.yml dashboard.json; do \
 	    install -D -m 644 monitoring/$$file $(DESTDIR)$(DOCDIR)/monitoring/$$file || exit 1; done
 

@@ -179,6 +179,11 @@ fn status_tells_on_from_off_and_what_is_not_known_from_both() {
     let cases = [
         (ON, 0),
         (OFF, 2),
+        // Others may have had it boot since.
+        (
+            r#"{"quorate":false,"hosts":[{"name":"a","power":"off"}]}"#,
+            1,
+        ),
         (UNKNOWN, 1),
         (r#"{"quorate":true,"hosts":[]}"#, 1),
         (

@@ -1308,3 +1308,21 @@ fn strict_leases_that_run_all_have_room_in_a_page_that_is_full_without_them() {
 fn names_of_three() -> BTreeSet<String> {
     ["a", "b", "c"].map(str::to_owned).into()
 }
+
+#[test]
+fn a_strict_lease_that_runs_is_its_users_until_it_is_given_back_whoever_is_configured() {
+    let place = Place::make("user");
+    let page = place.guard(&policy(&[strict("pool")]), 0);
+    page.renew(0, at(10));
+    let mut another = strict("pool");
+    another.uid = 65_534;
+    let uids = |page: &Page| {
+        let all = page.leases();
+        all.iter().map(|lease| lease.uid).collect::<Vec<_>>()
+    };
+    let page = place.guard(&policy(&[another.clone()]), 1);
+    assert_eq!(uids(&page), [0], "one socket, and who holds it");
+    set_deadline(page.words(), 0, Deadline::Released);
+    let page = place.guard(&policy(&[another]), 2);
+    assert_eq!(uids(&page), [65_534]);
+}

@@ -491,15 +491,27 @@ fn watch(
     (each, offset): (Duration, Duration),
 ) {
     let mut watcher = Watcher::new(reporter);
-    let mut next = Instant::now() + offset;
+    let begins = Instant::now() + offset;
+    let mut next = begins;
     while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
         if sched_getcpu() != Ok(cpu) {
             let _ = pin(cpu);
         }
         let is_well = watcher.turn(Monotonic::now());
         bus.report_drops();
-        next = (next + if is_well { each } else { TURN }).max(Instant::now());
+        next = match is_well {
+            true => next_turn(begins, each, Instant::now()),
+            false => (next + TURN).max(Instant::now()),
+        };
     }
+}
+
+/// The next of a watcher's own turns. They are counted from its first, so that those of several stay between each other, whatever was wrong
+/// for a while.
+fn next_turn(begins: Instant, each: Duration, now: Instant) -> Instant {
+    let passed = now.saturating_duration_since(begins);
+    let turns = passed.as_nanos() / each.as_nanos().max(1) + 1;
+    begins + each * u32::try_from(turns).unwrap_or(u32::MAX)
 }
 
 /// Binds this thread to a vCPU.
@@ -537,6 +549,35 @@ mod tests {
             assert!(each <= Duration::from_secs(2), "{watchers}: {each:?}");
             assert!(each / watchers <= TURN, "{watchers}: {each:?}");
             assert!(watchers > MOST_SHARED || each / watchers == TURN);
+        }
+    }
+
+    #[test]
+    fn watchers_take_turns_again_once_what_was_wrong_is_over() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        for watchers in [2, 4, 8] {
+            let each = turns_each(usize::try_from(watchers).expect("few"));
+            let mut looks = Vec::new();
+            for n in 0..watchers {
+                let begins = begun + each / watchers * n;
+                // Something is wrong from the first second to the fourth, and each look takes a while.
+                let mut next = begins;
+                while next < at(60_000) {
+                    let now = next + Duration::from_millis(7);
+                    let is_well = !(at(1_000)..at(4_000)).contains(&now);
+                    if now > at(10_000) {
+                        looks.push(next);
+                    }
+                    next = match is_well {
+                        true => next_turn(begins, each, now),
+                        false => (next + TURN).max(now),
+                    };
+                }
+            }
+            looks.sort();
+            let gaps = looks.windows(2).map(|pair| pair[1] - pair[0]);
+            assert!(gaps.max() <= Some(TURN), "{watchers}");
         }
     }
 }

@@ -90,19 +90,25 @@ fn monitor(options: &Options) -> Result<u8, String> {
     Ok(DONE)
 }
 
-fn power(options: &Options) -> Result<Power, String> {
+/// And whether the pool has quorum here.
+fn power(options: &Options) -> Result<(Power, bool), String> {
     let plug = options.plug()?;
     let told = powers(options, Some(plug))?;
+    let quorate = told.quorate;
     let host = told.hosts.into_iter().find(|host| host.name == plug);
-    host.map(|host| host.power)
+    host.map(|host| (host.power, quorate))
         .ok_or_else(|| format!("{plug}: the pool has not answered for it"))
 }
 
 fn status(options: &Options) -> Result<u8, String> {
     match power(options)? {
-        Power::On => Ok(DONE),
-        Power::Off => Ok(OFF),
-        Power::Unknown => Err(format!(
+        (Power::On, _) => Ok(DONE),
+        (Power::Off, true) => Ok(OFF),
+        (Power::Off, false) => Err(format!(
+            "{}: it was off; without quorum nobody here knows whether it has booted since",
+            options.plug()?
+        )),
+        (Power::Unknown, _) => Err(format!(
             "{}: not heard, and nobody knows whether it is off",
             options.plug()?
         )),
@@ -113,7 +119,7 @@ fn status(options: &Options) -> Result<u8, String> {
 fn on(options: &Options) -> Result<u8, String> {
     let end = Instant::now() + options.timeout;
     loop {
-        let power = power(options)?;
+        let (power, _) = power(options)?;
         if power == Power::On {
             return Ok(DONE);
         }

@@ -149,7 +149,7 @@ impl<'a> Server<'a> {
             self.watched = None;
             return TURN_NS;
         }
-        let watched = self.watched.take().and_then(Watched::heard);
+        let watched = self.watched.take().and_then(Watched::quiet);
         let is_new = watched.is_none();
         self.watched = watched.or_else(|| Watched::directory_of(&self.path));
         match self.watched {

@@ -8,13 +8,17 @@ use super::peers::Peer;
 use super::wedges::{Act, Case, WATCHED, cases};
 use crate::error::Result;
 use crate::machine::Shape;
+use crate::scenario::table::THOUSAND;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+/// Of each part its versions, and which of the data were measured with each.
+type Versions = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
 /// What was measured; a bench that was never run has no records.
 pub struct Data {
-    versions: BTreeMap<String, String>,
+    versions: Versions,
     wedges: Vec<WedgeRun>,
     cost: Vec<CostRun>,
     kicks: Vec<KickRun>,
@@ -23,12 +27,12 @@ pub struct Data {
 impl Data {
     /// Reads what is there in a folder.
     pub fn read(folder: &Path) -> Result<Self> {
-        let mut versions = BTreeMap::new();
+        let mut versions = Versions::new();
         let data = Data {
             wedges: records(folder, "wedges", &mut versions)?,
             cost: records(folder, "cost", &mut versions)?,
             kicks: records(folder, "kicks", &mut versions)?,
-            versions: BTreeMap::new(),
+            versions: Versions::new(),
         };
         Ok(Data { versions, ..data })
     }
@@ -48,8 +52,15 @@ impl Data {
     fn page(&self) -> String {
         let mut page = INTRODUCTION.to_owned();
         page += "\n## What was measured\n\n| part | version |\n|---|---|\n";
-        for (name, version) in &self.versions {
-            let _ = writeln!(page, "| {name} | {version} |");
+        for (name, versions) in &self.versions {
+            let all = versions.iter();
+            let told: Vec<String> = match versions.len() {
+                1 => all.map(|(version, _)| version.clone()).collect(),
+                _ => all
+                    .map(|(version, of)| format!("{}: {version}", of.join(", ")))
+                    .collect(),
+            };
+            let _ = writeln!(page, "| {name} | {} |", told.join("; "));
         }
         page += "\n## In short\n\n";
         page += &self.summary();
@@ -98,31 +109,28 @@ impl Data {
             "wedges of a pCPU without dom0 that did",
             caught(Shape::Apart),
         );
-        row("the slowest reset, s", slowest);
-        for guests in [0, 20] {
+        row("the slowest of the resets that came, s", slowest);
+        for guests in [0, 20, THOUSAND.into()] {
             let what = format!("CPU with {guests} guests, ms a minute");
             row(&what, cost(guests, cpu_ms_a_minute));
         }
-        row("in memory with 20 guests, MiB", cost(20, memory_mib));
+        for guests in [0, THOUSAND.into()] {
+            let what = format!("in memory with {guests} guests, shared pages divided, MiB");
+            row(&what, cost(guests, memory_mib));
+        }
         text
     }
 }
 
-fn records<R: Record>(
-    folder: &Path,
-    name: &str,
-    versions: &mut BTreeMap<String, String>,
-) -> Result<Vec<R>> {
+fn records<R: Record>(folder: &Path, name: &str, versions: &mut Versions) -> Result<Vec<R>> {
     let path = folder.join(format!("{name}.json"));
     if !path.exists() {
         return Ok(Vec::new());
     }
     let results = Results::read(&path)?;
     for (part, version) in results.versions {
-        let known = versions.entry(part).or_insert_with(|| version.clone());
-        if *known != version {
-            *known = format!("{known}; {name}: {version}");
-        }
+        let of_part = versions.entry(part).or_default();
+        of_part.entry(version).or_default().push(name.to_owned());
     }
     Ok(results.runs)
 }
@@ -189,17 +197,18 @@ fn of<'a>(runs: &'a [WedgeRun], case: &Case, peer: Peer) -> Vec<&'a WedgeRun> {
 fn resets(runs: &[WedgeRun]) -> String {
     let all = cases();
     let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
+    let runs_told = match most {
+        1 => "one run of each".to_owned(),
+        _ => format!("least to most of up to {most} runs"),
+    };
     let mut text = format!(
         "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
-         none in {} s; least to most where there were several \
-         runs ({most} at most), each at another phase of the timers. *No reset* is right in the rows alone that should live.\n\n",
+         none in {} s; {runs_told}. Each run is at a phase of the timers of its own, which is not the same for all daemons: where a wedge stops \
+         dom0 or not by chance, so may the numbers be. *No reset* is right only in the rows that should live.\n\n",
         WATCHED.as_secs(),
     );
     text += &peers_head("wedge");
-    let ran = all
-        .iter()
-        .filter(|case| runs.iter().any(|run| run.wedge == case.name));
-    let ran: Vec<&Case> = ran.collect();
+    let ran: Vec<&Case> = all.iter().collect();
     let right = |down: bool| ran.iter().filter(move |case| case.should_go_down == down);
     for case in right(true).chain(right(false)) {
         let cells = Peer::ALL.map(|peer| came(&of(runs, case, peer)));
@@ -240,7 +249,7 @@ const NOTES_ON_RESETS: &str = "
 Where dom0 is on every pCPU, many a wedge stops dom0 too, and with it any daemon's kicks: there a daemon is as good as another, and what
 each does differs by where dom0's processors happened to run. Names that end in 2 or 3 are of a pCPU without dom0, which lives on.
 `idle-only`: xenwarden has `evidence.starved_s = 3`, which is not its default; without it the host lives. `guest-handler`: from the
-deadline of a guest that no longer feeds. xenwatchdogd has no hardware: what it does is Xen's, which a wedge may stop.
+deadline of a guest that no longer feeds. xenwatchdogd has no hardware, nor a driver that could refuse a kick: what it does is Xen's, which a wedge may stop.
 ";
 
 fn costs(runs: &[CostRun]) -> String {
@@ -274,8 +283,8 @@ fn costs(runs: &[CostRun]) -> String {
             }
         }
     }
-    text + "\nThe 1,000 guests are records that are written into the hypervisor's table from outside, once a second; no host of the laboratory \
-            can carry as many. The other daemons know nothing of guests, so theirs is the same host as with 2.\n"
+    text + "\nThe 1,000 guests are records that are written into the hypervisor's table from outside, each about every 1.4 s; no host of the \
+            laboratory can carry as many. The other daemons know nothing of guests, so theirs is the same host as with 2.\n"
 }
 
 fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {

@@ -25,7 +25,7 @@ const SETTLES: Duration = Duration::from_secs(3);
 pub enum Act {
     /// A row of the table of wedges.
     Wedge(&'static Wedge),
-    /// All processes of the daemon get a signal.
+    /// The process of the daemon that kicks gets a signal, or all of them where it has several.
     Signal(&'static str),
     /// The host watchdog refuses every kick from now on.
     Refuse,

@@ -39,6 +39,9 @@ impl Laboratory {
         let name = initramfs.file_name().unwrap_or_default().to_owned();
         let key = cache_key([
             RECIPE.as_bytes(),
+            // How each daemon is started, and what dom0 is busy with.
+            include_bytes!("../bench/peers.rs"),
+            include_bytes!("../bench/kicks.rs"),
             self.patched.key.as_bytes(),
             name.as_encoded_bytes(),
         ]);
