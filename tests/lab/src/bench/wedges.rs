@@ -17,8 +17,6 @@ use std::time::Duration;
 
 /// For how long a host is watched.
 pub const WATCHED: Duration = Duration::from_secs(30);
-/// A guest's shell takes its commands, and the guest disarms.
-const SETTLES: Duration = Duration::from_secs(3);
 
 /// What is done to a host.
 #[derive(Debug, Clone, Copy)]
@@ -153,16 +151,12 @@ impl Host {
         let guest = GUESTS[0];
         match wedge.expected {
             Expected::DownFromInjection | Expected::Lives => self.inject(wedge.fault),
-            Expected::DownFromDeadline => {
-                self.tell_guest(guest, "killall -9 watchdog")?;
-                self.inject_at_deadline(wedge.fault)
-            }
+            Expected::DownFromDeadline => self.pass_a_deadline(wedge, guest),
             Expected::DownFromStarving(cpu) => {
                 if peer == Peer::Xenwarden {
                     self.judge_starved()?;
                 }
-                self.tell_guest(guest, "killall watchdog; sleep 1; while :; do :; done")?;
-                self.pass(SETTLES)?;
+                self.occupy(guest)?;
                 self.bind_guest(guest, cpu)?;
                 self.inject(wedge.fault)
             }

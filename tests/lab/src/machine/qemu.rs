@@ -265,25 +265,26 @@ impl Machine {
     /// if it did not fire. The reset that it asks for stops the machine instead, so that the moment can be read.
     pub fn wait_fired(&mut self, until: Duration) -> Result<Option<Duration>> {
         let said = self.shape.says_that_it_fired();
-        self.wait_ended(until, said, FIRING)
+        self.wait_ended(until, said, None)
     }
 
     /// The same for a reset that comes from within, by the hypervisor or dom0's kernel.
     pub fn wait_reset(&mut self, until: Duration) -> Result<Option<Duration>> {
-        self.wait_ended(until, false, FIRING)
+        self.wait_ended(until, false, None)
     }
 
     /// The same where there may be no timer left that could fire: then the machine's time stands still, and nothing resets it.
     pub fn wait_reset_if_any(&mut self, until: Duration) -> Result<Option<Duration>> {
-        self.wait_ended(until, false, STILL)
+        self.wait_ended(until, false, Some(STILL))
     }
 
-    /// `said`: QEMU says first that it was the watchdog. `still`: how long the machine's time may stand still until nothing is expected.
+    /// `said`: QEMU says first that it was the watchdog. `still`: how long the machine's time may stand still until nothing is
+    /// expected; none: that is an error in the end.
     fn wait_ended(
         &mut self,
         until: Duration,
         said: bool,
-        still: Duration,
+        still: Option<Duration>,
     ) -> Result<Option<Duration>> {
         let deadline = Instant::now() + FIRING;
         let (mut last, mut moved) = (Duration::ZERO, Instant::now());
@@ -307,7 +308,7 @@ impl Machine {
             if now != last {
                 (last, moved) = (now, Instant::now());
             }
-            if now >= until || moved.elapsed() >= still {
+            if now >= until || still.is_some_and(|still| moved.elapsed() >= still) {
                 return Ok(None);
             }
             self.check_deadline(deadline, "reaching the moment to be watched until")?;

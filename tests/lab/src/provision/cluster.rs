@@ -3,11 +3,10 @@
 //!
 //! In: Debian's archive. Out: a folder with the packages unpacked; nothing is installed.
 
-use super::apt::Apt;
-use super::packages::{Packages, unpack};
-use crate::command::say;
+use super::packages::Packages;
+use super::unpacked;
 use crate::error::Result;
-use crate::layout::{Layout, cache_key, fresh_dir, write};
+use crate::layout::Layout;
 use std::path::PathBuf;
 
 /// The packages whose programs run in dom0, and on this machine the third vote.
@@ -41,21 +40,8 @@ pub(super) const LIBRARIES: &[&str] = &[
 
 /// The folder that they are unpacked in, fetched if they are not there yet.
 pub fn provide(layout: &Layout, packages: &Packages) -> Result<PathBuf> {
-    let names: Vec<String> = PROGRAMS
-        .iter()
-        .chain(LIBRARIES)
-        .map(|name| (*name).to_owned())
-        .collect();
-    let key = cache_key([names.join(" ").as_bytes()]);
-    let folder = layout.lab("cluster/packages");
-    let (root, stamp) = (folder.join("root"), folder.join(format!("complete-{key}")));
-    if !stamp.exists() {
-        say("fetching corosync, Pacemaker and DRBD");
-        fresh_dir(&folder)?;
-        let apt = Apt::open(layout, packages.release, packages.arch)?;
-        apt.download(&names, &folder.join("debs"))?;
-        unpack(&folder.join("debs"), &root)?;
-        write(&stamp, "")?;
-    }
-    Ok(root)
+    let names = PROGRAMS.iter().chain(LIBRARIES);
+    let what = "corosync, Pacemaker and DRBD";
+    let unpacked = unpacked::provide(layout, packages, "cluster/packages", names, what)?;
+    Ok(unpacked.root)
 }

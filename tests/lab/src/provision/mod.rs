@@ -11,6 +11,7 @@ mod hypervisor;
 mod packages;
 pub mod peers;
 mod release;
+mod unpacked;
 
 pub use arch::Arch;
 pub use host::install_missing;

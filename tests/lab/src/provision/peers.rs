@@ -3,12 +3,11 @@
 //!
 //! In: Debian's archive. Out: a folder with the packages unpacked; nothing is installed. watchdogd is not in Debian.
 
-use super::apt::Apt;
 use super::cluster::LIBRARIES;
-use super::packages::{Packages, unpack};
-use crate::command::say;
+use super::packages::Packages;
+use super::unpacked::{self, Unpacked};
 use crate::error::{Context, Result};
-use crate::layout::{Layout, cache_key, fresh_dir, write};
+use crate::layout::Layout;
 use std::path::{Path, PathBuf};
 
 /// The packages whose programs run in dom0.
@@ -26,19 +25,9 @@ pub struct Peers {
 /// Fetches them if they are not there yet.
 pub fn provide(layout: &Layout, packages: &Packages) -> Result<Peers> {
     let names = PROGRAMS.iter().chain(MORE).chain(LIBRARIES);
-    let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
-    let key = cache_key([names.join(" ").as_bytes()]);
-    let folder = layout.lab("bench/packages");
-    let (root, debs) = (folder.join("root"), folder.join("debs"));
-    let stamp = folder.join(format!("complete-{key}"));
-    if !stamp.exists() {
-        say("fetching the other watchdog daemons");
-        fresh_dir(&folder)?;
-        let apt = Apt::open(layout, packages.release, packages.arch)?;
-        apt.download(&names, &debs)?;
-        unpack(&debs, &root)?;
-        write(&stamp, "")?;
-    }
+    let what = "the other watchdog daemons";
+    let Unpacked { root, debs } =
+        unpacked::provide(layout, packages, "bench/packages", names, what)?;
     Ok(Peers { root, debs })
 }
 

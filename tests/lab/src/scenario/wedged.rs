@@ -178,7 +178,7 @@ impl Withhold {
 
 impl Host {
     /// A guest stops feeding, and the fault is there when its deadline has passed, which is returned.
-    fn pass_a_deadline(&mut self, wedge: &Wedge, guest: &str) -> Result<Duration> {
+    pub fn pass_a_deadline(&mut self, wedge: &Wedge, guest: &str) -> Result<Duration> {
         self.tell_guest(guest, "killall -9 watchdog")?;
         self.inject_at_deadline(wedge.fault)
     }
