@@ -239,6 +239,55 @@ fn a_reader_who_was_away_does_not_take_that_for_a_lag() {
 }
 
 #[test]
+fn a_request_that_canaries_found_while_the_reader_was_away_is_as_old_as_they_prove() {
+    // Two runs of the canary: the second found the request of the first.
+    for (canaries, expected) in [(1, None), (2, Some(1_000)), (4, Some(3_000))] {
+        let mut host = Host::proven();
+        host.pass(1_000 - host.now_ms.get() % 1_000);
+        host.no_scheduler = vec![1];
+        host.sleep(canaries * 1_000 + 500);
+        let overdue_ms = match host.look() {
+            Verdict::Lagging { work, overdue_ns } => {
+                assert_eq!(work, Work::PcpuScheduler(1));
+                Some(overdue_ns / NS_PER_MS)
+            }
+            verdict => {
+                assert_eq!(verdict, SERVED);
+                None
+            }
+        };
+        assert_eq!(overdue_ms, expected, "{canaries} canaries");
+        host.no_scheduler.clear();
+        host.pass(1_000);
+        assert_eq!(host.look(), SERVED, "nothing latches");
+    }
+}
+
+#[test]
+fn a_request_proves_no_age_by_what_came_before_a_decision_or_by_the_hypervisors_clock_alone() {
+    let mut host = Host::proven();
+    // Decided late, in one period out of two, and asked for anew just before the look.
+    for cpu in 0..2 {
+        host.xen.canary(cpu);
+        host.xen.request(cpu);
+        host.xen.canary(cpu);
+        host.xen.request(cpu);
+        host.xen.decide(cpu);
+    }
+    host.sleep(5_000);
+    host.no_scheduler = vec![0, 1];
+    host.tick();
+    assert_eq!(host.look(), SERVED, "the last request may be new");
+    // Canaries that all run at once, as no hypervisor's do: the reader's clock counts.
+    let mut host = Host::proven();
+    host.no_scheduler = vec![0, 1];
+    host.look();
+    (0..50).for_each(|_| host.tick());
+    host.now_ms.set(host.now_ms.get() + 250);
+    assert_eq!(host.look(), SERVED);
+}
+
+#[test]
 fn a_reader_who_was_held_up_in_a_look_does_not_take_that_for_a_lag() {
     let mut host = Host::proven();
     host.xen.arm(GUEST, 0, 2);

@@ -11,7 +11,7 @@
 //! | work | lags when |
 //! |---|---|
 //! | timers of a pCPU | its canary counter has stayed the same for its period and the slack |
-//! | scheduler of a pCPU | a request has been outstanding, and its last decision the same, for the slack |
+//! | scheduler of a pCPU | a request has been outstanding, and its last decision the same, for the slack; canaries that found it so while nobody looked prove that as well |
 //! | guest watchdog | it is armed, nothing was set for its timeout and the slack, and its handler has not come to its end |
 //! | a vCPU's turn | only where asked for: it is runnable, the pCPU that it is placed on idles, and that is proved for as long as was granted ([`super::starving`]) |
 //!
@@ -64,6 +64,9 @@ struct PcpuProgress {
     canary: u32,
     canary_at: Monotonic,
     decided: u32,
+    /// By how much the canary is ahead of the requests: by one more for each run that found one
+    /// outstanding.
+    ahead: u32,
     /// Since when a request is outstanding and the last decision is `decided`.
     undecided_at: Option<Monotonic>,
     starving: Starving,
@@ -130,6 +133,7 @@ impl Evidence {
             canary: 0,
             canary_at: start,
             decided: 0,
+            ahead: 0,
             undecided_at: None,
             starving: Starving::default(),
         };
@@ -165,7 +169,7 @@ impl Evidence {
         };
         for (n, progress) in self.pcpus.iter_mut().enumerate() {
             if let Some(record) = table.pcpu(n).filter(|record| record.online) {
-                progress.see(&record, now);
+                progress.see(&record, now, 0);
                 progress.starving.overdue(&record, granted_ns, now);
             }
         }
@@ -216,6 +220,7 @@ impl Evidence {
             self.excused_at = Some(now);
         }
         let period_ns = u64::from(table.canary_period_ms()) * NS_PER_MS;
+        let unlooked_ns = self.seen.until_ns(now);
         let (mut online, mut unproven) = (false, None);
         for (cpu, progress) in (0u32..).zip(self.pcpus.iter_mut()) {
             let record = usize::try_from(cpu).ok().and_then(|n| table.pcpu(n));
@@ -224,7 +229,8 @@ impl Evidence {
                 continue;
             };
             online = true;
-            progress.see(&record, now);
+            let proved_ns = progress.stood(&record).saturating_mul(period_ns);
+            progress.see(&record, now, proved_ns.min(unlooked_ns));
             if !progress.proven {
                 unproven = unproven.or(Some(Unknown::Unproven { cpu }));
             }
@@ -346,7 +352,30 @@ fn unfed(sets: &mut u32, since: &mut Tick, seen: Tick, slot: &Slot, now: Monoton
 }
 
 impl PcpuProgress {
-    fn see(&mut self, record: &Pcpu, now: Monotonic) {
+    /// How many runs of the canary since the last look found the request outstanding that still is.
+    ///
+    /// A canary asks unless a request is outstanding (Xen `xen/common/liveness.c`). So where nothing was
+    /// decided since, the first run of the canary asked and each later one found that request. One
+    /// that read between the canary's count and its request is behind by one, which the greatest
+    /// lead so far makes good. (A pCPU that went offline and came back between two looks has
+    /// counted one run more: that can cost a kick if the look comes between a request and its decision.)
+    fn stood(&self, record: &Pcpu) -> u64 {
+        let is_same = self.online && record.decided == self.decided;
+        match is_same && record.requested != record.decided {
+            true => u64::from(self.gained(record)),
+            false => 0,
+        }
+    }
+
+    /// How much further ahead of the requests the canary is than it ever was.
+    fn gained(&self, record: &Pcpu) -> u32 {
+        let ahead = record.canary.wrapping_sub(record.requested);
+        let gained = ahead.wrapping_sub(self.ahead);
+        if gained > u32::MAX / 2 { 0 } else { gained }
+    }
+
+    /// `stood_ns`: so long a request has been outstanding at least, if none was at the last look.
+    fn see(&mut self, record: &Pcpu, now: Monotonic, stood_ns: u64) {
         if !self.online {
             *self = Self {
                 online: true,
@@ -355,10 +384,12 @@ impl PcpuProgress {
                 canary: record.canary,
                 canary_at: now,
                 decided: record.decided,
+                ahead: record.canary.wrapping_sub(record.requested),
                 undecided_at: None,
                 starving: Starving::default(),
             };
         }
+        self.ahead = self.ahead.wrapping_add(self.gained(record));
         if record.canary != self.canary {
             self.canary = record.canary;
             self.canary_at = now;
@@ -366,9 +397,9 @@ impl PcpuProgress {
         if record.requested == record.decided {
             self.undecided_at = None;
         } else if self.undecided_at.is_none() || record.decided != self.decided {
-            self.decided = record.decided;
-            self.undecided_at = Some(now);
+            self.undecided_at = Some(Monotonic(now.0.saturating_sub(stood_ns)));
         }
+        self.decided = record.decided;
         self.proven |= record.canary != self.first.canary && record.decided != self.first.decided;
     }
 }

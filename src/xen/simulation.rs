@@ -148,10 +148,14 @@ impl<W: Word> Simulation<W> {
         self.change(Self::pcpu(cpu), |word| word.wrapping_add(1 << 32));
     }
 
-    /// Somebody asks a pCPU's scheduler.
+    /// A pCPU's canary asks its scheduler; a request that is outstanding stays.
     pub fn request(&self, cpu: usize) {
         let advance = |word: u64| word >> 32 << 32 | u64::from(low(word).wrapping_add(1));
-        self.change(Self::pcpu(cpu) + 1, advance);
+        let is_decided = |word: u64| word >> 32 == u64::from(low(word));
+        self.change(Self::pcpu(cpu) + 1, |word| match is_decided(word) {
+            true => advance(word),
+            false => word,
+        });
     }
 
     /// A pCPU's scheduler decides.
