@@ -143,6 +143,24 @@ fn a_vcpu_that_does_not_come_back_from_a_pcpu_is_told_with_that_pcpu() {
 }
 
 #[test]
+fn what_a_vcpu_was_sent_too_late_counts_but_a_quarter_of_the_patience_is_left() {
+    for (late_ms, left_ms) in [(0, 10_000), (3_500, 6_500), (7_500, 2_500), (60_000, 2_500)] {
+        let mut host = Host::proven(2, true);
+        host.words.sent_late(7, 1, 3, late_ms);
+        assert_eq!(host.count_and_look([0]), SERVED, "late is not lost");
+        let (work, after_ns) = host.until_lag(&[0]);
+        assert_eq!(work, Work::Probe(3));
+        let expected_ns = left_ms * NS_PER_MS + SAMPLE_NS;
+        assert_eq!(after_ns, expected_ns, "{late_ms}");
+        // What was late is over with the visit.
+        host.words.back(true);
+        assert_eq!(host.count_and_look(0..2), SERVED);
+        host.words.sent(8, 1, 3);
+        assert_eq!(host.until_lag(&[0]).1, PATIENCE_NS + 2 * SAMPLE_NS);
+    }
+}
+
+#[test]
 fn a_vcpu_that_goes_from_pcpu_to_pcpu_is_served_however_long() {
     let mut host = Host::proven(2, true);
     for n in 0..200 {

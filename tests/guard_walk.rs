@@ -56,6 +56,10 @@ struct Fake {
     dead: Cell<Option<u16>>,
     /// The hypervisor does not say when it gave the vCPU a pCPU.
     is_silent: Cell<bool>,
+    now_ns: Cell<u64>,
+    /// What words say at each stay, of how late it is.
+    says: RefCell<Option<Arc<Words>>>,
+    late_ms: RefCell<Vec<u64>>,
 }
 
 impl Fake {
@@ -98,6 +102,13 @@ impl Way for Fake {
     // Other threads keep the vCPU busy: it is given nothing anew because this one sleeps.
     fn stay(&self) {
         self.stays.borrow_mut().extend(self.at.get());
+        let words = self.says.borrow();
+        let late_ms = words.as_deref().map(late_ms);
+        self.late_ms.borrow_mut().extend(late_ms);
+    }
+
+    fn now(&self) -> Monotonic {
+        Monotonic(self.now_ns.get())
     }
 
     fn release(&self) -> Result<(), Errno> {
@@ -135,6 +146,53 @@ fn each_pcpu_of_the_pool_is_visited_in_turn() {
         go(&mut walk, &words, &way).expect("allowed");
         assert_eq!(way.stays(), [pcpu]);
     }
+}
+
+/// How late the vCPU is that is away, by what is added to the age of its visit, ms.
+fn late_ms(words: &Words) -> u64 {
+    let mut evidence = Evidence::new(2, 40 * NS_PER_S);
+    let mut overdue = None;
+    for second in [0, 20, 40, 60] {
+        let (verdict, _) = evidence.look(words, || Monotonic(second * NS_PER_S));
+        if let Verdict::Lagging { overdue_ns, .. } = verdict {
+            overdue = Some(overdue_ns);
+        }
+    }
+    (overdue.expect("away for a minute") - 60 * NS_PER_S) / NS_PER_MS
+}
+
+#[test]
+fn a_visit_that_comes_later_than_a_walk_after_the_last_one_says_so() {
+    let (way, words) = (Fake::with([0, 1]), Arc::new(Words::new(2, true)));
+    way.now_ns.set(1_000 * NS_PER_S);
+    *way.says.borrow_mut() = Some(Arc::clone(&words));
+    let mut walk = Walk::default();
+    let mut pass = |held_up_ms: u64| {
+        go(&mut walk, &words, &way).expect("allowed");
+        let passed_ns = walk.pause_ns() + held_up_ms * NS_PER_MS;
+        way.now_ns.set(way.now_ns.get() + passed_ns);
+        // Within the 17 ms that moments are kept in.
+        let late_ms = way.late_ms.borrow_mut().pop().expect("a stay");
+        late_ms.next_multiple_of(50)
+    };
+    // Held up between two visits, each pCPU comes late by that much, and no more once it was there.
+    assert_eq!([0, 0, 0, 0, 3_000].map(&mut pass), [0; 5]);
+    assert_eq!([0, 0, 0, 0].map(&mut pass), [3_000, 3_000, 0, 0]);
+    // What it is held up again and again adds up until it comes.
+    assert_eq!(
+        [2_000, 1_000, 0, 0, 0].map(&mut pass),
+        [0, 2_000, 3_000, 1_000, 0]
+    );
+    // One that may not be visited for a time is not late for that.
+    way.pcpus.borrow_mut().remove(&1);
+    assert_eq!([0, 0, 5_000].map(&mut pass), [0, 0, 0]);
+    way.pcpus.borrow_mut().insert(1);
+    let late = [0, 0, 0, 0].map(&mut pass);
+    assert_eq!(
+        late.iter().filter(|late_ms| **late_ms > 0).count(),
+        1,
+        "{late:?}"
+    );
 }
 
 #[test]

@@ -7,15 +7,16 @@
 //! | work | lags when |
 //! |---|---|
 //! | a vCPU of dom0 | it is online, and the thread that is bound to it has not counted on for the patience |
-//! | a pCPU | a vCPU that was sent there has not come back for the patience |
+//! | a pCPU | a vCPU that was sent there has not come back for the patience, less what it was sent too late |
 //!
-//! A vCPU that Linux has taken offline is no evidence. No one absence of the reader is taken for silence:
+//! A wedge may hold up the sending itself, between two visits of a pCPU: what passed since the last one
+//! beyond the time of a walk counts as well. A vCPU that Linux has taken offline is no evidence. No one absence of the reader is taken for silence:
 //! between two looks nothing ages by more than half of the patience. Those that are shorter count, as a
 //! wedge may hold up the reader again and again, between kicks that still come in time. Until each vCPU has counted, and
 //! the first walk over the pCPUs has come to its end, all is unknown.
 
 use super::evidence::{Unknown, Verdict, Work};
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::word::Word;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,9 +31,10 @@ const OFF: u64 = 0;
 const WALKING: u64 = 1;
 /// It is back, and has been everywhere.
 const BACK: u64 = 2;
-/// Above these, from the low end: the pCPU, the vCPU, and a count.
+/// Above these, from the low end: the pCPU, the vCPU, how late it was sent (ms), and a count.
 const VCPU_SHIFT: u32 = 16;
-const COUNT_SHIFT: u32 = 32;
+const LATE_SHIFT: u32 = 32;
+const COUNT_SHIFT: u32 = 48;
 
 /// In the place of a pCPU's number: nobody knows it.
 pub const UNKNOWN: u16 = u16::MAX;
@@ -113,11 +115,19 @@ impl<W: Word> Words<W> {
         }
     }
 
-    /// A vCPU is about to be sent to a pCPU, for the `count`th time, and may never come back.
+    /// A vCPU is about to be sent to a pCPU, for the `count`th time (modulo 65,535), and may never
+    /// come back.
     pub fn sent(&self, count: u32, vcpu: u16, pcpu: u16) {
+        self.sent_late(count, vcpu, pcpu, 0);
+    }
+
+    /// The same, so many ms after the time at which that pCPU was to be visited.
+    pub fn sent_late(&self, count: u32, vcpu: u16, pcpu: u16, late_ms: u16) {
         let who = u64::from(vcpu) << VCPU_SHIFT | u64::from(pcpu);
-        let word = u64::from(count.max(1)) << COUNT_SHIFT | who;
-        self.sent.store(word, Ordering::Release);
+        let late = u64::from(late_ms) << LATE_SHIFT;
+        let count = u64::from(count % u32::from(u16::MAX)) + 1;
+        self.sent
+            .store(count << COUNT_SHIFT | late | who, Ordering::Release);
     }
 
     /// It is back, and has, or has not, been everywhere.
@@ -147,11 +157,25 @@ struct Progress {
 
 impl Progress {
     fn see(&mut self, word: u64, passed_ns: u64) {
+        self.see_from(word, passed_ns, 0);
+    }
+
+    /// A word that is new is as old as this.
+    fn see_from(&mut self, word: u64, passed_ns: u64, begins_ns: u64) {
         let age_ns = self.age_ns.saturating_add(passed_ns);
         *self = Self {
             word,
-            age_ns: if word == self.word { age_ns } else { 0 },
+            age_ns: if word == self.word { age_ns } else { begins_ns },
         };
+    }
+}
+
+/// How late the vCPU was sent that is away, ns; 0 where none is.
+fn late_ns(word: u64) -> u64 {
+    let [_, _, _, _, a, b, ..] = word.to_le_bytes();
+    match word >> COUNT_SHIFT {
+        0 => 0,
+        _ => u64::from(u16::from_le_bytes([a, b])) * NS_PER_MS,
     }
 }
 
@@ -194,7 +218,10 @@ impl Evidence {
     }
 
     fn judge<W: Word>(&mut self, words: &Words<W>, passed_ns: u64) -> Verdict {
-        self.sent.see(words.sent.load(Ordering::Acquire), passed_ns);
+        let word = words.sent.load(Ordering::Acquire);
+        // A quarter of the patience is left to any visit: what was late may have been dom0.
+        let late_ns = late_ns(word).min(self.patience_ns / 4 * 3);
+        self.sent.see_from(word, passed_ns, late_ns);
         let away = self.away();
         let mut longest: Option<(Work, u64)> = None;
         let (mut unproven, mut counting) = (None, false);

@@ -13,6 +13,7 @@
 //! All are real-time, with small locked stacks, and allocate nothing once they run.
 
 use super::probes::{UNKNOWN, Words};
+use super::tick::Tick;
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S, sleep_until};
 use crate::sys::privcmd::Privcmd;
 use crate::sys::realtime::{become_realtime, spawn};
@@ -65,6 +66,11 @@ pub trait Way {
     /// When this vCPU, on which it runs, was last given a pCPU, ns of the hypervisor's clock. None
     /// where the hypervisor does not say.
     fn given_ns(&self, vcpu: u16) -> Option<u64>;
+
+    /// The present.
+    fn now(&self) -> Monotonic {
+        Monotonic::now()
+    }
 }
 
 impl Way for Privcmd {
@@ -97,7 +103,7 @@ struct Stay {
 
 /// The way of a vCPU over the pCPUs. The first walk finds out which there are; the later ones
 /// also look for one more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Walk {
     next: u16,
     /// One more than the highest number so far.
@@ -109,6 +115,27 @@ pub struct Walk {
     last: Option<Stay>,
     /// It was sent away from the pCPU of the last stay, and is still there.
     kept: bool,
+    /// When the last visit of each number ended, if that was the last that is known of it.
+    visited: Box<[Option<Tick>]>,
+    /// How late the last visit began, ms.
+    late_ms: u16,
+}
+
+impl Default for Walk {
+    /// Nothing is known yet; allocates all it will ever need, 32 KiB.
+    fn default() -> Self {
+        Self {
+            next: 0,
+            pcpus: 0,
+            missed: 0,
+            walked: false,
+            sent: 0,
+            last: None,
+            kept: false,
+            visited: vec![None; usize::from(MOST_PCPUS)].into(),
+            late_ms: 0,
+        }
+    }
 }
 
 impl Walk {
@@ -120,7 +147,8 @@ impl Walk {
         let pcpu = self.next;
         if !self.kept {
             self.sent = self.sent.wrapping_add(1);
-            words.sent(self.sent, vcpu, pcpu);
+            self.late_ms = self.late_ms(pcpu, way.now());
+            words.sent_late(self.sent, vcpu, pcpu, self.late_ms);
         }
         let before_ns = way.given_ns(vcpu);
         match way.send(pcpu) {
@@ -132,8 +160,13 @@ impl Walk {
                 let _ = way.release();
                 self.pcpus = self.pcpus.max(pcpu + 1);
                 self.missed = 0;
+                let ended = (!self.kept).then(|| Tick::up(way.now()));
+                self.visited(pcpu, ended);
             }
-            Err(Errno::EINVAL | Errno::EBUSY) => self.missed += 1,
+            Err(Errno::EINVAL | Errno::EBUSY) => {
+                self.missed += 1;
+                self.visited(pcpu, None);
+            }
             Err(errno) => return Err(errno),
         }
         self.next = pcpu + 1;
@@ -151,11 +184,30 @@ impl Walk {
             // The same word for as long as it is kept. Where it went by itself after a stay nobody says.
             Some(stay) if self.kept => {
                 let pcpu = if stay.came { stay.pcpu } else { UNKNOWN };
-                words.sent(self.sent, vcpu, pcpu);
+                words.sent_late(self.sent, vcpu, pcpu, self.late_ms);
             }
             _ => words.back(self.walked),
         }
         Ok(())
+    }
+
+    /// There was nothing to send for a while: no visit is late for that.
+    fn forget(&mut self) {
+        self.visited.fill(None);
+    }
+
+    fn visited(&mut self, pcpu: u16, ended: Option<Tick>) {
+        if let Some(visited) = self.visited.get_mut(usize::from(pcpu)) {
+            *visited = ended;
+        }
+    }
+
+    /// How much later than the walk is long this pCPU is visited again, ms.
+    fn late_ms(&self, pcpu: u16, now: Monotonic) -> u16 {
+        let last = self.visited.get(usize::from(pcpu)).copied().flatten();
+        let since_ns = last.map_or(0, |last| last.until_ns(now));
+        let each_ns = WALK_NS.max(PCPU_EACH_NS * u64::from(self.pcpus));
+        u16::try_from(since_ns.saturating_sub(each_ns) / NS_PER_MS).unwrap_or(u16::MAX)
     }
 
     /// On its way to another pCPU a vCPU leaves the one it was on, and is given the other one later.
@@ -311,6 +363,7 @@ fn send_in_turn(way: &impl Way, words: &Words, guard: Pid, stop: &AtomicBool) {
         let is_home = home.is_some() && sched_getcpu().ok() == home;
         if !is_home || words.counting().any(|vcpu| Some(vcpu) == left) {
             left = left.or(home);
+            walk.forget();
             home = settle(words, guard, left);
             if home.is_some() {
                 // It may have been left away by this thread, or by a guard that was killed.
