@@ -161,6 +161,24 @@ fn what_a_vcpu_was_sent_too_late_counts_but_a_quarter_of_the_patience_is_left() 
 }
 
 #[test]
+fn half_a_second_is_left_to_a_visit_however_short_the_patience_is() {
+    let words = Words::new(1, true);
+    words.back(true);
+    let mut evidence = Evidence::new(1, NS_PER_S);
+    let mut look = |ms: u64| {
+        words.count(0);
+        evidence.look(&words, || Monotonic(ms * NS_PER_MS)).0
+    };
+    assert_eq!(look(0), SERVED);
+    words.sent_late(7, 1, 3, 60_000);
+    let looks = [250, 500, 750, 1_000].map(&mut look);
+    assert_eq!(looks[..3], [SERVED; 3]);
+    let overdue_ns = 1_250 * NS_PER_MS;
+    let work = Work::Probe(3);
+    assert_eq!(looks[3], Verdict::Lagging { work, overdue_ns });
+}
+
+#[test]
 fn a_vcpu_that_goes_from_pcpu_to_pcpu_is_served_however_long() {
     let mut host = Host::proven(2, true);
     for n in 0..200 {
