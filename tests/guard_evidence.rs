@@ -278,6 +278,18 @@ fn a_request_proves_no_age_by_what_came_before_a_decision_or_by_the_hypervisors_
     host.no_scheduler = vec![0, 1];
     host.tick();
     assert_eq!(host.look(), SERVED, "the last request may be new");
+    // A look that read the canary's count before a run of it, and the requests after that.
+    let mut host = Host::proven();
+    host.pass(1_000 - host.now_ms.get() % 1_000);
+    (0..2).for_each(|cpu| {
+        host.xen.request(cpu);
+        host.xen.decide(cpu);
+    });
+    host.look();
+    (0..2).for_each(|cpu| host.xen.canary(cpu));
+    host.no_scheduler = vec![0, 1];
+    host.sleep(1_000);
+    assert_eq!(host.look(), SERVED, "one run, which asked");
     // Canaries that all run at once, as no hypervisor's do: the reader's clock counts.
     let mut host = Host::proven();
     host.no_scheduler = vec![0, 1];

@@ -170,7 +170,7 @@ fn half_a_second_is_left_to_a_visit_however_short_the_patience_is() {
         evidence.look(&words, || Monotonic(ms * NS_PER_MS)).0
     };
     assert_eq!(look(0), SERVED);
-    words.sent_late(7, 1, 3, 60_000);
+    words.sent_late(7, 0, 3, 60_000);
     let looks = [250, 500, 750, 1_000].map(&mut look);
     assert_eq!(looks[..3], [SERVED; 3]);
     let overdue_ns = 1_250 * NS_PER_MS;
