@@ -19,7 +19,7 @@ use crate::laboratory::Laboratory;
 use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
-use crate::scenario::phase::Phases;
+use crate::scenario::phase;
 use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
 use peers::Peer;
 use report::Data;
@@ -129,9 +129,8 @@ fn data_file(name: &str) -> Result<PathBuf> {
 /// Runs every case with every daemon, `runs` times; what was run before is not run again.
 pub fn wedges(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
-    let mut phases = Phases::from_clock();
     bench.all("wedges", runs, &wedges::cases(), |case, peer, run| {
-        let phase = phases.next(0, 1);
+        let phase = phase::of_run(case.name, run);
         wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
     })
 }

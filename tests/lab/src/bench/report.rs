@@ -203,8 +203,8 @@ fn resets(runs: &[WedgeRun]) -> String {
     };
     let mut text = format!(
         "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
-         none in {} s; {runs_told}. Each run is at a phase of the timers of its own, which is not the same for all daemons: where a wedge stops \
-         dom0 or not by chance, so may the numbers be. *No reset* is right only in the rows that should live.\n\n",
+         none in {} s; {runs_told}. Each run of a wedge is at a phase of the timers of its own, the same for all daemons; where a wedge stops \
+         dom0 or not by chance, more than the phase decides. *No reset* is right only in the rows that should live.\n\n",
         WATCHED.as_secs(),
     );
     text += &peers_head("wedge");
