@@ -143,8 +143,8 @@ fn a_vcpu_that_does_not_come_back_from_a_pcpu_is_told_with_that_pcpu() {
 }
 
 #[test]
-fn what_a_vcpu_was_sent_too_late_counts_but_a_quarter_of_the_patience_is_left() {
-    for (late_ms, left_ms) in [(0, 10_000), (3_500, 6_500), (7_500, 2_500), (60_000, 2_500)] {
+fn what_a_vcpu_was_sent_too_late_counts_but_a_fifth_of_the_patience_is_left() {
+    for (late_ms, left_ms) in [(0, 10_000), (3_500, 6_500), (8_000, 2_000), (60_000, 2_000)] {
         let mut host = Host::proven(2, true);
         host.words.sent_late(7, 1, 3, late_ms);
         assert_eq!(host.count_and_look([0]), SERVED, "late is not lost");

@@ -219,8 +219,8 @@ impl Evidence {
 
     fn judge<W: Word>(&mut self, words: &Words<W>, passed_ns: u64) -> Verdict {
         let word = words.sent.load(Ordering::Acquire);
-        // A quarter of the patience is left to any visit, and the slack: what was late may have been dom0.
-        let left_ns = SLACK_NS.max(self.patience_ns / 4);
+        // A fifth of the patience is left to any visit, and the slack: what was late may have been dom0.
+        let left_ns = SLACK_NS.max(self.patience_ns / 5);
         let late_ns = late_ns(word).min(self.patience_ns.saturating_sub(left_ns));
         self.sent.see_from(word, passed_ns, late_ns);
         let away = self.away();
