@@ -2,10 +2,11 @@
 //! The names of domains, against an xenstored of the test's own, which can fall silent.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // how tests fail
 
+use nix::unistd::gettid;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use xenwarden::guests::alarm::Rules;
 use xenwarden::guests::registry::Registry;
 use xenwarden::monitor::names::Names;
 use xenwarden::monitor::shared_registry::SharedRegistry;
-use xenwarden::monitor::watcher;
+use xenwarden::monitor::watcher::{self, Idle};
 use xenwarden::state::saver::Saver;
 use xenwarden::state::store::Store;
 use xenwarden::xen::simulation::Simulation;
@@ -137,6 +138,7 @@ struct Running {
     names: Arc<Names>,
     refuses: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    thread_id: Arc<AtomicI32>,
     thread: JoinHandle<()>,
 }
 
@@ -153,13 +155,30 @@ impl Running {
         })));
         let stop = Arc::new(AtomicBool::new(false));
         let (run, ends) = (Arc::clone(&names), Arc::clone(&stop));
+        let thread_id = Arc::new(AtomicI32::new(0));
+        let says = Arc::clone(&thread_id);
         Self {
             xenstored,
             names,
             refuses,
             stop,
-            thread: thread::spawn(move || run.run(&ends)),
+            thread_id,
+            thread: thread::spawn(move || {
+                says.store(gettid().as_raw(), Ordering::Relaxed);
+                run.run(&ends);
+            }),
         }
+    }
+
+    /// How often the thread has slept.
+    fn sleeps(&self) -> u64 {
+        let id = self.thread_id.load(Ordering::Relaxed);
+        let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status"));
+        let status = status.expect("a thread");
+        let counted = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        counted.expect("counted").trim().parse().expect("a number")
     }
 
     fn named(&self, created: u64) -> Option<String> {
@@ -173,6 +192,7 @@ impl Running {
 
     fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.names.wake();
         self.thread.join().expect("ends");
     }
 }
@@ -228,6 +248,25 @@ fn nothing_is_asked_while_nothing_happens() {
 }
 
 #[test]
+fn names_sleep_while_no_domain_comes_or_goes() {
+    let r = Running::start(false);
+    r.xenstored.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    r.is(50, "five");
+    eventually("watched", || r.xenstored.watched() == 2);
+    eventually("asleep", || {
+        let before = r.sleeps();
+        thread::sleep(Duration::from_secs(3));
+        r.sleeps() == before
+    });
+    // It is woken, and not by a watch.
+    r.xenstored.set(6, "six");
+    r.names.follow(vec![(5, 50), (6, 60)]);
+    r.is(60, "six");
+    r.end();
+}
+
+#[test]
 fn a_silent_xenstored_is_told_and_delays_nobody_and_known_names_stay() {
     let r = Running::start(false);
     r.xenstored.set(5, "five");
@@ -271,9 +310,10 @@ fn first_names(r: &Running) -> Vec<Option<String>> {
     let saver = Saver::new(store, Arc::new(Sequence::from(1)), "boot".to_owned());
     let registry = Registry::new(Rules::default());
     let registry = SharedRegistry::new(registry, Arc::new(saver), Box::new(publish));
+    let (table, idle) = (xen.table(), Idle::default());
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| watcher::run(&xen.table(), &r.names, &registry, &stop));
+        scope.spawn(|| watcher::run(&table, &r.names, &registry, &idle, &stop));
         let next = || told.recv_timeout(LONG).expect("an event");
         let names = (0..4).map(|_| next()).collect();
         stop.store(true, Ordering::Release);

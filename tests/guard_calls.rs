@@ -245,7 +245,8 @@ fn makes_no_other_call(name: &str, has_table: bool) {
     // A lock that somebody else might hold is a futex.
     assert_eq!(often(libc::SYS_futex), 0);
     assert_eq!(often(libc::SYS_sendto), 1);
-    assert_eq!(often(libc::SYS_getrusage), LOOKS, "once a look");
+    let faults = often(libc::SYS_getrusage);
+    assert!(faults < LOOKS / 4, "once a second, not a look: {faults}");
     assert_eq!(often(libc::SYS_clock_nanosleep), LOOKS);
     let kicks = often(libc::SYS_ioctl);
     assert!(

@@ -212,6 +212,22 @@ fn ticks_that_were_missed_are_not_made_up_for() {
 }
 
 #[test]
+fn the_clock_is_read_as_a_look_begins_as_it_ends_and_after_the_kick() {
+    let outcome = play(|turn, _, device| {
+        // Each reading takes a nanosecond, and nothing else any time.
+        device.reading_takes.set(1);
+        if turn > 20 { Turn::Stop } else { Turn::Served }
+    });
+    let kicked = |status: &&Status| status.decision == Decision::Kick;
+    let statuses: Vec<&Status> = outcome.statuses.iter().skip(2).filter(kicked).collect();
+    assert!(statuses.len() > 10);
+    for status in statuses {
+        assert_eq!(status.served.since_ns(status.looked), 1);
+        assert_eq!(status.answered.since_ns(status.looked), 2);
+    }
+}
+
+#[test]
 fn the_longest_look_and_kick_are_kept() {
     const MS: u64 = NS_PER_MS;
     let outcome = play(|turn, _, device| {
@@ -222,8 +238,8 @@ fn the_longest_look_and_kick_are_kept() {
         if turn > 40 { Turn::Stop } else { Turn::Served }
     });
     let counters = outcome.page.status().expect("a status").counters;
-    // The clock is read three times from the beginning of a look to the decision.
-    assert_eq!(counters.max_look_ns, 6 * MS);
+    // The clock is read as a look begins, and as it ends and is decided on.
+    assert_eq!(counters.max_look_ns, 3 * MS);
     assert_eq!(counters.max_kick_ns, 7 * MS);
     let took = counters.kick_took;
     assert_eq!(took.counts.iter().sum::<u64>(), counters.kicks);

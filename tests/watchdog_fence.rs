@@ -372,3 +372,52 @@ fn sysrq_is_triggered_once_the_host_should_be_down() {
     tell(&page, Phase::Disarmed, ago(0));
     level.join().expect("ends");
 }
+
+/// How often the thread of this name has slept.
+fn sleeps(name: &str) -> u64 {
+    let threads = fs::read_dir("/proc/self/task").expect("threads");
+    let read = |path: &Path, what| fs::read_to_string(path.join(what)).unwrap_or_default();
+    let thread = threads
+        .map(|thread| thread.expect("a thread").path())
+        .find(|path| read(path, "comm").trim() == name);
+    let status = read(&thread.expect("the level's thread"), "status");
+    let counted = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    counted.expect("counted").trim().parse().expect("a number")
+}
+
+#[test]
+fn sysrq_sleeps_on_a_host_that_is_well_for_as_long_as_it_may_and_is_not_late() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fence-sysrq-sleeps");
+    fs::write(&path, b"").expect("written");
+    let page = Writer::private().expect("a page");
+    page.info(&view(Phase::Armed, Monotonic(0), Monotonic(0)).info);
+    let sysrq = open_sysrq(&path).expect("opens");
+    let level = last_resort(sysrq, page.reader(), 1).expect("a thread");
+    // It looks after 2 s for the first time.
+    let first = Instant::now() + Duration::from_millis(2_500);
+    let mut served = Monotonic::now();
+    while Instant::now() < first {
+        served = Monotonic::now();
+        tell(&page, Phase::Armed, served);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let before = sleeps("fence-sysrq");
+    let triggered = || fs::read(&path).expect("read").starts_with(b"b");
+    let due = served.plus_ns(10 * NS_PER_S);
+    eventually("due", || {
+        let is_triggered = triggered();
+        let now = Monotonic::now();
+        assert!(!is_triggered || now > due, "too early");
+        now.plus_ns(NS_PER_S) > due
+    });
+    let slept = sleeps("fence-sysrq") - before;
+    assert!(
+        slept <= 2,
+        "it woke {slept} times while nothing was to be done"
+    );
+    eventually("triggered", triggered);
+    tell(&page, Phase::Disarmed, Monotonic::now());
+    level.join().expect("ends");
+}

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use xenwarden::sys::clock::Suspended;
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::HostWatchdog;
 use xenwarden::watchdog::device::{Asked, Driver, Hardware};
@@ -94,7 +95,7 @@ impl Driver for Sleeper {
         })
     }
 
-    fn suspended_ns() -> u64 {
+    fn suspended_ns(_: &Suspended) -> u64 {
         with(|seen| seen.slept_ms * 1_000_000)
     }
 

@@ -11,6 +11,7 @@ use xenwarden::monitor::privileges::{self, Kept};
 use xenwarden::monitor::{host_state, services};
 use xenwarden::sink;
 use xenwarden::sink::journal::NAME;
+use xenwarden::sys::realtime::keep_little_memory;
 
 /// Tells and answers what the guard (xenwardend) and the guests do: events, alarms, sockets,
 /// hooks, metrics. It may be stopped at any moment; the host is guarded all the same. See
@@ -45,6 +46,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return record_stop(policy);
     }
     let policy = policy?;
+    keep_little_memory();
     // What writes the log needs no privilege.
     let begin = || _ = privileges::give_up(Kept::default());
     sink::log::start(NAME, policy.level, policy.syslog, begin)

@@ -9,7 +9,7 @@ use super::gate::Reason;
 use super::leases::Leases;
 use super::request::Request;
 use super::run::World;
-use crate::sys::clock::{Monotonic, sleep_until, suspended_ns};
+use crate::sys::clock::{Monotonic, Suspended, sleep_until};
 use crate::sys::notify::Notifier;
 use crate::watchdog::Ends;
 use crate::watchdog::fence::reset;
@@ -28,6 +28,7 @@ pub struct Host {
     request: Request,
     deadlines: Deadlines,
     leases: Option<Leases<'static>>,
+    suspended: Suspended,
     notifier: Notifier,
     told: Told,
     sysrq: Option<File>,
@@ -41,6 +42,7 @@ impl Host {
             request,
             deadlines: Deadlines::default(),
             leases: None,
+            suspended: Suspended::default(),
             notifier,
             told: Told::Nothing,
             sysrq: None,
@@ -91,7 +93,7 @@ impl World for Host {
 
     fn leases(&self, now: Monotonic) -> Option<Reason> {
         let leases = self.leases.as_ref()?;
-        leases.slept(suspended_ns(), now);
+        leases.slept(self.suspended.ns(), now);
         leases.against(now)
     }
 

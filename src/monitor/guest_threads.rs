@@ -6,12 +6,14 @@
 
 use super::names::Names;
 use super::shared_registry::{self, SharedRegistry};
+use super::watcher::Idle;
 use super::{table, watcher};
 use crate::config::Policy;
 use crate::event::bus::Bus;
 use crate::guests::alarm::Rules;
 use crate::state::reset_reason::HostState;
 use crate::state::saver::{self, Health, Opened, Saver};
+use crate::sys::clock::Monotonic;
 use crate::watchdog::candidates;
 use crate::xen::table::Table;
 use std::cell::Cell;
@@ -34,6 +36,7 @@ pub struct GuestThreads {
     stop: AtomicBool,
     /// The last look is done.
     looked: AtomicBool,
+    idle: Idle<'static>,
 }
 
 /// Reads what was kept. Blocks as long as the disk does.
@@ -69,6 +72,7 @@ impl GuestThreads {
             saver: opened.saver,
             stop: AtomicBool::new(false),
             looked: AtomicBool::new(false),
+            idle: Idle::default(),
         }
     }
 
@@ -96,9 +100,14 @@ impl GuestThreads {
         if let Some(table) = table::wait(attempt, table::AGAIN, &self.stop, missing) {
             self.registry.set_no_table(None);
             mapped(table);
-            watcher::run(&table, &self.names, &self.registry, &self.stop);
+            watcher::run(&table, &self.names, &self.registry, &self.idle, &self.stop);
         }
         self.looked.store(true, Ordering::Release);
+    }
+
+    /// Looks at the table while nobody else does, as there was no guest: see [`Idle::look`].
+    pub fn look_while_idle(&self, now: Monotonic) {
+        self.idle.look(&self.registry, now);
     }
 
     /// Reads names.
@@ -123,7 +132,10 @@ impl GuestThreads {
     /// Why not all is saved.
     pub fn finish(&self, deadline: Instant) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
+        self.names.wake();
         while !self.looked.load(Ordering::Acquire) && Instant::now() < deadline {
+            // It may have looked whether to stop just before.
+            self.idle.wake();
             thread::sleep(LOOK_EVERY);
         }
         self.saver

@@ -3,7 +3,7 @@
 //!
 //! In: the domains that the table shows, and xenstore's answers. Out: [`DomainNames`]. One
 //! thread, which sleeps in poll(2) until a watch tells of a domain that was introduced or
-//! of a name that was written; about once a second it looks for domains that came.
+//! of a name that was written, or it is told that domains came or went.
 //!
 //! Promises: a name belongs to a creation number, so that it is never taken for that of
 //! another domain with the same domid. A xenstored that is dead or hangs delays nobody:
@@ -14,14 +14,18 @@
 use crate::guests::DomainNames;
 use crate::xen::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time between two looks for domains that came, unless a watch tells earlier.
+/// Time between two looks for domains that came, where nobody can be woken to do it; and until it is known which there are.
 const ROUND: Duration = Duration::from_secs(1);
+/// The same where somebody is.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a question may take until it is told as trouble.
@@ -47,6 +51,8 @@ pub struct Names {
     changed: Condvar,
     /// Since when xenstored owes an answer.
     asked: Mutex<Option<Instant>>,
+    /// Wakes the thread; and its end, which is readable then.
+    wake: Option<(UnixStream, UnixStream)>,
     connect: Connect,
 }
 
@@ -86,6 +92,7 @@ impl Names {
             present: Mutex::default(),
             changed: Condvar::new(),
             asked: Mutex::default(),
+            wake: pair().ok(),
             connect,
         }
     }
@@ -98,6 +105,15 @@ impl Names {
             asked: false,
         };
         self.changed.notify_all();
+        self.wake();
+    }
+
+    /// Wakes the thread: there is another set of domains, or it is to end.
+    pub fn wake(&self) {
+        if let Some((wake, _)) = &self.wake {
+            // Full means that it is readable already.
+            let _ = (&mut &*wake).write(&[0]);
+        }
     }
 
     /// Waits until xenstored was asked for the names of all domains that are there, or that
@@ -156,6 +172,14 @@ impl Names {
     }
 }
 
+/// Neither end ever blocks.
+fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (wake, woken) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    Ok((wake, woken))
+}
+
 /// Waits before the next attempt.
 fn rest(stop: &AtomicBool) {
     let began = Instant::now();
@@ -211,12 +235,29 @@ impl NameReader<'_> {
             self.unwatch(domid)?;
         }
         self.forget(present);
-        self.hear(ROUND)
+        let Some((_, woken)) = &self.names.wake else {
+            return self.hear(ROUND);
+        };
+        self.hear_or(LONGEST, Some(woken))?;
+        // However often it was woken, one look is due.
+        let mut woken = woken;
+        let mut bytes = [0; 64];
+        while woken.read(&mut bytes).is_ok_and(|n| n != 0) {}
+        Ok(())
     }
 
     /// Waits at most `timeout` for what the watches tell, and asks for each name that they tell of.
-    fn hear(&mut self, mut timeout: Duration) -> Result<(), XenstoreError> {
-        while let Some(token) = self.next_event(timeout)? {
+    fn hear(&mut self, timeout: Duration) -> Result<(), XenstoreError> {
+        self.hear_or(timeout, None)
+    }
+
+    /// The same; waits no longer once `woken` is readable.
+    fn hear_or(
+        &mut self,
+        mut timeout: Duration,
+        woken: Option<&UnixStream>,
+    ) -> Result<(), XenstoreError> {
+        while let Some(token) = self.next_event(timeout, woken)? {
             timeout = Duration::ZERO;
             let told = token.parse().ok();
             if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
@@ -226,11 +267,17 @@ impl NameReader<'_> {
         Ok(())
     }
 
-    fn next_event(&mut self, timeout: Duration) -> Result<Option<String>, XenstoreError> {
+    fn next_event(
+        &mut self,
+        timeout: Duration,
+        woken: Option<&UnixStream>,
+    ) -> Result<Option<String>, XenstoreError> {
         let Some(connection) = &mut self.connection else {
             return Ok(None);
         };
-        Ok(connection.next_event(timeout)?.map(|event| event.token))
+        let woken = woken.map(UnixStream::as_fd);
+        let event = connection.next_event_or(timeout, woken)?;
+        Ok(event.map(|event| event.token))
     }
 
     /// A domain came: its name, if it has one yet, and a watch that tells of another.

@@ -25,6 +25,7 @@ use crate::state::withhold::PcpuEvidence;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::xen::table::Table;
 use nix::errno::Errno;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
@@ -121,7 +122,7 @@ impl<'a> Reporter<'a> {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let line = look.judge(wanted);
+        let line = look.judge(now, wanted);
         let Look {
             table,
             pcpus,
@@ -136,8 +137,11 @@ impl<'a> Reporter<'a> {
 }
 
 impl Look {
-    fn judge(&mut self, wanted: bool) -> Option<String> {
-        let (verdict, _) = self.evidence.look(&self.table, Monotonic::now);
+    /// `now` was read a moment ago: if this thread was held up since, the look counts as one that was.
+    fn judge(&mut self, now: Monotonic, wanted: bool) -> Option<String> {
+        let began = Cell::new(Some(now));
+        let clock = || began.take().unwrap_or_else(Monotonic::now);
+        let (verdict, _) = self.evidence.look(&self.table, clock);
         if !wanted {
             self.told = None;
             return None;
@@ -155,11 +159,28 @@ impl Look {
     }
 }
 
+/// What a watcher's turn has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A guard kicks, as far as can be seen, and there was nothing to tell.
+    Well,
+    /// Likewise, and something was told, which may have taken a while.
+    Told,
+    /// None does, or nobody can say so until the next turn at the usual time.
+    Wrong,
+}
+
+/// What a guard has told within this is enough to wait a whole turn for more, ns: one that falls silent just then is still
+/// noticed 1.5 s after its last word.
+pub(crate) const RECENT_NS: u64 = 500 * NS_PER_MS;
+
 /// One watcher's own part.
 pub struct Watcher<'r, 'a> {
     reporter: &'r Reporter<'a>,
     page: Option<Reader>,
     direct: DirectLog,
+    /// Something was told in this turn.
+    told: bool,
 }
 
 impl<'r, 'a> Watcher<'r, 'a> {
@@ -170,11 +191,21 @@ impl<'r, 'a> Watcher<'r, 'a> {
             reporter,
             page: Reader::open(&reporter.page).ok(),
             direct: DirectLog::new(),
+            told: false,
         }
     }
 
-    /// Looks once at everything, and tells what there is to tell. Whether a guard kicks, as far as can be seen.
-    pub fn turn(&mut self, now: Monotonic) -> bool {
+    /// Looks once at everything, and tells what there is to tell.
+    pub fn turn(&mut self, now: Monotonic) -> Seen {
+        self.told = false;
+        match self.is_well_at(now) {
+            false => Seen::Wrong,
+            true if self.told => Seen::Told,
+            true => Seen::Well,
+        }
+    }
+
+    fn is_well_at(&mut self, now: Monotonic) -> bool {
         let mut view = self.page.as_ref().and_then(Reader::view);
         // A guard that is silent: there may be a page of another by now.
         if view
@@ -214,6 +245,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
     /// Tells what has this key, once: a line that waits for nobody, then the event.
     fn tell(&mut self, stream: Stream, key: u64, kind: Kind, now: Monotonic) -> bool {
         let direct = &mut self.direct;
+        self.told = true;
         self.reporter.told.once(stream, key, now, || {
             direct.tell(kind.severity(), kind.kind(), &plain(&kind.describe()));
             (self.reporter.publish)(kind);
@@ -231,6 +263,7 @@ impl<'r, 'a> Watcher<'r, 'a> {
             if next >= view.status.entries {
                 continue;
             }
+            self.told = true;
             let mut expected = next;
             for entry in &page.entries(next).entries {
                 let order = || inhibit::read(&reporter.page.with_file_name("inhibit"));
@@ -293,8 +326,10 @@ fn is_silent(view: &View, now: Monotonic) -> bool {
 
 /// A guard that has the host watchdog armed, and has just kicked it.
 fn kicks(view: &View, now: Monotonic) -> bool {
-    let is_armed = view.status.phase == Phase::Armed;
-    is_armed && !status::is_silent(view, now) && view.status.decision == Decision::Kick
+    let status = &view.status;
+    let heard = status.looked.max(status.served).max(status.answered);
+    let is_recent = now.since_ns(heard) <= RECENT_NS && !status::is_silent(view, now);
+    status.phase == Phase::Armed && is_recent && status.decision == Decision::Kick
 }
 
 /// Whether people are not told what is wrong unless somebody else looks.

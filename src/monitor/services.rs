@@ -25,7 +25,7 @@ use crate::monitor::open_alarms::OpenAlarms;
 use crate::monitor::privileges::Kept;
 use crate::monitor::recorder::{self, Recorder};
 use crate::monitor::reported::{self, Reported};
-use crate::monitor::reporter::{Reporter, Watcher, tells};
+use crate::monitor::reporter::{Reporter, Seen, Watcher, tells};
 use crate::monitor::{evidence, host_state, leases, privileges, table};
 use crate::sink;
 use crate::sink::direct_log::DirectLog;
@@ -33,17 +33,19 @@ use crate::sink::kmsg::{self, Kmsg};
 use crate::state::drill::{self, Drills, Measured};
 use crate::state::history::Resets;
 use crate::state::reset_reason::HostState;
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::notify::Notifier;
+use crate::sys::realtime::give_back_memory;
 use crate::xen::table::Table;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -60,18 +62,17 @@ const QUEUE: usize = 4096;
 const END: Duration = Duration::from_secs(4);
 /// How often ending threads are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Between two turns of a watcher where something is wrong, and between those of two watchers at most where nothing is.
-const TURN: Duration = Duration::from_millis(500);
-/// Where nothing is wrong a watcher turns so many times less often at most, however many share the work: one that is left alone by a
-/// wedge has begun to tell of it long before the host goes down.
-const MOST_SHARED: u32 = 4;
+/// Between two turns of a watcher where something is wrong, ns.
+const TURN_NS: u64 = 500 * NS_PER_MS;
+/// Between those of two watchers, at most, where nothing is, ns.
+const TURN_WELL_NS: u64 = 1_000 * NS_PER_MS;
+/// Where nothing is wrong a watcher turns so often at least, however many share the work, ns: one that is left alone by a wedge has begun
+/// to tell of it long before the host goes down.
+const LONGEST_NS: u64 = 2_000 * NS_PER_MS;
 /// Between two looks for vCPUs that came online.
-const SUPERVISE: Duration = Duration::from_secs(5);
+const SUPERVISE: Duration = Duration::from_secs(15);
 /// Between two attempts to say READY=1 to a service manager that is busy.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// Ends, by its other end's end, when the monitor is to stop.
-pub type Stop = Receiver<Infallible>;
 
 type Queue = Receiver<Arc<Event>>;
 
@@ -189,6 +190,7 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     threads.producers(&shared, control, table);
     threads.signals(signals);
     say_ready();
+    give_back_memory();
     let panicked = threads.supervise(&shared);
     let saved = threads.end(&shared);
     if let Some(thread) = panicked {
@@ -258,14 +260,14 @@ struct Threads {
     leases: Option<(JoinHandle<()>, UnixStream)>,
     /// Those that take them; they end with the bus.
     sinks: Vec<JoinHandle<()>>,
-    stop: (Sender<Infallible>, Stop),
-    /// Of a socket pair, for those who wait in poll(2); and the other end.
+    /// Of a socket pair, for those that wait in poll(2): hung up when they are to stop, by the other end's end.
     woken: Option<(UnixStream, UnixStream)>,
     /// Why the monitor ends: a thread's panic, or none.
     ends: Sender<Option<&'static str>>,
     ended: Receiver<Option<&'static str>>,
-    /// vCPUs that have a watcher.
+    /// vCPUs that have a watcher, and those that were online when that was looked at last.
     watched: BTreeSet<usize>,
+    online: CpuSet,
 }
 
 impl Threads {
@@ -275,11 +277,11 @@ impl Threads {
             producers: Vec::new(),
             leases: None,
             sinks: Vec::new(),
-            stop: bounded(0),
             woken: UnixStream::pair().ok(),
             ends,
             ended,
             watched: BTreeSet::new(),
+            online: CpuSet::new(),
         }
     }
 
@@ -431,21 +433,28 @@ impl Threads {
     /// names only those that are online (kernel/sched/syscalls.c, sched_getaffinity()).
     fn watchers(&mut self, shared: &Arc<Shared>) {
         let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        if std::mem::replace(&mut self.online, allowed) == allowed {
+            return;
+        }
         let is_new =
             |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false) && !self.watched.contains(cpu);
         let cpus: Vec<usize> = (0..CpuSet::count()).filter(is_new).collect();
-        let all = u32::try_from(cpus.len()).unwrap_or(u32::MAX).max(1);
-        let each = turns_each(self.watched.len() + cpus.len());
-        for (cpu, n) in cpus.into_iter().zip(0u32..) {
+        let all = u64::try_from(cpus.len()).unwrap_or(u64::MAX).max(1);
+        let each_ns = turns_each_ns(self.watched.len() + cpus.len());
+        for (cpu, n) in cpus.into_iter().zip(0u64..) {
+            let woken = self.woken.as_ref().map(|(end, _)| end.try_clone());
+            let Some(Ok(stop)) = woken else {
+                log::error!("cpu {cpu} has no watcher yet: nothing would end it");
+                self.online = CpuSet::new();
+                continue;
+            };
             self.watched.insert(cpu);
-            let (watching, stop) = (Arc::clone(shared), self.stop.1.clone());
+            let watching = Arc::clone(shared);
             self.spawn("watcher", false, move || {
                 if let Err(errno) = pin(cpu) {
                     log::warn!("a watcher is not pinned to cpu {cpu}: {}", errno.desc());
                 }
-                if let Some(reporter) = watching.reporter.get() {
-                    watch(reporter, &watching.bus, &stop, cpu, (each, each / all * n));
-                }
+                watch(&watching, &stop, cpu, (each_ns, each_ns / all * n));
             });
         }
     }
@@ -454,7 +463,6 @@ impl Threads {
     /// is left behind, and said.
     fn end(self, shared: &Shared) -> Result<(), String> {
         let deadline = Instant::now() + END;
-        drop(self.stop);
         drop(self.woken);
         let saved = shared.guests.finish(deadline - END / 2);
         wait(&self.producers, deadline - END / 2);
@@ -475,43 +483,59 @@ impl Threads {
     }
 }
 
-/// How often each of so many watchers turns while nothing is wrong.
-fn turns_each(watchers: usize) -> Duration {
-    let all = u32::try_from(watchers).unwrap_or(MOST_SHARED);
-    TURN * all.clamp(1, MOST_SHARED)
+/// How often each of so many watchers turns while nothing is wrong, ns.
+fn turns_each_ns(watchers: usize) -> u64 {
+    let all = u64::try_from(watchers).unwrap_or(u64::MAX);
+    TURN_WELL_NS
+        .saturating_mul(all)
+        .clamp(TURN_WELL_NS, LONGEST_NS)
 }
 
 /// Turns each so often until it is to stop, the first time after `offset`, so that the watchers of all
 /// vCPUs look one after the other. A vCPU that was offline has lost its watcher to others.
-fn watch(
-    reporter: &Reporter<'_>,
-    bus: &Bus,
-    stop: &Stop,
-    cpu: usize,
-    (each, offset): (Duration, Duration),
-) {
+fn watch(shared: &Shared, stop: &UnixStream, cpu: usize, (each_ns, offset_ns): (u64, u64)) {
+    let Some(reporter) = shared.reporter.get() else {
+        return;
+    };
     let mut watcher = Watcher::new(reporter);
-    let begins = Instant::now() + offset;
+    let mut now = Monotonic::now();
+    let begins = now.plus_ns(offset_ns);
     let mut next = begins;
-    while stop.recv_deadline(next) == Err(RecvTimeoutError::Timeout) {
+    while !is_over(stop, next.since_ns(now)) {
         if sched_getcpu() != Ok(cpu) {
             let _ = pin(cpu);
         }
-        let is_well = watcher.turn(Monotonic::now());
-        bus.report_drops();
-        next = match is_well {
-            true => next_turn(begins, each, Instant::now()),
-            false => (next + TURN).max(Instant::now()),
+        now = Monotonic::now();
+        let seen = watcher.turn(now);
+        shared.bus.report_drops_at(now);
+        shared.guests.look_while_idle(now);
+        // A reading of the clock is a system call, where Xen keeps it: to look takes no time, to tell may.
+        if seen != Seen::Well {
+            now = Monotonic::now();
+        }
+        next = match seen {
+            Seen::Well | Seen::Told => next_turn(begins, each_ns, now),
+            Seen::Wrong => next.plus_ns(TURN_NS).max(now),
         };
     }
 }
 
+/// Waits for so long at most, or until `stop` is hung up. Whether it is.
+fn is_over(stop: &UnixStream, ns: u64) -> bool {
+    // Rounded up, so that the moment has come by then.
+    let ms = u16::try_from(ns.div_ceil(NS_PER_MS)).unwrap_or(u16::MAX);
+    let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    // An interrupted or failed wait only makes the turn come early.
+    let _ = poll(&mut fds, PollTimeout::from(ms));
+    let [stop] = fds;
+    stop.any().unwrap_or(false)
+}
+
 /// The next of a watcher's own turns. They are counted from its first, so that those of several stay between each other, whatever was wrong
 /// for a while.
-fn next_turn(begins: Instant, each: Duration, now: Instant) -> Instant {
-    let passed = now.saturating_duration_since(begins);
-    let turns = passed.as_nanos() / each.as_nanos().max(1) + 1;
-    begins + each * u32::try_from(turns).unwrap_or(u32::MAX)
+fn next_turn(begins: Monotonic, each_ns: u64, now: Monotonic) -> Monotonic {
+    let turns = now.since_ns(begins) / each_ns.max(1) + 1;
+    begins.plus_ns(each_ns.saturating_mul(turns))
 }
 
 /// Binds this thread to a vCPU.
@@ -541,43 +565,69 @@ fn bind(key: &str, path: &Path, group: &str) -> Result<UnixListener, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::reporter::RECENT_NS;
+
+    const MS: u64 = NS_PER_MS;
 
     #[test]
     fn watchers_share_the_looks_and_any_that_is_left_looks_within_two_seconds() {
-        for watchers in 1..=256_u32 {
-            let each = turns_each(usize::try_from(watchers).expect("few"));
-            assert!(each <= Duration::from_secs(2), "{watchers}: {each:?}");
-            assert!(each / watchers <= TURN, "{watchers}: {each:?}");
-            assert!(watchers > MOST_SHARED || each / watchers == TURN);
+        for watchers in 1..=256_u64 {
+            let each = turns_each_ns(usize::try_from(watchers).expect("few"));
+            assert!(each <= 2_000 * MS, "{watchers}: {each}");
+            assert!(each / watchers <= TURN_WELL_NS, "{watchers}: {each}");
+            assert!(watchers > 2 || each / watchers == TURN_WELL_NS);
+        }
+    }
+
+    #[test]
+    fn a_guard_that_falls_silent_at_any_moment_is_noticed_within_a_second_and_a_half() {
+        let begun = Monotonic(77);
+        for watchers in 1..=8_u64 {
+            let each = turns_each_ns(usize::try_from(watchers).expect("few"));
+            for last_ms in (10_000..12_000).step_by(10) {
+                let last = begun.plus_ns(last_ms * MS);
+                let notices = (0..watchers).map(|n| {
+                    let begins = begun.plus_ns(each / watchers * n);
+                    let mut now = begins;
+                    while now.since_ns(last) <= 1_000 * MS {
+                        now = match now.since_ns(last) <= RECENT_NS {
+                            true => next_turn(begins, each, now),
+                            false => now.plus_ns(TURN_NS),
+                        };
+                    }
+                    now.since_ns(last)
+                });
+                assert!(notices.min() <= Some(1_500 * MS), "{watchers}, {last_ms}");
+            }
         }
     }
 
     #[test]
     fn watchers_take_turns_again_once_what_was_wrong_is_over() {
-        let begun = Instant::now();
-        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let begun = Monotonic(77);
+        let at = |ms: u64| begun.plus_ns(ms * MS);
         for watchers in [2, 4, 8] {
-            let each = turns_each(usize::try_from(watchers).expect("few"));
+            let each = turns_each_ns(usize::try_from(watchers).expect("few"));
             let mut looks = Vec::new();
             for n in 0..watchers {
-                let begins = begun + each / watchers * n;
+                let begins = begun.plus_ns(each / watchers * n);
                 // Something is wrong from the first second to the fourth, and each look takes a while.
                 let mut next = begins;
                 while next < at(60_000) {
-                    let now = next + Duration::from_millis(7);
+                    let now = next.plus_ns(7 * MS);
                     let is_well = !(at(1_000)..at(4_000)).contains(&now);
                     if now > at(10_000) {
                         looks.push(next);
                     }
                     next = match is_well {
                         true => next_turn(begins, each, now),
-                        false => (next + TURN).max(now),
+                        false => next.plus_ns(TURN_NS).max(now),
                     };
                 }
             }
             looks.sort();
-            let gaps = looks.windows(2).map(|pair| pair[1] - pair[0]);
-            assert!(gaps.max() <= Some(TURN), "{watchers}");
+            let gaps = looks.windows(2).map(|pair| pair[1].since_ns(pair[0]));
+            assert!(gaps.max() <= Some(TURN_WELL_NS), "{watchers}");
         }
     }
 }

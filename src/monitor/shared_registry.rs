@@ -37,8 +37,13 @@ pub type Publish = Box<dyn Fn(GuestEvent) + Send + Sync>;
 /// The present by both clocks.
 #[must_use]
 pub fn now() -> Moment {
+    moment(Monotonic::now())
+}
+
+/// `now`, which is the present, by both clocks.
+pub(crate) fn moment(now: Monotonic) -> Moment {
     Moment {
-        ns: Nanoseconds::try_from(Monotonic::now().0).unwrap_or(Nanoseconds::MAX),
+        ns: Nanoseconds::try_from(now.0).unwrap_or(Nanoseconds::MAX),
         wall: Timestamp::now(),
     }
 }
@@ -98,6 +103,21 @@ impl SharedRegistry {
         if !Arc::ptr_eq(inside.registry.names(), names) {
             inside.registry.rename(names);
         }
+        let came_or_went = self.turn_inside(&mut inside, at, table);
+        came_or_went.then(|| inside.registry.domains().collect())
+    }
+
+    /// The same with the names that are known, unless somebody holds the lock just now. Does not wait. Whether domains came or went.
+    pub fn try_turn(&self, at: Moment, table: &Table<'_>) -> bool {
+        let mut inside = match self.inside.try_lock() {
+            Ok(inside) => inside,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        self.turn_inside(&mut inside, at, table)
+    }
+
+    fn turn_inside(&self, inside: &mut Inside, at: Moment, table: &Table<'_>) -> bool {
         let before = inside.registry.changes().domains;
         let happened = inside.registry.turn(at, table);
         let came_or_went = inside.registry.changes().domains != before;
@@ -106,9 +126,9 @@ impl SharedRegistry {
         let rested = |then: Nanoseconds| at.ns.saturating_sub(then) >= SAVE_EACH_NS;
         let rested = inside.saved_ns.is_none_or(rested);
         if changes.urgent != saved.urgent || changes != saved && rested {
-            self.enqueue_save(&mut inside, at);
+            self.enqueue_save(inside, at);
         }
-        came_or_went.then(|| inside.registry.domains().collect())
+        came_or_went
     }
 
     /// All guests as of now; none where somebody holds the lock just now. Does not wait.

@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two looks at what is due by time alone.
-const POLL: Duration = Duration::from_secs(10);
+/// Time between two looks at whether numbers of events run low: a block of them is far more than there are in this time.
+const POLL: Duration = Duration::from_secs(30);
 /// Time between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the state of the host watchdog is written anew: the heartbeat. Each costs
@@ -321,7 +321,10 @@ impl Saver {
                 let host = waiting.host.clone().filter(|_| host_due);
                 return (waiting.guests.clone(), host, waiting.stop);
             }
-            let timeout = rest.filter(|rest| !rest.is_zero()).unwrap_or(POLL);
+            let beats = waiting.host_written.filter(|_| waiting.host.is_some());
+            let beats = beats.map(|at| REFRESH.saturating_sub(now.saturating_duration_since(at)));
+            let timeout = rest.filter(|rest| !rest.is_zero());
+            let timeout = timeout.unwrap_or(POLL.min(beats.unwrap_or(POLL)));
             let waited = self.changed.wait_timeout(waiting, timeout);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -6,6 +6,7 @@
 //! decision.
 
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// A point on CLOCK_MONOTONIC, in nanoseconds since boot.
@@ -69,6 +70,57 @@ pub fn suspended_ns() -> u64 {
     all.map_or(0, |all| all.since_ns(Monotonic::now()))
 }
 
+/// For how long the machine was suspended, asked of the kernel only where that may have changed.
+///
+/// What a sleep adds to it it adds to the wall clock's lead over CLOCK_MONOTONIC as well, in the same write (Linux
+/// kernel/time/timekeeping.c, __timekeeping_inject_sleeptime()). The coarse readings of these two are of memory wherever there is a
+/// vDSO, also where the fine ones are system calls, as with Xen's clock (lib/vdso/gettimeofday.c, do_coarse()). They serve for
+/// nothing but to see that lead change; a wall clock that is set changes it too, and costs another reading.
+#[derive(Debug, Default)]
+pub struct Suspended(Cell<Option<Known>>);
+
+/// As of the last time that the kernel was asked.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    suspended_ns: u64,
+    lead_ns: i64,
+}
+
+/// A change of the lead that is none, ns: two readings are apart by a tick or two. Sleeps that are shorter add up.
+const SAME_LEAD_NS: u64 = 50 * NS_PER_MS;
+
+impl Suspended {
+    /// As [`suspended_ns`], to 50 ms. Does not block.
+    pub fn ns(&self) -> u64 {
+        self.ns_with(lead_ns(), suspended_ns)
+    }
+
+    fn ns_with(&self, lead_ns: Option<i64>, ask: impl Fn() -> u64) -> u64 {
+        let is_same = |known: &Known| {
+            lead_ns.is_some_and(|lead_ns| lead_ns.abs_diff(known.lead_ns) < SAME_LEAD_NS)
+        };
+        if let Some(known) = self.0.get().filter(is_same) {
+            return known.suspended_ns;
+        }
+        let suspended_ns = ask();
+        self.0.set(lead_ns.map(|lead_ns| Known {
+            suspended_ns,
+            lead_ns,
+        }));
+        suspended_ns
+    }
+}
+
+/// How far the wall clock is ahead of CLOCK_MONOTONIC, roughly; none where either cannot be read.
+fn lead_ns() -> Option<i64> {
+    let read = |clock: ClockId| {
+        let time = clock_gettime(clock).ok()?;
+        let s = time.tv_sec().checked_mul(1_000_000_000)?;
+        s.checked_add(time.tv_nsec())
+    };
+    read(ClockId::CLOCK_REALTIME_COARSE)?.checked_sub(read(ClockId::CLOCK_MONOTONIC_COARSE)?)
+}
+
 /// Blocks until `when`; returns at once when it has passed. Signals do not cut it short.
 pub fn sleep_until(when: Monotonic) {
     let target = Duration::from_nanos(when.0).into();
@@ -77,4 +129,43 @@ pub fn sleep_until(when: Monotonic) {
         ClockNanosleepFlags::TIMER_ABSTIME,
         &target,
     ) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_for_how_long_it_slept_where_the_wall_clocks_lead_changed() {
+        const S: i64 = 1_000_000_000;
+        let asked = Cell::new(0);
+        let slept = Cell::new(7);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            slept.get()
+        };
+        let suspended = Suspended::default();
+        let told = |lead_ns| (suspended.ns_with(lead_ns, ask), asked.get());
+        assert_eq!(told(Some(100 * S)), (7, 1));
+        // Two readings are never of the same tick.
+        assert_eq!(told(Some(100 * S + S / 100)), (7, 1));
+        slept.set(8);
+        assert_eq!(told(Some(101 * S)), (8, 2), "a sleep of a second");
+        assert_eq!(told(Some(101 * S)), (8, 2));
+        assert_eq!(told(Some(50 * S)), (8, 3), "a wall clock that was set back");
+        // Short ones add up.
+        assert_eq!(told(Some(50 * S + S / 30)), (8, 3));
+        assert_eq!(told(Some(50 * S + S / 15)), (8, 4));
+        // A clock that cannot be read says nothing.
+        assert_eq!(told(None), (8, 5));
+        assert_eq!(told(None), (8, 6));
+    }
+
+    #[test]
+    fn a_machine_that_did_not_sleep_meanwhile_slept_as_long_as_before() {
+        let suspended = Suspended::default();
+        let first = suspended.ns();
+        assert_eq!(suspended.ns(), first);
+        assert!(suspended_ns().abs_diff(first) < NS_PER_S);
+    }
 }

@@ -30,13 +30,36 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
 /// # Errors
 /// EPERM or ENOMEM of mlockall(2).
 pub fn lock_memory() -> Result<(), Errno> {
-    // A thread that allocates would have an arena of its own, 132 KiB of locked memory.
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes two integers and sets a limit for arenas that are not there yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
+    keep_little_memory();
+    give_back_memory();
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+}
+
+/// Has the C library keep little of what is freed, where it is one that can be told (mallopt(3)). To be called before there are threads.
+pub fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// glibc's own, which it otherwise raises by itself with each large block that is freed, up to 32 MiB.
+        const LARGE: libc::c_int = 128 * 1024;
+        for (what, value) in [
+            // A thread that allocates would have an arena of its own, 132 KiB, all of which mlockall(2) locks.
+            (libc::M_ARENA_MAX, 1),
+            (libc::M_MMAP_THRESHOLD, LARGE),
+            (libc::M_TRIM_THRESHOLD, LARGE),
+        ] {
+            // SAFETY: it takes two integers, and sets a limit for what is allocated from now on.
+            unsafe { libc::mallopt(what, value) };
+        }
+    }
+}
+
+/// Gives back what was freed, as after a start, where the C library can (malloc_trim(3)).
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes an integer, and touches nothing that is allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Has the OOM killer spare this process and what it starts (proc_pid_oom_score_adj(5)).

@@ -8,7 +8,7 @@
 
 pub use super::driver::{Asked, Driver};
 use super::{Ends, HostWatchdog, LetGo, RunsOn, halves};
-use crate::sys::clock::NS_PER_MS;
+use crate::sys::clock::{NS_PER_MS, Suspended};
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{
     WDIOF_KEEPALIVEPING, WDIOF_MAGICCLOSE, WDIOF_SETTIMEOUT, WatchdogDevice,
@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 
 /// No sleep is so short, and two clocks are read within less, ns.
 const SLEEP_NS: u64 = 500 * NS_PER_MS;
-
 /// Time enough for a restart, seconds.
 const RESTART_S: u32 = 60;
 
@@ -49,6 +48,7 @@ pub struct Hardware<D = WatchdogDevice> {
     runs_on: RunsOn,
     /// For how long the host had been asleep when it was last started, ns.
     suspended_ns: u64,
+    suspended: Suspended,
     /// Why it was not started again after a sleep; EAGAIN before the first try.
     not_started: Option<Errno>,
 }
@@ -149,7 +149,8 @@ impl<D: Driver> Hardware<D> {
                 stopped_s: timeout_s,
                 shutdown_s: 0,
             },
-            suspended_ns: D::suspended_ns(),
+            suspended_ns: D::suspended_ns(&Suspended::default()),
+            suspended: Suspended::default(),
             not_started: None,
         }
     }
@@ -199,7 +200,7 @@ impl<D: Driver> Hardware<D> {
     /// (i6300esb does not): kicks would succeed, and nothing would ever fire. Tried with each kick
     /// until it is done, but where the answer would be the same; no kick counts before.
     fn start_after_sleep(&mut self) -> Result<(), Errno> {
-        let suspended_ns = D::suspended_ns();
+        let suspended_ns = D::suspended_ns(&self.suspended);
         if suspended_ns.saturating_sub(self.suspended_ns) >= SLEEP_NS {
             self.suspended_ns = suspended_ns;
             self.not_started = Some(Errno::EAGAIN);

@@ -5,7 +5,7 @@
 
 use super::quirks::{IPMI, Quirk};
 use super::sysfs::Attributes;
-use crate::sys::clock::suspended_ns;
+use crate::sys::clock::Suspended;
 use crate::sys::ipmi;
 use crate::sys::notify::Notifier;
 use crate::sys::watchdog::{WatchdogDevice, WatchdogInfo};
@@ -54,8 +54,8 @@ pub trait Driver: Sized {
     fn start_again(&self) -> Result<(), Errno> {
         Ok(())
     }
-    /// See [`suspended_ns`].
-    fn suspended_ns() -> u64 {
+    /// See [`Suspended::ns`].
+    fn suspended_ns(_so_far: &Suspended) -> u64 {
         0
     }
     /// Gives the service manager a copy under this name; whether there is one. See
@@ -135,8 +135,8 @@ impl Driver for WatchdogDevice {
         self.start_again()
     }
 
-    fn suspended_ns() -> u64 {
-        suspended_ns()
+    fn suspended_ns(so_far: &Suspended) -> u64 {
+        so_far.ns()
     }
 
     fn keep(&self, manager: &Notifier, name: &str) -> Result<bool, Errno> {

@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 
 /// How often the slot's level looks, ns: what it feeds is to follow the last kick closely.
 const SLOT_EACH_NS: u64 = 500 * NS_PER_MS;
-/// And sysrq's, which nobody waits for on a host that is well.
+/// And sysrq's, where not everything was served a moment ago.
 const SYSRQ_EACH_NS: u64 = 2 * NS_PER_S;
 /// A level that is later than this was away, ns.
 const AWAY_NS: u64 = 500 * NS_PER_MS;
@@ -237,7 +237,7 @@ where
     let mut told = false;
     let overdue = first_s.map_or(SYSRQ_AFTER, |_| BEFORE_HARDWARE);
     level(
-        ("fence-slot", SLOT_EACH_NS),
+        ("fence-slot", SLOT_EACH_NS, next_slot),
         overdue,
         page,
         priority,
@@ -264,7 +264,7 @@ where
 /// The errno of making the thread.
 pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<JoinHandle<()>> {
     level(
-        ("fence-sysrq", SYSRQ_EACH_NS),
+        ("fence-sysrq", SYSRQ_EACH_NS, next_sysrq),
         SYSRQ_AFTER,
         page,
         priority,
@@ -276,9 +276,29 @@ pub fn last_resort(mut sysrq: File, page: Reader, priority: u8) -> io::Result<Jo
     )
 }
 
+/// Until the next look there is nothing that it could have missed: what it feeds goes stale.
+fn next_slot(_: Judged, _: Option<Vitals>, usual: Monotonic) -> Monotonic {
+    usual
+}
+
+/// Where everything was served a moment ago, the host should be down no sooner than that: nothing is to be done before.
+fn next_sysrq(judged: Judged, told: Option<Vitals>, usual: Monotonic) -> Monotonic {
+    let told = told.filter(|_| judged == Judged::Fresh);
+    let overdue = |Vitals {
+                       latest_ns, status, ..
+                   }| {
+        let since: Monotonic = status.served;
+        since.plus_ns(latest_ns).plus_ns(SYSRQ_AFTER_NS + 1)
+    };
+    told.map_or(usual, |told| usual.max(overdue(told)))
+}
+
+/// The moment of a level's next look, which is at `usual` or later.
+type Next = fn(Judged, Option<Vitals>, usual: Monotonic) -> Monotonic;
+
 /// Calls `act` with what the page says, again and again, until the guard has ended.
 fn level(
-    (name, each_ns): (&str, u64),
+    (name, each_ns, looks_next): (&str, u64, Next),
     overdue: Overdue,
     page: Reader,
     priority: u8,
@@ -290,9 +310,8 @@ fn level(
         // Without it this level is late on a busy host; the ones before it are not.
         let _ = become_realtime(priority);
         let mut presence = Presence::default();
-        let mut next = began;
+        let mut next = began.plus_ns(each_ns);
         loop {
-            next = next.plus_ns(each_ns).max(Monotonic::now());
             sleep_until(next);
             let told = page.vitals();
             let now = Monotonic::now();
@@ -301,6 +320,8 @@ fn level(
             if judged == Judged::Ended {
                 return;
             }
+            let usual = next.plus_ns(each_ns).max(now);
+            next = looks_next(judged, told, usual);
         }
     })
 }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -186,6 +186,18 @@ impl Xenstore {
     /// # Errors
     /// [`XenstoreError`], but no timeout: that is `None`.
     pub fn next_event(&mut self, patience: Duration) -> Result<Option<WatchEvent>, XenstoreError> {
+        self.next_event_or(patience, None)
+    }
+
+    /// The same; waits no longer once `other` is readable.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next_event_or(
+        &mut self,
+        patience: Duration,
+        other: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<WatchEvent>, XenstoreError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -195,9 +207,9 @@ impl Xenstore {
             if let Some(answer) = self.take_message()? {
                 self.outstanding &= answer.request != self.request;
             } else if self.events.is_empty() {
-                match self.wait(deadline) {
+                match self.wait(deadline, other) {
                     Err(XenstoreError::Timeout) => return Ok(None),
-                    other => other?,
+                    waited => waited?,
                 }
             }
         }
@@ -237,7 +249,7 @@ impl Xenstore {
                     return Ok(answer);
                 }
                 Some(_) => {}
-                None => self.wait(deadline)?,
+                None => self.wait(deadline, None)?,
             }
         }
     }
@@ -285,15 +297,24 @@ impl Xenstore {
         Ok(Some(message))
     }
 
-    /// Waits for bytes until `deadline` and takes what there is.
-    fn wait(&mut self, deadline: Instant) -> Result<(), XenstoreError> {
+    /// Waits for bytes until `deadline` and takes what there is. Where there is nothing but `other` to be read, the time is up.
+    fn wait(
+        &mut self,
+        deadline: Instant,
+        other: Option<BorrowedFd<'_>>,
+    ) -> Result<(), XenstoreError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(XenstoreError::Timeout);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.bus.as_fd(), PollFlags::POLLIN)];
+        let polled = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = [self.bus.as_fd(), other.unwrap_or(self.bus.as_fd())].map(polled);
         poll(&mut fds, timeout).map_err(io::Error::from)?;
+        let [bus, other] = fds.map(|fd| fd.any().unwrap_or(false));
+        if other && !bus {
+            return Err(XenstoreError::Timeout);
+        }
         let mut bytes = [0; 1024];
         match self.bus.read(&mut bytes) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use xenwarden::sys::clock::{NS_PER_MS as MS, NS_PER_S as S};
+use xenwarden::sys::clock::{NS_PER_MS as MS, NS_PER_S as S, Suspended};
 use xenwarden::sys::watchdog::WatchdogInfo;
 use xenwarden::watchdog::device::{Asked, Driver};
 use xenwarden::watchdog::quirks::Quirk;
@@ -190,7 +190,7 @@ impl Driver for Simulated {
         }
     }
 
-    fn suspended_ns() -> u64 {
+    fn suspended_ns(_: &Suspended) -> u64 {
         host().slept()
     }
 

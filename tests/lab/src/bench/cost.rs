@@ -31,30 +31,11 @@ pub fn run(
     guests: u32,
     run: u32,
 ) -> Result<CostRun> {
-    let mut host = laboratory.bench_host(parts, Shape::Everywhere)?;
-    let mut crowd = None;
-    match guests {
-        0 => {
-            for name in GUESTS {
-                host.dom0_ok(&format!("xl destroy {name}"), PROMPT)?;
-            }
-        }
-        2 => {}
-        20 => host.add_tiny_guests(guests as usize)?,
-        _ => crowd = Some(Crowd::default()),
-    }
-    peer.start(&mut host)?;
-    let mut pass = |host: &mut Host, seconds: u32| match &mut crowd {
-        None => host.pass(SECOND * seconds),
-        Some(crowd) => (0..seconds).try_for_each(|_| {
-            crowd.feed(host)?;
-            host.pass(SECOND)
-        }),
-    };
-    pass(&mut host, SETTLES.as_secs() as u32)?;
-    let (began_s, before) = host.programs_of(peer)?;
-    pass(&mut host, MEASURED_S)?;
-    let (ended_s, after) = host.programs_of(peer)?;
+    let mut running = Running::start(laboratory, parts, peer, guests)?;
+    running.pass(SETTLES.as_secs() as u32)?;
+    let (began_s, before) = running.host.programs_of(peer)?;
+    running.pass(MEASURED_S)?;
+    let (ended_s, after) = running.host.programs_of(peer)?;
     let programs = after.into_iter().zip(before);
     Ok(CostRun {
         peer: peer.name().to_owned(),
@@ -67,6 +48,80 @@ pub fn run(
             .collect(),
     })
 }
+
+/// What each thread of one daemon costs in a minute, and what of its memory is resident, mapping by mapping: to see what stands in the
+/// way, not to compare.
+pub fn in_parts(
+    laboratory: &Laboratory,
+    parts: &BenchParts,
+    peer: Peer,
+    guests: u32,
+) -> Result<String> {
+    let mut running = Running::start(laboratory, parts, peer, guests)?;
+    running.pass(SETTLES.as_secs() as u32)?;
+    let began = running.host.threads_of(peer)?;
+    running.pass(MEASURED_S)?;
+    let ended = running.host.threads_of(peer)?;
+    let mut told = String::from("thread            us a minute  turns a minute\n");
+    let minute = f64::from(MEASURED_S) / (ended.0 - began.0);
+    for (name, thread, [cpu_ns, turns]) in &ended.1 {
+        let before = began.1.iter().find(|(_, other, _)| other == thread);
+        let before = before.map_or([0, 0], |(_, _, before)| *before);
+        let of = |now: u64, before: u64| now.saturating_sub(before) as f64 * minute;
+        told += &format!(
+            "{name:16} {:12.0} {:15.0}\n",
+            of(*cpu_ns, before[0]) / 1e3,
+            of(*turns, before[1])
+        );
+    }
+    for name in peer.processes() {
+        let maps = format!(
+            "echo {name}; for pid in $(pidof {name}); do awk '/^[0-9a-f]+-/ {{where = $1 \" \" $2 \" \" $6}} \
+             /^Rss:/ {{r = $2}} /^Pss:/ {{if (r > 0) print r, $2, where}}' /proc/$pid/smaps | sort -rn; done"
+        );
+        told += &running.host.dom0_ok(&maps, PROMPT)?;
+    }
+    Ok(told)
+}
+
+/// A host with one daemon and so many guests.
+struct Running {
+    host: Host,
+    crowd: Option<Crowd>,
+}
+
+impl Running {
+    fn start(laboratory: &Laboratory, parts: &BenchParts, peer: Peer, guests: u32) -> Result<Self> {
+        let mut host = laboratory.bench_host(parts, Shape::Everywhere)?;
+        let mut crowd = None;
+        match guests {
+            0 => {
+                for name in GUESTS {
+                    host.dom0_ok(&format!("xl destroy {name}"), PROMPT)?;
+                }
+            }
+            2 => {}
+            20 => host.add_tiny_guests(guests as usize)?,
+            _ => crowd = Some(Crowd::default()),
+        }
+        peer.start(&mut host)?;
+        Ok(Self { host, crowd })
+    }
+
+    /// Lets time pass, in which all guests feed.
+    fn pass(&mut self, seconds: u32) -> Result<()> {
+        match &mut self.crowd {
+            None => self.host.pass(SECOND * seconds),
+            Some(crowd) => (0..seconds).try_for_each(|_| {
+                crowd.feed(&mut self.host)?;
+                self.host.pass(SECOND)
+            }),
+        }
+    }
+}
+
+/// A thread's name, number, time in ns and times that it was given a processor.
+type Thread = (String, u64, [u64; 2]);
 
 fn since(after: Program, before: &Program) -> Program {
     Program {
@@ -104,6 +159,29 @@ impl Host {
             uptime_s,
             all.into_iter().map(|(_, program)| program).collect(),
         ))
+    }
+
+    /// Its threads, and dom0's uptime in seconds, of the same moment.
+    fn threads_of(&mut self, peer: Peer) -> Result<(f64, Vec<Thread>)> {
+        let names = peer.processes().join(" ");
+        let text = self.dom0_ok(
+            &format!(
+                "read up idle < /proc/uptime; echo $up; for name in {names}; do for pid in $(pidof $name); do for t in /proc/$pid/task/*; do \
+                 read comm < $t/comm; read run wait n < $t/schedstat; echo \"${{t##*/}} $run $n $comm\"; done; done; done"
+            ),
+            PROMPT,
+        )?;
+        let mut lines = text.lines();
+        let uptime_s = lines.next().unwrap_or_default();
+        let uptime_s: f64 = uptime_s.parse().context(|| "no uptime")?;
+        let thread = |line: &str| {
+            let mut words = line.splitn(4, ' ');
+            let mut number = || words.next()?.parse().ok();
+            let (thread, cost) = (number()?, [number()?, number()?]);
+            Some((words.next()?.to_owned(), thread, cost))
+        };
+        let threads: Option<Vec<Thread>> = lines.map(thread).collect();
+        Ok((uptime_s, threads.context(|| format!("threads: {text}"))?))
     }
 
     /// From proc(5): smaps_rollup, VmLck of status, and of each thread its time in schedstat and its context switches.

@@ -143,6 +143,14 @@ pub fn cost(runs: u32) -> Result<()> {
     })
 }
 
+/// What ours cost with so many guests, thread by thread and mapping by mapping. Keeps nothing.
+pub fn parts(guests: u32) -> Result<()> {
+    let bench = Bench::open()?;
+    let told = cost::in_parts(&bench.laboratory, &bench.parts, Peer::Xenwarden, guests)?;
+    print!("{told}");
+    Ok(())
+}
+
 /// Measures the gaps between each daemon's kicks under each load, `runs` times, likewise.
 pub fn kicks(runs: u32) -> Result<()> {
     let bench = Bench::open()?;

@@ -30,6 +30,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
        lab bench wedges [RUNS]      ours and other watchdog daemons: how long each wedge leaves the host up
        lab bench cost [RUNS]        likewise: what they cost dom0
+       lab bench parts GUESTS       what ours cost with so many guests, thread by thread and mapping by mapping
        lab bench kicks [RUNS]       likewise: gaps between their kicks under load
        lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
        lab bench report             make doc/bench.md and its figures of doc/bench/*.json
@@ -78,6 +79,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
         ["bench", "dom0", commands @ ..] => bench::dom0(commands),
+        ["bench", "parts", guests] => bench::parts(number(guests)?),
         ["bench", what] => compare(what, 1),
         ["bench", what, runs] => compare(what, number(runs)?),
         ["cluster", "list"] => {
