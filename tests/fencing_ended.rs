@@ -71,6 +71,13 @@ fn an_order_that_is_over_takes_nothing_from_another_members() {
         hear(member, TARGET, 1, 45, 900);
         assert_eq!(echoes_of_target(member, 46), 0, "that boot is over");
     }
+    // Nor does one who has asked for nothing.
+    let mut member = self::member();
+    hear(&mut member, TARGET, 1, 40, 40);
+    member.hear(2, &order_for(of(TARGET, 1)), at(40));
+    assert_eq!(member.hear(ME, &over(of(TARGET, 1)), at(41)), []);
+    member.hear(2, &Say::Withdrawn(of(TARGET, 1)), at(42));
+    assert_eq!(member.kept().refused, []);
 }
 
 #[test]
@@ -135,6 +142,25 @@ fn no_more_boots_are_refused_than_there_is_room_for_and_who_asks_for_more_is_nam
     assert!(refusals.kept().any(|(of, _)| of == host(9)));
 }
 
+#[test]
+fn an_order_for_which_there_is_no_room_is_not_answered_and_its_sender_told() {
+    let mut member = member();
+    let last = Node::try_from(MOST).expect("few") + 1;
+    let all: BTreeSet<Node> = (1..=last).collect();
+    member.ring(all.clone());
+    member.members(all.clone(), at(10));
+    for node in all {
+        hear(&mut member, node, 1, 10, 10);
+    }
+    for node in 1..=last {
+        let boot = Uuid::from_u128(u128::from(node) << 64);
+        let order = order_for(BootOf { node: TARGET, boot });
+        let told = member.hear(node, &order, at(11));
+        let is_told = matches!(told[..], [Do::Tell(_)]);
+        assert_eq!(is_told, node == last, "{node}: {told:?}");
+    }
+}
+
 /// Told to be down by what it said, and heard no more since.
 fn withheld() -> (Member, Now) {
     let mut member = ordered();
@@ -159,9 +185,14 @@ fn a_host_whose_next_boot_may_be_there_is_not_off() {
         Some(Verdict::Down(How::Withheld))
     );
     assert!(member.is_down(TARGET));
-    for comes in 0..3 {
+    for comes in 0..4 {
         let (mut member, sure) = withheld();
         match comes {
+            // Its pool alone has left, as far as is seen.
+            3 => {
+                member.members(without.clone(), at(13));
+                member.tick(&guard(false), at(14));
+            }
             // Its corosync alone, before that was known.
             0 => {
                 member.ring(without.clone());
@@ -317,6 +348,16 @@ fn the_orders_of_a_host_end_with_its_boot() {
         assert_eq!(echoes_of_target(&mut member, 51), 1);
         assert_eq!(member.kept().refused, []);
     }
+    // Also where the next boot is the first that this program hears.
+    let kept = ordered(&[2]).kept();
+    let mut member = Member::new(of(ME, 1), "h1", Terms::default(), &kept);
+    member.members(BTreeSet::from([1, 2, 3]), at(44));
+    assert_eq!(hear(&mut member, 2, 2, 50, 5), [Do::Keep]);
+    // Nobody says so of this host's own boot.
+    let mut member = ordered(&[ME]);
+    hear(&mut member, ME, 1, 42, 42);
+    assert_eq!(member.hear(2, &over(of(ME, 1)), at(42)), []);
+    assert_eq!(echoes_of_target(&mut member, 43), 0);
     // Certainly over is enough.
     let mut member = ordered(&[2]);
     assert_eq!(member.hear(ME, &over(of(2, 9)), at(42)), []);
