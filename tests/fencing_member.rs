@@ -2,125 +2,19 @@
 //! A member in all that concerns fencing, one fact after the other. Time is the test's own.
 #![allow(clippy::expect_used, clippy::panic)] // how tests fail
 
-use std::collections::{BTreeMap, BTreeSet};
+mod fencing_stage;
+
+use fencing_stage::*;
+use std::collections::BTreeSet;
 use xenwarden::event::Uuid;
-use xenwarden::fencing::member::{Do, Guard, Kept, LeaseTerms, Member, Now, Ordered, Say, Terms};
+use xenwarden::fencing::member::{
+    Do, Guard, Kept, LeaseTerms, Member, Now, Ordered, Over, Say, Terms,
+};
 use xenwarden::fencing::named::node_of;
 use xenwarden::fencing::order::{Confirmed, Failed, How, LISTEN_NS, Order, Verdict, Wait};
 use xenwarden::fencing::refusals::Last;
-use xenwarden::fencing::{Beat, BootOf, Echo, Node, Votes, stretched_ns};
+use xenwarden::fencing::{Beat, Echo, Node, Votes, stretched_ns};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
-
-const ME: Node = 1;
-const TARGET: Node = 3;
-const LEASE_S: u64 = 14;
-const BOUND_MS: u64 = 12_000;
-const DEVICE_MS: u64 = 40_000;
-
-fn of(node: Node, boot: u8) -> BootOf {
-    let boot = Uuid::from_u128(u128::from(node) * 1_000 + u128::from(boot));
-    BootOf { node, boot }
-}
-
-/// The host has been up for as long as its clock shows.
-fn at(s: u64) -> Now {
-    Now {
-        at: Monotonic(s * NS_PER_S),
-        up_ms: s * 1_000,
-    }
-}
-
-fn votes(nodes: &[Node], device: u32) -> Votes {
-    let of: BTreeMap<Node, u32> = nodes.iter().map(|node| (*node, 1)).collect();
-    Votes {
-        quorate: nodes.len() + usize::try_from(device).expect("few") >= 2,
-        quorum: 2,
-        of,
-        device,
-    }
-}
-
-fn guard(held: bool) -> Guard {
-    Guard {
-        bound_ms: Some(BOUND_MS),
-        withholds: None,
-        lease: Some(LeaseTerms {
-            timeout_ns: LEASE_S * NS_PER_S,
-            held,
-        }),
-    }
-}
-
-fn heard(by: Node, boot: u8, sent_s: u64) -> Beat {
-    Beat {
-        name: format!("h{by}"),
-        machine: None,
-        boot: of(by, boot).boot,
-        sent: sent_s * NS_PER_S,
-        up_ms: sent_s * 1_000,
-        promise_ms: Some(26_000),
-        echoes: Vec::new(),
-    }
-}
-
-/// Of a member's beats, the one at this second.
-fn echo(by: Node, sent_s: u64) -> Say {
-    let echo = Echo {
-        of: of(ME, 1),
-        sent: sent_s * NS_PER_S,
-    };
-    Say::Beat(Beat {
-        echoes: vec![echo],
-        ..heard(by, 1, sent_s)
-    })
-}
-
-fn order_for(boot: BootOf) -> Say {
-    Say::Order(Ordered { boot, number: 7 })
-}
-
-fn with(terms: Terms, kept: &Kept) -> Member {
-    let mut member = Member::new(of(ME, 1), "h1", terms, kept);
-    let all = BTreeSet::from([1, 2, 3]);
-    member.ring(all.clone());
-    member.members(all, at(1));
-    member.promises(true, false);
-    member.votes(votes(&[1, 2, 3], 0), at(1));
-    // The second was heard, of which most of these have no more to say.
-    member.hear(2, &Say::Beat(heard(2, 1, 1)), at(1));
-    member
-}
-
-fn member() -> Member {
-    let terms = Terms {
-        without_quorum: true,
-        device_ms: DEVICE_MS,
-    };
-    with(terms, &Kept::default())
-}
-
-fn beat_of(all: &[Do]) -> &Beat {
-    let beats = all.iter().find_map(|one| match one {
-        Do::Say(Say::Beat(beat)) => Some(beat),
-        _ => None,
-    });
-    beats.expect("a beat")
-}
-
-fn renewed(all: &[Do]) -> Option<u64> {
-    all.iter().find_map(|one| match one {
-        Do::Renew(until) => Some(until.0 / NS_PER_S),
-        _ => None,
-    })
-}
-
-/// At this second it says a beat, which another has heard at once.
-fn goes_on(member: &mut Member, guard: &Guard, s: u64) -> Vec<Do> {
-    let mut all = member.tick(guard, at(s));
-    member.hear(2, &echo(2, s), at(s));
-    all.extend(member.tick(guard, at(s)));
-    all
-}
 
 #[test]
 fn a_promise_is_the_lease_and_the_bound_and_the_device_where_there_is_one() {
@@ -312,44 +206,6 @@ fn orders_are_given_by_a_quorum_for_another_host_that_was_heard() {
     assert_eq!(member.judge(TARGET, at(14)), None);
 }
 
-fn last() -> Option<Last> {
-    let echo = Echo {
-        of: of(TARGET, 1),
-        sent: 10 * NS_PER_S,
-    };
-    Some(Last {
-        echo,
-        promise_ms: Some(26_000),
-    })
-}
-
-fn refused(last: Option<Last>) -> Say {
-    Say::Refused {
-        of: TARGET,
-        last,
-        to: ME,
-        number: 11 * NS_PER_S,
-    }
-}
-
-fn ordered() -> Member {
-    let mut member = member();
-    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
-    member.votes(votes(&[1, 2], 0), at(11));
-    member.order(TARGET, at(11)).expect("given");
-    for node in [1, 2] {
-        member.hear(node, &refused(last()), at(12));
-    }
-    member
-}
-
-fn waits(member: &mut Member, s: u64) -> Wait {
-    match member.judge(TARGET, at(s)) {
-        Some(Verdict::Wait(wait, _)) => wait,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn who_leaves_refuses_no_more_and_who_knows_nothing_never_did() {
     let mut member = ordered();
@@ -492,20 +348,6 @@ fn a_pool_that_leaves_a_ring_on_which_its_node_stays_has_promised_nothing() {
     member.ring(BTreeSet::from([1, 2]));
     member.tick(&guard(false), at(20));
     assert!(member.promise_of(TARGET).is_some());
-}
-
-/// The host's beat, which echoes no one; of this machine.
-fn of_machine(machine: u128, boot: u8, sent_s: u64) -> Say {
-    Say::Beat(Beat {
-        machine: Some(Uuid::from_u128(machine)),
-        ..heard(TARGET, boot, sent_s)
-    })
-}
-
-fn echoes_of_target(member: &mut Member, s: u64) -> usize {
-    let all = member.tick(&guard(false), at(s));
-    let echoes = &beat_of(&all).echoes;
-    echoes.iter().filter(|echo| echo.of.node == TARGET).count()
 }
 
 #[test]
@@ -695,7 +537,10 @@ fn a_stranger_is_not_heard_at_all_nor_is_who_has_not_said_yet_which_machine_it_i
     member.hear(2, &of_second(6, 2, 1), at(11));
     assert_eq!(orders(&mut member, 11), (0, 0, false));
     assert_eq!(member.kept().refused, []);
-    assert_eq!(member.hear(2, &Say::Over(of(TARGET, 1)), at(11)), []);
+    assert_eq!(
+        member.hear(2, &Say::Over(Over::from(of(TARGET, 1))), at(11)),
+        []
+    );
     // The same where it has not said yet that it is another.
     let mut member = self::member();
     member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
@@ -733,10 +578,6 @@ fn a_stranger_is_not_heard_at_all_nor_is_who_has_not_said_yet_which_machine_it_i
     member.members(BTreeSet::from([1, 2, 3]), at(16));
     member.hear(2, &Say::Beat(heard(2, 1, 16)), at(16));
     assert_eq!(orders(&mut member, 16), (2, 2, true));
-}
-
-fn says(all: &[Do], say: &Say) -> bool {
-    all.contains(&Do::Say(say.clone()))
 }
 
 #[test]
@@ -789,15 +630,20 @@ fn whoever_finds_that_a_boot_is_over_tells_all_who_then_hear_the_machine_in_its_
     let sure = at(12).at.plus_ns(stretched_ns(26_000)).plus_ns(LISTEN_NS);
     let now = Now { at: sure, up_ms: 0 };
     assert_eq!(orderer.judge(TARGET, now), Some(Verdict::Down(How::Silent)));
-    let over = Say::Over(of(TARGET, 1));
-    assert!(says(&orderer.tick(&guard(false), now), &over));
-    assert!(says(&orderer.tick(&guard(false), at(90)), &over));
+    let over = Say::Over(Over::from(of(TARGET, 1)));
+    for now in [now, at(90)] {
+        let all = orderer.tick(&guard(false), now);
+        assert_eq!(says_over(&all).map(|over| over.boot), Some(of(TARGET, 1)));
+    }
     // Another member, and one that was away.
     let mut member = member();
     member.hear(TARGET, &of_machine(5, 1, 10), at(10));
     member.hear(TARGET, &of_machine(6, 2, 3), at(60));
     assert_eq!(member.strangers().count(), 1);
-    assert_eq!(member.hear(2, &Say::Over(of(TARGET, 9)), at(61)), []);
+    assert_eq!(
+        member.hear(2, &Say::Over(Over::from(of(TARGET, 9))), at(61)),
+        []
+    );
     member.hear(TARGET, &of_machine(6, 2, 4), at(61));
     assert_eq!(member.strangers().count(), 1, "another boot is over");
     assert_eq!(member.hear(2, &over, at(62)), [Do::Keep]);

@@ -370,6 +370,7 @@ impl World {
                 Do::Renew(until) => host.lease = Some(until.0),
                 Do::Trigger => host.lease = Some(0),
                 Do::Release => host.lease = None,
+                Do::Tell(why) => panic!("{why}"),
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use xenwarden::event::Uuid;
+use xenwarden::fencing::member::Kept;
 use xenwarden::fencing::order::{Confirmed, Failed, How, LISTEN_NS, Order, Verdict, Wait};
 use xenwarden::fencing::proof::Proof;
 use xenwarden::fencing::refusals::{Last, Refusals};
@@ -211,7 +212,7 @@ fn with_a_quorum_device_a_host_may_be_the_quorum_alone_as_of_its_last_beat_that_
 
 #[test]
 fn a_refused_host_is_not_echoed_until_it_boots_anew() {
-    let mut refusals = Refusals::new([], []);
+    let mut refusals = Refusals::default();
     refusals.hear(TARGET, &beat(7, 50, 50, &[]), 100_000);
     refusals.hear(2, &beat(2, 60, 60, &[]), 100_000);
     let nodes = |refusals: &Refusals| {
@@ -229,7 +230,11 @@ fn a_refused_host_is_not_echoed_until_it_boots_anew() {
     refusals.refuse(of(TARGET, 7), 111_500, 1);
     // Kept over a restart of the program.
     let kept: Vec<_> = refusals.kept().collect();
-    let mut refusals = Refusals::new(kept, []);
+    let kept = Kept {
+        refused: kept,
+        ..Kept::default()
+    };
+    let mut refusals = Refusals::new(&kept);
     refusals.hear(TARGET, &beat(8, 9, 9, &[]), 111_000);
     assert!(nodes(&refusals).is_empty(), "nobody else was heard yet");
     assert!(refusals.hear(TARGET, &beat(9, 7, 7, &[]), 112_000));
@@ -242,7 +247,7 @@ fn a_refused_host_is_not_echoed_until_it_boots_anew() {
 
 #[test]
 fn what_a_host_promised_before_it_came_back_unheard_is_not_known_any_more() {
-    let mut refusals = Refusals::new([], []);
+    let mut refusals = Refusals::default();
     refusals.hear(TARGET, &beat(7, 50, 50, &[]), 100_000);
     assert_eq!(refusals.last(TARGET), last(7, 50, Some(PROMISE_MS)));
     refusals.joined(TARGET);

@@ -13,8 +13,10 @@ use xenwarden::guests::report::{DomainState, GuestReport, GuestsReport};
 use xenwarden::pool::fold::kind_of;
 use xenwarden::pool::hooks::Rule;
 use xenwarden::pool::message::message_of;
+use xenwarden::pool::node::{Identity, Node};
 use xenwarden::pool::record::{GuardFacts, HostFacts, HostId, Position, ResetFacts};
 use xenwarden::pool::sightings::{MAX_ABSENCES, is_repeated, key_of, last_absence};
+use xenwarden::pool::store::Store;
 use xenwarden::pool::told::{self, Filter};
 
 /// A subscriber that remembers what it has passed, as one at the socket does.
@@ -578,4 +580,69 @@ fn a_guest_has_the_name_that_it_has_where_it_runs() {
         let names: Vec<_> = report.guests.iter().map(|g| g.name.as_deref()).collect();
         assert_eq!(names, [Some("web")], "on host {host}");
     }
+}
+
+#[test]
+fn a_host_that_has_just_joined_may_still_find_the_quorum_that_it_had() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    ring.node(2).ring_lost("corosync is not there");
+    ring.node(2).ring_nodes(Vec::new());
+    steps(&mut ring, 20);
+    let now = ring.now;
+    let node = ring.node(2);
+    node.joined(3, now);
+    node.ring_nodes(vec![3]);
+    node.membership(&[3], now);
+    node.quorum(Some(false));
+    steps(&mut ring, 30);
+    let mut reader = Reader::default();
+    assert_eq!(reader.read(&mut ring, 2, "pool.quorum_"), [""; 0]);
+    steps(&mut ring, 40);
+    let told = reader.read(&mut ring, 2, "pool.quorum_");
+    assert_eq!(told, ["pool.quorum_lost -"]);
+}
+
+#[test]
+fn a_link_that_is_lost_was_to_the_hosts_that_were_heard_last_on_it() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    // Their pools end first, and nobody else is heard.
+    ring.kill(0);
+    ring.kill(1);
+    ring.node(2).ring_nodes(vec![1, 2, 3]);
+    steps(&mut ring, 20);
+    ring.node(2).ring_nodes(vec![3]);
+    steps(&mut ring, 20);
+    let mut reader = Reader::default();
+    reader.read(&mut ring, 2, "pool.link_lost");
+    let lost = reader.events.last().expect("it is told");
+    assert_eq!(lost["peers"], json!(["host1", "host2"]));
+}
+
+#[test]
+fn corosync_that_is_away_is_not_back_for_a_start_of_the_program() {
+    let mut ring = Ring::new(3, 1_000, Vec::new());
+    ring.settle();
+    ring.node(2).ring_lost("corosync is not there");
+    ring.node(2).ring_nodes(Vec::new());
+    steps(&mut ring, 20);
+    let mut store = Store::new(1_000);
+    for stored in &ring.hosts[2].disk {
+        store.take(stored);
+    }
+    let identity = Identity {
+        host: Uuid::from_u128(3),
+        name: "host3".to_owned(),
+        boot_id: "boot1".to_owned(),
+    };
+    ring.hosts[2].node = Some(Node::new(identity, store, Vec::new(), false));
+    steps(&mut ring, 20);
+    let mut reader = Reader::default();
+    let told = reader.read(&mut ring, 2, "pool.ring_");
+    assert_eq!(told, ["pool.ring_lost -"]);
+    ring.changed();
+    ring.settle();
+    let told = reader.read(&mut ring, 2, "pool.ring_");
+    assert_eq!(told, ["pool.ring_back -"]);
 }

@@ -1,53 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What became of this member's orders, as it tells the others.
 //!
-//! In: orders that have ended; who comes and goes. Out: what is said of them with each beat. Promise: it is said for a minute, and
-//! anew whenever members come or go, for as long as this program runs: whoever was away hears it once back. Never: more
+//! In: orders that are given and have ended; who comes and goes. Out: what is said of them with each beat. Promise: it is said for a
+//! minute, and anew whenever members come or go: whoever was away hears it once back. Whoever holds this keeps what is
+//! [kept](Ended::kept) over restarts of the program, by which an order is given up: nobody waits for it any more. Never: more
 //! than one line for each host. Pure.
 
-use super::say::Say;
+use super::say::{Outcome, Over, Say};
 use super::{BootOf, Node};
+use crate::event::Uuid;
 use std::collections::BTreeMap;
 
 /// With so many beats it is said.
 const BEATS: u32 = 60;
 
-/// Orders that have ended, the last for each host.
+/// The last order for each host, and with how many beats more it is said what became of it; none: it goes on.
 #[derive(Clone, Debug, Default)]
 pub struct Ended {
-    of: BTreeMap<Node, (Say, u32)>,
+    of: BTreeMap<Node, (Outcome, Option<u32>)>,
 }
 
 impl Ended {
-    /// Nobody waits any more for the order to end this boot.
-    pub fn withdrawn(&mut self, boot: BootOf) {
-        self.of.insert(boot.node, (Say::Withdrawn(boot), BEATS));
+    /// With what was kept in this boot.
+    #[must_use]
+    pub fn new(kept: &[Outcome]) -> Self {
+        let all = kept.iter();
+        Self {
+            of: all
+                .map(|one| (one.boot.node, (*one, Some(BEATS))))
+                .collect(),
+        }
     }
 
-    /// That boot is certainly over.
-    pub fn over(&mut self, boot: BootOf) {
-        self.of.insert(boot.node, (Say::Over(boot), BEATS));
+    /// An order is given, at `now_ms` of CLOCK_BOOTTIME, to end this boot of that machine, where it is known.
+    pub fn ordered(&mut self, boot: BootOf, machine: Option<Uuid>, now_ms: u64) {
+        let outcome = Outcome {
+            boot,
+            machine,
+            ordered_ms: now_ms,
+            is_over: false,
+        };
+        self.of.insert(boot.node, (outcome, None));
     }
 
-    /// Another order for that host takes its place.
-    pub fn ordered(&mut self, node: Node) {
-        self.of.remove(&node);
+    /// Nobody waits any more for the order for that host.
+    pub fn withdrawn(&mut self, node: Node) {
+        if let Some((_, beats)) = self.of.get_mut(&node) {
+            *beats = Some(BEATS);
+        }
+    }
+
+    /// The boot that was ordered is certainly over.
+    pub fn over(&mut self, node: Node) {
+        if let Some((outcome, beats)) = self.of.get_mut(&node) {
+            outcome.is_over = true;
+            *beats = Some(BEATS);
+        }
     }
 
     /// The members are others.
     pub fn members(&mut self) {
-        for (_, beats) in self.of.values_mut() {
+        for beats in self.of.values_mut().filter_map(|(_, beats)| beats.as_mut()) {
             *beats = BEATS;
         }
     }
 
-    /// What is to be said with this beat.
-    pub fn say(&mut self) -> Vec<Say> {
-        let all = self.of.values_mut().filter(|(_, beats)| *beats > 0);
-        all.map(|(say, beats)| {
-            *beats = beats.saturating_sub(1);
-            say.clone()
-        })
-        .collect()
+    /// What is to be said with this beat, at `now_ms` of CLOCK_BOOTTIME.
+    pub fn say(&mut self, now_ms: u64) -> Vec<Say> {
+        let all = self.of.values_mut();
+        let ended = all.filter_map(|(outcome, beats)| Some((outcome, beats.as_mut()?)));
+        ended
+            .filter(|(_, beats)| **beats > 0)
+            .map(|(outcome, beats)| {
+                *beats = beats.saturating_sub(1);
+                match outcome.is_over {
+                    true => Say::Over(Over {
+                        boot: outcome.boot,
+                        machine: outcome.machine,
+                        ordered_ms: Some(now_ms.saturating_sub(outcome.ordered_ms)),
+                    }),
+                    false => Say::Withdrawn(outcome.boot),
+                }
+            })
+            .collect()
+    }
+
+    /// What is to be kept.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Outcome> {
+        self.of.values().map(|(outcome, _)| *outcome).collect()
     }
 }

@@ -6,10 +6,14 @@
 //! that is heard of the one says nothing of the other. Promise: while nobody knows that a machine is down, no other passes for it.
 //! Never: a guess where an older member does not say which machine it is; a boot that is the same is the same machine's.
 
+use super::say::Over;
 use super::{Beat, BootOf, Node};
 use crate::event::Uuid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// What says that a boot is over may have been on its way for so long, ms, or for less.
+const LATE_MS: u64 = 60_000;
 
 /// A machine that was heard as a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,8 @@ pub enum Heard {
 pub struct Machines {
     of: BTreeMap<Node, Machine>,
     strangers: BTreeMap<Node, Stranger>,
+    /// When each was heard last, ms of CLOCK_BOOTTIME; none: not by this process.
+    heard: BTreeMap<Node, u64>,
 }
 
 impl Machines {
@@ -62,11 +68,12 @@ impl Machines {
                 .map(|machine| (machine.of.node, machine.clone()))
                 .collect(),
             strangers: BTreeMap::new(),
+            heard: BTreeMap::new(),
         }
     }
 
-    /// A beat of that node.
-    pub fn hear(&mut self, from: Node, beat: &Beat) -> Heard {
+    /// A beat of that node, at `now_ms` of CLOCK_BOOTTIME.
+    pub fn hear(&mut self, from: Node, beat: &Beat, now_ms: u64) -> Heard {
         let of = BootOf {
             node: from,
             boot: beat.boot,
@@ -88,6 +95,7 @@ impl Machines {
             return Heard::Stranger;
         }
         self.strangers.remove(&from);
+        self.heard.insert(from, now_ms);
         let Some(machine) = beat.machine else {
             return Heard::Known;
         };
@@ -100,10 +108,31 @@ impl Machines {
         Heard::New
     }
 
-    /// That boot is certainly over: whoever speaks as its node next is that node. Whether it was the one that is known.
-    pub fn over(&mut self, boot: BootOf) -> bool {
-        let is_known = self.of.get(&boot.node).is_some_and(|one| one.of == boot);
-        is_known && self.of.remove(&boot.node).is_some()
+    /// The machine that this boot is of, where it is known.
+    #[must_use]
+    pub fn machine_of(&self, boot: BootOf) -> Option<Uuid> {
+        let one = self.of.get(&boot.node).filter(|one| one.of == boot);
+        one.map(|one| one.machine)
+    }
+
+    /// That boot is certainly over, told at `now_ms` of CLOCK_BOOTTIME: whoever speaks as its node next is that node. Whether it was the one
+    /// that is known, or one of the same machine that was heard here last before the order for that boot was given.
+    pub fn over(&mut self, over: &Over, now_ms: u64) -> bool {
+        let node = over.boot.node;
+        let is_known = self.of.get(&node).is_some_and(|one| {
+            one.of == over.boot
+                || (over.machine == Some(one.machine) && self.was_before(node, over, now_ms))
+        });
+        is_known && self.of.remove(&node).is_some()
+    }
+
+    /// Whether a node was heard last before that order was given, clocks that differ by one in a hundred allowed for.
+    fn was_before(&self, node: Node, over: &Over, now_ms: u64) -> bool {
+        let times = self.heard.get(&node).zip(over.ordered_ms);
+        times.is_some_and(|(heard, ago)| {
+            let doubt = LATE_MS.saturating_add(ago / 100);
+            heard.saturating_add(ago).saturating_add(doubt) < now_ms
+        })
     }
 
     /// The same machine was another node before, one that is not `there`: which it is no more.

@@ -6,7 +6,7 @@
 //! renews its lease again in that boot; a lease is given back only when enough others know; what is to be kept is
 //! kept before anybody is told of it.
 
-pub use super::say::{Do, Guard, Kept, LeaseTerms, Now, Ordered, Promised, Say, Terms};
+pub use super::say::{Do, Guard, Kept, LeaseTerms, Now, Ordered, Over, Promised, Say, Terms};
 
 use super::ended::Ended;
 use super::machines::{Heard, Machines, Stranger};
@@ -24,6 +24,10 @@ pub const BEAT_NS: u64 = NS_PER_S;
 
 /// A node that leaves the ring is told to have left it within so long of its pool's leaving, ns.
 const RING_NS: u64 = 500 * NS_PER_MS;
+
+/// Why an order is not answered.
+const TOO_MANY: &str =
+    "an order to fence, where as many boots are refused as there is room for: it is not answered";
 
 /// How far it is to be stopped in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +85,9 @@ impl Member {
             may_promise: true,
             has_device: true,
             proof: Proof::new(me.node, me.boot),
-            refusals: Refusals::new(kept.refused.clone(), kept.refused_by.clone()),
+            refusals: Refusals::new(kept),
             orders: BTreeMap::new(),
-            ended: Ended::default(),
+            ended: Ended::new(&kept.ordered),
             machines: Machines::new(&kept.machines),
             pinned: kept.counted.clone(),
             names: kept
@@ -117,6 +121,9 @@ impl Member {
         Kept {
             refused: self.refusals.kept().collect(),
             refused_by: self.refusals.kept_by().collect(),
+            refused_over: self.refusals.kept_over().collect(),
+            orderers: self.refusals.kept_orderers().collect(),
+            ordered: self.ended.kept(),
             machines: self.machines.kept(),
             counted: self.pinned.clone(),
             fenced: self.fenced,
@@ -129,6 +136,10 @@ impl Member {
         for order in self.orders.values_mut() {
             order.count(&votes, now.at);
         }
+        if !votes.quorate {
+            // A partition that has it may hear what this one does not.
+            self.down.clear();
+        }
         self.votes = votes;
     }
 
@@ -140,9 +151,13 @@ impl Member {
             }
             self.left.insert(*node, now.at);
         }
-        for node in members.difference(&self.members) {
+        for node in members
+            .difference(&self.members)
+            .copied()
+            .collect::<Vec<_>>()
+        {
             // What was heard before it left may be another boot's.
-            self.refusals.joined(*node);
+            self.came(node);
         }
         if self.members != members {
             self.ended.members();
@@ -164,16 +179,23 @@ impl Member {
         old.map(|(node, _)| *node).collect()
     }
 
+    /// A boot of that node may be there of which nothing was heard.
+    fn came(&mut self, node: Node) {
+        self.refusals.joined(node);
+        self.down.retain(|boot| boot.node != node);
+        if let Some(order) = self.orders.get_mut(&node) {
+            order.came = true;
+        }
+    }
+
     /// Which nodes are on the ring, in the group or not.
     pub fn ring(&mut self, nodes: BTreeSet<Node>) {
-        for node in nodes.difference(&self.ring) {
-            self.refusals.joined(*node);
-            self.down.retain(|boot| boot.node != *node);
-        }
+        let mut came: Vec<Node> = nodes.difference(&self.ring).copied().collect();
         // Whose pools a change of the ring has taken from the group is told before the ring itself, in one queue with all else
         // (cpg_sync_activate of corosync's exec/cpg.c): a node that is on it then came back too fast to be missed there.
-        for node in self.left.keys().filter(|node| nodes.contains(node)) {
-            self.refusals.joined(*node);
+        came.extend(self.left.keys().filter(|node| nodes.contains(node)));
+        for node in came {
+            self.came(node);
         }
         self.ring = nodes;
     }
@@ -188,7 +210,9 @@ impl Member {
             // It is over, and that it is will be seen by this one's beats.
             Say::Order(order) if order.boot.node == self.me.node => {}
             Say::Order(order) => {
-                self.refusals.refuse(order.boot, now.up_ms, from);
+                if !self.refusals.refuse(order.boot, now.up_ms, from) {
+                    return vec![Do::Tell(TOO_MANY)];
+                }
                 let of = order.boot.node;
                 let refused = Say::Refused {
                     of,
@@ -203,8 +227,12 @@ impl Member {
                     return vec![Do::Keep];
                 }
             }
-            Say::Over(boot) => {
-                if self.machines.over(*boot) {
+            // Of this host that can be said of another boot alone.
+            Say::Over(over) if over.boot == self.me => {}
+            Say::Over(over) => {
+                let others = self.refusals.over(over.boot, from);
+                let own = self.refusals.orderer_over(over.boot);
+                if self.machines.over(over, now.up_ms) || others || own {
                     return vec![Do::Keep];
                 }
             }
@@ -234,7 +262,7 @@ impl Member {
     fn beat_of(&mut self, from: Node, beat: &Beat, now: Now) -> Vec<Do> {
         let heard = match from == self.me.node {
             true => Heard::Known,
-            false => self.machines.hear(from, beat),
+            false => self.machines.hear(from, beat, now.up_ms),
         };
         if heard == Heard::Stranger {
             // Nor is what the one before it promised known to hold any more.
@@ -273,7 +301,7 @@ impl Member {
             self.stop();
         }
         for node in self.doubtful(now.at) {
-            self.refusals.joined(node);
+            self.came(node);
         }
         if now.at >= self.next_beat {
             self.next_beat = now.at.plus_ns(BEAT_NS);
@@ -347,11 +375,12 @@ impl Member {
         self.proof.send(now.at);
         all.push(Do::Say(Say::Beat(beat)));
         let orders = self.orders.values().filter(|_| self.votes.quorate);
-        all.extend(orders.map(|order| {
+        for order in orders {
             let (boot, number) = (order.target, order.number());
-            Do::Say(Say::Order(Ordered { boot, number }))
-        }));
-        for say in self.ended.say() {
+            // Another run of this program is to know that nobody waits for it any more.
+            all.extend([Do::Keep, Do::Say(Say::Order(Ordered { boot, number }))]);
+        }
+        for say in self.ended.say(now.up_ms) {
             all.extend([Do::Keep, Do::Say(say)]);
         }
         let withheld = guard.withholds.zip(guard.bound_ms);
@@ -431,8 +460,10 @@ impl Member {
         }
         let last = self.refusals.last(node);
         let last = last.ok_or("nothing of it was heard since this member or the host came to the ring, so nobody knows what it promised")?;
-        self.orders.insert(node, Order::new(last.echo.of, now.at));
-        self.ended.ordered(node);
+        let boot = last.echo.of;
+        self.orders.insert(node, Order::new(boot, now.at));
+        let machine = self.machines.machine_of(boot);
+        self.ended.ordered(boot, machine, now.up_ms);
         // At once.
         self.next_beat = Monotonic(0);
         Ok(())
@@ -452,13 +483,13 @@ impl Member {
             // The members are not to refuse that boot for it any more.
             Verdict::Failed(_) => self.withdraw(node),
             Verdict::Down(how) => {
-                let over = order.target;
-                self.machines.over(over);
-                if how != How::Rebooted {
+                let (over, came) = (order.target, order.came);
+                self.machines.over(&over.into(), now.up_ms);
+                if how != How::Rebooted && !came {
                     self.down.insert(over);
                 }
                 self.orders.remove(&node);
-                self.ended.over(over);
+                self.ended.over(node);
             }
         }
         Some(verdict)
@@ -467,8 +498,8 @@ impl Member {
     /// Nobody waits for that order any more: the members are told, and refuse that boot no more by it. One that was decided is
     /// none any more.
     pub fn withdraw(&mut self, node: Node) {
-        if let Some(order) = self.orders.remove(&node) {
-            self.ended.withdrawn(order.target);
+        if self.orders.remove(&node).is_some() {
+            self.ended.withdrawn(node);
             self.next_beat = Monotonic(0);
         }
     }

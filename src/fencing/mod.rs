@@ -27,7 +27,8 @@
 //! heard after its time disproves the hardware's promise: the order has failed.
 //!
 //! Whoever gives an order up, or has one that failed, says so, and each member takes back the refusal that it made for that one
-//! alone: an order of another goes on. That is said anew as members come and go ([`ended`]). So that an answer to an order that was given up never passes for one to the next, each answer names the
+//! alone: an order of another goes on. Whoever finds that the boot is over says that, and members refuse it alone from then on. Both are said anew
+//! as members come and go, and after a restart of the program, which has given its orders up ([`ended`]). So that an answer to an order that was given up never passes for one to the next, each answer names the
 //! order that it is for.
 //!
 //! A node is a machine ([`machines`]). Another machine that speaks as that node is not heard at all, until the one before is

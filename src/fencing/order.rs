@@ -108,6 +108,8 @@ pub struct Order {
     heard: Option<(Monotonic, u64)>,
     /// What another boot of it that was heard comes to.
     other: Option<Result<How, Failed>>,
+    /// Its node came to the ring since, and may be another boot.
+    pub(super) came: bool,
 }
 
 impl Order {
@@ -122,6 +124,7 @@ impl Order {
             confirmed: None,
             heard: None,
             other: None,
+            came: false,
         }
     }
 

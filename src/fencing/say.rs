@@ -6,6 +6,7 @@ use super::order::Confirmed;
 use super::pinned::Pinned;
 use super::refusals::Last;
 use super::{Beat, BootOf, Node};
+use crate::event::Uuid;
 use crate::sys::clock::Monotonic;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ pub enum Say {
     /// The sender does not want that any more.
     Withdrawn(BootOf),
     /// That boot is certainly over: an order of the sender's has found that.
-    Over(BootOf),
+    Over(Over),
     /// Its beats are not echoed any more; what is known of it.
     Refused {
         /// Whose.
@@ -55,6 +56,30 @@ pub struct Ordered {
     pub number: u64,
 }
 
+/// What an order has found to be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Over {
+    /// The boot that was ordered.
+    #[serde(flatten)]
+    pub boot: BootOf,
+    /// The machine that it was of, by the pool's id of it; none: not known, or an older member's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Uuid>,
+    /// How long ago the order was given, ms: what was heard of that machine before that is over as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered_ms: Option<u64>,
+}
+
+impl From<BootOf> for Over {
+    fn from(boot: BootOf) -> Self {
+        Self {
+            boot,
+            machine: None,
+            ordered_ms: None,
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Do {
@@ -68,6 +93,22 @@ pub enum Do {
     Trigger,
     /// Give it back.
     Release,
+    /// Count and name the sender of this, which is not done.
+    Tell(&'static str),
+}
+
+/// What became of an order of this member's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The boot that was ordered.
+    #[serde(flatten)]
+    pub boot: BootOf,
+    /// The machine that it is of; none: not known.
+    pub machine: Option<Uuid>,
+    /// When it was given, ms of CLOCK_BOOTTIME.
+    pub ordered_ms: u64,
+    /// That boot is certainly over; else the order is given up, or goes on for as long as the program runs.
+    pub is_over: bool,
 }
 
 /// What outlives the program, within a boot.
@@ -78,6 +119,15 @@ pub struct Kept {
     /// Who asked for each of these.
     #[serde(default)]
     pub refused_by: Vec<(BootOf, Node)>,
+    /// Which of these are certainly over.
+    #[serde(default)]
+    pub refused_over: Vec<BootOf>,
+    /// In which boots those were who asked.
+    #[serde(default)]
+    pub orderers: Vec<BootOf>,
+    /// This member's orders.
+    #[serde(default)]
+    pub ordered: Vec<Outcome>,
     /// Which machines were heard.
     #[serde(default)]
     pub machines: Vec<Machine>,

@@ -514,4 +514,23 @@ mod tests {
             let _ = std::fs::remove_dir_all(&directory);
         }
     }
+
+    #[test]
+    fn an_order_that_waits_for_room_on_the_ring_is_not_said_once_nobody_waits_for_it() {
+        let name = format!("xenwarden-clients-{}-waits", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut fencer = fencer(&directory);
+        let both = ["host2", "host3"].map(|host| fencer.order(host).expect("an order"));
+        fencer.tick(Monotonic::now().0);
+        fencer.leave(both[0]);
+        let mut ordered = Vec::new();
+        while let Some(bytes) = fencer.next_message() {
+            if let Message::Fencing(Say::Order(order)) = Message::decode(&bytes).expect("one").0 {
+                ordered.push(order.boot.node);
+            }
+        }
+        assert_eq!(ordered, [both[1]]);
+        let _ = std::fs::remove_dir_all(&directory);
+    }
 }

@@ -225,14 +225,17 @@ impl Fencer {
         self.guard = facts.guard.clone().map(|guard| (guard, now));
     }
 
-    /// What a member said.
-    pub fn hear(&mut self, from: Node, say: &Say) {
-        let Some((_, member)) = &mut self.member else {
-            return;
-        };
+    /// What a member said; why it is not done, if that is to be counted.
+    pub fn hear(&mut self, from: Node, say: &Say) -> Option<&'static str> {
+        let (_, member) = self.member.as_mut()?;
         let all = member.hear(from, say, Self::now());
+        let why = all.iter().find_map(|one| match one {
+            Do::Tell(why) => Some(*why),
+            _ => None,
+        });
         self.carry_out(all);
         self.tell_strangers();
+        why
     }
 
     fn tell_strangers(&mut self) {
@@ -317,6 +320,8 @@ impl Fencer {
                 Do::Renew(until) => self.tell(&format!("WATCHDOG=1\n{UNTIL}{}", until.0)),
                 Do::Trigger => self.tell("WATCHDOG=trigger"),
                 Do::Release => self.tell("STOPPING=1"),
+                // Whoever hands on what was said does.
+                Do::Tell(_) => {}
             }
         }
     }
@@ -468,6 +473,9 @@ impl Fencer {
         *clients = clients.saturating_sub(1);
         if *clients == 0 {
             self.waiting.remove(&node);
+            // One that waits for room on the ring would go out all the same, and be done.
+            self.say
+                .retain(|say| !matches!(say, Say::Order(order) if order.boot.node == node));
             if let Some((_, member)) = &mut self.member {
                 member.withdraw(node);
             }

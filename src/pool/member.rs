@@ -271,6 +271,11 @@ impl Node {
         None
     }
 
+    /// What a member said is not done: it is counted, and told with its sender.
+    pub fn not_done(&mut self, from: u32, why: &str) {
+        self.counts.of_nobody(from, &why);
+    }
+
     fn host_of(&self, node: u32) -> Option<HostId> {
         let member = self.ring.members.get(&node)?;
         member.summary.as_ref().map(|summary| summary.host)

@@ -347,7 +347,9 @@ impl Program {
                 }
                 Event::Told(Told::Message { node, bytes }) => {
                     if let Some(say) = self.node.delivered(node, &bytes, now) {
-                        self.fencer.hear(node, &say);
+                        if let Some(why) = self.fencer.hear(node, &say) {
+                            self.node.not_done(node, why);
+                        }
                     }
                 }
                 Event::Told(Told::Members(nodes)) => {

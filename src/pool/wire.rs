@@ -268,7 +268,7 @@ fn chunk(body: &[u8]) -> Result<Chunk, Garbage> {
 mod tests {
     use super::*;
     use crate::event::{Timestamp, Uuid};
-    use crate::fencing::member::Ordered;
+    use crate::fencing::member::{Ordered, Over};
     use crate::fencing::order::Confirmed;
     use crate::fencing::{Beat, BootOf};
     use crate::pool::record::{HostFacts, Record, VERSION, What};
@@ -394,7 +394,7 @@ mod tests {
             Say::Beat(Beat::default()),
             Say::Order(Ordered { boot, number: 8 }),
             Say::Withdrawn(boot),
-            Say::Over(boot),
+            Say::Over(Over::from(boot)),
             refused,
             Say::Confirmed(confirmed),
         ];
