@@ -120,7 +120,8 @@ impl Named for u32 {
     }
 }
 
-fn data_file(name: &str) -> Result<PathBuf> {
+/// Where the data of this bench are, whose folder is made.
+pub fn data_file(name: &str) -> Result<PathBuf> {
     let folder = Layout::of_this_tree().project(DATA);
     make_dir(&folder)?;
     Ok(folder.join(format!("{name}.json")))

@@ -9,6 +9,7 @@ use super::wedges::{Act, Case, WATCHED, cases};
 use crate::error::Result;
 use crate::machine::Shape;
 use crate::scenario::table::THOUSAND;
+use crate::soak::page::{self, SoakRow};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -22,6 +23,7 @@ pub struct Data {
     wedges: Vec<WedgeRun>,
     cost: Vec<CostRun>,
     kicks: Vec<KickRun>,
+    soak: Vec<SoakRow>,
 }
 
 impl Data {
@@ -32,6 +34,7 @@ impl Data {
             wedges: records(folder, "wedges", &mut versions)?,
             cost: records(folder, "cost", &mut versions)?,
             kicks: records(folder, "kicks", &mut versions)?,
+            soak: records(folder, "soak", &mut versions)?,
             versions: Versions::new(),
         };
         Ok(Data { versions, ..data })
@@ -67,6 +70,7 @@ impl Data {
         page += &resets(&self.wedges);
         page += &costs(&self.cost);
         page += &kicks(&self.kicks);
+        page += &page::page(&self.soak);
         page
     }
 }

@@ -125,7 +125,7 @@ pub fn run(
 ) -> Result<WedgeRun> {
     let mut host = laboratory.bench_host(parts, case.shape)?;
     peer.start(&mut host)?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     let from = match case.act {
         Act::Wedge(wedge) => host.wedge(wedge, peer)?,
         Act::Signal(signal) => host.signal(peer, signal)?,

@@ -99,6 +99,22 @@ impl Laboratory {
 
     /// The versions of all parts, by their names.
     pub fn bench_versions(&self, of: &BenchParts) -> Result<Vec<(String, String)>> {
+        let debs = self.layout.lab("packages/debs");
+        let of_peers = [
+            ("sbd", of.peers.version("sbd")?),
+            ("watchdog", of.peers.version("watchdog")?),
+            ("busybox", version_in(&debs, "busybox-static")?),
+            (
+                "xenwatchdogd",
+                version_in(&debs, &self.xen_tools_package())?,
+            ),
+        ];
+        let of_peers = of_peers.map(|(name, version)| (name.to_owned(), version));
+        Ok(self.versions()?.into_iter().chain(of_peers).collect())
+    }
+
+    /// The versions of what is tested and of what it runs on.
+    pub(super) fn versions(&self) -> Result<Vec<(String, String)>> {
         let mut qemu = Command::new(self.packages.arch.qemu());
         let qemu = output(qemu.arg("--version"))?;
         let qemu = qemu.lines().next().unwrap_or_default().to_owned();
@@ -107,7 +123,6 @@ impl Laboratory {
         // The last commit that changed the programs, if this is no tarball.
         let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
         let commit = commit.unwrap_or_default();
-        let debs = self.layout.lab("packages/debs");
         let xen = self.packages.xen_version();
         let versions = [
             ("xen", format!("{xen} with xen-patches")),
@@ -116,13 +131,6 @@ impl Laboratory {
             (
                 "xenwarden",
                 format!("{}, commit {}", env!("CARGO_PKG_VERSION"), commit.trim()),
-            ),
-            ("sbd", of.peers.version("sbd")?),
-            ("watchdog", of.peers.version("watchdog")?),
-            ("busybox", version_in(&debs, "busybox-static")?),
-            (
-                "xenwatchdogd",
-                version_in(&debs, &self.xen_tools_package())?,
             ),
         ];
         Ok(versions

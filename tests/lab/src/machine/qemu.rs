@@ -250,15 +250,32 @@ impl Machine {
 
     /// Stops the machine's time and attaches a debugger, does `work`, and lets the time run again; returns the moment of that.
     pub fn debug(&mut self, work: impl FnOnce(&mut Gdb) -> Result<()>) -> Result<Duration> {
-        let mut gdb =
-            Gdb::attach(connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?)?;
-        if let Some(tables) = self.tables {
-            gdb.look_up(tables)?;
-        }
+        let mut gdb = self.debugger()?;
         work(&mut gdb)?;
         let now = self.clock()?;
         gdb.detach()?;
         Ok(now)
+    }
+
+    /// Lets the machine's time run until it is `until` or later where a processor comes to this code.
+    pub fn run_to(&mut self, until: Duration, address: u64) -> Result<()> {
+        let mut gdb = self.debugger()?;
+        while self.clock()? < until {
+            gdb.run_until(address, PROMPT)?;
+            // It would stop there again at once.
+            gdb.step()?;
+        }
+        gdb.detach()
+    }
+
+    /// Stops the machine's time and attaches a debugger.
+    fn debugger(&mut self) -> Result<Gdb> {
+        let stream = connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?;
+        let mut gdb = Gdb::attach(stream)?;
+        if let Some(tables) = self.tables {
+            gdb.look_up(tables)?;
+        }
+        Ok(gdb)
     }
 
     /// Waits until the hardware watchdog fires, at most until the machine's own time is `until`. Returns the moment; `None`
