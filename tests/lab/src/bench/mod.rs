@@ -7,6 +7,7 @@
 pub mod cost;
 pub mod data;
 pub mod figure;
+pub mod growth;
 pub mod kicks;
 pub mod peers;
 pub mod report;

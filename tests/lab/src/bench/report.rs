@@ -3,6 +3,7 @@
 
 use super::data::{CostRun, KickRun, Program, Record, Results, WedgeRun};
 use super::figure::{self, cpu_ms_a_minute, memory_mib};
+use super::growth::{self, GrowthRun};
 use super::kicks::LOADS;
 use super::peers::Peer;
 use super::wedges::{Act, Case, WATCHED, cases};
@@ -24,6 +25,7 @@ pub struct Data {
     cost: Vec<CostRun>,
     kicks: Vec<KickRun>,
     soak: Vec<SoakRow>,
+    growth: Vec<GrowthRun>,
 }
 
 impl Data {
@@ -35,6 +37,7 @@ impl Data {
             cost: records(folder, "cost", &mut versions)?,
             kicks: records(folder, "kicks", &mut versions)?,
             soak: records(folder, "soak", &mut versions)?,
+            growth: records(folder, "growth", &mut versions)?,
             versions: Versions::new(),
         };
         Ok(Data { versions, ..data })
@@ -49,6 +52,7 @@ impl Data {
                 figure::resets(&cases(), &self.wedges),
             ),
             ("doc/figures/costs.svg", figure::costs(&self.cost)),
+            ("doc/figures/growth.svg", figure::growth(&self.growth)),
         ]
     }
 
@@ -70,6 +74,7 @@ impl Data {
         page += &resets(&self.wedges);
         page += &costs(&self.cost);
         page += &kicks(&self.kicks);
+        page += &growth::page(&self.growth);
         page += &page::page(&self.soak);
         page
     }

@@ -35,6 +35,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab bench wedges [RUNS]      ours and other watchdog daemons: how long each wedge leaves the host up
        lab bench cost [RUNS]        likewise: what they cost dom0
        lab bench kicks [RUNS]       likewise: gaps between their kicks under load
+       lab bench growth             what a look takes by guests and pCPUs, in instructions, at a simulated table
        lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
        lab bench report             make doc/bench.md and its figures of doc/bench/*.json
        lab bench dom0 COMMAND...    run commands in dom0 of such a host, on which no daemon runs
@@ -86,6 +87,11 @@ fn run(words: &[&str]) -> Result<()> {
         ["variants"] => variant::run(""),
         ["variants", name] => variant::run(name),
         ["bench", "dom0", commands @ ..] => bench::dom0(commands),
+        ["bench", "growth"] => bench::growth::measure().and_then(|()| bench::report()),
+        ["bench", "looks", who, pcpus, guests, looks] => {
+            let guests = u16::try_from(number(guests)?).context(|| "too many guests")?;
+            bench::growth::look(who, number(pcpus)?, guests, number(looks)?)
+        }
         ["bench", what] => compare(what, 1),
         ["bench", what, runs] => compare(what, number(runs)?),
         ["cluster", "list"] => {

@@ -257,15 +257,15 @@ impl Machine {
         Ok(now)
     }
 
-    /// Lets the machine's time run until it is `until` or later where a processor comes to this code.
-    pub fn run_to(&mut self, until: Duration, address: u64) -> Result<()> {
-        let mut gdb = self.debugger()?;
+    /// Lets the machine's time run to `until`, in steps as short as QEMU makes them: a few of its timers each. A breakpoint would stop
+    /// one processor at once, and the others only when QEMU comes to it.
+    pub fn run_to(&mut self, until: Duration) -> Result<()> {
+        self.stop()?;
         while self.clock()? < until {
-            gdb.run_until(address, PROMPT)?;
-            // It would stop there again at once.
-            gdb.step()?;
+            self.resume()?;
+            self.stop()?;
         }
-        gdb.detach()
+        self.resume()
     }
 
     /// Stops the machine's time and attaches a debugger.

@@ -224,8 +224,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(late(5.9), [5]);
-        assert_eq!(late(5.6), []);
-        assert_eq!(late(1.0), []);
+        assert!(late(5.6).is_empty() && late(1.0).is_empty());
     }
 
     #[test]
