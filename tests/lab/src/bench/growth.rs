@@ -225,8 +225,11 @@ pub fn page(runs: &[GrowthRun]) -> String {
             listed(&of_guests),
             listed(&of_pcpus),
             match is_linear(&of_guests) && is_linear(&of_pcpus) {
-                true => "linear or better",
-                false => "**more than linear**",
+                true => "linear or better".to_owned(),
+                false => format!(
+                    "**more than linear**, {:.2} times as much for the dearest as for the first",
+                    dearest(&of_guests).max(dearest(&of_pcpus))
+                ),
             }
         );
     }
@@ -271,6 +274,12 @@ fn steps(points: &[(u32, f64)]) -> Vec<f64> {
 fn listed(steps: &[f64]) -> String {
     let steps: Vec<String> = steps.iter().map(|step| format!("{step:.0}")).collect();
     steps.join(", ")
+}
+
+/// How often what the first costs is in what the dearest costs.
+fn dearest(steps: &[f64]) -> f64 {
+    let first = steps.first().copied().unwrap_or(f64::NAN);
+    steps.iter().copied().fold(first, f64::max) / first
 }
 
 /// Whether none of them costs more than the cheapest of those that went before it, but for a tenth.
