@@ -20,7 +20,7 @@ use crate::laboratory::Laboratory;
 use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
-use crate::scenario::phase::Phases;
+use crate::soak::plan::phase_of;
 use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
 use peers::Peer;
 use report::Data;
@@ -28,6 +28,9 @@ use std::path::PathBuf;
 
 /// Where the data are in the project.
 pub const DATA: &str = "doc/bench";
+
+/// Where the phases of the timers begin.
+const PHASES: u64 = 1;
 
 /// What is compared.
 struct Bench {
@@ -131,9 +134,9 @@ pub fn data_file(name: &str) -> Result<PathBuf> {
 /// Runs every case with every daemon, `runs` times; what was run before is not run again.
 pub fn wedges(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
-    let mut phases = Phases::from_clock();
     bench.all("wedges", runs, &wedges::cases(), |case, peer, run| {
-        let phase = phases.next(0, 1);
+        // One for all daemons, so that none is lucky; another in each run.
+        let phase = phase_of(PHASES, case.name, run.into());
         wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
     })
 }

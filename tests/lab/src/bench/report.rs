@@ -212,9 +212,10 @@ fn resets(runs: &[WedgeRun]) -> String {
     };
     let mut text = format!(
         "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
-         none in {} s; {runs_told}. Each run is at a phase of the timers of its own, which is not the same for all daemons: where a wedge stops \
+         none in {} s; {runs_told}. Each run is at a phase of the timers of its own, which is {}: where a wedge stops \
          dom0 or not by chance, so may the numbers be. *No reset* is right only in the rows that should live.\n\n",
         WATCHED.as_secs(),
+        pairing(runs),
     );
     text += &peers_head("wedge");
     let ran: Vec<&Case> = all.iter().collect();
@@ -241,6 +242,28 @@ fn resets(runs: &[WedgeRun]) -> String {
         caught.join(" | ")
     );
     text + NOTES_ON_RESETS
+}
+
+/// Which runs had every daemon at the same phases.
+fn pairing(runs: &[WedgeRun]) -> String {
+    let mut phases: BTreeMap<(u32, &str), Vec<u64>> = BTreeMap::new();
+    for run in runs {
+        let of_case = phases.entry((run.run, &run.wedge)).or_default();
+        of_case.push(run.phase_ms);
+    }
+    let differ = |of_case: &Vec<u64>| of_case.iter().any(|phase| *phase != of_case[0]);
+    let unpaired = phases.iter().filter(|(_, of_case)| differ(of_case));
+    let mut unpaired: Vec<String> = unpaired.map(|((run, _), _)| run.to_string()).collect();
+    unpaired.dedup();
+    let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
+    match unpaired.len() {
+        0 => "the same for all daemons".to_owned(),
+        all if all as u32 == most => "not the same for all daemons".to_owned(),
+        _ => format!(
+            "the same for all daemons but in run {}",
+            unpaired.join(", ")
+        ),
+    }
 }
 
 /// Of the wedges that a host should not survive, how many ended with a reset in every run.
@@ -385,7 +408,7 @@ fn kicks(runs: &[KickRun]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Data, Peer, WedgeRun, resets};
+    use super::{Data, Peer, WedgeRun, pairing, resets};
     use crate::bench::DATA;
     use crate::bench::wedges::cases;
     use crate::layout::{Layout, read_text};
@@ -436,6 +459,20 @@ mod tests {
                 "{run:?}"
             );
         }
+    }
+
+    #[test]
+    fn which_runs_had_all_daemons_at_one_phase_is_told() {
+        let at = |number: u32, phase_ms| WedgeRun {
+            phase_ms,
+            ..run("a", number, None)
+        };
+        let apart = [at(1, 5), at(1, 6)];
+        assert_eq!(pairing(&apart), "not the same for all daemons");
+        let one = [at(1, 5), at(1, 5), at(2, 7), at(2, 7)];
+        assert_eq!(pairing(&one), "the same for all daemons");
+        let both = [apart.as_slice(), &[at(2, 7), at(2, 7)]].concat();
+        assert_eq!(pairing(&both), "the same for all daemons but in run 1");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn crash_dump(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
     let mut host = laboratory.host_with_crash_kernel()?;
     host.tells_of_the_dump()?;
     host.dom0_ok(HEARTBEAT, PROMPT)?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     host.lives_on(WATCHED)?;
     let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
     let injected = host.inject(wedge.fault)?;

@@ -23,13 +23,10 @@ pub struct Plan {
 impl Plan {
     /// Of rows with these names.
     pub fn new(seed: u64, names: &[String]) -> Self {
-        let begin = |name: &String| {
-            let hash = cache_key([name.as_bytes(), &seed.to_le_bytes()]);
-            u64::from_str_radix(&hash, 16).unwrap_or_default()
-        };
+        let begins = names.iter().map(|name| begin(seed, name));
         Plan {
             seed,
-            begins: names.iter().map(begin).collect(),
+            begins: begins.collect(),
         }
     }
 
@@ -42,9 +39,7 @@ impl Plan {
     pub fn nth(&self, n: u64) -> (usize, Duration) {
         let (round, place) = (n / self.round(), n % self.round());
         let row = self.order(round)[place as usize];
-        let fraction = self.begins[row].wrapping_add(round.wrapping_mul(GOLDEN));
-        let phase_ms = (u128::from(fraction) * PERIOD_MS) >> 64;
-        (row, Duration::from_millis(phase_ms as u64))
+        (row, after(self.begins[row], round))
     }
 
     /// The rows in the order of this round: Fisher and Yates's shuffle.
@@ -57,6 +52,22 @@ impl Plan {
         }
         rows
     }
+}
+
+/// The phase of the row of this name in this round, whatever other rows there are.
+pub fn phase_of(seed: u64, name: &str, round: u64) -> Duration {
+    after(begin(seed, name), round)
+}
+
+fn begin(seed: u64, name: &str) -> u64 {
+    let hash = cache_key([name.as_bytes(), &seed.to_le_bytes()]);
+    u64::from_str_radix(&hash, 16).unwrap_or_default()
+}
+
+fn after(begin: u64, round: u64) -> Duration {
+    let fraction = begin.wrapping_add(round.wrapping_mul(GOLDEN));
+    let phase_ms = (u128::from(fraction) * PERIOD_MS) >> 64;
+    Duration::from_millis(phase_ms as u64)
 }
 
 /// Pseudorandom numbers: splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
@@ -77,7 +88,7 @@ fn mixed(mut number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Plan;
+    use super::{Plan, phase_of};
     use std::collections::BTreeSet;
 
     fn plan(seed: u64) -> Plan {
@@ -129,6 +140,14 @@ mod tests {
             // By the three-gap theorem; the golden ratio's widest gap is below 1.9 of the mean.
             assert!(widest <= 1900 / rounds + 2, "{rounds}: {widest} of {ms:?}");
         }
+    }
+
+    #[test]
+    fn a_rows_phases_do_not_depend_on_the_other_rows() {
+        let plan = plan(11);
+        let of_row = (0..70).map(|n| plan.nth(n)).filter(|(row, _)| *row == 3);
+        let alone = (0..10).map(|round| phase_of(11, "row-3", round));
+        assert!(of_row.map(|(_, phase)| phase).eq(alone));
     }
 
     #[test]
