@@ -115,11 +115,20 @@ pub fn page(rows: &[SoakRow]) -> String {
             run.n
         );
     }
-    text + NOTES
+    for (row, cause) in CAUSES {
+        if all.iter().any(|one| one.row == *row && one.failed > 0) {
+            let _ = writeln!(text, "\n`{row}`: {cause}");
+        }
+    }
+    text
 }
 
-/// What the outliers come of, as far as it is known.
-const NOTES: &str = "";
+/// What was found out of rows that failed.
+const CAUSES: &[(&str, &str)] = &[(
+    "down/crash-dump",
+    "repeated at the same phase it did as it should. What the crash kernel said in the run that failed was not kept, so why it said nothing of \
+     notes is not known; from now on the row tells how the console ended.",
+)];
 
 fn line(one: &Summary<'_>) -> String {
     let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
