@@ -23,7 +23,7 @@ use xenwarden::monitor::starving::StarvingPcpus;
 use xenwarden::sys::clock::Monotonic;
 use xenwarden::xen::simulation::Simulation;
 
-/// Guests with [`FEW_PCPUS`], each with a watchdog.
+/// Guests with four pCPUs, each with a watchdog.
 pub const GUESTS: [u16; 5] = [0, 10, 100, 1_000, 10_000];
 /// pCPUs without guests.
 pub const PCPUS: [u32; 6] = [1, 4, 16, 64, 256, 1_024];
