@@ -5,7 +5,8 @@
 
 CARGO ?= cargo
 LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
-N ?= 20
+N ?= 150
+SEED ?=
 RUNS ?= 1
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
@@ -16,7 +17,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak cost bench bench-report bench-look mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak soak-report cost bench bench-report bench-look growth mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -37,12 +38,15 @@ help:
 	@echo 'make pool-size          what a pool of 64 hosts and 10,000 guests costs'
 	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU as it is and with the patches for it, and run our tests of it and its own of'
 	@echo '                        watchdogs (minutes)'
-	@echo 'make soak [N=20]        every wedge N times at random phases, with min/median/max'
+	@echo 'make soak [N=150]       every row that ends with a reset and every wedge, at even phases, until there are N runs in all; ended at any'
+	@echo '                        moment it goes on where it was (N=10000: a day). SEED=NUMBER chooses the order'
+	@echo 'make soak-report        what the soak says so far: min, median, p99, max against the bound, and what is out of the common'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench [RUNS=1]     ours against sbd, watchdog(8), busybox and xenwatchdogd on nested Xen: wedges, cost, kicks; into doc/bench.md'
 	@echo '                        (hours; goes on where it was interrupted)'
 	@echo 'make bench-report       make doc/bench.md and its figures of the data again'
 	@echo 'make bench-look         what a look at the table costs, in nanoseconds'
+	@echo 'make growth             what it takes by guests and by pCPUs, in instructions; into doc/bench.md (minutes)'
 	@echo 'make mutants            mutants of the guard, the guests and the table that no test notices (an hour)'
 	@echo 'make lab                only build the laboratory: packages, Xen, images, saved state'
 	@echo 'make fuzz [SECONDS=60]  fuzz the decoders of the evidence, of the frames of heartbeats, and of the pool'"'"'s messages'
@@ -143,7 +147,7 @@ test-all: unit simulation alerts lab series colo cluster pool qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
-	$(LAB) soak 3
+	$(LAB) soak $(N)
 	$(LAB) variants
 	$(LAB) cost
 	$(MAKE) portable-test
@@ -160,7 +164,10 @@ portable-test: lab portable
 	XENWARDEN_LAB_PROGRAMS=target/portable $(CARGO) test --release -p xenwarden-lab --test scenarios -- wedge/
 
 soak: lab
-	$(LAB) soak $(N)
+	$(LAB) soak $(N) $(SEED)
+
+soak-report: prerequisites
+	$(LAB) soak report
 
 cost: build
 	$(LAB) cost
@@ -174,6 +181,10 @@ bench-report: prerequisites
 
 bench-look: prerequisites
 	$(CARGO) bench -p xenwarden --bench look
+
+growth: prerequisites
+	@$(call need,valgrind,valgrind)
+	$(LAB) bench growth
 
 mutants: prerequisites
 	@command -v cargo-mutants >/dev/null || { \

@@ -167,6 +167,17 @@ impl Host {
         }
     }
 
+    /// Lets the host's own time come to this phase of the timers, when so much of a second has passed, or a little behind it. What
+    /// recurs each second did so when the state was saved, so the same phase is the same place in all that recurs.
+    pub fn come_to(&mut self, phase: Duration) -> Result<()> {
+        const PERIOD_NS: u64 = 1_000_000_000;
+        let now_ns = self.machine.clock()?.as_nanos() as u64;
+        let phase_ns = phase.as_nanos() as u64;
+        let to_come_ns = (phase_ns + PERIOD_NS - now_ns % PERIOD_NS) % PERIOD_NS;
+        let until = Duration::from_nanos(now_ns + to_come_ns);
+        self.machine.run_to(until)
+    }
+
     /// Injects a fault; returns the moment from which the hypervisor runs with it.
     pub fn inject(&mut self, fault: Fault) -> Result<Duration> {
         let symbols = Arc::clone(&self.symbols);

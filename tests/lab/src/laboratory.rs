@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod debian;
+pub mod soak;
 
 use crate::command::say;
 use crate::error::{Error, Result};

@@ -12,7 +12,8 @@
 //!      │
 //!   wedge       faults injected into the running hypervisor
 //!      │
-//!  scenario     what must come of them: `cargo test --test scenarios`, `lab soak`
+//!  scenario     what must come of them: `cargo test --test scenarios`, `lab run`
+//!    soak       the same for hours, over phases of the timers, with what can be said of so many: `lab soak`
 //!    variant    the programs with a rule taken away, which a scenario must notice: `lab variants`
 //!    demo       the same as a story: `lab demo`
 //!    cost       what the hypervisor's patches cost guests, by instruction count: `lab cost`
@@ -36,6 +37,7 @@ pub mod machine;
 pub mod provision;
 pub mod scenario;
 pub mod series;
+pub mod soak;
 pub mod variant;
 pub mod wedge;
 

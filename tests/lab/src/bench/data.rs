@@ -20,8 +20,8 @@ pub struct WedgeRun {
     pub peer: String,
     /// Which run it is, from 1.
     pub run: u32,
-    /// When in the timers' period the wedge was injected.
-    pub phase_ms: u64,
+    /// When in the timers' period the wedge was injected; none: at a moment of chance.
+    pub phase_ms: Option<u64>,
     /// Seconds of the emulated host's time from the injection (or from a guest's deadline, where the wedge is about these) to the
     /// reset; none: there was none while it was watched.
     pub reset_s: Option<f64>,
@@ -248,7 +248,7 @@ mod tests {
             wedge: "a".to_owned(),
             peer: "b".to_owned(),
             run,
-            phase_ms: 7,
+            phase_ms: Some(7),
             reset_s: Some(5.25),
             by_host_watchdog: true,
         }

@@ -4,6 +4,7 @@
 //! In: the records. Out: text. Each mark carries its number as a tooltip (`<title>`), so that a figure can be checked against its data.
 
 use super::data::{CostRun, WedgeRun};
+use super::growth::{Axis, GrowthRun, Who, points};
 use super::peers::Peer;
 use super::wedges::{Case, WATCHED};
 use std::fmt::Write;
@@ -57,6 +58,12 @@ impl Svg {
         let ((x1, y1), (x2, y2)) = (from, to);
         self.push(format_args!(
             r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" stroke="{GREY}" stroke-opacity="{strength}"/>"#
+        ));
+    }
+
+    fn path(&mut self, points: &str, colour: &str) {
+        self.push(format_args!(
+            r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>"#
         ));
     }
 
@@ -224,13 +231,66 @@ pub fn costs(runs: &[CostRun]) -> String {
             }
             let points = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}"));
             let points = points.collect::<Vec<_>>().join(" ");
-            let colour = colour(peer);
-            svg.push(format_args!(
-                r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>"#
-            ));
+            svg.path(&points, colour(peer));
         }
     }
     svg.end("Processor time and memory of each watchdog daemon, by the number of guests")
+}
+
+/// Instructions of a look against guests and against pCPUs: two panels, a line for the guard and one for the monitor.
+pub fn growth(runs: &[GrowthRun]) -> String {
+    const TOP: f64 = 70.0;
+    const BOTTOM: f64 = 310.0;
+    const DECADES: i32 = 8;
+    // The guard is xenwarden's own mark, the monitor the next one.
+    let marks = [
+        (Who::Guard, Peer::Xenwarden, 70.0),
+        (Who::Monitor, Peer::Sbd, 200.0),
+    ];
+    let mut svg = Svg::new(BOTTOM + 45.0);
+    for (who, mark, x) in marks {
+        svg.mark(mark, x, 16.0, who.name());
+        svg.text(x + 9.0, 20.0, "start", who.name());
+    }
+    let panels = [
+        (70.0, "guests", Axis::Guests),
+        (500.0, "pCPUs", Axis::Pcpus),
+    ];
+    for (left, what, axis) in panels {
+        let right = left + 330.0;
+        let y_of = |instructions: f64| {
+            let part = instructions.max(1.0).log10() / f64::from(DECADES);
+            BOTTOM - (BOTTOM - TOP) * part
+        };
+        svg.text(left, TOP - 18.0, "start", "instructions of a look");
+        for decade in 0..=DECADES {
+            let mark = 10_f64.powi(decade);
+            svg.line((left, y_of(mark)), (right, y_of(mark)), 0.35);
+            svg.text(left - 6.0, y_of(mark) + 4.0, "end", &format!("1e{decade}"));
+        }
+        svg.text((left + right) / 2.0, BOTTOM + 2.2 * LINE, "middle", what);
+        for (who, mark, _) in marks {
+            let points = points(runs, who, axis);
+            let apart = 280.0 / (points.len().max(2) - 1) as f64;
+            let mut line = Vec::new();
+            for (n, (size, instructions)) in points.iter().enumerate() {
+                let (x, y) = (left + 25.0 + n as f64 * apart, y_of(*instructions));
+                if who == Who::Guard {
+                    svg.text(x, BOTTOM + LINE, "middle", &size.to_string());
+                }
+                line.push(format!("{x:.1},{y:.1}"));
+                let name = who.name();
+                svg.mark(
+                    mark,
+                    x,
+                    y,
+                    &format!("{name}, {size} {what}: {instructions:.0}"),
+                );
+            }
+            svg.path(&line.join(" "), colour(mark));
+        }
+    }
+    svg.end("Instructions of one look of the guard and of the monitor, by guests and by pCPUs")
 }
 
 /// Of all programs of a daemon.
@@ -273,7 +333,7 @@ mod tests {
             wedge: wedge.to_owned(),
             peer: peer.name().to_owned(),
             run: 1,
-            phase_ms: 0,
+            phase_ms: Some(0),
             reset_s,
             by_host_watchdog: true,
         }

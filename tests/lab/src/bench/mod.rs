@@ -7,6 +7,7 @@
 pub mod cost;
 pub mod data;
 pub mod figure;
+pub mod growth;
 pub mod kicks;
 pub mod peers;
 pub mod report;
@@ -19,7 +20,7 @@ use crate::laboratory::Laboratory;
 use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
-use crate::scenario::phase;
+use crate::soak::plan::phase_of;
 use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
 use peers::Peer;
 use report::Data;
@@ -27,6 +28,9 @@ use std::path::PathBuf;
 
 /// Where the data are in the project.
 pub const DATA: &str = "doc/bench";
+
+/// Where the phases of the timers begin.
+const PHASES: u64 = 1;
 
 /// What is compared.
 struct Bench {
@@ -120,7 +124,8 @@ impl Named for u32 {
     }
 }
 
-fn data_file(name: &str) -> Result<PathBuf> {
+/// Where the data of this bench are, whose folder is made.
+pub fn data_file(name: &str) -> Result<PathBuf> {
     let folder = Layout::of_this_tree().project(DATA);
     make_dir(&folder)?;
     Ok(folder.join(format!("{name}.json")))
@@ -130,7 +135,8 @@ fn data_file(name: &str) -> Result<PathBuf> {
 pub fn wedges(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
     bench.all("wedges", runs, &wedges::cases(), |case, peer, run| {
-        let phase = phase::of_run(case.name, run);
+        // One for all daemons, so that none is lucky; another in each run.
+        let phase = phase_of(PHASES, case.name, run.into());
         wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
     })
 }

@@ -3,12 +3,14 @@
 
 use super::data::{CostRun, KickRun, Program, Record, Results, WedgeRun};
 use super::figure::{self, cpu_ms_a_minute, memory_mib};
+use super::growth::{self, GrowthRun};
 use super::kicks::LOADS;
 use super::peers::Peer;
 use super::wedges::{Act, Case, WATCHED, cases};
 use crate::error::Result;
 use crate::machine::Shape;
 use crate::scenario::table::THOUSAND;
+use crate::soak::page::{self, SoakRow};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -22,6 +24,8 @@ pub struct Data {
     wedges: Vec<WedgeRun>,
     cost: Vec<CostRun>,
     kicks: Vec<KickRun>,
+    soak: Vec<SoakRow>,
+    growth: Vec<GrowthRun>,
 }
 
 impl Data {
@@ -32,6 +36,8 @@ impl Data {
             wedges: records(folder, "wedges", &mut versions)?,
             cost: records(folder, "cost", &mut versions)?,
             kicks: records(folder, "kicks", &mut versions)?,
+            soak: records(folder, "soak", &mut versions)?,
+            growth: records(folder, "growth", &mut versions)?,
             versions: Versions::new(),
         };
         Ok(Data { versions, ..data })
@@ -46,6 +52,7 @@ impl Data {
                 figure::resets(&cases(), &self.wedges),
             ),
             ("doc/figures/costs.svg", figure::costs(&self.cost)),
+            ("doc/figures/growth.svg", figure::growth(&self.growth)),
         ]
     }
 
@@ -67,6 +74,8 @@ impl Data {
         page += &resets(&self.wedges);
         page += &costs(&self.cost);
         page += &kicks(&self.kicks);
+        page += &growth::page(&self.growth);
+        page += &page::page(&self.soak);
         page
     }
 }
@@ -203,9 +212,10 @@ fn resets(runs: &[WedgeRun]) -> String {
     };
     let mut text = format!(
         "\n## Time to reset\n\n![Time to reset by wedge and daemon](figures/resets.svg)\n\nSeconds from the injection to the reset, or that there was \
-         none in {} s; {runs_told}. Each run of a wedge is at a phase of the timers of its own, the same for all daemons; where a wedge stops \
-         dom0 or not by chance, more than the phase decides. *No reset* is right only in the rows that should live.\n\n",
+         none in {} s; {runs_told}. Each run is at a phase of the timers of its own, which is {}: where a wedge stops \
+         dom0 or not by chance, so may the numbers be. *No reset* is right only in the rows that should live.\n\n",
         WATCHED.as_secs(),
+        pairing(runs),
     );
     text += &peers_head("wedge");
     let ran: Vec<&Case> = all.iter().collect();
@@ -232,6 +242,30 @@ fn resets(runs: &[WedgeRun]) -> String {
         caught.join(" | ")
     );
     text + NOTES_ON_RESETS
+}
+
+/// Which runs had every daemon at the same phases.
+fn pairing(runs: &[WedgeRun]) -> String {
+    let mut phases: BTreeMap<(u32, &str), Vec<Option<u64>>> = BTreeMap::new();
+    for run in runs {
+        let of_case = phases.entry((run.run, &run.wedge)).or_default();
+        of_case.push(run.phase_ms);
+    }
+    let differ = |of_case: &Vec<Option<u64>>| {
+        of_case[0].is_none() || of_case.iter().any(|phase| *phase != of_case[0])
+    };
+    let unpaired = phases.iter().filter(|(_, of_case)| differ(of_case));
+    let mut unpaired: Vec<String> = unpaired.map(|((run, _), _)| run.to_string()).collect();
+    unpaired.dedup();
+    let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
+    match unpaired.len() {
+        0 => "the same for all daemons".to_owned(),
+        all if all as u32 == most => "not the same for all daemons".to_owned(),
+        _ => format!(
+            "the same for all daemons but in run {}",
+            unpaired.join(", ")
+        ),
+    }
 }
 
 /// Of the wedges that a host should not survive, how many ended with a reset in every run.
@@ -376,7 +410,7 @@ fn kicks(runs: &[KickRun]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Data, Peer, WedgeRun, resets};
+    use super::{Data, Peer, WedgeRun, pairing, resets};
     use crate::bench::DATA;
     use crate::bench::wedges::cases;
     use crate::layout::{Layout, read_text};
@@ -386,7 +420,7 @@ mod tests {
             wedge: wedge.to_owned(),
             peer: Peer::Sbd.name().to_owned(),
             run: number,
-            phase_ms: 0,
+            phase_ms: Some(0),
             reset_s,
             by_host_watchdog: true,
         }
@@ -427,6 +461,23 @@ mod tests {
                 "{run:?}"
             );
         }
+    }
+
+    #[test]
+    fn which_runs_had_all_daemons_at_one_phase_is_told() {
+        let at = |number: u32, phase_ms| WedgeRun {
+            phase_ms,
+            ..run("a", number, None)
+        };
+        let apart = [at(1, Some(5)), at(1, Some(6))];
+        assert_eq!(pairing(&apart), "not the same for all daemons");
+        let second = [at(2, Some(7)), at(2, Some(7))];
+        let one = [at(1, Some(5)), at(1, Some(5)), second[0].clone()];
+        assert_eq!(pairing(&one), "the same for all daemons");
+        let both = [apart.as_slice(), &second].concat();
+        assert_eq!(pairing(&both), "the same for all daemons but in run 1");
+        let by_chance = [at(1, None), at(1, None)];
+        assert_eq!(pairing(&by_chance), "not the same for all daemons");
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub fn run(
 ) -> Result<WedgeRun> {
     let mut host = laboratory.bench_host(parts, case.shape)?;
     peer.start(&mut host)?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     let from = match case.act {
         Act::Wedge(wedge) => host.wedge(wedge, peer)?,
         Act::Signal(signal) => host.signal(peer, signal)?,
@@ -139,7 +139,7 @@ pub fn run(
         wedge: case.name.to_owned(),
         peer: peer.name().to_owned(),
         run,
-        phase_ms: phase.as_millis() as u64,
+        phase_ms: Some(phase.as_millis() as u64),
         reset_s: reset.map(|at| at.saturating_sub(from).as_secs_f64()),
         by_host_watchdog: host.machine.qmp.has_event("WATCHDOG").is_some(),
     })

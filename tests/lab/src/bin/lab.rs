@@ -17,14 +17,18 @@ use xenwarden_lab::scenario::figures::Ledger;
 use xenwarden_lab::scenario::phase::Phases;
 use xenwarden_lab::scenario::wedges::WEDGES;
 use xenwarden_lab::series;
+use xenwarden_lab::soak;
 use xenwarden_lab::variant;
 
 const USAGE: &str = "usage: lab build                 provide all parts and the saved state
        lab demo WEDGE | demo list   show what a wedge does
        lab list                     name all scenarios
        lab run NAME [RUNS]          run the scenarios whose name contains NAME
+       lab run NAME --phase MS      the same once, at this phase of the timers
        lab pvh [RUNS]               run a wedge or two with a PVH dom0
-       lab soak RUNS                run all that end with a reset, at random phases
+       lab soak RUNS [SEED]         run all that end with a reset, over phases, until there are so many runs in all
+       lab soak report              what the soak says so far, row by row, and what is out of the common
+       lab soak publish             write that to doc/bench/soak.json, then the same as bench report
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
        lab variants [NAME]          builds broken variants of the programs; a scenario must notice each
@@ -32,6 +36,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab bench cost [RUNS]        likewise: what they cost dom0
        lab bench parts GUESTS       what ours cost with so many guests, thread by thread and mapping by mapping
        lab bench kicks [RUNS]       likewise: gaps between their kicks under load
+       lab bench growth             what a look takes by guests and pCPUs, in instructions, at a simulated table
        lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
        lab bench report             make doc/bench.md and its figures of doc/bench/*.json
        lab bench dom0 COMMAND...    run commands in dom0 of such a host, on which no daemon runs
@@ -68,11 +73,15 @@ fn run(words: &[&str]) -> Result<()> {
                 .for_each(|scenario| println!("{:<32}{}", scenario.name(), scenario.what()));
             Ok(())
         }
-        ["run", name] => repeat("run", &named(name)?, 1),
-        ["run", name, runs] => repeat("run", &named(name)?, number(runs)?),
-        ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1),
-        ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?),
-        ["soak", runs] => repeat("soak", &all(Scenario::ends_with_reset)?, number(runs)?),
+        ["run", name] => repeat("run", &named(name)?, 1, None),
+        ["run", name, runs] => repeat("run", &named(name)?, number(runs)?, None),
+        ["run", name, "--phase", ms] => repeat("run", &exactly(name)?, 1, Some(phase(ms)?)),
+        ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1, None),
+        ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?, None),
+        ["soak", "report"] => soak::report(),
+        ["soak", "publish"] => soak::publish().and_then(|()| bench::report()),
+        ["soak", runs] => soak::run(number(runs)?.into(), None),
+        ["soak", runs, seed] => soak::run(number(runs)?.into(), Some(number(seed)?.into())),
         ["cost"] => cost::run(3),
         ["cost", runs] => cost::run(number(runs)?),
         ["series"] => series::run(),
@@ -80,6 +89,11 @@ fn run(words: &[&str]) -> Result<()> {
         ["variants", name] => variant::run(name),
         ["bench", "dom0", commands @ ..] => bench::dom0(commands),
         ["bench", "parts", guests] => bench::parts(number(guests)?),
+        ["bench", "growth"] => bench::growth::measure().and_then(|()| bench::report()),
+        ["bench", "looks", who, pcpus, guests, looks] => {
+            let guests = u16::try_from(number(guests)?).context(|| "too many guests")?;
+            bench::growth::look(who, number(pcpus)?, guests, number(looks)?)
+        }
         ["bench", what] => compare(what, 1),
         ["bench", what, runs] => compare(what, number(runs)?),
         ["cluster", "list"] => {
@@ -131,8 +145,25 @@ fn named(part: &str) -> Result<Vec<Scenario>> {
     all(|scenario| scenario.name().contains(part))
 }
 
-/// Runs scenarios over and over, each time at another phase, and sums up.
-fn repeat(kind: &str, scenarios: &[Scenario], runs: u32) -> Result<()> {
+/// The one that is called so, else those whose name contains it.
+fn exactly(name: &str) -> Result<Vec<Scenario>> {
+    match all(|scenario| scenario.name() == name)? {
+        none if none.is_empty() => named(name),
+        one => Ok(one),
+    }
+}
+
+fn phase(word: &str) -> Result<Duration> {
+    match word.parse() {
+        Ok(ms @ 0..1000) => Ok(Duration::from_millis(ms)),
+        _ => Err(Error::new(format!(
+            "{word} is no phase: whole milliseconds from 0 to 999"
+        ))),
+    }
+}
+
+/// Runs scenarios over and over, each time at another phase or all at one, and sums up.
+fn repeat(kind: &str, scenarios: &[Scenario], runs: u32, at: Option<Duration>) -> Result<()> {
     if scenarios.is_empty() {
         return Err(Error::new("no scenario is called so; see: lab list"));
     }
@@ -141,7 +172,7 @@ fn repeat(kind: &str, scenarios: &[Scenario], runs: u32) -> Result<()> {
     let mut phases = Phases::from_clock();
     for _ in 0..runs {
         for scenario in scenarios {
-            let phase: Duration = phases.next(0, 1);
+            let phase = at.unwrap_or_else(|| phases.next(0, 1));
             ledger.record(scenario.run(&laboratory, phase))?;
         }
     }

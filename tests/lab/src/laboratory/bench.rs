@@ -6,7 +6,7 @@ use crate::command::{output, say};
 use crate::error::{Context, Result};
 use crate::guest::Guest;
 use crate::host::{Host, PROMPT};
-use crate::layout::{CacheLock, cache_key, make_dir, prune};
+use crate::layout::{CacheLock, Layout, cache_key, make_dir, prune};
 use crate::machine::{Machine, Parts, SavedState, Shape, definition};
 use crate::provision::peers::{self, Peers, version_in};
 use std::path::PathBuf;
@@ -27,6 +27,15 @@ pub struct BenchParts {
     initramfs: PathBuf,
     /// A hash of all that results depend on.
     pub key: String,
+}
+
+/// The version of xenwarden, and the last commit that changed the programs, if this is no tarball.
+pub fn own_version(layout: &Layout) -> String {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(layout.project(""));
+    let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
+    let commit = commit.unwrap_or_default();
+    format!("{}, commit {}", env!("CARGO_PKG_VERSION"), commit.trim())
 }
 
 impl Laboratory {
@@ -99,24 +108,8 @@ impl Laboratory {
 
     /// The versions of all parts, by their names.
     pub fn bench_versions(&self, of: &BenchParts) -> Result<Vec<(String, String)>> {
-        let mut qemu = Command::new(self.packages.arch.qemu());
-        let qemu = output(qemu.arg("--version"))?;
-        let qemu = qemu.lines().next().unwrap_or_default().to_owned();
-        let mut git = Command::new("git");
-        git.arg("-C").arg(self.layout.project(""));
-        // The last commit that changed the programs, if this is no tarball.
-        let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
-        let commit = commit.unwrap_or_default();
         let debs = self.layout.lab("packages/debs");
-        let xen = self.packages.xen_version();
-        let versions = [
-            ("xen", format!("{xen} with xen-patches")),
-            ("linux", self.packages.kernel_release().to_owned()),
-            ("qemu", qemu),
-            (
-                "xenwarden",
-                format!("{}, commit {}", env!("CARGO_PKG_VERSION"), commit.trim()),
-            ),
+        let of_peers = [
             ("sbd", of.peers.version("sbd")?),
             ("watchdog", of.peers.version("watchdog")?),
             ("busybox", version_in(&debs, "busybox-static")?),
@@ -124,6 +117,22 @@ impl Laboratory {
                 "xenwatchdogd",
                 version_in(&debs, &self.xen_tools_package())?,
             ),
+        ];
+        let of_peers = of_peers.map(|(name, version)| (name.to_owned(), version));
+        Ok(self.versions()?.into_iter().chain(of_peers).collect())
+    }
+
+    /// The versions of what is tested and of what it runs on.
+    pub(super) fn versions(&self) -> Result<Vec<(String, String)>> {
+        let mut qemu = Command::new(self.packages.arch.qemu());
+        let qemu = output(qemu.arg("--version"))?;
+        let qemu = qemu.lines().next().unwrap_or_default().to_owned();
+        let xen = self.packages.xen_version();
+        let versions = [
+            ("xen", format!("{xen} with xen-patches")),
+            ("linux", self.packages.kernel_release().to_owned()),
+            ("qemu", qemu),
+            ("xenwarden", own_version(&self.layout)),
         ];
         Ok(versions
             .map(|(name, version)| (name.to_owned(), version))

@@ -250,15 +250,32 @@ impl Machine {
 
     /// Stops the machine's time and attaches a debugger, does `work`, and lets the time run again; returns the moment of that.
     pub fn debug(&mut self, work: impl FnOnce(&mut Gdb) -> Result<()>) -> Result<Duration> {
-        let mut gdb =
-            Gdb::attach(connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?)?;
-        if let Some(tables) = self.tables {
-            gdb.look_up(tables)?;
-        }
+        let mut gdb = self.debugger()?;
         work(&mut gdb)?;
         let now = self.clock()?;
         gdb.detach()?;
         Ok(now)
+    }
+
+    /// Lets the machine's time run to `until`, in steps as short as QEMU makes them: a few of its timers each. A breakpoint would stop
+    /// one processor at once, and the others only when QEMU comes to it.
+    pub fn run_to(&mut self, until: Duration) -> Result<()> {
+        self.stop()?;
+        while self.clock()? < until {
+            self.resume()?;
+            self.stop()?;
+        }
+        self.resume()
+    }
+
+    /// Stops the machine's time and attaches a debugger.
+    fn debugger(&mut self) -> Result<Gdb> {
+        let stream = connect(self.child.id(), "gdb").context(|| "cannot reach the gdb stub")?;
+        let mut gdb = Gdb::attach(stream)?;
+        if let Some(tables) = self.tables {
+            gdb.look_up(tables)?;
+        }
+        Ok(gdb)
     }
 
     /// Waits until the hardware watchdog fires, at most until the machine's own time is `until`. Returns the moment; `None`

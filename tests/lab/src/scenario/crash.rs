@@ -32,6 +32,8 @@ const BOUND: &str = "242";
 const TAKE_SLOTS: &str =
     "for n in 1 2; do (setsid xenwatchdogd 15 5 < /dev/null > /dev/null 2>&1 &); done; sleep 1";
 const CLEAR_SLOTS: &str = "killall -9 xenwatchdogd; dom0-slots";
+/// Lines of the console that are shown where the crash kernel does not say what it should.
+const SHOWN: usize = 20;
 /// When Xen's slot fires, so long after all was last served.
 const SLOT: Duration = Duration::from_secs(5);
 /// The last feed is a second later at most; and what the guard and this laboratory take.
@@ -66,7 +68,7 @@ fn crash_dump(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
     let mut host = laboratory.host_with_crash_kernel()?;
     host.tells_of_the_dump()?;
     host.dom0_ok(HEARTBEAT, PROMPT)?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     host.lives_on(WATCHED)?;
     let wedge = Wedge::named("timer-lost-2").context(|| "no such wedge")?;
     let injected = host.inject(wedge.fault)?;
@@ -102,7 +104,12 @@ fn dumped(console: &str) -> Result<String> {
         .lines()
         .filter_map(|line| line.strip_prefix("crash-init: "));
     let notes = said.find(|line| line.starts_with("notes: "));
-    let notes = notes.context(|| "the crash kernel saw no notes")?;
+    let notes = notes.context(|| {
+        let from = console.lines().count().saturating_sub(SHOWN);
+        let last: Vec<&str> = console.lines().skip(from).collect();
+        let last = last.join("\n");
+        format!("the crash kernel saw no notes\nthe console ends with:\n{last}")
+    })?;
     let all = ["4 CORE", " Xen", "1 VMCOREINFO_XEN"]
         .iter()
         .all(|name| notes.contains(name));

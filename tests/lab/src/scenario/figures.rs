@@ -2,7 +2,7 @@
 //! What was measured: one record a scenario, kept as a line of JSON, and summed up as a table.
 
 use crate::error::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// What one scenario measured. Seconds count from the moment that the bound counts from; negative ones lie before it.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// The scenario's name.
     pub scenario: String,

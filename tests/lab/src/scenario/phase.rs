@@ -28,19 +28,9 @@ impl Phases {
     }
 }
 
-/// The phase of the `run`-th run of something: the same for all that are compared by it, and each run far from those before.
-pub fn of_run(name: &str, run: u32) -> Duration {
-    // FNV-1a, and the golden ratio's steps, which leave no part of the period out for long.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let from = (hash >> 11) as f64 / (1_u64 << 53) as f64;
-    PERIOD.mul_f64((from + f64::from(run) * 0.618_033_988_749_895).fract())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{PERIOD, Phases, of_run};
+    use super::Phases;
     use std::time::Duration;
 
     #[test]
@@ -54,21 +44,5 @@ mod tests {
                 "{phase:?}"
             );
         }
-    }
-
-    #[test]
-    fn the_phases_of_runs_are_fixed_within_the_period_and_apart() {
-        let phases = |name| (1..=5).map(|run| of_run(name, run)).collect::<Vec<_>>();
-        assert_eq!(phases("a"), phases("a"));
-        assert_ne!(phases("a"), phases("b"));
-        let mut sorted = phases("a");
-        sorted.sort();
-        assert!(sorted.iter().all(|phase| *phase < PERIOD), "{sorted:?}");
-        assert!(
-            sorted
-                .windows(2)
-                .all(|pair| pair[1] - pair[0] > PERIOD / 10),
-            "{sorted:?}"
-        );
     }
 }

@@ -92,7 +92,7 @@ fn installed(laboratory: &Laboratory) -> Result<Figures> {
 /// A restored host at this phase of its timers.
 fn ready(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
     let mut host = laboratory.debian_guarded()?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     Ok(host)
 }
 

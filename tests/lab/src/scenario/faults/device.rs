@@ -66,7 +66,7 @@ fn with_two(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
     if status.device != Path::new("/dev/watchdog, /dev/watchdog1") {
         return Err(Error::new(format!("it has armed {status:?}")));
     }
-    host.pass(phase)?;
+    host.come_to(phase)?;
     Ok(host)
 }
 

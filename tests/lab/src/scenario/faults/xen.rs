@@ -90,7 +90,7 @@ fn works(mut host: Host, ask: &str, is: &str) -> Result<Figures> {
 fn stops(laboratory: &Laboratory, phase: Duration, scheduler: &'static str) -> Result<Figures> {
     let wedge = Wedge::named("sched-lost-2").context(|| "no such wedge")?;
     let mut host = laboratory.host_booted(Shape::Extended, "", scheduler)?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     // There are no guests, and it needs none.
     strike(&mut host, wedge, "")
 }
@@ -143,7 +143,7 @@ fn live_patch(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     const VERSION: &str = "xl info | sed -n 's/^xen_extra *: //p'";
     let patch = laboratory.live_patch(Shape::Extended)?;
     let mut host = laboratory.host_booted(Shape::Extended, "", "")?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     let outcome = unwithheld(&mut host, |host| {
         let before = host.dom0_ok(VERSION, PROMPT)?;
         host.write_file(FILE, &patch)?;
@@ -191,7 +191,7 @@ fn microcode(laboratory: &Laboratory, phase: Duration) -> Result<Figures> {
     let blob: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
     // It is on no list of those that are known.
     let mut host = laboratory.host_booted(Shape::Apart, "", " ucode=no-digest-check")?;
-    host.pass(phase)?;
+    host.come_to(phase)?;
     let outcome = unwithheld(&mut host, |host| {
         host.write_file("/run/microcode", &blob)?;
         for _ in 0..3 {

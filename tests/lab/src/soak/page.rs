@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What of a soak is committed, and the part of `doc/bench.md` that is made of it.
+
+use super::kept::{Run, Soak};
+use super::summary::{Spread, Summary, summaries};
+use crate::bench::data::Record;
+use crate::scenario::figures::Figures;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+/// All runs of one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SoakRow {
+    /// Its name.
+    pub row: String,
+    /// What order and phases come of.
+    pub seed: u64,
+    /// Until when the host had to be reset, s.
+    pub bound_s: Option<f64>,
+    /// Of each run which of the soak it was, its phase in ms, and after how many seconds the host was reset.
+    pub runs: Vec<(u64, u64, Option<f64>)>,
+    /// Which runs did not end as the row says, and what went wrong.
+    pub failed: Vec<(u64, String)>,
+}
+
+impl Record for SoakRow {
+    fn id(&self) -> String {
+        self.row.clone()
+    }
+
+    fn shown(&self) -> String {
+        format!("{} runs", self.runs.len())
+    }
+}
+
+/// What of a soak is committed, row by row.
+pub fn rows_of(soak: &Soak) -> Vec<SoakRow> {
+    let names = summaries(&soak.runs).into_iter().map(|one| one.row);
+    let row = |name: &str| {
+        let of_row = || soak.runs.iter().filter(|run| run.figures.scenario == name);
+        let ms = |seconds: f64| (seconds * 1e3).round() / 1e3;
+        SoakRow {
+            row: name.to_owned(),
+            seed: soak.head.seed,
+            bound_s: of_row().find_map(|run| run.figures.bound_s),
+            runs: of_row()
+                .map(|run| (run.n, run.figures.phase_ms, run.figures.fired_s.map(ms)))
+                .collect(),
+            failed: of_row()
+                .filter_map(|run| {
+                    let failure = run.figures.failure.as_ref()?;
+                    // What dom0 and the console said is long.
+                    let first = failure.lines().next().unwrap_or_default();
+                    Some((run.n, first.to_owned()))
+                })
+                .collect(),
+        }
+    };
+    names.map(row).collect()
+}
+
+impl SoakRow {
+    fn as_runs(&self) -> impl Iterator<Item = Run> {
+        self.runs.iter().map(|(n, phase_ms, fired_s)| {
+            let failure = self.failed.iter().find(|(failed, _)| failed == n);
+            let figures = Figures {
+                scenario: self.row.clone(),
+                phase_ms: *phase_ms,
+                fired_s: *fired_s,
+                bound_s: self.bound_s,
+                failure: failure.map(|(_, failure)| failure.clone()),
+                ..Figures::default()
+            };
+            Run { n: *n, figures }
+        })
+    }
+}
+
+/// What the rows say; nothing of none.
+pub fn page(rows: &[SoakRow]) -> String {
+    let runs: Vec<Run> = rows.iter().flat_map(SoakRow::as_runs).collect();
+    let Some(first) = rows.first() else {
+        return String::new();
+    };
+    let failed: usize = rows.iter().map(|row| row.failed.len()).sum();
+    let mut text = format!(
+        "\n## The long soak\n\n`make soak N=10000` injects what the rows say, over and over, at phases of the timers that lie evenly in the second in \
+         which all periodic work recurs. What is here: **{} runs of {} rows**, seed {}, of which {failed} did not end as the row says. Seconds from the \
+         injection (or from a guest's deadline, or from what was done to the guard) to the reset, against the bound; `-`: the host lives, as it should.\n\n\
+         | row | runs | failed | least | median | p99 | most | bound | margin |\n|---|---|---|---|---|---|---|---|---|\n",
+        runs.len(),
+        rows.len(),
+        first.seed,
+    );
+    let all = summaries(&runs);
+    for one in &all {
+        let _ = writeln!(text, "{}", line(one));
+    }
+    let odd: Vec<_> = all.iter().flat_map(|one| &one.outliers).collect();
+    if !odd.is_empty() {
+        text += "\nOut of the common: what failed, and what came later than the row's median and five median absolute deviations. `lab run ROW --phase MS` \
+                 repeats it.\n\n";
+    }
+    for (run, why) in odd {
+        let Figures {
+            scenario,
+            phase_ms,
+            fired_s,
+            ..
+        } = &run.figures;
+        let at = fired_s.map_or(String::new(), |at| format!(", {at:.2} s"));
+        let _ = writeln!(
+            text,
+            "- {scenario} --phase {phase_ms} (run {}{at}): {why}",
+            run.n
+        );
+    }
+    for (row, cause) in CAUSES {
+        if all.iter().any(|one| one.row == *row && one.failed > 0) {
+            let _ = writeln!(text, "\n`{row}`: {cause}");
+        }
+    }
+    text
+}
+
+/// What was found out of rows that failed.
+const CAUSES: &[(&str, &str)] = &[(
+    "down/crash-dump",
+    "repeated at the same phase it did as it should. What the crash kernel said in the run that failed was not kept, so why it said nothing of \
+     notes is not known; from now on the row tells how the console ended.",
+)];
+
+fn line(one: &Summary<'_>) -> String {
+    let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+    let of = |value: fn(&Spread) -> f64| cell(one.seconds.as_ref().map(value));
+    format!(
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        one.row,
+        one.runs,
+        one.failed,
+        of(|seconds| seconds.least),
+        of(|seconds| seconds.median),
+        of(|seconds| seconds.p99),
+        of(|seconds| seconds.most),
+        cell(one.bound_s),
+        cell(one.margin_s()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figures, Run, Soak, page, rows_of};
+    use crate::soak::kept::Head;
+
+    #[test]
+    fn the_page_says_what_the_runs_say() {
+        let figures = |name: &str, fired_s, failure: Option<&str>| Figures {
+            scenario: name.to_owned(),
+            phase_ms: 17,
+            fired_s,
+            bound_s: Some(7.75),
+            failure: failure.map(str::to_owned),
+            ..Figures::default()
+        };
+        let all = [
+            figures("wedge/b", Some(5.0), None),
+            figures("wedge/a", Some(8.0), Some("fired after 8.000 s\nand more")),
+            figures("wedge/b", Some(6.0), None),
+        ];
+        let runs = all
+            .into_iter()
+            .zip(0..)
+            .map(|(figures, n)| Run { n, figures });
+        let head = Head {
+            key: String::new(),
+            seed: 3,
+            versions: [].into(),
+        };
+        let soak = Soak {
+            head,
+            runs: runs.collect(),
+        };
+        let text = page(&rows_of(&soak));
+        assert!(
+            text.contains("**3 runs of 2 rows**, seed 3, of which 1 did not"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| wedge/b | 2 | 0 | 5.00 | 5.00 | 6.00 | 6.00 | 7.75 | 1.75 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| wedge/a | 1 | 1 | 8.00 | 8.00 | 8.00 | 8.00 | 7.75 | -0.25 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("- wedge/a --phase 17 (run 1, 8.00 s): fired after 8.000 s\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn no_soak_is_no_section() {
+        assert_eq!(page(&[]), "");
+    }
+}
