@@ -57,7 +57,7 @@ const VARIANTS: &[Variant] = &[
     },
     Variant {
         name: "pcpus-ignored", what: "pCPUs are no evidence",
-        file: "src/guard/evidence.rs", text: "\n            progress.see(&record, now);\n", instead: "\n            progress.see(&record, now);\n            if progress.proven {\n                continue;\n            }\n",
+        file: "src/guard/evidence.rs", text: "\n            progress.see(&record, now, proved_ns.min(unlooked_ns));\n", instead: "\n            progress.see(&record, now, proved_ns.min(unlooked_ns));\n            if progress.proven {\n                continue;\n            }\n",
         scenario: "wedge/sched-lost-3", fails: "has not fired",
     },
     Variant {
