@@ -8,6 +8,8 @@ export PATH=/usr/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+# Its lines would come into the middle of ours.
+echo 1 > /proc/sys/kernel/printk
 for module in /modules/*.ko; do
     insmod "$module" || echo "crash-init: cannot load $module"
 done

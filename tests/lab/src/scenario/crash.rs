@@ -102,7 +102,8 @@ fn crash_dump(laboratory: &Laboratory, phase: Duration) -> Result<Outcome> {
 fn dumped(console: &str) -> Result<String> {
     let mut said = console
         .lines()
-        .filter_map(|line| line.strip_prefix("crash-init: "));
+        .filter_map(|line| line.split_once("crash-init: "))
+        .map(|(_, said)| said);
     let notes = said.find(|line| line.starts_with("notes: "));
     let notes = notes.context(|| {
         let from = console.lines().count().saturating_sub(SHOWN);
