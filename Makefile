@@ -147,7 +147,7 @@ test-all: unit simulation alerts lab series colo cluster pool qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
-	$(LAB) soak $(N)
+	$(LAB) soak more $(N)
 	$(LAB) variants
 	$(LAB) cost
 	$(MAKE) portable-test
@@ -249,7 +249,7 @@ PLACED = sed -e 's|/usr/sbin/|$(SBINDIR)/|g' -e 's|/usr/bin/|$(BINDIR)/|g' \
     -e 's|/usr/share/xenwarden/|$(DATADIR)/xenwarden/|g' -e 's|/etc/|$(SYSCONFDIR)/|g'
 # Where the programs are that are installed, and where one is that runs here: it writes its completions.
 BUILT ?= target/release
-RUNS ?= $(BUILT)
+COMPLETER ?= $(BUILT)
 
 # Needs what building needs, which `make prerequisites` installs on Debian; installs no package.
 programs:
@@ -268,9 +268,9 @@ install-files: install-init
 	install -D -m 755 $(BUILT)/fence_xenwarden $(DESTDIR)$(SBINDIR)/fence_xenwarden
 	install -D -m 755 $(BUILT)/xenwarden $(DESTDIR)$(BINDIR)/xenwarden
 	install -d $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
-	umask 022; $(RUNS)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
-	umask 022; $(RUNS)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
-	umask 022; $(RUNS)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
+	umask 022; $(COMPLETER)/xenwarden completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/xenwarden
+	umask 022; $(COMPLETER)/xenwarden completions zsh > $(DESTDIR)$(ZSHDIR)/_xenwarden
+	umask 022; $(COMPLETER)/xenwarden completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/xenwarden.fish
 	test -e $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf || \
 	    install -D -m 644 init/xenwarden.conf $(DESTDIR)$(SYSCONFDIR)/xenwarden/xenwarden.conf
 	for page in xenwardend xenwarden-monitor xenwarden-pulse xenwarden-qemu xenwarden-pool fence_xenwarden; do \

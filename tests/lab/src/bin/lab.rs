@@ -27,6 +27,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab run NAME --phase MS      the same once, at this phase of the timers
        lab pvh [RUNS]               run a wedge or two with a PVH dom0
        lab soak RUNS [SEED]         run all that end with a reset, over phases, until there are so many runs in all
+       lab soak more RUNS           so many more
        lab soak report              what the soak says so far, row by row, and what is out of the common
        lab soak publish             write that to doc/bench/soak.json, then the same as bench report
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
@@ -79,6 +80,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1, None),
         ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?, None),
         ["soak", "report"] => soak::report(),
+        ["soak", "more", runs] => soak::more(number(runs)?.into()),
         ["soak", "publish"] => soak::publish().and_then(|()| bench::report()),
         ["soak", runs] => soak::run(number(runs)?.into(), None),
         ["soak", runs, seed] => soak::run(number(runs)?.into(), Some(number(seed)?.into())),

@@ -28,6 +28,16 @@ const SAY_EVERY: u64 = 50;
 
 /// Runs until there are `count` runs in all. `seed`: the order; none: one of this moment, or that of the soak that goes on.
 pub fn run(count: u64, seed: Option<u64>) -> Result<()> {
+    until(|done| count.max(done), seed)
+}
+
+/// Makes so many more.
+pub fn more(count: u64) -> Result<()> {
+    until(|done| done.saturating_add(count), None)
+}
+
+/// Runs until there are as many in all as `wanted` makes of those that are there; judges those that it makes.
+fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>) -> Result<()> {
     let rows = rows()?;
     let names: Vec<String> = rows.iter().map(Scenario::name).collect();
     let laboratory = Laboratory::provide_parts()?;
@@ -40,11 +50,12 @@ pub fn run(count: u64, seed: Option<u64>) -> Result<()> {
     let mut kept = Kept::open(&laboratory.soak_folder(), head, seed)?;
     let plan = Plan::new(kept.soak().head.seed, &names);
     let done = kept.soak().runs.len() as u64;
+    let count = wanted(done);
     say(format!(
         "a soak of {} rows, seed {}: {done} runs are there, {} are to come",
         rows.len(),
         kept.soak().head.seed,
-        count.saturating_sub(done)
+        count - done
     ));
     for n in done..count {
         let (row, phase) = plan.nth(n);
@@ -55,13 +66,21 @@ pub fn run(count: u64, seed: Option<u64>) -> Result<()> {
             say(format!("{} of {count} runs", n + 1));
         }
     }
-    told(kept.soak())
+    told(kept.soak());
+    let made = kept.soak().runs.iter().filter(|run| run.n >= done);
+    match made.filter(|run| run.figures.failure.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(Error::new(format!("{failed} runs failed"))),
+    }
 }
 
 /// Says what is there, also while a soak is under way.
 pub fn report() -> Result<()> {
     match Soak::read(&folder()?)? {
-        Some(soak) => told(&soak),
+        Some(soak) => {
+            told(&soak);
+            Ok(())
+        }
         None => Err(Error::new(NONE)),
     }
 }
@@ -87,15 +106,10 @@ fn rows() -> Result<Vec<Scenario>> {
     Ok(all.filter(Scenario::is_soaked).collect())
 }
 
-/// Shows the summary; an error if a run did not end as its row says.
-fn told(soak: &Soak) -> Result<()> {
+/// Shows the summary.
+fn told(soak: &Soak) {
     println!("{} runs, seed {}", soak.runs.len(), soak.head.seed);
     println!("{}", summary::table(&soak.runs));
-    let failed = soak.runs.iter().filter(|run| run.figures.failure.is_some());
-    match failed.count() {
-        0 => Ok(()),
-        count => Err(Error::new(format!("{count} runs failed"))),
-    }
 }
 
 fn of_this_moment() -> u64 {

@@ -99,7 +99,7 @@ pub fn page(rows: &[SoakRow]) -> String {
     let odd: Vec<_> = all.iter().flat_map(|one| &one.outliers).collect();
     if !odd.is_empty() {
         text += "\nOut of the common: what failed, and what came later than the row's median and five median absolute deviations. `lab run ROW --phase MS` \
-                 repeats it.\n\n";
+                 repeats a wedge.\n\n";
     }
     for (run, why) in odd {
         let Figures {
@@ -115,20 +115,8 @@ pub fn page(rows: &[SoakRow]) -> String {
             run.n
         );
     }
-    for (row, cause) in CAUSES {
-        if all.iter().any(|one| one.row == *row && one.failed > 0) {
-            let _ = writeln!(text, "\n`{row}`: {cause}");
-        }
-    }
     text
 }
-
-/// What was found out of rows that failed.
-const CAUSES: &[(&str, &str)] = &[(
-    "down/crash-dump",
-    "repeated at the same phase it did as it should. What the crash kernel said in the run that failed was not kept, so why it said nothing of \
-     notes is not known; from now on the row tells how the console ended.",
-)];
 
 fn line(one: &Summary<'_>) -> String {
     let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
