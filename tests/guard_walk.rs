@@ -196,6 +196,19 @@ fn a_visit_that_comes_later_than_a_walk_after_the_last_one_says_so() {
 }
 
 #[test]
+fn a_walk_over_many_pcpus_is_not_late_for_their_number() {
+    let (way, words) = (Fake::with(0..30), Arc::new(Words::new(2, true)));
+    way.now_ns.set(1_000 * NS_PER_S);
+    *way.says.borrow_mut() = Some(Arc::clone(&words));
+    let mut walk = Walk::default();
+    for _ in 0..100 {
+        go(&mut walk, &words, &way).expect("allowed");
+        way.now_ns.set(way.now_ns.get() + walk.pause_ns());
+    }
+    assert!(way.late_ms.borrow().iter().all(|late_ms| *late_ms < 50));
+}
+
+#[test]
 fn a_pcpu_that_keeps_the_vcpu_which_it_runs_is_told() {
     let (way, words) = (Fake::with([0, 1, 2]), Words::new(2, true));
     let mut evidence = Evidence::new(2, PATIENCE_NS);

@@ -15,7 +15,7 @@
 //! wedge may hold up the reader again and again, between kicks that still come in time. Until each vCPU has counted, and
 //! the first walk over the pCPUs has come to its end, all is unknown.
 
-use super::evidence::{SLACK_NS, Unknown, Verdict, Work};
+use super::evidence::{Unknown, Verdict, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS};
 use crate::sys::word::Word;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -219,9 +219,8 @@ impl Evidence {
 
     fn judge<W: Word>(&mut self, words: &Words<W>, passed_ns: u64) -> Verdict {
         let word = words.sent.load(Ordering::Acquire);
-        // A fifth of the patience is left to any visit, and the slack: what was late may have been dom0.
-        let left_ns = SLACK_NS.max(self.patience_ns / 5);
-        let late_ns = late_ns(word).min(self.patience_ns.saturating_sub(left_ns));
+        // What was late may have been a debug key, and the next one holds up this visit: the longest of them is left to it.
+        let late_ns = late_ns(word).min(self.patience_ns / 10 * 3);
         self.sent.see_from(word, passed_ns, late_ns);
         let away = self.away();
         let mut longest: Option<(Work, u64)> = None;

@@ -100,7 +100,7 @@ impl Svg {
         let (height, body, title) = (self.height, self.body, escaped(title));
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" font-family=\"sans-serif\" \
-             font-size=\"12\" fill=\"{GREY}\">\n<!-- SPDX-License-Identifier: GPL-2.0-only; made by make bench -->\n\
+             font-size=\"12\" fill=\"{GREY}\">\n<!-- SPDX-License-Identifier: GPL-2.0-only; made by lab bench report -->\n\
              <title>{title}</title>\n{body}</svg>\n"
         )
     }

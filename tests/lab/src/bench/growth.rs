@@ -200,7 +200,7 @@ pub fn page(runs: &[GrowthRun]) -> String {
         return String::new();
     }
     let mut text = "\n## Growth\n\n![Instructions of a look by guests and by pCPUs](figures/growth.svg)\n\n`make growth` counts the instructions of one look, \
-         the guard's and the monitor's (four a second each), at a simulated table: every guest has a watchdog and has fed it since the look \
+         the guard's and the monitor's at a simulated table: every guest has a watchdog and has fed it since the look \
          before, and every pCPU has serviced its canary.\n\n| pCPUs | guests | guard, instructions | monitor, instructions |\n|---|---|---|---|\n"
         .to_owned();
     let mut sizes: Vec<(u32, u16)> = runs.iter().map(|run| (run.pcpus, run.guests)).collect();

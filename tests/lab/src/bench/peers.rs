@@ -6,7 +6,7 @@ use crate::host::{GUARD, Host, MONITOR, PROMPT};
 use std::time::Duration;
 
 /// How long a daemon that runs is left alone before anything is done to the host.
-const SETTLES: Duration = Duration::from_secs(3);
+const SETTLES: Duration = Duration::from_secs(20);
 /// Waits until the host watchdog is armed with 5 s.
 const ARMED: &str = "n=0; until [ \"$(cat /sys/class/watchdog/watchdog0/state) $(cat /sys/class/watchdog/watchdog0/timeout)\" = 'active 5' ]; do \
                      n=$((n+1)); [ $n -lt 300 ] || { cat /sys/class/watchdog/watchdog0/state /sys/class/watchdog/watchdog0/timeout; tail -n 20 /var/log/messages; exit 1; }; sleep 0.1; done";

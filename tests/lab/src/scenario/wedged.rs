@@ -5,12 +5,14 @@ use super::figures::Figures;
 use super::lives::WATCHED;
 use super::ready;
 use super::wedges::{
-    Expected, FROM_DEADLINE, FROM_INJECTION, FROM_INJECTION_ON_STOCK, FROM_STARVING, Wedge,
+    Expected, FROM_DEADLINE, FROM_INJECTION, FROM_INJECTION_HELD_ON_STOCK, FROM_INJECTION_ON_STOCK,
+    FROM_STARVING, Wedge,
 };
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::laboratory::{GUESTS, Laboratory};
 use crate::machine::Shape;
+use crate::wedge::{Cpus, Fault, Instead, Softirq};
 use std::time::Duration;
 
 /// A guard that runs says so at the next sample that it withholds; a thread of no priority has to run for it.
@@ -41,7 +43,13 @@ pub fn strike(host: &mut Host, wedge: &Wedge, guest: &str) -> Result<Figures> {
         }
         Expected::DownOnStock => {
             let injected = host.inject(wedge.fault)?;
-            let bound = FROM_INJECTION_ON_STOCK;
+            let bound = match wedge.fault {
+                // A pCPU of dom0's.
+                Fault::Handler(Softirq::Schedule, Cpus::One(0 | 1), Instead::Returns) => {
+                    FROM_INJECTION_HELD_ON_STOCK
+                }
+                _ => FROM_INJECTION_ON_STOCK,
+            };
             down(host, &mut figures, wedge, injected, bound)
         }
         Expected::DownFromDeadline => {

@@ -57,6 +57,8 @@ pub const FROM_STARVING: Duration = Duration::from_millis(5_250);
 
 /// Without patches: what a probe may be silent for 10 s, a walk over the pCPUs 1 s, its last sign of life and a sample 0.5 s.
 pub const FROM_INJECTION_ON_STOCK: Duration = Duration::from_millis(11_500);
+/// The same where the vCPU that probes may be kept waiting for 10 s first: seven tenths of that are left to the probe then.
+pub const FROM_INJECTION_HELD_ON_STOCK: Duration = Duration::from_millis(17_500);
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]

@@ -99,7 +99,7 @@ pub fn page(rows: &[SoakRow]) -> String {
     let odd: Vec<_> = all.iter().flat_map(|one| &one.outliers).collect();
     if !odd.is_empty() {
         text += "\nOut of the common: what failed, and what came later than the row's median and five median absolute deviations. `lab run ROW --phase MS` \
-                 repeats a wedge.\n\n";
+                 comes near it again.\n\n";
     }
     for (run, why) in odd {
         let Figures {
