@@ -292,6 +292,34 @@ fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
     r.end();
 }
 
+#[test]
+fn that_names_can_be_known_again_is_told_also_where_there_is_nobody_to_name() {
+    let r = Running::start(true);
+    r.names.follow(vec![]);
+    eventually("says so", || r.names.table().trouble.is_some());
+    r.refuses.store(false, Ordering::Relaxed);
+    eventually("no trouble", || r.names.table().trouble.is_none());
+    r.end();
+}
+
+#[test]
+fn an_xenstored_that_is_silent_about_a_new_name_is_told_until_it_is_not() {
+    let r = Running::start(false);
+    r.xenstored.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    r.is(50, "five");
+    eventually("watched", || r.xenstored.watched() == 2);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
+    r.xenstored.set(5, "renamed");
+    eventually("says so", || r.names.table().trouble.is_some());
+    let until = Instant::now() + Duration::from_secs(10); // three attempts
+    while Instant::now() < until {
+        assert!(r.names.table().trouble.is_some(), "no answer came");
+        thread::sleep(Duration::from_millis(20));
+    }
+    r.end();
+}
+
 /// The names in the first events of a monitor that starts beside a guest of domid 5, which
 /// fed and expired before.
 fn first_names(r: &Running) -> Vec<Option<String>> {
