@@ -389,11 +389,11 @@ fn the_report_tells_ages_by_our_clock_and_what_is_unknown_when_nobody_looked() {
     );
     assert_eq!((slot.last_fed_age_ms, slot.margin_ms), (4_000, 6_000));
     assert_eq!(w.guest(1).state, DomainState::Running);
-    w.pass(2_000);
+    w.pass(4_000);
     assert_eq!(w.guest(1).state, DomainState::Running);
     w.pass(1);
     let report = w.registry.report(w.at.ns);
-    assert_eq!(report.evidence_age_ms, Some(2_001));
+    assert_eq!(report.evidence_age_ms, Some(4_001));
     assert_eq!(report.guests[0].state, DomainState::Unknown);
     // Of a domain without a watchdog there is nothing to tell.
     w.xen.create(9, Uuid::from_u128(9));

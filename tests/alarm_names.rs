@@ -5,6 +5,7 @@
 use nix::unistd::gettid;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,8 @@ struct FakeXenstored {
     silent: AtomicBool,
     reads: AtomicUsize,
     connections: AtomicUsize,
+    /// The latest connection.
+    latest: Mutex<Option<Arc<UnixStream>>>,
     /// Path, token and watcher: as Linux takes them, also twice.
     watches: Mutex<Vec<(String, String, Arc<UnixStream>)>>,
 }
@@ -72,6 +75,7 @@ impl FakeXenstored {
 
     fn serve(&self, stream: UnixStream) -> Option<()> {
         let shared = Arc::new(stream);
+        *self.latest.lock().expect("latest") = Some(Arc::clone(&shared));
         loop {
             let mut stream = shared.as_ref();
             let mut head = [0; 16];
@@ -289,6 +293,48 @@ fn an_xenstored_that_cannot_be_reached_is_told_and_taken_back() {
     r.refuses.store(false, Ordering::Relaxed);
     r.is(50, "five");
     eventually("no trouble", || r.names.table().trouble.is_none());
+    r.end();
+}
+
+#[test]
+fn that_names_can_be_known_again_is_told_also_where_there_is_nobody_to_name() {
+    let r = Running::start(false);
+    r.names.follow(vec![]);
+    let latest = || r.xenstored.latest.lock().expect("latest").take();
+    let mut connection = None;
+    eventually("connected", || {
+        connection = latest();
+        connection.is_some()
+    });
+    eventually("asleep", || {
+        let before = r.sleeps();
+        thread::sleep(Duration::from_secs(1));
+        r.sleeps() == before
+    });
+    r.refuses.store(true, Ordering::Relaxed);
+    let ended = connection.expect("connected").shutdown(Shutdown::Both);
+    ended.expect("was open");
+    eventually("says so", || r.names.table().trouble.is_some());
+    r.refuses.store(false, Ordering::Relaxed);
+    eventually("no trouble", || r.names.table().trouble.is_none());
+    r.end();
+}
+
+#[test]
+fn an_xenstored_that_is_silent_about_a_new_name_is_told_until_it_is_not() {
+    let r = Running::start(false);
+    r.xenstored.set(5, "five");
+    r.names.follow(vec![(5, 50)]);
+    r.is(50, "five");
+    eventually("watched", || r.xenstored.watched() == 2);
+    r.xenstored.silent.store(true, Ordering::Relaxed);
+    r.xenstored.set(5, "renamed");
+    eventually("says so", || r.names.table().trouble.is_some());
+    let until = Instant::now() + Duration::from_secs(10); // three attempts
+    while Instant::now() < until {
+        assert!(r.names.table().trouble.is_some(), "no answer came");
+        thread::sleep(Duration::from_millis(20));
+    }
     r.end();
 }
 

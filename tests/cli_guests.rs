@@ -92,8 +92,8 @@ fn the_exit_code_says_fine_alarms_open_or_cannot_tell() {
             }]),
             0,
         ),
-        ("evidence that is just not old", aged(2_000), 0),
-        ("evidence that is just old", aged(2_001), 2),
+        ("evidence that is just not old", aged(4_000), 0),
+        ("evidence that is just old", aged(4_001), 2),
         ("its feeds show how it does", report(vec![fed]), 0),
         ("no table", no_table(report(vec![])), 3),
         (

@@ -17,9 +17,9 @@ use signal_hook::low_level::pipe;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Evidence that is older proves nothing: eight of the longest samples, so that a monitor
+/// Evidence that is older proves nothing: twice the longest time between two looks, so that a monitor
 /// whose ordinary threads are a little late is not called blind.
-const OLD_MS: u64 = 2_000;
+const OLD_MS: u64 = 4_000;
 /// Between two tables.
 const ROUND: Duration = Duration::from_secs(1);
 

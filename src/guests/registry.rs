@@ -28,8 +28,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NS_PER_S: Nanoseconds = 1_000_000_000;
-/// Age of the latest look from which on it tells nothing.
-pub const STALE_NS: Nanoseconds = 2 * NS_PER_S;
+/// Age of the latest look from which on it tells nothing: while there is no guest, looks are one second apart, or two where one of two
+/// watchers hangs.
+pub const STALE_NS: Nanoseconds = 4 * NS_PER_S;
 /// How long a guest that is gone without an alarm is remembered, so that its return is
 /// told as a reboot.
 const REMEMBER_NS: Nanoseconds = 600 * NS_PER_S;

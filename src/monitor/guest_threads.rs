@@ -110,6 +110,11 @@ impl GuestThreads {
         self.idle.look(&self.registry, now);
     }
 
+    /// Has its own watcher look at the table, if it sleeps: takes no lock, for a thread that must not hang now.
+    pub fn look_yourself(&self) {
+        self.idle.wake();
+    }
+
     /// Reads names.
     pub fn read_names(&self) {
         self.names.run(&self.stop);

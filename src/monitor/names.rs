@@ -156,7 +156,7 @@ impl Names {
             names: self,
             connection: None,
             watched: BTreeMap::new(),
-            lost: 0,
+            lost: None,
             silent_since: None,
         };
         while !stop.load(Ordering::Relaxed) {
@@ -165,7 +165,13 @@ impl Names {
             };
             let outcome = reader.round(&present);
             self.set_asked(&present);
+            // Said before the wait, which may be long.
             if !reader.tell(outcome.err()) {
+                rest(stop);
+                continue;
+            }
+            if let Err(error) = reader.wait() {
+                reader.tell(Some(error));
                 rest(stop);
             }
         }
@@ -198,29 +204,30 @@ struct NameReader<'a> {
     connection: Option<Xenstore>,
     /// Domains that were asked for and whose names are watched.
     watched: BTreeMap<u16, u64>,
-    /// Events of this connection that found no room, as far as they were made up for.
-    lost: u64,
+    /// Events of this connection that found no room, as far as they were made up for; none where what
+    /// one told of is still to be asked for.
+    lost: Option<u64>,
     silent_since: Option<Instant>,
 }
 
 impl NameReader<'_> {
-    /// Asks for the names of domains that came, forgets those that went, and waits for what
-    /// the watches tell.
+    /// Asks for the names of domains that came, and forgets those that went.
     fn round(&mut self, present: &Arc<BTreeMap<u16, u64>>) -> Result<(), XenstoreError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
                 self.watched.clear();
-                self.lost = 0;
+                self.lost = Some(0);
                 self.connection.insert((self.names.connect)()?)
             }
         };
-        if connection.lost_events() != self.lost {
-            self.lost = connection.lost_events();
+        let lost = Some(connection.lost_events());
+        if lost != self.lost {
             // Which changed is not known. The watches stand: Linux would take each a second time.
             for (domid, created) in self.watched.clone() {
                 self.ask(domid, created)?;
             }
+            self.lost = lost;
         }
         for (domid, created) in &**present {
             if self.watched.get(domid) != Some(created) {
@@ -235,10 +242,22 @@ impl NameReader<'_> {
             self.unwatch(domid)?;
         }
         self.forget(present);
-        let Some((_, woken)) = &self.names.wake else {
-            return self.hear(ROUND);
+        Ok(())
+    }
+
+    /// Waits for what the watches tell, or to be woken.
+    fn wait(&mut self) -> Result<(), XenstoreError> {
+        let lost = self.connection.as_ref().map(Xenstore::lost_events);
+        let longest = match &self.names.wake {
+            // What was lost meanwhile is made up for at once.
+            _ if lost != self.lost => Duration::ZERO,
+            Some(_) => LONGEST,
+            None => ROUND,
         };
-        self.hear_or(LONGEST, Some(woken))?;
+        let Some((_, woken)) = &self.names.wake else {
+            return self.hear(longest);
+        };
+        self.hear_or(longest, Some(woken))?;
         // However often it was woken, one look is due.
         let mut woken = woken;
         let mut bytes = [0; 64];
@@ -261,7 +280,10 @@ impl NameReader<'_> {
             timeout = Duration::ZERO;
             let told = token.parse().ok();
             if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
-                self.ask(*domid, *created)?;
+                if let Err(error) = self.ask(*domid, *created) {
+                    self.lost = None;
+                    return Err(error);
+                }
             }
         }
         Ok(())

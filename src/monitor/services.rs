@@ -508,7 +508,11 @@ fn watch(shared: &Shared, stop: &UnixStream, cpu: usize, (each_ns, offset_ns): (
         now = Monotonic::now();
         let seen = watcher.turn(now);
         shared.bus.report_drops_at(now);
-        shared.guests.look_while_idle(now);
+        // To look at guests may take long, or hang, where something is wrong.
+        match seen {
+            Seen::Well => shared.guests.look_while_idle(now),
+            Seen::Told | Seen::Wrong => shared.guests.look_yourself(),
+        }
         // A reading of the clock is a system call, where Xen keeps it: to look takes no time, to tell may.
         if seen != Seen::Well {
             now = Monotonic::now();

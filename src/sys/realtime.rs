@@ -31,6 +31,7 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
 /// EPERM or ENOMEM of mlockall(2).
 pub fn lock_memory() -> Result<(), Errno> {
     keep_little_memory();
+    keep_one_arena();
     give_back_memory();
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
 }
@@ -41,15 +42,20 @@ pub fn keep_little_memory() {
     {
         /// glibc's own, which it otherwise raises by itself with each large block that is freed, up to 32 MiB.
         const LARGE: libc::c_int = 128 * 1024;
-        for (what, value) in [
-            // A thread that allocates would have an arena of its own, 132 KiB, all of which mlockall(2) locks.
-            (libc::M_ARENA_MAX, 1),
-            (libc::M_MMAP_THRESHOLD, LARGE),
-            (libc::M_TRIM_THRESHOLD, LARGE),
-        ] {
+        for what in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
             // SAFETY: it takes two integers, and sets a limit for what is allocated from now on.
-            unsafe { libc::mallopt(what, value) };
+            unsafe { libc::mallopt(what, LARGE) };
         }
+    }
+}
+
+/// A thread that allocates would have an arena of its own, 132 KiB, all of which mlockall(2) locks. Not for a process whose threads
+/// must go on while one of them is stopped at any point: it may hold the lock of the only arena.
+fn keep_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: as above.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

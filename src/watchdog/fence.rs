@@ -281,16 +281,19 @@ fn next_slot(_: Judged, _: Option<Vitals>, usual: Monotonic) -> Monotonic {
     usual
 }
 
-/// Where everything was served a moment ago, the host should be down no sooner than that: nothing is to be done before.
+/// Where everything was served a moment ago, the host should be down no sooner than that: nothing is to be done before. One usual step
+/// is left, so that a level that stood still until just after that moment knows that it was away.
 fn next_sysrq(judged: Judged, told: Option<Vitals>, usual: Monotonic) -> Monotonic {
     let told = told.filter(|_| judged == Judged::Fresh);
-    let overdue = |Vitals {
-                       latest_ns, status, ..
-                   }| {
+    let step_before = |Vitals {
+                           latest_ns, status, ..
+                       }| {
         let since: Monotonic = status.served;
-        since.plus_ns(latest_ns).plus_ns(SYSRQ_AFTER_NS + 1)
+        since
+            .plus_ns(latest_ns)
+            .plus_ns(SYSRQ_AFTER_NS - SYSRQ_EACH_NS)
     };
-    told.map_or(usual, |told| usual.max(overdue(told)))
+    told.map_or(usual, |told| usual.max(step_before(told)))
 }
 
 /// The moment of a level's next look, which is at `usual` or later.
@@ -324,4 +327,45 @@ fn level(
             next = looks_next(judged, told, usual);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Judged, NS_PER_MS, NS_PER_S, Presence, SYSRQ_AFTER, SYSRQ_EACH_NS, judge, next_sysrq,
+    };
+    use crate::guard::gate::Decision;
+    use crate::guard::page::{Counters, Phase, Status, Vitals};
+    use crate::sys::clock::Monotonic;
+
+    #[test]
+    fn a_machine_that_stood_still_until_just_after_it_was_due_gives_the_guard_its_turn_first() {
+        let began = Monotonic(100 * NS_PER_S);
+        let served = began.plus_ns(NS_PER_S);
+        let told = Some(Vitals {
+            pid: 1,
+            latest_ns: 6 * NS_PER_S,
+            status: Status {
+                phase: Phase::Armed,
+                looked: served,
+                decision: Decision::Kick,
+                since: served,
+                last_kick: served,
+                served,
+                answered: served,
+                excused: None,
+                inhibited: None,
+                ignored: None,
+                entries: 0,
+                counters: Counters::default(),
+            },
+        });
+        let next = next_sysrq(Judged::Fresh, told, served.plus_ns(SYSRQ_EACH_NS));
+        for returned_ms in (0..12_000).step_by(10) {
+            let now = next.max(served.plus_ns(returned_ms * NS_PER_MS));
+            let judged = judge(told, 1, began, now, SYSRQ_AFTER);
+            let weighed = Presence::default().weigh(judged, next, now);
+            assert_ne!(weighed, Judged::Overdue, "back after {returned_ms} ms");
+        }
+    }
 }
