@@ -134,6 +134,8 @@ struct World {
     flaw: Flaw,
     /// When each of the first two gave its order: boots before it are to be over.
     given: [Option<u64>; 2],
+    /// As which node each of them ordered the target.
+    ordered: [Node; 2],
     /// The second was told that the target is down, and it was not.
     broken: bool,
     /// How seldom orders are given up.
@@ -193,6 +195,7 @@ impl World {
             groups: vec![0; HOSTS],
             flaw,
             given: [None; 2],
+            ordered: [0; 2],
             broken: false,
             patience,
             apart,
@@ -233,20 +236,36 @@ impl World {
         host.lease = None;
         host.kicked = t;
         host.kept = Kept::default();
-        host.pool = None;
         // Its corosync comes before its pool, and may be all that comes.
-        let node = host.node;
-        host.ring = BTreeSet::from([node]);
+        host.pool = None;
         host.had_quorum = None;
+        let node = host.node;
+        self.comes_as(n, node);
+        self.tell(&format!("host {} boots anew", n + 1));
+    }
+
+    /// Its corosync is started anew, as this node.
+    fn comes_as(&mut self, n: usize, node: Node) {
+        let before = self.hosts[n].node;
+        self.hosts[n].node = node;
+        self.hosts[n].ring = BTreeSet::from([node]);
         // Nothing of a ring is delivered in the next one.
         self.on_their_way.retain(|message| message.1 != n);
         // Its ring is another one, so that the others have noticed before it says anything.
         for other in (0..HOSTS).filter(|other| *other != n) {
             let ring = &self.hosts[other].ring;
-            let without = ring.iter().copied().filter(|m| *m != node).collect();
+            let without = ring.iter().copied().filter(|m| *m != before).collect();
             self.ring_is(other, without);
         }
-        self.tell(&format!("host {} boots anew", n + 1));
+    }
+
+    /// The same boot is another node from now on, and its pool another member.
+    fn renumber(&mut self, n: usize) {
+        let node = self.hosts[n].node;
+        let other = if node > 3 { node - 3 } else { node + 3 };
+        self.comes_as(n, other);
+        self.hosts[n].start_pool(self.t);
+        self.tell(&format!("host {} is node {other}", n + 1));
     }
 
     /// Somebody cuts, heals, kills, starts.
@@ -293,6 +312,7 @@ impl World {
                     self.hosts[n].start_pool(self.t);
                     self.tell(&format!("pool {} starts", n + 1));
                 }
+                21 | 22 if n == TARGET && self.hosts[n].pool.is_some() => self.renumber(n),
                 _ => {}
             }
         }
@@ -433,11 +453,12 @@ impl World {
         };
         let Some(given) = self.given[1] else {
             if orders && self.t >= 10 * TICK_NS && pool.order(target, now).is_ok() {
-                self.given[1] = Some(self.t);
+                (self.given[1], self.ordered[1]) = (Some(self.t), target);
                 self.tell("host 3 is to be fenced, says the second");
             }
             return;
         };
+        let target = self.ordered[1];
         match pool.judge(target, now) {
             Some(Verdict::Wait(..)) if gives_up => {
                 pool.withdraw(target);
@@ -473,12 +494,13 @@ impl World {
                 return None;
             }
             pool.order(target, now).ok()?;
-            self.given[0] = Some(self.t);
+            (self.given[0], self.ordered[0]) = (Some(self.t), target);
             self.tell("host 3 is to be fenced");
             return None;
         }
         let is_last = self.t + TICK_NS >= TICKS * TICK_NS;
         let gives_up = !is_last && self.random.one_in(self.patience);
+        let target = self.ordered[0];
         let verdict = pool.judge(target, now)?;
         Some(match verdict {
             Verdict::Down(How::Withheld) => End::Withheld,
