@@ -50,8 +50,9 @@ struct Host {
     ring: BTreeSet<Node>,
     /// Its pool is to stop in order.
     stops: bool,
-    /// Since when it has been in a ring with another in this boot, so that the cluster may have given it guests.
-    had_quorum: Option<u64>,
+    /// Since when it has been in a ring with another in this boot, as which node, so that the cluster may have given it guests. As one
+    /// of which nobody has heard that boot, it is another host for all that the others know.
+    had_quorum: BTreeMap<Node, u64>,
 }
 
 impl Host {
@@ -179,7 +180,7 @@ impl World {
                 pool: None,
                 ring: (1..=3).collect(),
                 stops: false,
-                had_quorum: Some(0),
+                had_quorum: BTreeMap::from([(node, 0)]),
             };
             host.start_pool(0);
             host
@@ -238,7 +239,7 @@ impl World {
         host.kept = Kept::default();
         // Its corosync comes before its pool, and may be all that comes.
         host.pool = None;
-        host.had_quorum = None;
+        host.had_quorum = BTreeMap::new();
         let node = host.node;
         self.comes_as(n, node);
         self.tell(&format!("host {} boots anew", n + 1));
@@ -334,7 +335,8 @@ impl World {
         let others = (0..TARGET).filter(|n| ring(*n).contains(&node));
         let both = others.filter(|n| ring(TARGET).contains(&self.hosts[*n].node));
         if both.count() > 0 {
-            self.hosts[TARGET].had_quorum.get_or_insert(self.t);
+            let had = &mut self.hosts[TARGET].had_quorum;
+            had.entry(node).or_insert(self.t);
         }
     }
 
@@ -468,7 +470,7 @@ impl World {
             Some(Verdict::Wait(..)) => {}
             Some(Verdict::Down(how)) => {
                 self.tell(&format!("the second is told {how:?}"));
-                self.broken |= self.is_there_since(given);
+                self.broken |= self.is_there_since(given, target);
                 self.given[1] = None;
             }
             Some(Verdict::Failed(_)) | None => self.given[1] = None,
@@ -478,9 +480,9 @@ impl World {
     /// The target lives, since before that order, and may have had guests by then. What it is given later is given by a partition that
     /// fences whoever it misses first: where it misses the one who gave this order, that one is down; where it does not, this order
     /// goes first (Pacemaker's requires=fencing, its default).
-    fn is_there_since(&self, given: u64) -> bool {
+    fn is_there_since(&self, given: u64, node: Node) -> bool {
         let target = &self.hosts[TARGET];
-        let had = target.had_quorum.is_some_and(|at| at <= given);
+        let had = target.had_quorum.get(&node).is_some_and(|at| *at <= given);
         target.alive && target.booted <= given && had
     }
 
@@ -544,7 +546,7 @@ fn play(seed: u64, flaw: Flaw, tells: bool) -> (End, bool) {
         world.judge_the_second();
         if let Some(end) = world.judge() {
             world.tell(&format!("{end:?}"));
-            let lives = given.is_some_and(|given| world.is_there_since(given));
+            let lives = given.is_some_and(|given| world.is_there_since(given, world.ordered[0]));
             let says_down = matches!(end, End::Withheld | End::Silent | End::Rebooted);
             return (end, (says_down && lives) || world.broken);
         }
