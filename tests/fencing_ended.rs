@@ -6,12 +6,15 @@ mod fencing_stage;
 
 use fencing_stage::*;
 use std::collections::BTreeSet;
+use xenwarden::config::leases::LeaseName;
 use xenwarden::event::Uuid;
 use xenwarden::fencing::Beat;
+use xenwarden::fencing::machines::Machines;
 use xenwarden::fencing::member::{Do, Kept, Member, Now, Over, Say, Terms};
 use xenwarden::fencing::order::{Confirmed, How, LISTEN_NS, Verdict};
 use xenwarden::fencing::refusals::{MOST, Refusals};
 use xenwarden::fencing::{BootOf, Node, stretched_ns};
+use xenwarden::pool::fencer::{Fencer, Settings};
 use xenwarden::sys::clock::NS_PER_S;
 
 fn over(boot: BootOf) -> Say {
@@ -24,6 +27,16 @@ fn hear(member: &mut Member, node: Node, boot: u8, s: u64, up_s: u64) -> Vec<Do>
         ..heard(node, boot, s)
     };
     member.hear(node, &Say::Beat(beat), at(s))
+}
+
+/// A beat of that boot, of this machine, as that node.
+fn beat_with(node: Node, machine: u128, boot: BootOf, s: u64, up_s: u64) -> Say {
+    Say::Beat(Beat {
+        machine: Some(Uuid::from_u128(machine)),
+        boot: boot.boot,
+        up_ms: up_s * 1_000,
+        ..heard(node, 1, s)
+    })
 }
 
 fn again(member: &Member) -> Member {
@@ -161,6 +174,32 @@ fn an_order_for_which_there_is_no_room_is_not_answered_and_its_sender_told() {
     }
 }
 
+#[test]
+fn the_sender_of_an_order_for_which_there_is_no_room_is_counted() {
+    let directory = std::env::temp_dir().join(format!("xw-ended-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("made");
+    let settings = Settings {
+        terms: Terms::default(),
+        lease: LeaseName::new("pool").expect("a name"),
+        page: directory.join("none"),
+        kept: directory.join("kept"),
+    };
+    let mut fencer = Fencer::new(of(ME, 1).boot, "h1", settings).expect("nothing kept");
+    let last = Node::try_from(MOST).expect("few") + 2;
+    let all: Vec<Node> = (1..=last).collect();
+    fencer.joined(ME);
+    fencer.members(&all);
+    for node in 2..=last {
+        fencer.hear(node, &Say::Beat(heard(node, 1, 10)));
+    }
+    for node in 2..=last {
+        let boot = Uuid::from_u128(u128::from(node) << 64);
+        let told = fencer.hear(node, &order_for(BootOf { node: TARGET, boot }));
+        assert_eq!(told.is_some(), node == last, "{node}: {told:?}");
+    }
+    std::fs::remove_dir_all(directory).expect("removed");
+}
+
 /// Told to be down by what it said, and heard no more since.
 fn withheld() -> (Member, Now) {
     let mut member = ordered();
@@ -240,7 +279,8 @@ fn a_host_whose_next_boot_may_be_there_is_not_off() {
 fn a_member_that_heard_an_earlier_boot_alone_learns_that_the_machine_is_down() {
     // It orders the third boot of a machine.
     let mut orderer = member();
-    orderer.hear(TARGET, &of_machine(5, 3, 500), at(500));
+    let began = beat_with(TARGET, 5, of(TARGET, 3), 500, 20);
+    orderer.hear(TARGET, &began, at(500));
     orderer.votes(votes(&[1, 2], 0), at(500));
     orderer.order(TARGET, at(500)).expect("given");
     let said = Confirmed {
@@ -256,7 +296,7 @@ fn a_member_that_heard_an_earlier_boot_alone_learns_that_the_machine_is_down() {
         (said.boot, said.machine),
         (of(TARGET, 3), Some(Uuid::from_u128(5)))
     );
-    assert_eq!(said.ordered_ms, Some(30_000));
+    assert_eq!(said.began_ms, Some(50_000));
     // Another heard its first boot last, at 1,000 s by its clock, and now another machine.
     let knows = |over: Over| {
         let mut member = member();
@@ -270,20 +310,120 @@ fn a_member_that_heard_an_earlier_boot_alone_learns_that_the_machine_is_down() {
         is_heard
     };
     assert!(knows(said));
-    // Heard after the order was given, or a minute and a hundredth before: that boot may be a later one.
-    for (ordered_s, is) in [(930, true), (931, false), (1_100, false)] {
-        let ordered_ms = Some(ordered_s * 1_000);
-        assert_eq!(knows(Over { ordered_ms, ..said }), is, "{ordered_s}");
+    // Heard after that boot began, or a minute and a hundredth before: it may be that one, or a later one.
+    for (began_s, is) in [(930, true), (931, false), (1_100, false)] {
+        let began_ms = Some(began_s * 1_000);
+        assert_eq!(knows(Over { began_ms, ..said }), is, "{began_s}");
     }
     // Of another machine, of one that is not said, or of an older member that says less.
     for machine in [Some(Uuid::from_u128(7)), None] {
         assert!(!knows(Over { machine, ..said }));
     }
     assert!(!knows(Over {
-        ordered_ms: None,
+        began_ms: None,
         ..said
     }));
     assert!(!knows(Over::from(of(TARGET, 3))));
+    // Nor by one that was started anew since, and cannot say when it heard what it kept.
+    let mut member = member();
+    member.hear(TARGET, &of_machine(5, 1, 1_000), at(1_000));
+    let mut later = again(&member);
+    later.hear(TARGET, &of_machine(6, 9, 3), at(2_000));
+    assert_eq!(later.hear(2, &Say::Over(said), at(2_000)), []);
+    later.hear(TARGET, &of_machine(6, 9, 4), at(2_001));
+    assert_eq!(later.strangers().count(), 1);
+}
+
+#[test]
+fn a_boot_that_the_orderer_never_heard_is_not_over_by_its_order_for_the_one_before() {
+    // In a partition without this member, which heard the fourth boot then, the third was heard and later ordered.
+    let mut orderer = member();
+    let began = beat_with(TARGET, 5, of(TARGET, 3), 500, 200);
+    orderer.hear(TARGET, &began, at(500));
+    orderer.order(TARGET, at(1_200)).expect("given");
+    let said = Confirmed {
+        by: of(TARGET, 3),
+        at: 501 * NS_PER_S,
+        bound_ms: BOUND_MS,
+    };
+    orderer.hear(TARGET, &Say::Confirmed(said), at(1_201));
+    let down = orderer.judge(TARGET, at(1_300));
+    assert_eq!(down, Some(Verdict::Down(How::Withheld)));
+    let said = says_over(&orderer.tick(&guard(false), at(1_300))).expect("said");
+    let mut member = member();
+    member.hear(TARGET, &of_machine(5, 4, 1_000), at(1_000));
+    assert_eq!(member.hear(2, &Say::Over(said), at(1_300)), []);
+    member.hear(TARGET, &of_machine(6, 9, 3), at(1_301));
+    assert_eq!(member.strangers().count(), 1);
+}
+
+#[test]
+fn of_which_machine_a_boot_is_and_when_it_began_is_known_of_that_boot_alone() {
+    let mut machines = Machines::default();
+    let Say::Beat(beat) = beat_with(TARGET, 5, of(TARGET, 2), 100, 30) else {
+        panic!("a beat");
+    };
+    machines.hear(TARGET, &beat, 100_000);
+    let known = |boot: BootOf| (machines.machine_of(boot), machines.began(boot));
+    let machine = Some(Uuid::from_u128(5));
+    assert_eq!(known(of(TARGET, 2)), (machine, Some(70_000)));
+    assert_eq!(known(of(TARGET, 1)), (None, None));
+    assert_eq!(known(of(2, 2)), (None, None));
+}
+
+#[test]
+fn a_boot_that_is_over_stays_so_whatever_becomes_of_another_order_for_it() {
+    let (mut member, sure) = withheld();
+    member.judge(TARGET, sure);
+    member.order(TARGET, at(41)).expect("given");
+    member.withdraw(TARGET);
+    for member in [&mut again(&member), &mut member] {
+        let all = member.tick(&guard(false), at(42));
+        let said = says_over(&all).map(|over| over.boot);
+        assert_eq!(said, Some(of(TARGET, 1)), "{all:?}");
+    }
+}
+
+#[test]
+fn an_orderer_that_comes_back_as_another_node_or_of_which_nothing_was_kept_refuses_nobody_for_ever()
+{
+    let nodes = BTreeSet::from([1, 3, 4]);
+    let ordered = |machine: Option<u128>| {
+        let mut member = member();
+        hear(&mut member, TARGET, 1, 10, 10);
+        match machine {
+            Some(machine) => member.hear(2, &beat_with(2, machine, of(2, 1), 10, 10), at(10)),
+            None => hear(&mut member, 2, 1, 10, 10),
+        };
+        member.hear(2, &order_for(of(TARGET, 1)), at(10));
+        assert_eq!(echoes_of_target(&mut member, 11), 0);
+        member
+    };
+    // Its corosync is another node: by its boot, or by its machine, which has booted since.
+    for (machine, boot) in [(None, of(2, 1)), (Some(22), of(2, 1)), (Some(22), of(4, 9))] {
+        for mut member in [ordered(machine), again(&ordered(machine))] {
+            member.ring(nodes.clone());
+            member.members(nodes.clone(), at(12));
+            hear(&mut member, TARGET, 1, 12, 12);
+            let beat = beat_with(4, 22, boot, 13, 3);
+            assert_eq!(member.hear(4, &beat, at(13)), [Do::Keep]);
+            assert_eq!(echoes_of_target(&mut member, 14), 1, "{boot:?}");
+            assert_eq!(member.kept().refused, []);
+        }
+    }
+    // In which boot it gave the order was not kept: one that began after that has not given it.
+    let kept = Kept {
+        orderers: Vec::new(),
+        ..ordered(None).kept()
+    };
+    for (up_s, echoes) in [(3_000, 0), (89, 0), (87, 1)] {
+        let all = BTreeSet::from([1, 2, 3]);
+        let mut member = Member::new(of(ME, 1), "h1", Terms::default(), &kept);
+        member.members(all, at(99));
+        hear(&mut member, TARGET, 1, 99, 99);
+        hear(&mut member, 2, 7, 100, up_s);
+        assert_eq!(echoes_of_target(&mut member, 101), echoes, "{up_s}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use xenwarden::fencing::member::{
 use xenwarden::fencing::named::node_of;
 use xenwarden::fencing::order::{Confirmed, Failed, How, LISTEN_NS, Order, Verdict, Wait};
 use xenwarden::fencing::refusals::Last;
-use xenwarden::fencing::{Beat, Echo, Node, Votes, stretched_ns};
+use xenwarden::fencing::{Beat, BootOf, Echo, Node, Votes, stretched_ns};
 use xenwarden::sys::clock::{Monotonic, NS_PER_S};
 
 #[test]
@@ -795,4 +795,107 @@ fn a_boot_that_may_have_begun_before_the_order_is_not_taken_for_a_later_one() {
         order.hear(TARGET, &heard(TARGET, 2, up_s), at(20).at);
         assert_eq!(order.judge(&votes(&[1, 2], 0), at(20).at), told, "{up_s}");
     }
+}
+
+/// The target's boot, as the fourth node.
+fn as_fourth(s: u64) -> Say {
+    Say::Beat(Beat {
+        name: "h3".to_owned(),
+        boot: of(TARGET, 1).boot,
+        ..heard(4, 1, s)
+    })
+}
+
+#[test]
+fn a_host_that_comes_back_as_another_node_in_the_same_boot_is_the_same_host() {
+    for says_machine in [true, false] {
+        let machine = says_machine.then(|| Uuid::from_u128(77));
+        let with = |say: Say| match say {
+            Say::Beat(beat) => Say::Beat(Beat { machine, ..beat }),
+            other => other,
+        };
+        let mut member = member();
+        member.hear(TARGET, &with(Say::Beat(heard(TARGET, 1, 10))), at(10));
+        member.order(TARGET, at(11)).expect("given");
+        member.hear(ME, &order_for(of(TARGET, 1)), at(11));
+        for node in [1, 2] {
+            member.hear(node, &refused(last()), at(12));
+        }
+        member.ring(BTreeSet::from([1, 2, 4]));
+        member.members(BTreeSet::from([1, 2, 4]), at(14));
+        member.votes(votes(&[1, 2, 4], 0), at(14));
+        for s in 15..60 {
+            member.hear(4, &with(as_fourth(s)), at(s));
+            let told = member.judge(TARGET, at(s));
+            assert!(!matches!(told, Some(Verdict::Down(_))), "{s}: {told:?}");
+            let all = member.tick(&guard(false), at(s));
+            let echoes = &beat_of(&all).echoes;
+            let is_echoed = echoes.iter().any(|echo| echo.of.node == 4);
+            assert!(!is_echoed, "{s}");
+        }
+        assert!(!member.is_down(TARGET));
+        // Another boot of the node that it was says nothing of it, and ends nothing.
+        member.members(BTreeSet::from([1, 2, 3, 4]), at(60));
+        member.hear(TARGET, &Say::Beat(heard(TARGET, 2, 2)), at(61));
+        assert!(!matches!(
+            member.judge(TARGET, at(62)),
+            Some(Verdict::Down(_))
+        ));
+        member.hear(4, &with(as_fourth(62)), at(62));
+        let mut later = self::with(Terms::default(), &member.kept());
+        later.ring(BTreeSet::from([1, 2, 3, 4]));
+        later.members(BTreeSet::from([1, 2, 3, 4]), at(63));
+        later.hear(4, &with(as_fourth(63)), at(63));
+        for member in [&mut member, &mut later] {
+            let all = member.tick(&guard(false), at(64));
+            let echoes = &beat_of(&all).echoes;
+            assert!(!echoes.iter().any(|echo| echo.of.node == 4));
+            // Nobody waits for it any more.
+            let withdrawn = Say::Withdrawn(of(TARGET, 1));
+            assert_eq!(member.hear(ME, &withdrawn, at(64)), [Do::Keep]);
+            let all = member.tick(&guard(false), at(65));
+            assert!(beat_of(&all).echoes.iter().any(|echo| echo.of.node == 4));
+        }
+    }
+}
+
+#[test]
+fn what_a_host_promised_as_another_node_is_not_known_any_more_where_it_took_that_back() {
+    let mut member = member();
+    member.hear(TARGET, &Say::Beat(heard(TARGET, 1, 10)), at(10));
+    assert!(member.promise_of(TARGET).is_some());
+    member.ring(BTreeSet::from([1, 2, 4]));
+    member.members(BTreeSet::from([1, 2, 4]), at(11));
+    member.hear(4, &as_fourth(12), at(12));
+    assert_eq!(member.promise_of(TARGET), None);
+    assert!(member.order(TARGET, at(13)).is_err());
+}
+
+#[test]
+fn an_order_for_this_boot_as_another_node_withholds_and_its_confirmation_counts() {
+    let mut target = member();
+    let as_fourth = BootOf {
+        node: 4,
+        ..of(ME, 1)
+    };
+    let all = target.hear(2, &order_for(as_fourth), at(10));
+    assert_eq!(all, [Do::Keep, Do::Trigger]);
+    assert!(target.is_fenced());
+    let mut orderer = ordered();
+    orderer.ring(BTreeSet::from([1, 2, 4]));
+    orderer.members(BTreeSet::from([1, 2, 4]), at(13));
+    let by = BootOf {
+        node: 4,
+        ..of(TARGET, 1)
+    };
+    orderer.hear(4, &self::as_fourth(13), at(13));
+    let said = Confirmed {
+        by,
+        at: 13 * NS_PER_S,
+        bound_ms: BOUND_MS,
+    };
+    orderer.hear(4, &Say::Confirmed(said), at(13));
+    orderer.ring(BTreeSet::from([1, 2]));
+    let down = Some(Verdict::Down(How::Withheld));
+    assert_eq!(orderer.judge(TARGET, at(29)), down);
 }

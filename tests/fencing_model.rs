@@ -50,8 +50,9 @@ struct Host {
     ring: BTreeSet<Node>,
     /// Its pool is to stop in order.
     stops: bool,
-    /// Since when it has been in a ring with another in this boot, so that the cluster may have given it guests.
-    had_quorum: Option<u64>,
+    /// Since when it has been in a ring with another in this boot, as which node, so that the cluster may have given it guests. As one
+    /// of which nobody has heard that boot, it is another host for all that the others know.
+    had_quorum: BTreeMap<Node, u64>,
 }
 
 impl Host {
@@ -134,6 +135,8 @@ struct World {
     flaw: Flaw,
     /// When each of the first two gave its order: boots before it are to be over.
     given: [Option<u64>; 2],
+    /// As which node each of them ordered the target.
+    ordered: [Node; 2],
     /// The second was told that the target is down, and it was not.
     broken: bool,
     /// How seldom orders are given up.
@@ -177,7 +180,7 @@ impl World {
                 pool: None,
                 ring: (1..=3).collect(),
                 stops: false,
-                had_quorum: Some(0),
+                had_quorum: BTreeMap::from([(node, 0)]),
             };
             host.start_pool(0);
             host
@@ -193,6 +196,7 @@ impl World {
             groups: vec![0; HOSTS],
             flaw,
             given: [None; 2],
+            ordered: [0; 2],
             broken: false,
             patience,
             apart,
@@ -233,20 +237,36 @@ impl World {
         host.lease = None;
         host.kicked = t;
         host.kept = Kept::default();
-        host.pool = None;
         // Its corosync comes before its pool, and may be all that comes.
+        host.pool = None;
+        host.had_quorum = BTreeMap::new();
         let node = host.node;
-        host.ring = BTreeSet::from([node]);
-        host.had_quorum = None;
+        self.comes_as(n, node);
+        self.tell(&format!("host {} boots anew", n + 1));
+    }
+
+    /// Its corosync is started anew, as this node.
+    fn comes_as(&mut self, n: usize, node: Node) {
+        let before = self.hosts[n].node;
+        self.hosts[n].node = node;
+        self.hosts[n].ring = BTreeSet::from([node]);
         // Nothing of a ring is delivered in the next one.
         self.on_their_way.retain(|message| message.1 != n);
         // Its ring is another one, so that the others have noticed before it says anything.
         for other in (0..HOSTS).filter(|other| *other != n) {
             let ring = &self.hosts[other].ring;
-            let without = ring.iter().copied().filter(|m| *m != node).collect();
+            let without = ring.iter().copied().filter(|m| *m != before).collect();
             self.ring_is(other, without);
         }
-        self.tell(&format!("host {} boots anew", n + 1));
+    }
+
+    /// The same boot is another node from now on, and its pool another member.
+    fn renumber(&mut self, n: usize) {
+        let node = self.hosts[n].node;
+        let other = if node > 3 { node - 3 } else { node + 3 };
+        self.comes_as(n, other);
+        self.hosts[n].start_pool(self.t);
+        self.tell(&format!("host {} is node {other}", n + 1));
     }
 
     /// Somebody cuts, heals, kills, starts.
@@ -293,6 +313,7 @@ impl World {
                     self.hosts[n].start_pool(self.t);
                     self.tell(&format!("pool {} starts", n + 1));
                 }
+                21 | 22 if n == TARGET && self.hosts[n].pool.is_some() => self.renumber(n),
                 _ => {}
             }
         }
@@ -314,7 +335,8 @@ impl World {
         let others = (0..TARGET).filter(|n| ring(*n).contains(&node));
         let both = others.filter(|n| ring(TARGET).contains(&self.hosts[*n].node));
         if both.count() > 0 {
-            self.hosts[TARGET].had_quorum.get_or_insert(self.t);
+            let had = &mut self.hosts[TARGET].had_quorum;
+            had.entry(node).or_insert(self.t);
         }
     }
 
@@ -433,11 +455,12 @@ impl World {
         };
         let Some(given) = self.given[1] else {
             if orders && self.t >= 10 * TICK_NS && pool.order(target, now).is_ok() {
-                self.given[1] = Some(self.t);
+                (self.given[1], self.ordered[1]) = (Some(self.t), target);
                 self.tell("host 3 is to be fenced, says the second");
             }
             return;
         };
+        let target = self.ordered[1];
         match pool.judge(target, now) {
             Some(Verdict::Wait(..)) if gives_up => {
                 pool.withdraw(target);
@@ -447,7 +470,7 @@ impl World {
             Some(Verdict::Wait(..)) => {}
             Some(Verdict::Down(how)) => {
                 self.tell(&format!("the second is told {how:?}"));
-                self.broken |= self.is_there_since(given);
+                self.broken |= self.is_there_since(given, target);
                 self.given[1] = None;
             }
             Some(Verdict::Failed(_)) | None => self.given[1] = None,
@@ -457,9 +480,9 @@ impl World {
     /// The target lives, since before that order, and may have had guests by then. What it is given later is given by a partition that
     /// fences whoever it misses first: where it misses the one who gave this order, that one is down; where it does not, this order
     /// goes first (Pacemaker's requires=fencing, its default).
-    fn is_there_since(&self, given: u64) -> bool {
+    fn is_there_since(&self, given: u64, node: Node) -> bool {
         let target = &self.hosts[TARGET];
-        let had = target.had_quorum.is_some_and(|at| at <= given);
+        let had = target.had_quorum.get(&node).is_some_and(|at| *at <= given);
         target.alive && target.booted <= given && had
     }
 
@@ -473,12 +496,13 @@ impl World {
                 return None;
             }
             pool.order(target, now).ok()?;
-            self.given[0] = Some(self.t);
+            (self.given[0], self.ordered[0]) = (Some(self.t), target);
             self.tell("host 3 is to be fenced");
             return None;
         }
         let is_last = self.t + TICK_NS >= TICKS * TICK_NS;
         let gives_up = !is_last && self.random.one_in(self.patience);
+        let target = self.ordered[0];
         let verdict = pool.judge(target, now)?;
         Some(match verdict {
             Verdict::Down(How::Withheld) => End::Withheld,
@@ -522,7 +546,7 @@ fn play(seed: u64, flaw: Flaw, tells: bool) -> (End, bool) {
         world.judge_the_second();
         if let Some(end) = world.judge() {
             world.tell(&format!("{end:?}"));
-            let lives = given.is_some_and(|given| world.is_there_since(given));
+            let lives = given.is_some_and(|given| world.is_there_since(given, world.ordered[0]));
             let says_down = matches!(end, End::Withheld | End::Silent | End::Rebooted);
             return (end, (says_down && lives) || world.broken);
         }

@@ -32,14 +32,17 @@ impl Ended {
         }
     }
 
-    /// An order is given, at `now_ms` of CLOCK_BOOTTIME, to end this boot of that machine, where it is known.
-    pub fn ordered(&mut self, boot: BootOf, machine: Option<Uuid>, now_ms: u64) {
-        let outcome = Outcome {
+    /// An order is given to end this boot of that machine, which began at `began_ms` of CLOCK_BOOTTIME, where these are known. One that
+    /// was found to be over stays so.
+    pub fn ordered(&mut self, boot: BootOf, machine: Option<Uuid>, began_ms: Option<u64>) {
+        let before = self.of.get(&boot.node).map(|(outcome, _)| *outcome);
+        let before = before.filter(|before| before.boot == boot && before.is_over);
+        let outcome = before.unwrap_or(Outcome {
             boot,
             machine,
-            ordered_ms: now_ms,
+            began_ms,
             is_over: false,
-        };
+        });
         self.of.insert(boot.node, (outcome, None));
     }
 
@@ -77,7 +80,7 @@ impl Ended {
                     true => Say::Over(Over {
                         boot: outcome.boot,
                         machine: outcome.machine,
-                        ordered_ms: Some(now_ms.saturating_sub(outcome.ordered_ms)),
+                        began_ms: outcome.began_ms.map(|began| now_ms.saturating_sub(began)),
                     }),
                     false => Say::Withdrawn(outcome.boot),
                 }

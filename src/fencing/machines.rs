@@ -54,8 +54,17 @@ pub enum Heard {
 pub struct Machines {
     of: BTreeMap<Node, Machine>,
     strangers: BTreeMap<Node, Stranger>,
-    /// When each was heard last, ms of CLOCK_BOOTTIME; none: not by this process.
-    heard: BTreeMap<Node, u64>,
+    /// When each was heard last; none: not by this process.
+    heard: BTreeMap<Node, Times>,
+}
+
+/// Times of a boot, ms of CLOCK_BOOTTIME.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    boot: Uuid,
+    heard: u64,
+    /// 0 where that was before this host's own boot.
+    began: u64,
 }
 
 impl Machines {
@@ -95,7 +104,12 @@ impl Machines {
             return Heard::Stranger;
         }
         self.strangers.remove(&from);
-        self.heard.insert(from, now_ms);
+        let times = Times {
+            boot: beat.boot,
+            heard: now_ms,
+            began: now_ms.saturating_sub(beat.up_ms),
+        };
+        self.heard.insert(from, times);
         let Some(machine) = beat.machine else {
             return Heard::Known;
         };
@@ -115,8 +129,16 @@ impl Machines {
         one.map(|one| one.machine)
     }
 
+    /// When that boot began, ms of CLOCK_BOOTTIME, where it is the one that was heard last. One from before this host's own boot
+    /// began with that, at 0: of its machine no other was heard between the two.
+    #[must_use]
+    pub fn began(&self, boot: BootOf) -> Option<u64> {
+        let times = self.heard.get(&boot.node)?;
+        (times.boot == boot.boot).then_some(times.began)
+    }
+
     /// That boot is certainly over, told at `now_ms` of CLOCK_BOOTTIME: whoever speaks as its node next is that node. Whether it was the one
-    /// that is known, or one of the same machine that was heard here last before the order for that boot was given.
+    /// that is known, or one of the same machine that was heard here last before that boot began.
     pub fn over(&mut self, over: &Over, now_ms: u64) -> bool {
         let node = over.boot.node;
         let is_known = self.of.get(&node).is_some_and(|one| {
@@ -126,12 +148,12 @@ impl Machines {
         is_known && self.of.remove(&node).is_some()
     }
 
-    /// Whether a node was heard last before that order was given, clocks that differ by one in a hundred allowed for.
+    /// Whether a node was heard last before that boot began, clocks that differ by one in a hundred allowed for.
     fn was_before(&self, node: Node, over: &Over, now_ms: u64) -> bool {
-        let times = self.heard.get(&node).zip(over.ordered_ms);
-        times.is_some_and(|(heard, ago)| {
+        let times = self.heard.get(&node).zip(over.began_ms);
+        times.is_some_and(|(times, ago)| {
             let doubt = LATE_MS.saturating_add(ago / 100);
-            heard.saturating_add(ago).saturating_add(doubt) < now_ms
+            times.heard.saturating_add(ago).saturating_add(doubt) < now_ms
         })
     }
 

@@ -206,7 +206,7 @@ impl Member {
             Say::Beat(beat) => return self.beat_of(from, beat, now),
             // Another machine than the node was, or one that has not said yet which it is: not heard at all.
             _ if from != self.me.node && !self.is_heard(from) => {}
-            Say::Order(order) if order.boot == self.me => return self.withhold(),
+            Say::Order(order) if order.boot.boot == self.me.boot => return self.withhold(),
             // It is over, and that it is will be seen by this one's beats.
             Say::Order(order) if order.boot.node == self.me.node => {}
             Say::Order(order) => {
@@ -228,7 +228,7 @@ impl Member {
                 }
             }
             // Of this host that can be said of another boot alone.
-            Say::Over(over) if over.boot == self.me => {}
+            Say::Over(over) if over.boot.boot == self.me.boot => {}
             Say::Over(over) => {
                 let others = self.refusals.over(over.boot, from);
                 let own = self.refusals.orderer_over(over.boot);
@@ -251,7 +251,8 @@ impl Member {
                 }
             }
             Say::Confirmed(said) => {
-                if let Some(order) = self.orders.get_mut(&from) {
+                // As whichever node it was ordered.
+                for order in self.orders.values_mut() {
                     order.confirms(*said, now.at);
                 }
             }
@@ -270,18 +271,21 @@ impl Member {
             return Vec::new();
         }
         let members = &self.members;
+        let mut is_over = false;
         for node in self.machines.moved(from, |node| members.contains(&node)) {
             self.names.remove(&node);
+            is_over |= self.refusals.moved(node);
         }
         self.proof.hear(from, beat);
         if self.names.get(&from) != Some(&beat.name) {
             self.names.insert(from, beat.name.clone());
         }
-        self.down.retain(|boot| boot.node != from);
-        if let Some(order) = self.orders.get_mut(&from) {
+        self.down
+            .retain(|boot| boot.node != from && boot.boot != beat.boot);
+        for order in self.orders.values_mut() {
             order.hear(from, beat, now.at);
         }
-        let is_over = self.refusals.hear(from, beat, now.up_ms);
+        is_over |= self.refusals.hear(from, beat, now.up_ms);
         match is_over || heard == Heard::New {
             true => vec![Do::Keep],
             false => Vec::new(),
@@ -463,7 +467,7 @@ impl Member {
         let boot = last.echo.of;
         self.orders.insert(node, Order::new(boot, now.at));
         let machine = self.machines.machine_of(boot);
-        self.ended.ordered(boot, machine, now.up_ms);
+        self.ended.ordered(boot, machine, self.machines.began(boot));
         // At once.
         self.next_beat = Monotonic(0);
         Ok(())

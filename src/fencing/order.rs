@@ -108,6 +108,8 @@ pub struct Order {
     heard: Option<(Monotonic, u64)>,
     /// What another boot of it that was heard comes to.
     other: Option<Result<How, Failed>>,
+    /// That boot is another node by now: another boot of the node that it was says nothing of it.
+    moved: bool,
     /// Its node came to the ring since, and may be another boot.
     pub(super) came: bool,
 }
@@ -124,6 +126,7 @@ impl Order {
             confirmed: None,
             heard: None,
             other: None,
+            moved: false,
             came: false,
         }
     }
@@ -161,18 +164,21 @@ impl Order {
 
     /// The host says that it withholds, for good.
     pub fn confirms(&mut self, said: Confirmed, now: Monotonic) {
-        if said.by == self.target && self.confirmed.is_none() {
+        if said.by.boot == self.target.boot && self.confirmed.is_none() {
             self.confirmed = Some((now, said));
         }
     }
 
     /// A beat of any member.
     pub fn hear(&mut self, from: Node, beat: &Beat, now: Monotonic) {
-        if from != self.target.node {
-            return;
-        }
         if beat.boot == self.target.boot {
             self.heard = Some((now, beat.sent));
+            if from != self.target.node {
+                (self.moved, self.other) = (true, None);
+            }
+            return;
+        }
+        if from != self.target.node || self.moved {
             return;
         }
         let since_ms = now.since_ns(self.given) / NS_PER_MS;

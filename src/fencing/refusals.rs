@@ -125,27 +125,65 @@ impl Refusals {
 
     /// `by` has given its order for this boot up. Whether anything is another by that.
     pub fn withdraw(&mut self, boot: BootOf, by: Node) -> bool {
-        self.ends_for(by, |of| *of == boot)
+        self.ends_for(by, |of| of.boot == boot.boot)
     }
 
     /// An order of `by` has found this boot to be over. Whether anything is another by that.
     pub fn over(&mut self, boot: BootOf, by: Node) -> bool {
-        let Some(refused) = self.refused.get_mut(&boot) else {
-            return false;
-        };
-        let was = refused.by.remove(&by);
-        refused.is_over |= was;
-        was
+        let mut ends = false;
+        let all = self.refused.iter_mut();
+        for (_, refused) in all.filter(|(of, _)| of.boot == boot.boot) {
+            let was = refused.by.remove(&by);
+            refused.is_over |= was;
+            ends |= was;
+        }
+        ends
     }
 
     /// That boot of a host is over, or it is to be taken for that: nobody waits any more for what was ordered in it. Whether
     /// anything is another by that.
     pub fn orderer_over(&mut self, boot: BootOf) -> bool {
-        let is_its = self.boots.get(&boot.node) == Some(&boot.boot);
-        is_its && self.ends_for(boot.node, |_| true)
+        let is_its = self.boots.iter().filter(|(_, its)| **its == boot.boot);
+        let nodes: Vec<Node> = is_its.map(|(node, _)| *node).collect();
+        let ends = nodes.into_iter().map(|node| self.ends_for(node, |_| true));
+        ends.fold(false, |all, ends| all | ends)
     }
 
-    /// A member's beat was delivered at `now_ms`. Whether a refusal has ended by it.
+    /// That node is another by now: its program has given up what it ordered as the one that it was. Whether anything is another by
+    /// that.
+    pub fn moved(&mut self, node: Node) -> bool {
+        self.boots.remove(&node);
+        self.ends_for(node, |_| true)
+    }
+
+    /// A boot is this node by now, and no other. Whether anything is another by that.
+    fn is_now(&mut self, of: BootOf) -> bool {
+        self.last
+            .retain(|node, last| *node == of.node || last.echo.of.boot != of.boot);
+        let all = self.boots.iter();
+        let theirs = all.filter(|(node, boot)| **boot == of.boot && **node != of.node);
+        let before: Vec<Node> = theirs.map(|(node, _)| *node).collect();
+        let mut ends = false;
+        for node in before {
+            ends |= self.moved(node);
+        }
+        let all = self.refused.keys();
+        let others = all.filter(|other| other.boot == of.boot && other.node != of.node);
+        let others: Vec<BootOf> = others.copied().collect();
+        for other in others {
+            let Some(was) = self.refused.remove(&other) else {
+                continue;
+            };
+            let one = self.refused.entry(of).or_insert_with(|| was.clone());
+            one.since = one.since.max(was.since);
+            one.by.extend(was.by);
+            one.is_over |= was.is_over;
+            ends = true;
+        }
+        ends
+    }
+
+    /// A member's beat was delivered at `now_ms`. Whether a refusal has ended by it, or is another.
     pub fn hear(&mut self, from: Node, beat: &Beat, now_ms: u64) -> bool {
         let of = BootOf {
             node: from,
@@ -156,16 +194,19 @@ impl Refusals {
             echo: Echo { of, sent },
             promise_ms: beat.promise_ms,
         };
+        let mut ends = self.is_now(of);
         self.last.insert(from, last);
         let before = self.boots.insert(from, beat.boot);
         let boots_anew = before.is_some_and(|before| before != beat.boot);
-        let mut ends = boots_anew && self.ends_for(from, |_| true);
+        ends |= boots_anew && self.ends_for(from, |_| true);
         self.refused.retain(|boot, refused| {
             let began_after =
                 beat.up_ms.saturating_add(DOUBT_MS) < now_ms.saturating_sub(refused.since);
-            let is_younger = boot.node == from && *boot != of && began_after;
+            // In which boot it gave the order was not kept: it was an earlier one.
+            ends |= before.is_none() && began_after && refused.by.remove(&from);
+            let is_younger = boot.node == from && boot.boot != of.boot && began_after;
             ends |= is_younger;
-            !is_younger
+            !is_younger && !refused.is_none()
         });
         ends
     }
@@ -191,7 +232,9 @@ impl Refusals {
 
     fn refuses(&self, of: BootOf) -> bool {
         let mut all = self.refused.iter();
-        all.any(|(boot, refused)| *boot == of || (boot.node == of.node && !refused.by.is_empty()))
+        all.any(|(boot, refused)| {
+            boot.boot == of.boot || (boot.node == of.node && !refused.by.is_empty())
+        })
     }
 
     /// What is refused and since when, to be kept.

@@ -65,9 +65,10 @@ pub struct Over {
     /// The machine that it was of, by the pool's id of it; none: not known, or an older member's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Uuid>,
-    /// How long ago the order was given, ms: what was heard of that machine before that is over as well.
+    /// How long ago that boot began, ms: what was heard of that machine before that is over as well; none: not known, or an older
+    /// member's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ordered_ms: Option<u64>,
+    pub began_ms: Option<u64>,
 }
 
 impl From<BootOf> for Over {
@@ -75,7 +76,7 @@ impl From<BootOf> for Over {
         Self {
             boot,
             machine: None,
-            ordered_ms: None,
+            began_ms: None,
         }
     }
 }
@@ -105,8 +106,8 @@ pub struct Outcome {
     pub boot: BootOf,
     /// The machine that it is of; none: not known.
     pub machine: Option<Uuid>,
-    /// When it was given, ms of CLOCK_BOOTTIME.
-    pub ordered_ms: u64,
+    /// When that boot began, ms of CLOCK_BOOTTIME; none: not known.
+    pub began_ms: Option<u64>,
     /// That boot is certainly over; else the order is given up, or goes on for as long as the program runs.
     pub is_over: bool,
 }

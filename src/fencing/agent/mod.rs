@@ -104,14 +104,12 @@ fn status(options: &Options) -> Result<u8, String> {
     match power(options)? {
         (Power::On, _) => Ok(DONE),
         (Power::Off, true) => Ok(OFF),
-        (Power::Off, false) => Err(format!(
-            "{}: it was off; without quorum nobody here knows whether it has booted since",
-            options.plug()?
-        )),
-        (Power::Unknown, _) => Err(format!(
-            "{}: not heard, and nobody knows whether it is off",
-            options.plug()?
-        )),
+        (Power::Off | Power::Unknown, _) => {
+            let plug = options.plug()?;
+            Err(format!(
+                "{plug}: not heard, and nobody knows whether it is off: that it was fenced is forgotten after a loss of quorum or a restart of corosync or xenwarden-pool; fence it again (fence_xenwarden -o off -n {plug})"
+            ))
+        }
     }
 }
 
