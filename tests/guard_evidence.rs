@@ -267,13 +267,14 @@ fn a_request_that_canaries_found_while_the_reader_was_away_is_as_old_as_they_pro
 fn a_pcpu_that_comes_back_has_no_age_by_what_was_counted_before() {
     let mut host = Host::proven();
     host.xen.online(1, false);
+    host.no_timers = vec![1];
     assert_eq!(host.pass(1_000), SERVED);
     // Counted while it was offline, and asked just before the look.
     (0..3).for_each(|_| host.xen.canary(1));
     host.now_ms.set(host.now_ms.get() + 5_000);
+    host.xen.tick(0);
     host.xen.online(1, true);
     host.xen.request(1);
-    host.no_timers = vec![0, 1];
     let verdict = host.look();
     assert_ne!(work(verdict), Some(Work::PcpuScheduler(1)), "{verdict:?}");
 }
