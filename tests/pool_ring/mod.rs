@@ -93,9 +93,11 @@ impl Pool {
                 fs::set_permissions(own.join(socket), fs::Permissions::from_mode(0o777))
                     .expect("a mode");
             }
+            // Hosts are told apart by their boots, and here all have one kernel.
             let holder = Command::new("unshare")
                 .args(["-n", "-m", "-u", "--propagation", "private", "sh", "-ec"])
                 .arg("echo \"$1\" > /proc/sys/kernel/hostname; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/corosync; \
+                      cat /proc/sys/kernel/random/uuid > /run/boot_id; mount --bind /run/boot_id /proc/sys/kernel/random/boot_id; \
                       mount -t tmpfs tmpfs /var/lib/corosync; ip link set lo up; \
                       [ ! -e /sys/power/state ] || mount --bind /dev/null /sys/power/state; exec sleep 3600")
                 .args(["sh", &format!("host{number}")])
