@@ -10,6 +10,7 @@
 use crate::event::sequence::Sequence;
 use crate::event::{Event, Guest, Kind, Timestamp, VERSION};
 use crate::sys::clock::Monotonic;
+use crate::sys::wake::waking_pair;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -205,9 +206,7 @@ impl Bus {
         sink: &'static str,
         capacity: usize,
     ) -> io::Result<(Receiver<Arc<Event>>, UnixStream)> {
-        let (wake, woken) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        woken.set_nonblocking(true)?;
+        let (wake, woken) = waking_pair()?;
         Ok((self.connect(sink, capacity, Some(wake)), woken))
     }
 

@@ -143,10 +143,17 @@ impl Refusals {
     /// That boot of a host is over, or it is to be taken for that: nobody waits any more for what was ordered in it. Whether
     /// anything is another by that.
     pub fn orderer_over(&mut self, boot: BootOf) -> bool {
-        let is_its = self.boots.iter().filter(|(_, its)| **its == boot.boot);
-        let nodes: Vec<Node> = is_its.map(|(node, _)| *node).collect();
-        let ends = nodes.into_iter().map(|node| self.ends_for(node, |_| true));
-        ends.fold(false, |all, ends| all | ends)
+        let mut ends = false;
+        for node in self.nodes_of(boot.boot) {
+            ends |= self.ends_for(node, |_| true);
+        }
+        ends
+    }
+
+    /// As which nodes this boot was heard last.
+    fn nodes_of(&self, boot: Uuid) -> Vec<Node> {
+        let all = self.boots.iter().filter(|(_, its)| **its == boot);
+        all.map(|(node, _)| *node).collect()
     }
 
     /// That node is another by now: its program has given up what it ordered as the one that it was. Whether anything is another by
@@ -160,12 +167,9 @@ impl Refusals {
     fn is_now(&mut self, of: BootOf) -> bool {
         self.last
             .retain(|node, last| *node == of.node || last.echo.of.boot != of.boot);
-        let all = self.boots.iter();
-        let theirs = all.filter(|(node, boot)| **boot == of.boot && **node != of.node);
-        let before: Vec<Node> = theirs.map(|(node, _)| *node).collect();
         let mut ends = false;
-        for node in before {
-            ends |= self.moved(node);
+        for node in self.nodes_of(of.boot) {
+            ends |= node != of.node && self.moved(node);
         }
         let all = self.refused.keys();
         let others = all.filter(|other| other.boot == of.boot && other.node != of.node);

@@ -12,6 +12,7 @@
 //! follows an answer, and a question that takes too long is told as trouble.
 
 use crate::guests::DomainNames;
+use crate::sys::wake::waking_pair;
 use crate::xen::xenstore::{Xenstore, XenstoreError};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -92,7 +93,7 @@ impl Names {
             present: Mutex::default(),
             changed: Condvar::new(),
             asked: Mutex::default(),
-            wake: pair().ok(),
+            wake: waking_pair().ok(),
             connect,
         }
     }
@@ -178,14 +179,6 @@ impl Names {
     }
 }
 
-/// Neither end ever blocks.
-fn pair() -> io::Result<(UnixStream, UnixStream)> {
-    let (wake, woken) = UnixStream::pair()?;
-    wake.set_nonblocking(true)?;
-    woken.set_nonblocking(true)?;
-    Ok((wake, woken))
-}
-
 /// Waits before the next attempt.
 fn rest(stop: &AtomicBool) {
     let began = Instant::now();
@@ -248,18 +241,18 @@ impl NameReader<'_> {
     /// Waits for what the watches tell, or to be woken.
     fn wait(&mut self) -> Result<(), XenstoreError> {
         let lost = self.connection.as_ref().map(Xenstore::lost_events);
-        let longest = match &self.names.wake {
+        let woken = self.names.wake.as_ref().map(|(_, woken)| woken);
+        let longest = match woken {
             // What was lost meanwhile is made up for at once.
             _ if lost != self.lost => Duration::ZERO,
             Some(_) => LONGEST,
             None => ROUND,
         };
-        let Some((_, woken)) = &self.names.wake else {
-            return self.hear(longest);
+        self.hear_or(longest, woken)?;
+        let Some(mut woken) = woken else {
+            return Ok(());
         };
-        self.hear_or(longest, Some(woken))?;
         // However often it was woken, one look is due.
-        let mut woken = woken;
         let mut bytes = [0; 64];
         while woken.read(&mut bytes).is_ok_and(|n| n != 0) {}
         Ok(())

@@ -18,5 +18,6 @@ pub mod peer;
 pub mod privcmd;
 pub mod realtime;
 pub mod terminal;
+pub mod wake;
 pub mod watchdog;
 pub mod word;

@@ -136,6 +136,7 @@ impl<D: Driver> Hardware<D> {
             timeout_s,
             weakness,
         } = prepared;
+        let suspended = Suspended::default();
         Self {
             device,
             path: path.to_owned(),
@@ -149,8 +150,8 @@ impl<D: Driver> Hardware<D> {
                 stopped_s: timeout_s,
                 shutdown_s: 0,
             },
-            suspended_ns: D::suspended_ns(&Suspended::default()),
-            suspended: Suspended::default(),
+            suspended_ns: D::suspended_ns(&suspended),
+            suspended,
             not_started: None,
         }
     }

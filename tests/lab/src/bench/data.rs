@@ -187,7 +187,8 @@ impl<R: Record> Kept<R> {
     }
 }
 
-fn line<R: Serialize>(record: &R) -> Result<String> {
+/// One line of JSON.
+pub fn line(record: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string(record).context(|| "cannot describe a result")?;
     Ok(text + "\n")
 }

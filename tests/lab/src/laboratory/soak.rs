@@ -7,7 +7,6 @@ use crate::layout::cache_key;
 use crate::machine::Shape;
 use crate::scenario::Scenario;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// A change of how a soak acts on hosts; it makes old results others'.
 const RECIPE: &str = "2";
@@ -28,10 +27,5 @@ impl Laboratory {
             &terms,
         ];
         Ok((cache_key(parts.map(str::as_bytes)), versions))
-    }
-
-    /// A folder for the results of a soak.
-    pub fn soak_folder(&self) -> PathBuf {
-        self.layout.lab("soak")
     }
 }

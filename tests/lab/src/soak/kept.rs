@@ -4,6 +4,8 @@
 //!
 //! In: lines of JSON. Promise: a run counts when its whole line is there. Never: results of two things that are tested in one file.
 
+use crate::bench::data::line;
+use crate::command::say;
 use crate::error::{Context, Error, Result};
 use crate::layout::{make_dir, read_text};
 use crate::scenario::figures::Figures;
@@ -112,23 +114,15 @@ impl Kept {
                 }
                 soak
             }
-            Some(Soak { head: of_other, .. }) => {
-                let kept = folder.join(format!("runs-{}-{}.jsonl", of_other.key, of_other.seed));
-                std::fs::rename(&path, &kept)
-                    .context(|| format!("cannot rename {}", path.display()))?;
-                crate::command::say(format!(
-                    "what is tested has changed: a soak is begun anew, the other's results are {}",
-                    kept.display()
-                ));
+            other => {
+                if let Some(other) = other {
+                    set_aside(folder, &other.head)?;
+                }
                 Soak {
                     head,
                     runs: Vec::new(),
                 }
             }
-            None => Soak {
-                head,
-                runs: Vec::new(),
-            },
         };
         let file = rewritten(&path, &soak.head)?;
         Ok(Kept {
@@ -155,6 +149,18 @@ impl Kept {
         self.soak.runs.push(run);
         Ok(())
     }
+}
+
+/// Keeps the results of a soak that tested something else under the name of its key.
+fn set_aside(folder: &Path, of_other: &Head) -> Result<()> {
+    let path = folder.join(RUNS);
+    let kept = folder.join(format!("runs-{}-{}.jsonl", of_other.key, of_other.seed));
+    std::fs::rename(&path, &kept).context(|| format!("cannot rename {}", path.display()))?;
+    say(format!(
+        "what is tested has changed: a soak is begun anew, the other's results are {}",
+        kept.display()
+    ));
+    Ok(())
 }
 
 /// The lock, unless somebody has it.
@@ -184,17 +190,12 @@ fn rewritten(path: &Path, head: &Head) -> Result<File> {
     Ok(file)
 }
 
-fn line(value: &impl Serialize) -> Result<String> {
-    let text = serde_json::to_string(value).context(|| "cannot describe a result")?;
-    Ok(text + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Head, Kept, Run, Soak};
     use crate::layout::{fresh_dir, read_text, write};
     use crate::scenario::figures::Figures;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("soak-{name}-{}", std::process::id()));
@@ -223,6 +224,15 @@ mod tests {
 
     fn refusal(result: crate::error::Result<Kept>) -> String {
         result.err().expect("refused").to_string()
+    }
+
+    /// The file of a soak of two runs.
+    fn of_two_runs(folder: &Path) -> String {
+        let mut kept = Kept::open(folder, head("k"), None).unwrap();
+        kept.add(figures("a")).unwrap();
+        kept.add(figures("b")).unwrap();
+        drop(kept);
+        read_text(&folder.join("runs.jsonl")).unwrap()
     }
 
     #[test]
@@ -264,11 +274,7 @@ mod tests {
     fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
         let folder = folder("torn");
         let path = folder.join("runs.jsonl");
-        let mut kept = Kept::open(&folder, head("k"), None).unwrap();
-        kept.add(figures("a")).unwrap();
-        kept.add(figures("b")).unwrap();
-        drop(kept);
-        let text = read_text(&path).unwrap();
+        let text = of_two_runs(&folder);
         let first = text.find('\n').unwrap() + 1;
         for end in 0..text.len() {
             write(&path, &text[..end]).unwrap();
@@ -289,11 +295,7 @@ mod tests {
     fn a_line_that_is_damaged_is_named_and_nothing_is_written() {
         let folder = folder("damaged");
         let path = folder.join("runs.jsonl");
-        let mut kept = Kept::open(&folder, head("k"), None).unwrap();
-        kept.add(figures("a")).unwrap();
-        kept.add(figures("b")).unwrap();
-        drop(kept);
-        let text = read_text(&path).unwrap();
+        let text = of_two_runs(&folder);
         let lines: Vec<&str> = text.lines().collect();
         for damaged in [
             format!("{}\n{}\n", lines[0], lines[2]),

@@ -47,7 +47,7 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>) -> Result<()> {
         seed: seed.unwrap_or_else(of_this_moment),
         versions,
     };
-    let mut kept = Kept::open(&laboratory.soak_folder(), head, seed)?;
+    let mut kept = Kept::open(&folder()?, head, seed)?;
     let plan = Plan::new(kept.soak().head.seed, &names);
     let done = kept.soak().runs.len() as u64;
     let count = wanted(done);

@@ -115,6 +115,22 @@ fn summary<'a>(row: &'a str, runs: &[&'a Run]) -> Summary<'a> {
 }
 
 impl Summary<'_> {
+    /// Its columns behind the name, as they are shown: runs, failed, least, median, p99, most, bound, margin.
+    pub fn cells(&self) -> [String; 8] {
+        let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+        let of = |value: fn(&Spread) -> f64| cell(self.seconds.as_ref().map(value));
+        [
+            self.runs.to_string(),
+            self.failed.to_string(),
+            of(|seconds| seconds.least),
+            of(|seconds| seconds.median),
+            of(|seconds| seconds.p99),
+            of(|seconds| seconds.most),
+            cell(self.bound_s),
+            cell(self.margin_s()),
+        ]
+    }
+
     /// What is between the slowest reset and the bound, s; below 0 it came too late.
     pub fn margin_s(&self) -> Option<f64> {
         Some(self.bound_s? - self.seconds?.most)
@@ -123,27 +139,15 @@ impl Summary<'_> {
 
 /// A table for people, and behind it all that is out of the common, so that it can be repeated.
 pub fn table(runs: &[Run]) -> String {
-    let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
     let mut text = format!(
         "{:<34}{:>6}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}\n",
         "row", "runs", "failed", "min s", "med s", "p99 s", "max s", "bound", "margin"
     );
     let summaries = summaries(runs);
     for one in &summaries {
-        let of = |value: fn(&Spread) -> f64| cell(one.seconds.as_ref().map(value));
-        let _ = writeln!(
-            text,
-            "{:<34}{:>6}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
-            one.row,
-            one.runs,
-            one.failed,
-            of(|seconds| seconds.least),
-            of(|seconds| seconds.median),
-            of(|seconds| seconds.p99),
-            of(|seconds| seconds.most),
-            cell(one.bound_s),
-            cell(one.margin_s()),
-        );
+        let [runs, rest @ ..] = one.cells();
+        let rest = rest.map(|cell| format!("{cell:>8}")).concat();
+        let _ = writeln!(text, "{:<34}{runs:>6}{rest}", one.row);
     }
     for (run, why) in summaries.iter().flat_map(|one| &one.outliers) {
         let figures = &run.figures;
