@@ -246,7 +246,7 @@ fn makes_no_other_call(name: &str, has_table: bool) {
     assert_eq!(often(libc::SYS_futex), 0);
     assert_eq!(often(libc::SYS_sendto), 1);
     let faults = often(libc::SYS_getrusage);
-    assert!(faults < LOOKS / 4, "once a second, not a look: {faults}");
+    assert!(faults < LOOKS / 4, "now and then, not each look: {faults}");
     assert_eq!(often(libc::SYS_clock_nanosleep), LOOKS);
     let kicks = often(libc::SYS_ioctl);
     assert!(

@@ -78,6 +78,37 @@ fn a_reader_never_takes_parts_of_two_values_for_one() {
     );
 }
 
+/// As the guard tells before each kick that it serves, and leaves the rest of its status as it was.
+#[test]
+fn a_reader_never_sees_half_of_what_changes_in_a_value() {
+    model(
+        words::<4>,
+        |cell| {
+            seqlock::write(cell, &[1, 1, 1]);
+            seqlock::change(cell, [(0, 2), (2, 2)]);
+            let mut values = [0; 3];
+            assert!(seqlock::read(cell, &mut values));
+            assert_eq!(values, [2, 1, 2]);
+        },
+        |cell| {
+            let mut values = [0; 3];
+            if seqlock::read(cell, &mut values) {
+                assert!([[1, 1, 1], [2, 1, 2]].contains(&values), "{values:?}");
+            }
+        },
+    );
+}
+
+#[test]
+fn what_would_change_beyond_the_cell_changes_nothing() {
+    let cell = [0, 0].map(AtomicU64::new);
+    seqlock::write(&cell, &[1]);
+    seqlock::change(&cell, [(1, 5), (usize::MAX, 5)]);
+    let mut values = [0];
+    assert!(seqlock::read(&cell, &mut values));
+    assert_eq!(values, [1]);
+}
+
 /// As the guard page's status tells how many entries its ring has.
 #[test]
 fn what_one_cell_announces_is_found_in_another() {

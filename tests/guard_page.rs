@@ -98,6 +98,24 @@ fn what_is_written_is_read_over_a_file() {
 }
 
 #[test]
+fn a_look_that_came_to_a_kick_changes_nothing_else_that_is_told() {
+    let writer = Writer::private().expect("a page");
+    let reader = writer.reader();
+    let told = status(Decision::Kick);
+    writer.info(&info());
+    writer.status(&told);
+    let (looked, served) = (Monotonic(told.looked.0 + 7), Monotonic(told.served.0 + 9));
+    writer.serves(looked, served);
+    let expected = Status {
+        looked,
+        served,
+        entries: 0,
+        ..told
+    };
+    assert_eq!(reader.status(), Some(expected));
+}
+
+#[test]
 fn each_kind_of_entry_is_read_as_it_was_written() {
     let kinds = [
         EntryKind::Armed,

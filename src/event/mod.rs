@@ -21,6 +21,7 @@ pub use kind::{Action, Cause, Closing, Coverage, Gap, Kind, Refused, Severity};
 pub use reset::{Confidence, ResetCause, Unkicked};
 pub use uuid::Uuid;
 
+use crate::sys::clock::wall_of_tick_ns;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -96,6 +97,12 @@ impl Timestamp {
     #[must_use]
     pub fn now() -> Self {
         Self::from_ns(OffsetDateTime::now_utc().unix_timestamp_nanos())
+    }
+
+    /// The same as of the kernel's last tick, some milliseconds ago: to look, where mostly nothing comes of it.
+    #[must_use]
+    pub fn of_tick() -> Self {
+        wall_of_tick_ns().map_or_else(Self::now, Self::from_ns)
     }
 
     /// So many milliseconds earlier.

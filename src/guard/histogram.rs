@@ -29,11 +29,6 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(ns);
     }
 
-    /// As words.
-    pub fn words(self) -> impl Iterator<Item = u64> {
-        self.counts.into_iter().chain([self.sum_ns])
-    }
-
     /// From words.
     #[must_use]
     pub fn from_words(words: &[u64; WORDS]) -> Self {

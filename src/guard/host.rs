@@ -11,6 +11,7 @@ use super::request::Request;
 use super::run::World;
 use crate::sys::clock::{Monotonic, Suspended, sleep_until};
 use crate::sys::notify::Notifier;
+use crate::sys::stopwatch::Stopwatch;
 use crate::watchdog::Ends;
 use crate::watchdog::fence::reset;
 use std::fs::File;
@@ -29,6 +30,7 @@ pub struct Host {
     deadlines: Deadlines,
     leases: Option<Leases<'static>>,
     suspended: Suspended,
+    stopwatch: Stopwatch,
     notifier: Notifier,
     told: Told,
     sysrq: Option<File>,
@@ -43,6 +45,7 @@ impl Host {
             deadlines: Deadlines::default(),
             leases: None,
             suspended: Suspended::default(),
+            stopwatch: Stopwatch::default(),
             notifier,
             told: Told::Nothing,
             sysrq: None,
@@ -76,7 +79,11 @@ impl Host {
 
 impl World for Host {
     fn now(&self) -> Monotonic {
-        Monotonic::now()
+        self.stopwatch.now()
+    }
+
+    fn soon(&self) -> Monotonic {
+        self.stopwatch.soon()
     }
 
     fn sleep_until(&mut self, when: Monotonic) {

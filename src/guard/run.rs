@@ -24,12 +24,16 @@ use std::io;
 /// While the device refuses kicks it is told so often, ns.
 const REFUSED_EACH_NS: u64 = 60 * NS_PER_S;
 /// The kernel is asked so often how many pages the guard faulted, ns: a system call.
-const FAULTS_EACH_NS: u64 = NS_PER_S;
+const FAULTS_EACH_NS: u64 = 5 * NS_PER_S;
 
 /// Time, and what comes from outside while it passes.
 pub trait World {
     /// CLOCK_MONOTONIC.
     fn now(&self) -> Monotonic;
+    /// The same, a moment after [`World::now`]: cheaper, where that costs something.
+    fn soon(&self) -> Monotonic {
+        self.now()
+    }
     /// Lets time pass until `when`.
     fn sleep_until(&mut self, when: Monotonic);
     /// Why the guard is to end, where somebody asks for that.
@@ -73,18 +77,17 @@ pub fn run<W: HostWatchdog>(
     let (begins, before) = page.begins(armed, watchdog.ran_on());
     page.entry(armed, before, begins);
     loop {
-        // The clock is read as a look begins, as it ends, and once more after a kick: where it is not read from memory each reading
-        // is a system call.
+        // The clock is read as a look begins, as it ends, and once more after a kick: the first of them in any case by the kernel.
         let readings = Cell::new(0_u32);
         let (verdict, looked) = sight.look(&|| {
-            readings.set(readings.get().saturating_add(1));
-            read.set(world.now());
+            let first = readings.replace(readings.get().saturating_add(1)) == 0;
+            read.set(if first { world.now() } else { world.soon() });
             read.get()
         });
         history.began(looked.since_ns(next));
         // One that did not read it after is not taken at its word.
         if readings.get() < 2 {
-            read.set(world.now());
+            read.set(world.soon());
         }
         let now = read.get();
         let evidence = decide(verdict, now.since_ns(looked), period_ns);
@@ -94,7 +97,7 @@ pub fn run<W: HostWatchdog>(
         if decision == Decision::Kick {
             history.serves(page, looked, now);
             let outcome = watchdog.kick();
-            read.set(world.now());
+            read.set(world.soon());
             history.kicked(page, now, read.get(), outcome);
         }
         history.inhibited(page, now, inhibited, (evidence, decision));
@@ -150,6 +153,8 @@ fn errno(error: &io::Error) -> i32 {
 /// What the guard remembers, to tell only what changed. It begins with a kick: the arming.
 struct History {
     status: Status,
+    /// The page has been told the whole of it.
+    is_told: bool,
     base: PageFaults,
     /// When the faults were counted last.
     counted: Monotonic,
@@ -175,6 +180,7 @@ impl History {
                 entries: 0,
                 counters: Counters::default(),
             },
+            is_told: false,
             base: page_faults_of_this_thread().unwrap_or_default(),
             counted: armed,
             refused: 0,
@@ -191,7 +197,10 @@ impl History {
     /// that the device takes.
     fn serves(&mut self, page: &mut Writer, looked: Monotonic, now: Monotonic) {
         (self.status.looked, self.status.served) = (looked, now);
-        page.status(&self.status);
+        match self.is_told {
+            true => page.serves(looked, now),
+            false => page.status(&self.status),
+        }
     }
 
     fn kicked(
@@ -317,5 +326,6 @@ impl History {
         }
         self.status.looked = looked;
         page.status(&self.status);
+        self.is_told = true;
     }
 }

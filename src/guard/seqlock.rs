@@ -11,15 +11,33 @@ use std::sync::atomic::Ordering;
 
 /// Writes `values` into the cell: its count, then as many words. For its one writer.
 pub fn write<W: Word>(cell: &[W], values: &[u64]) {
+    written(cell, |words| {
+        for (word, value) in words.iter().zip(values) {
+            word.store(*value, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Writes some of the cell's values, by their places, and leaves the others as they are. For its one writer.
+pub fn change<W: Word, const N: usize>(cell: &[W], values: [(usize, u64); N]) {
+    written(cell, |words| {
+        for (place, value) in values {
+            if let Some(word) = words.get(place) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// Has `store` write words, between the count's two changes.
+fn written<W: Word>(cell: &[W], store: impl FnOnce(&[W])) {
     let Some((count, words)) = cell.split_first() else {
         return;
     };
     let before = count.load(Ordering::Relaxed) & !1;
     count.store(before.wrapping_add(1), Ordering::Relaxed);
     W::fence(Ordering::Release);
-    for (word, value) in words.iter().zip(values) {
-        word.store(*value, Ordering::Relaxed);
-    }
+    store(words);
     count.store(before.wrapping_add(2), Ordering::Release);
 }
 

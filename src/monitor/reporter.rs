@@ -16,13 +16,14 @@ use crate::event::describe::plain;
 use crate::event::{Kind, Severity};
 use crate::guard::evidence::{Evidence, Verdict, Work};
 use crate::guard::gate::{Decision, Reason};
-use crate::guard::page::{Entry, EntryKind, Info, Phase, Reader, View};
+use crate::guard::page::{Entry, EntryKind, Info, Known, Phase, Reader, View};
 use crate::monitor::pcpus::Pcpus;
 use crate::monitor::reported::{Reported, Stream, key};
 use crate::monitor::starving::StarvingPcpus;
 use crate::sink::direct_log::DirectLog;
 use crate::state::withhold::PcpuEvidence;
 use crate::sys::clock::{Monotonic, NS_PER_MS};
+use crate::sys::stopwatch::Stopwatch;
 use crate::xen::table::Table;
 use nix::errno::Errno;
 use std::cell::Cell;
@@ -116,13 +117,13 @@ impl<'a> Reporter<'a> {
 
     /// Looks at the hypervisor, if nobody else does just now; says what is not serviced, and
     /// what is to be told of pCPUs that starve.
-    fn look(&self, now: Monotonic, wanted: bool) -> Option<Found> {
+    fn look(&self, now: Monotonic, wanted: bool, clock: &Stopwatch) -> Option<Found> {
         let mut look = match self.look.get()?.try_lock() {
             Ok(look) => look,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let line = look.judge(now, wanted);
+        let line = look.judge(now, wanted, clock);
         let Look {
             table,
             pcpus,
@@ -138,9 +139,9 @@ impl<'a> Reporter<'a> {
 
 impl Look {
     /// `now` was read a moment ago: if this thread was held up since, the look counts as one that was.
-    fn judge(&mut self, now: Monotonic, wanted: bool) -> Option<String> {
+    fn judge(&mut self, now: Monotonic, wanted: bool, clock: &Stopwatch) -> Option<String> {
         let began = Cell::new(Some(now));
-        let clock = || began.take().unwrap_or_else(Monotonic::now);
+        let clock = || began.take().unwrap_or_else(|| clock.soon());
         let (verdict, _) = self.evidence.look(&self.table, clock);
         if !wanted {
             self.told = None;
@@ -178,9 +179,12 @@ pub(crate) const RECENT_NS: u64 = 500 * NS_PER_MS;
 pub struct Watcher<'r, 'a> {
     reporter: &'r Reporter<'a>,
     page: Option<Reader>,
+    /// What was made out of it last.
+    known: Option<Known>,
     direct: DirectLog,
     /// Something was told in this turn.
     told: bool,
+    clock: Stopwatch,
 }
 
 impl<'r, 'a> Watcher<'r, 'a> {
@@ -190,9 +194,16 @@ impl<'r, 'a> Watcher<'r, 'a> {
         Self {
             reporter,
             page: Reader::open(&reporter.page).ok(),
+            known: None,
             direct: DirectLog::new(),
             told: false,
+            clock: Stopwatch::default(),
         }
+    }
+
+    /// The present moment, as the kernel tells it. Does not block.
+    pub fn now(&self) -> Monotonic {
+        self.clock.now()
     }
 
     /// Looks once at everything, and tells what there is to tell.
@@ -206,28 +217,31 @@ impl<'r, 'a> Watcher<'r, 'a> {
     }
 
     fn is_well_at(&mut self, now: Monotonic) -> bool {
-        let mut view = self.page.as_ref().and_then(Reader::view);
+        let last = self.known.take();
+        let mut known = self.page.as_ref().and_then(|page| page.know(last));
         // A guard that is silent: there may be a page of another by now.
-        if view
+        if known
             .as_ref()
-            .is_none_or(|view| status::is_silent(view, now))
+            .is_none_or(|known| status::is_silent(&known.view, now))
         {
             // What the last guard left behind comes before what the next one does.
-            if let Some(view) = &view {
-                self.entries(view, now);
+            if let Some(known) = &known {
+                self.entries(&known.view, now);
             }
             if let Ok(page) = Reader::open(&self.reporter.page) {
-                view = page.view();
+                known = page.know(None);
                 self.page = Some(page);
             }
         }
-        if let Some(view) = &view {
-            self.entries(view, now);
-            self.silence(view, now);
+        if let Some(known) = &known {
+            self.entries(&known.view, now);
+            self.silence(&known.view, now);
         }
-        let is_well = view.as_ref().is_some_and(|view| kicks(view, now));
-        let wanted = view.is_some_and(|view| wants_evidence(&view, now));
-        let Some(Found { line, news }) = self.reporter.look(now, wanted) else {
+        let view = known.as_ref().map(|known| &known.view);
+        let is_well = view.is_some_and(|view| kicks(view, now));
+        let wanted = view.is_some_and(|view| wants_evidence(view, now));
+        self.known = known;
+        let Some(Found { line, news }) = self.reporter.look(now, wanted, &self.clock) else {
             return is_well;
         };
         if let Some(line) = line {

@@ -70,7 +70,7 @@ const TURN_WELL_NS: u64 = 1_000 * NS_PER_MS;
 /// to tell of it long before the host goes down.
 const LONGEST_NS: u64 = 2_000 * NS_PER_MS;
 /// Between two looks for vCPUs that came online.
-const SUPERVISE: Duration = Duration::from_secs(15);
+const SUPERVISE: Duration = Duration::from_secs(30);
 /// Between two attempts to say READY=1 to a service manager that is busy.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -498,14 +498,14 @@ fn watch(shared: &Shared, stop: &UnixStream, cpu: usize, (each_ns, offset_ns): (
         return;
     };
     let mut watcher = Watcher::new(reporter);
-    let mut now = Monotonic::now();
+    let mut now = watcher.now();
     let begins = now.plus_ns(offset_ns);
     let mut next = begins;
     while !is_over(stop, next.since_ns(now)) {
         if sched_getcpu() != Ok(cpu) {
             let _ = pin(cpu);
         }
-        now = Monotonic::now();
+        now = watcher.now();
         let seen = watcher.turn(now);
         shared.bus.report_drops_at(now);
         // To look at guests may take long, or hang, where something is wrong.
@@ -515,7 +515,7 @@ fn watch(shared: &Shared, stop: &UnixStream, cpu: usize, (each_ns, offset_ns): (
         }
         // A reading of the clock is a system call, where Xen keeps it: to look takes no time, to tell may.
         if seen != Seen::Well {
-            now = Monotonic::now();
+            now = watcher.now();
         }
         next = match seen {
             Seen::Well | Seen::Told => next_turn(begins, each_ns, now),

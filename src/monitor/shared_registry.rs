@@ -37,15 +37,17 @@ pub type Publish = Box<dyn Fn(GuestEvent) + Send + Sync>;
 /// The present by both clocks.
 #[must_use]
 pub fn now() -> Moment {
-    moment(Monotonic::now())
+    moment(Monotonic::now(), Timestamp::now())
 }
 
-/// `now`, which is the present, by both clocks.
-pub(crate) fn moment(now: Monotonic) -> Moment {
-    Moment {
-        ns: Nanoseconds::try_from(now.0).unwrap_or(Nanoseconds::MAX),
-        wall: Timestamp::now(),
-    }
+/// `now`, which is the present, by both clocks; by the host's as of the last tick.
+pub(crate) fn moment_of_tick(now: Monotonic) -> Moment {
+    moment(now, Timestamp::of_tick())
+}
+
+fn moment(now: Monotonic, wall: Timestamp) -> Moment {
+    let ns = Nanoseconds::try_from(now.0).unwrap_or(Nanoseconds::MAX);
+    Moment { ns, wall }
 }
 
 struct Inside {

@@ -7,7 +7,7 @@
 //! for the first one ([`Idle`]).
 
 use crate::monitor::names::Names;
-use crate::monitor::shared_registry::{SharedRegistry, moment, now};
+use crate::monitor::shared_registry::{SharedRegistry, moment_of_tick, now};
 use crate::sys::clock::Monotonic;
 use crate::xen::table::{Domain, Table};
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Time between two looks.
 pub const LOOK_EACH: Duration = Duration::from_millis(250);
 /// The same while there is no domain but dom0, whatever became of those who would say so.
-pub const LOOK_FOR_ANY_EACH: Duration = Duration::from_secs(10);
+pub const LOOK_FOR_ANY_EACH: Duration = Duration::from_secs(30);
 /// How long the first look waits for names.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 
@@ -47,7 +47,7 @@ impl<'t> Idle<'t> {
         let Some((table, _)) = self.of.get() else {
             return;
         };
-        let is_new = registry.try_turn(moment(now), table);
+        let is_new = registry.try_turn(moment_of_tick(now), table);
         if is_new || domains(table).next().is_some() {
             self.wake();
         }

@@ -24,7 +24,10 @@ impl Monotonic {
     /// A kernel without CLOCK_MONOTONIC does not exist on Linux; should the call fail
     /// all the same the answer is [`Monotonic::UNREADABLE`], later than every deadline,
     /// so that a caller errs towards not kicking.
+    ///
+    /// Never inlined: it is where the laboratory has a program fail.
     #[must_use]
+    #[inline(never)]
     pub fn now() -> Self {
         match clock_gettime(ClockId::CLOCK_MONOTONIC) {
             Ok(t) => {
@@ -109,6 +112,14 @@ impl Suspended {
         }));
         suspended_ns
     }
+}
+
+/// The wall clock as of the kernel's last tick, ns since 1970 (CLOCK_REALTIME_COARSE, clock_gettime(2)): read from memory wherever there
+/// is a vDSO. None where it cannot be read. Does not block.
+#[must_use]
+pub fn wall_of_tick_ns() -> Option<i128> {
+    let time = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).ok()?;
+    Some(i128::from(time.tv_sec()) * i128::from(NS_PER_S) + i128::from(time.tv_nsec()))
 }
 
 /// How far the wall clock is ahead of CLOCK_MONOTONIC, roughly; none where either cannot be read.

@@ -25,15 +25,27 @@ fn text_words(text: &[u8], bytes: usize) -> impl Iterator<Item = u64> + '_ {
     })
 }
 
+/// The text up to its zero, word by word: whoever reads the page looks at it each second.
 fn text(words: &[u64]) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(text).into_owned()
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words.iter().map(|word| word.to_le_bytes()) {
+        let end = word.iter().position(|byte| *byte == 0);
+        bytes.extend_from_slice(word.get(..end.unwrap_or(word.len())).unwrap_or_default());
+        if end.is_some() {
+            break;
+        }
+    }
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 const INFO_WORDS: usize = INFO.1 - 1;
 const STATUS_WORDS: usize = STATUS.1 - 1;
 const ENTRY_WORDS: usize = ENTRY - 1;
+
+/// Where the status has what is told before each kick.
+pub(super) const LOOKED: usize = 1;
+pub(super) const SERVED: usize = 7;
 
 pub(super) fn encode_info(info: &Info) -> [u64; INFO_WORDS] {
     let numbers = [
@@ -118,21 +130,26 @@ pub(super) fn encode_status(status: &Status) -> [u64; STATUS_WORDS] {
         counters.minor_faults,
         counters.major_faults,
     ];
-    let histograms = [counters.late, counters.kick_took];
     let ignored = status.ignored.map_or(Decision::Kick, Decision::Withhold);
     let inhibited = status.inhibited.map_or(0, |until| until.0);
-    let values = values
-        .into_iter()
-        .chain(histograms.into_iter().flat_map(Histogram::words))
-        .chain([inhibited])
-        .chain(encode_decision(ignored))
-        .chain([status.answered.0]);
+    let [ignored, c, d] = encode_decision(ignored);
     let mut words = [0; STATUS_WORDS];
+    let mut to = words.iter_mut();
+    // Before each sleep of the guard: loops over arrays, which are cheap.
+    put(&mut to, values);
+    for histogram in [&counters.late, &counters.kick_took] {
+        put(&mut to, histogram.counts);
+        put(&mut to, [histogram.sum_ns]);
+    }
+    put(&mut to, [inhibited, ignored, c, d, status.answered.0]);
     words
-        .iter_mut()
-        .zip(values)
-        .for_each(|(to, from)| *to = from);
-    words
+}
+
+/// Writes these values into the next words.
+fn put<const N: usize>(to: &mut std::slice::IterMut<'_, u64>, values: [u64; N]) {
+    for (value, to) in values.into_iter().zip(to) {
+        *to = value;
+    }
 }
 
 pub(super) fn decode_status(words: &[u64; STATUS_WORDS]) -> Option<Status> {

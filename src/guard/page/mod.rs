@@ -16,7 +16,7 @@ mod layout;
 mod reader;
 
 pub use latch::withheld;
-pub use reader::Reader;
+pub use reader::{Known, Reader};
 
 use super::evidence::Work;
 use super::gate::{Decision, Reason};
@@ -378,6 +378,15 @@ impl Writer {
         seqlock::write(
             self.cell(STATUS.0, STATUS.1),
             &layout::encode_status(&status),
+        );
+    }
+
+    /// Says that a look at `looked` came to a kick at `served`, and leaves all else as [`Writer::status`] has said it. Allocates nothing,
+    /// never waits.
+    pub fn serves(&self, looked: Monotonic, served: Monotonic) {
+        seqlock::change(
+            self.cell(STATUS.0, STATUS.1),
+            [(layout::LOOKED, looked.0), (layout::SERVED, served.0)],
         );
     }
 

@@ -31,6 +31,15 @@ pub struct Reader {
     words: Words,
 }
 
+/// What was made out of a page.
+#[derive(Debug)]
+pub struct Known {
+    /// How often its info was written, as its cell counts.
+    version: u64,
+    /// The present.
+    pub view: View,
+}
+
 impl Reader {
     /// Of a page in this process.
     pub(super) fn over(words: &'static [AtomicU64]) -> Self {
@@ -92,6 +101,20 @@ impl Reader {
             info: self.info()?,
             status: self.status()?,
         })
+    }
+
+    /// As [`Reader::view`], for one that looked before: what has not changed since is not made out again.
+    #[must_use]
+    pub fn know(&self, last: Option<Known>) -> Option<Known> {
+        // Read first: what is written meanwhile is made out the next time.
+        let version = self.words().get(INFO.0)?.load(Ordering::Acquire);
+        let info = match last.filter(|last| last.version == version) {
+            Some(last) => last.view.info,
+            None => self.info()?,
+        };
+        let status = self.status()?;
+        let view = View { info, status };
+        Some(Known { version, view })
     }
 
     /// What a fence level goes by; none as for [`Self::view`]. Allocates nothing.

@@ -18,7 +18,7 @@ use xenwarden::event::Kind;
 /// How long something may take that waits for guests.
 const SLOW: Duration = Duration::from_secs(600);
 /// In both programs each loop calls it.
-const READS_CLOCK: &str = "4time13clock_gettime";
+const READS_CLOCK: &str = "9Monotonic3now";
 /// A guest's timeout, and room for the toolstack.
 const EXPIRES: Duration = Duration::from_secs(15);
 
@@ -69,10 +69,10 @@ impl Fault {
             Fault::Code(code) => {
                 let entry = entry_of(&laboratory.program(program), READS_CLOCK)?;
                 let bytes: String = code.iter().map(|byte| format!("\\{byte:03o}")).collect();
-                // In one write, as other threads run through it meanwhile.
+                // In one write, as other threads run through it meanwhile; a function that is made small begins at any byte.
                 format!(
                     "p=/proc/$(pidof {program}); base=$(sed -n '1s/-.*//p' $p/maps); \
-                     printf '{bytes}' | dd of=$p/mem bs=4 count=1 conv=notrunc seek=$(((0x$base + {entry}) / 4)) 2> /dev/null"
+                     printf '{bytes}' | dd of=$p/mem bs=4 count=1 conv=notrunc oflag=seek_bytes seek=$((0x$base + {entry})) 2> /dev/null"
                 )
             }
         };
