@@ -5,7 +5,7 @@
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
 
 use super::agent::{Agent, Outcome};
-use super::definition::{boots, definition_with};
+use super::definition::{boots, definition_with, memory_in};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
@@ -67,7 +67,7 @@ impl Machine {
     }
 
     fn switch_on(parts: &Parts, folder: &Path, date: &str) -> Result<Self> {
-        let mut machine = Self::start(parts, folder, date, None, 1)?;
+        let mut machine = Self::start(parts, folder, date, &[], 1)?;
         machine.have_no_alarm()?;
         machine.resume()?;
         Ok(machine)
@@ -154,14 +154,43 @@ impl Machine {
     pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
         fresh_dir(folder)?;
         disk::copy(&state.disk, &folder.join(disk::NAME))?;
+        let mut machine = Self::start_incoming(parts, folder, &state.memory, false)?;
+        machine.leave_memory_out()?;
+        machine.come_in(&state.devices)?;
+        Ok(machine)
+    }
+
+    /// Starts a machine whose state is to come in, but for what of it is in the file of its memory. `written`: what it writes to its
+    /// memory goes to the file, and is not forgotten with the machine.
+    fn start_incoming(parts: &Parts, folder: &Path, memory: &Path, written: bool) -> Result<Self> {
+        let mut more = memory_in(memory, written);
+        more.extend(["-incoming", "defer"].map(str::to_owned));
         // The agent in the saved state may still owe answers to the ids of the boot.
-        let mut machine = Self::start(parts, folder, FIRST_DAY, Some(&state.memory), 1 << 32)?;
+        Self::start(parts, folder, FIRST_DAY, &more, 1 << 32)
+    }
+
+    /// Has a state that is saved from now on be without memory that is a shared file, and one that comes in be taken for such (QEMU:
+    /// qapi/migration.json, `x-ignore-shared`): the file has it.
+    fn leave_memory_out(&mut self) -> Result<()> {
+        let shared = json!({ "capability": "x-ignore-shared", "state": true });
+        let capabilities = json!({ "capabilities": [shared] });
+        self.qmp
+            .execute("migrate-set-capabilities", capabilities)
+            .map(drop)
+    }
+
+    /// Reads a state.
+    fn come_in(&mut self, state: &Path) -> Result<()> {
+        std::os::unix::fs::symlink(state, self.folder.join("state"))
+            .context(|| "cannot link the saved state")?;
+        let from = json!({ "uri": "exec:cat state" });
+        self.qmp.execute("migrate-incoming", from)?;
         let deadline = Instant::now() + MOVING;
-        while machine.status()? == "inmigrate" {
-            machine.check_deadline(deadline, "restoring its state")?;
+        while self.status()? == "inmigrate" {
+            self.check_deadline(deadline, "restoring its state")?;
             sleep(LOOK_EVERY);
         }
-        Ok(machine)
+        Ok(())
     }
 
     /// It stands still until [`Machine::resume`].
@@ -169,7 +198,7 @@ impl Machine {
         parts: &Parts,
         folder: &Path,
         date: &str,
-        state: Option<&Path>,
+        more: &[String],
         first_id: u64,
     ) -> Result<Self> {
         let stderr = std::fs::File::create(folder.join("qemu.log"))
@@ -184,13 +213,8 @@ impl Machine {
             ))
             .args(parts.devices.split_whitespace())
             .args(["-S", "-rtc", &format!("base={date},clock=vm")])
-            .args(boots(parts));
-        if let Some(state) = state {
-            std::os::unix::fs::symlink(state, folder.join("state"))
-                .context(|| "cannot link the saved state")?;
-            command.args(["-incoming", "exec:cat state"]);
-        }
-        command
+            .args(boots(parts))
+            .args(more)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -332,16 +356,32 @@ impl Machine {
         }
     }
 
-    /// Stops the machine's time and writes its state to `state`; the machine is of no use after it.
-    pub fn save(mut self, state: &SavedState) -> Result<()> {
-        let part = state.memory.with_extension("part");
+    /// Stops the machine's time and keeps its state as `state`; the machine is of no use after it. `parts`: what it is made of.
+    pub fn save(mut self, parts: &Parts, state: &SavedState) -> Result<()> {
         self.qmp.execute("stop", json!({}))?;
-        self.qmp.execute(
-            "migrate-set-parameters",
-            json!({ "max-bandwidth": 1_u64 << 40 }),
-        )?;
-        self.qmp
-            .execute("migrate", json!({ "uri": "exec:cat > part" }))?;
+        // Its memory is no file: another machine takes all of it over, whose memory is one.
+        let whole = self.write_state("whole")?;
+        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
+        let heir = self.folder.with_extension("saved");
+        fresh_dir(&heir)?;
+        disk::copy(&state.disk, &heir.join(disk::NAME))?;
+        let memory = heir.join("memory");
+        let mut heir = Self::start_incoming(parts, &heir, &memory, true)?;
+        heir.come_in(&whole)?;
+        heir.leave_memory_out()?;
+        let devices = heir.write_state("devices")?;
+        [(memory, &state.memory), (devices, &state.devices)]
+            .iter()
+            .try_for_each(|(from, to)| std::fs::rename(from, to))
+            .context(|| format!("cannot keep {}", state.devices.display()))
+    }
+
+    /// Writes its state to a file of this name in its folder, and ends QEMU.
+    fn write_state(&mut self, name: &str) -> Result<PathBuf> {
+        let fast = json!({ "max-bandwidth": 1_u64 << 40 });
+        self.qmp.execute("migrate-set-parameters", fast)?;
+        let to = json!({ "uri": format!("exec:cat > {name}") });
+        self.qmp.execute("migrate", to)?;
         let deadline = Instant::now() + MOVING;
         loop {
             let progress = self.qmp.execute("query-migrate", json!({}))?;
@@ -357,10 +397,7 @@ impl Machine {
         // QEMU and with it the pipe's other end are gone before the file counts as complete.
         self.qmp.execute("quit", json!({}))?;
         self.wait_exit(PROMPT)?;
-        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
-        std::fs::rename(self.folder.join("part"), &part)
-            .and_then(|()| std::fs::rename(&part, &state.memory))
-            .context(|| format!("cannot keep {}", state.memory.display()))
+        Ok(self.folder.join(name))
     }
 
     /// Waits for QEMU's end.
@@ -439,7 +476,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         end(&mut self.child);
-        // Its memory's state is only linked there; what is left is small. Should it stay, the laboratory removes it.
+        // Its state is only linked there; what is left is small. Should it stay, the laboratory removes it.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
