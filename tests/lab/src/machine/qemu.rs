@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One emulated host: starting it, stopping its time, saving and restoring it, and seeing it end.
+//! One emulated host: starting it, stopping its time, and seeing it end.
 //!
 //! QEMU's software emulation runs the hypervisor; `i6300esb` is the hardware watchdog. When it fires, QEMU says so by an event
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
 
 use super::agent::{Agent, Outcome};
-use super::definition::{boots, definition_with, memory_in};
+use super::definition::{boots, definition_with};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
-use super::parts::{Parts, SavedState};
+use super::parts::Parts;
 use super::qmp::{Event, Qmp};
 use super::seen::{Counted, FIRST_DAY};
 use super::shape::Shape;
@@ -25,11 +25,9 @@ use std::time::{Duration, Instant};
 use xenwarden_lab_dom0::PULSE_PERIOD;
 
 /// How often a condition outside our reach (a socket that appears, a process that ends) is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long QEMU may take to open its sockets, and to end after it was told to.
-const PROMPT: Duration = Duration::from_secs(20);
-/// How long saving or restoring the machine's state may take.
-const MOVING: Duration = Duration::from_secs(120);
+pub(super) const PROMPT: Duration = Duration::from_secs(20);
 /// How often the machine's own time is looked at, while something is waited for.
 const POLL: Duration = Duration::from_millis(20);
 /// How long some seconds of the machine's time may take, however busy this machine is.
@@ -42,7 +40,7 @@ const SHOWN: usize = 20;
 /// A running QEMU. Dropping it kills it.
 pub struct Machine {
     child: Child,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     shape: Shape,
     pub(super) arch: Arch,
     tables: Option<u64>,
@@ -150,51 +148,8 @@ impl Machine {
         self.qmp.execute("stop", json!({})).map(drop)
     }
 
-    /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
-    pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
-        fresh_dir(folder)?;
-        disk::copy(&state.disk, &folder.join(disk::NAME))?;
-        let mut machine = Self::start_incoming(parts, folder, &state.memory, false)?;
-        machine.leave_memory_out()?;
-        machine.come_in(&state.devices)?;
-        Ok(machine)
-    }
-
-    /// Starts a machine whose state is to come in, but for what of it is in the file of its memory. `written`: what it writes to its
-    /// memory goes to the file, and is not forgotten with the machine.
-    fn start_incoming(parts: &Parts, folder: &Path, memory: &Path, written: bool) -> Result<Self> {
-        let mut more = memory_in(memory, written);
-        more.extend(["-incoming", "defer"].map(str::to_owned));
-        // The agent in the saved state may still owe answers to the ids of the boot.
-        Self::start(parts, folder, FIRST_DAY, &more, 1 << 32)
-    }
-
-    /// Has a state that is saved from now on be without memory that is a shared file, and one that comes in be taken for such (QEMU:
-    /// qapi/migration.json, `x-ignore-shared`): the file has it.
-    fn leave_memory_out(&mut self) -> Result<()> {
-        let shared = json!({ "capability": "x-ignore-shared", "state": true });
-        let capabilities = json!({ "capabilities": [shared] });
-        self.qmp
-            .execute("migrate-set-capabilities", capabilities)
-            .map(drop)
-    }
-
-    /// Reads a state.
-    fn come_in(&mut self, state: &Path) -> Result<()> {
-        std::os::unix::fs::symlink(state, self.folder.join("state"))
-            .context(|| "cannot link the saved state")?;
-        let from = json!({ "uri": "exec:cat state" });
-        self.qmp.execute("migrate-incoming", from)?;
-        let deadline = Instant::now() + MOVING;
-        while self.status()? == "inmigrate" {
-            self.check_deadline(deadline, "restoring its state")?;
-            sleep(LOOK_EVERY);
-        }
-        Ok(())
-    }
-
     /// It stands still until [`Machine::resume`].
-    fn start(
+    pub(super) fn start(
         parts: &Parts,
         folder: &Path,
         date: &str,
@@ -356,50 +311,6 @@ impl Machine {
         }
     }
 
-    /// Stops the machine's time and keeps its state as `state`; the machine is of no use after it. `parts`: what it is made of.
-    pub fn save(mut self, parts: &Parts, state: &SavedState) -> Result<()> {
-        self.qmp.execute("stop", json!({}))?;
-        // Its memory is no file: another machine takes all of it over, whose memory is one.
-        let whole = self.write_state("whole")?;
-        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
-        let heir = self.folder.with_extension("saved");
-        fresh_dir(&heir)?;
-        disk::copy(&state.disk, &heir.join(disk::NAME))?;
-        let memory = heir.join("memory");
-        let mut heir = Self::start_incoming(parts, &heir, &memory, true)?;
-        heir.come_in(&whole)?;
-        heir.leave_memory_out()?;
-        let devices = heir.write_state("devices")?;
-        [(memory, &state.memory), (devices, &state.devices)]
-            .iter()
-            .try_for_each(|(from, to)| std::fs::rename(from, to))
-            .context(|| format!("cannot keep {}", state.devices.display()))
-    }
-
-    /// Writes its state to a file of this name in its folder, and ends QEMU.
-    fn write_state(&mut self, name: &str) -> Result<PathBuf> {
-        let fast = json!({ "max-bandwidth": 1_u64 << 40 });
-        self.qmp.execute("migrate-set-parameters", fast)?;
-        let to = json!({ "uri": format!("exec:cat > {name}") });
-        self.qmp.execute("migrate", to)?;
-        let deadline = Instant::now() + MOVING;
-        loop {
-            let progress = self.qmp.execute("query-migrate", json!({}))?;
-            match progress.get("status").and_then(|status| status.as_str()) {
-                Some("completed") => break,
-                Some("failed" | "cancelled") => {
-                    return Err(Error::new(format!("cannot save the state: {progress}")));
-                }
-                _ => self.check_deadline(deadline, "saving its state")?,
-            }
-            sleep(LOOK_EVERY);
-        }
-        // QEMU and with it the pipe's other end are gone before the file counts as complete.
-        self.qmp.execute("quit", json!({}))?;
-        self.wait_exit(PROMPT)?;
-        Ok(self.folder.join(name))
-    }
-
     /// Waits for QEMU's end.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
@@ -442,7 +353,7 @@ impl Machine {
         })
     }
 
-    fn status(&mut self) -> Result<String> {
+    pub(super) fn status(&mut self) -> Result<String> {
         let status = self.qmp.execute("query-status", json!({}))?;
         Ok(status
             .get("status")
@@ -451,21 +362,21 @@ impl Machine {
             .to_owned())
     }
 
-    fn check_deadline(&mut self, deadline: Instant, doing: &str) -> Result<()> {
+    pub(super) fn check_deadline(&mut self, deadline: Instant, doing: &str) -> Result<()> {
         match self.is_alive() {
             true => self.check_time(deadline, doing),
             false => Err(self.describe_failure(&format!("QEMU ended while {doing}"))),
         }
     }
 
-    fn check_time(&self, deadline: Instant, doing: &str) -> Result<()> {
+    pub(super) fn check_time(&self, deadline: Instant, doing: &str) -> Result<()> {
         match Instant::now() < deadline {
             true => Ok(()),
             false => Err(self.describe_failure(&format!("QEMU takes too long for {doing}"))),
         }
     }
 
-    fn describe_failure(&self, what: &str) -> Error {
+    pub(super) fn describe_failure(&self, what: &str) -> Error {
         Error::new(format!(
             "{what}\n{}",
             read_text(&self.folder.join("qemu.log")).unwrap_or_default()

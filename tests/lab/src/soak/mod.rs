@@ -3,7 +3,12 @@
 //!
 //! In: how many runs there shall be in all. Out: `target/lab/soak/runs.jsonl`, and what it says of each row. Several hosts run at a
 //! time, each with a time of its own. It can be ended at any moment, also by SIGKILL, and then goes on where it was. Promise: which
-//! row and phase is the n-th depends on n and the seed alone, however many run at a time and wherever it was ended.
+//! row and phase is the n-th depends on n and the seed alone, however many run at a time and wherever it was ended. A run is what was
+//! tested: where no host can be had, on a disk that is full or without QEMU, the soak ends and counts nothing.
+//!
+//! Hypervisors, programs, QEMU and the laboratory's own program are what is tested: a change of any of them begins a soak anew. One
+//! that takes many sittings is run by a copy of `target/release/lab` with copies of the programs (`XENWARDEN_LAB_PROGRAMS`), so that a
+//! build between two of them changes nothing.
 
 pub mod kept;
 pub mod page;
@@ -46,7 +51,7 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>, jobs: Option<usize>) ->
     let rows = rows()?;
     let names: Vec<String> = rows.iter().map(Scenario::name).collect();
     let laboratory = Laboratory::provide_parts()?;
-    let (key, versions) = laboratory.tested(&rows)?;
+    let (key, versions) = laboratory.tested()?;
     let head = Head {
         key,
         seed: seed.unwrap_or_else(of_this_moment),
@@ -67,6 +72,12 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>, jobs: Option<usize>) ->
     let run = |n| {
         let (row, phase) = plan.nth(n);
         let figures = rows[row].run(&laboratory, phase);
+        if let Some(why) = laboratory.why_no_host() {
+            let (name, phase_ms) = (&figures.scenario, figures.phase_ms);
+            return Err(Error::new(format!(
+                "run {n}, {name} --phase {phase_ms}, could not be made: there is no host: {why}"
+            )));
+        }
         eprintln!("  {n}: {}", figures.line());
         Ok(figures)
     };
