@@ -7,6 +7,7 @@ CARGO ?= cargo
 LAB = $(CARGO) run --quiet --release -p xenwarden-lab --bin lab --
 N ?= 150
 SEED ?=
+JOBS ?=
 RUNS ?= 1
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
@@ -39,7 +40,7 @@ help:
 	@echo 'make qemu-test          build Debian 12'"'"'s and 13'"'"'s QEMU as it is and with the patches for it, and run our tests of it and its own of'
 	@echo '                        watchdogs (minutes)'
 	@echo 'make soak [N=150]       every row that ends with a reset and every wedge, at even phases, until there are N runs in all; ended at any'
-	@echo '                        moment it goes on where it was (N=10000: a day). SEED=NUMBER chooses the order'
+	@echo '                        moment it goes on where it was (N=10000: hours). SEED=NUMBER chooses the order, JOBS=NUMBER how many run at a time'
 	@echo 'make soak-report        what the soak says so far: min, median, p99, max against the bound, and what is out of the common'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
 	@echo 'make bench [RUNS=1]     ours against sbd, watchdog(8), busybox and xenwatchdogd on nested Xen: wedges, cost, kicks; into doc/bench.md'
@@ -147,7 +148,7 @@ test-all: unit simulation alerts lab series colo cluster pool qemu-test
 	$(MAKE) packages-test
 	XENWARDEN_POOL_KILLS=100 $(MAKE) pool
 	XENWARDEN_LAB_PHASES=3 $(CARGO) test --release -p xenwarden-lab --test scenarios -- --include-ignored
-	$(LAB) soak more $(N)
+	$(LAB) soak more $(N) $(if $(JOBS),--jobs $(JOBS))
 	$(LAB) variants
 	$(LAB) cost
 	$(MAKE) portable-test
@@ -164,7 +165,7 @@ portable-test: lab portable
 	XENWARDEN_LAB_PROGRAMS=target/portable $(CARGO) test --release -p xenwarden-lab --test scenarios -- wedge/
 
 soak: lab
-	$(LAB) soak $(N) $(SEED)
+	$(LAB) soak $(N) $(SEED) $(if $(JOBS),--jobs $(JOBS))
 
 soak-report: prerequisites
 	$(LAB) soak report

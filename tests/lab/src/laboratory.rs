@@ -18,21 +18,20 @@ use crate::machine::gdb::Gdb;
 use crate::machine::symbols::Symbols;
 use crate::machine::{ARM_LOADED, Machine, Parts, SavedState, Shape, VirtioGuest, definition};
 use crate::provision::{Arch, Hypervisor, Packages, Release, install_missing};
+use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// The guests of the saved state.
 pub const GUESTS: [&str; 2] = ["web", "db"];
 /// How long the emulated host may take to come up.
 const BOOT: Duration = Duration::from_secs(180);
-/// How many states of other versions are kept besides the one in use; each takes some 300 MB.
+/// How many states of other versions are kept besides the one in use; each takes some 500 MB.
 const OTHER_STATES: usize = 7;
-/// Files of one state.
-const FILES: usize = 2;
 /// What the guard is told where the hypervisor has no table.
 pub const PARTIAL: &str =
     "sed -i 's/^coverage = .*/coverage = \"partial\"/' /etc/xenwarden/xenwarden.conf";
@@ -76,6 +75,8 @@ pub struct Laboratory {
     extended: OnceLock<Build>,
     /// Machines so far: each has a folder of its own, as several may run at once.
     machines: AtomicU32,
+    /// Why the last host could not be had that a thread asked for, by these threads.
+    no_host: Mutex<HashMap<ThreadId, String>>,
 }
 
 impl Laboratory {
@@ -121,6 +122,7 @@ impl Laboratory {
             stock: OnceLock::new(),
             extended: OnceLock::new(),
             machines: AtomicU32::new(0),
+            no_host: Mutex::default(),
         })
     }
 
@@ -150,10 +152,7 @@ impl Laboratory {
             definition(shape, self.packages.arch).join(" ").as_bytes(),
         ]);
         let states = self.layout.made("states");
-        let state = SavedState {
-            disk: states.join(format!("{key}.disk")),
-            memory: states.join(key),
-        };
+        let state = SavedState::named(&states, &key);
         let parts = Parts {
             hypervisor: build.image.clone(),
             kernel: self.images.kernel.clone(),
@@ -182,8 +181,19 @@ impl Laboratory {
         if !parts.can_be_saved() {
             return self.booted(&parts);
         }
-        self.provide_state(&parts, &state)?;
-        self.restored(&parts, &state)
+        let host = self.provide_state(&parts, &state);
+        let host = host.and_then(|()| self.restored(&parts, &state));
+        host.inspect_err(|error| {
+            let mut no_host = self.no_host.lock().unwrap_or_else(PoisonError::into_inner);
+            no_host.insert(thread::current().id(), error.to_string());
+        })
+    }
+
+    /// Why the calling thread had no host from a saved state, if it was not given one since it was last asked: then it is this machine
+    /// that is broken, and nothing was tested.
+    pub fn why_no_host(&self) -> Option<String> {
+        let mut no_host = self.no_host.lock().unwrap_or_else(PoisonError::into_inner);
+        no_host.remove(&thread::current().id())
     }
 
     /// A host from a saved state, its time running.
@@ -352,9 +362,9 @@ impl Laboratory {
         make_dir(&folder)?;
         {
             let _lock = CacheLock::take(&self.layout)?;
-            prune(&folder, OTHER_STATES * FILES)?;
+            prune(&folder, OTHER_STATES * SavedState::FILES)?;
         }
-        self.booted(parts)?.machine.save(state)
+        self.booted(parts)?.machine.save(parts, state)
     }
 
     /// A host as it should be, from power-on.

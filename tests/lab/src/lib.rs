@@ -8,7 +8,7 @@
 //!      │
 //!  laboratory   boots a host once and saves its state
 //!      │                                        machine: QEMU, its monitor, its gdb stub,
-//!    host       restored in half a second  ───▶          commands in dom0, the log out of dom0
+//!    host       restored in an instant     ───▶          commands in dom0, the log out of dom0
 //!      │
 //!   wedge       faults injected into the running hypervisor
 //!      │

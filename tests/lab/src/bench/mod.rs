@@ -20,7 +20,7 @@ use crate::laboratory::Laboratory;
 use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
-use crate::soak::plan::phase_of;
+use crate::scenario::phase::Even;
 use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
 use peers::Peer;
 use report::Data;
@@ -136,7 +136,7 @@ pub fn wedges(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
     bench.all("wedges", runs, &wedges::cases(), |case, peer, run| {
         // One for all daemons, so that none is lucky; another in each run.
-        let phase = phase_of(PHASES, case.name, run.into());
+        let phase = Even::of(PHASES, case.name).nth(run.into());
         wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
     })
 }

@@ -27,7 +27,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab run NAME --phase MS      the same once, at this phase of the timers
        lab pvh [RUNS]               run a wedge or two with a PVH dom0
        lab soak RUNS [SEED]         run all that end with a reset, over phases, until there are so many runs in all
-       lab soak more RUNS           so many more
+       lab soak more RUNS           so many more; both: --jobs N runs so many at a time, at most two where nobody says
        lab soak report              what the soak says so far, row by row, and what is out of the common
        lab soak publish             write that to doc/bench/soak.json, then the same as bench report
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
@@ -79,11 +79,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["run", name, "--phase", ms] => repeat("run", &exactly(name)?, 1, Some(phase(ms)?)),
         ["pvh"] => repeat("pvh", &Scenario::on_pvh(), 1, None),
         ["pvh", runs] => repeat("pvh", &Scenario::on_pvh(), number(runs)?, None),
-        ["soak", "report"] => soak::report(),
-        ["soak", "more", runs] => soak::more(number(runs)?.into()),
-        ["soak", "publish"] => soak::publish().and_then(|()| bench::report()),
-        ["soak", runs] => soak::run(number(runs)?.into(), None),
-        ["soak", runs, seed] => soak::run(number(runs)?.into(), Some(number(seed)?.into())),
+        ["soak", words @ ..] => soaked(words),
         ["cost"] => cost::run(3),
         ["cost", runs] => cost::run(number(runs)?),
         ["series"] => series::run(),
@@ -115,6 +111,31 @@ fn run(words: &[&str]) -> Result<()> {
 fn number(word: &str) -> Result<u32> {
     word.parse()
         .context(|| format!("{word} is no number of runs"))
+}
+
+/// All that is done with a soak.
+fn soaked(words: &[&str]) -> Result<()> {
+    let (words, jobs) = match words {
+        [words @ .., "--jobs", jobs] => (words, Some(number_of_jobs(jobs)?)),
+        words => (words, None),
+    };
+    match words {
+        ["report"] => soak::report(),
+        ["publish"] => soak::publish().and_then(|()| bench::report()),
+        ["more", runs] => soak::more(number(runs)?.into(), jobs),
+        [runs] => soak::run(number(runs)?.into(), None, jobs),
+        [runs, seed] => soak::run(number(runs)?.into(), Some(number(seed)?.into()), jobs),
+        _ => Err(Error::new(USAGE)),
+    }
+}
+
+fn number_of_jobs(word: &str) -> Result<usize> {
+    match word.parse() {
+        Ok(jobs @ 1..=64) => Ok(jobs),
+        _ => Err(Error::new(format!(
+            "{word} is no number of jobs: how many hosts run at a time, 1 to 64"
+        ))),
+    }
 }
 
 /// Compares ours with other watchdog daemons.

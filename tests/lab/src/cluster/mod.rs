@@ -140,8 +140,9 @@ impl<'a> Cluster<'a> {
         for host in &mut self.hosts {
             host.machine.stop()?;
         }
-        for (host, state) in self.hosts.into_iter().zip(&parts.states) {
-            host.machine.save(state)?;
+        let made_of = parts.parts.iter().zip(&parts.states);
+        for (host, (parts, state)) in self.hosts.into_iter().zip(made_of) {
+            host.machine.save(parts, state)?;
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ const SOURCES: [&str; 3] = ["src", "Cargo.toml", "Cargo.lock"];
 const RECIPE: &str = "bench 2";
 /// What sbd loads is large, and dom0's initramfs has it. The last such argument counts.
 const MEMORY: &str = " dom0_mem=768M";
-/// How many files of other states are kept: one state has two for each of two shapes.
-const OTHER_FILES: usize = 4;
+/// How many files of other states are kept: one for each of two shapes.
+const OTHER_FILES: usize = 2 * SavedState::FILES;
 
 /// What such hosts are made of.
 pub struct BenchParts {
@@ -72,10 +72,7 @@ impl Laboratory {
         let defined = definition(shape, self.packages.arch).join(" ");
         let key = cache_key([of.key.as_bytes(), defined.as_bytes()]);
         let folder = self.layout.lab("bench/states");
-        let state = SavedState {
-            disk: folder.join(format!("{key}.disk")),
-            memory: folder.join(key),
-        };
+        let state = SavedState::named(&folder, &key);
         if !state.exists() {
             let _lock = CacheLock::of_state(&self.layout, shape)?;
             if !state.exists() {
@@ -96,7 +93,7 @@ impl Laboratory {
         for name in GUESTS {
             host.create(&Guest::named(name))?;
         }
-        host.machine.save(state)
+        host.machine.save(parts, state)
     }
 
     /// A folder for what is measured.

@@ -28,12 +28,13 @@ const DEVICES: [&str; 2] = [
 ];
 /// A change of how the saved state comes about; it makes old ones invalid.
 const RECIPE: &str = "cluster 2";
-/// How many files of other states are kept: one state has two for each host.
-const OTHER_FILES: usize = 4;
+/// How many files of other states are kept: one for each host.
+const OTHER_FILES: usize = 2 * SavedState::FILES;
 
 /// What a cluster's hosts are made of, and where their states are.
 pub struct ClusterParts {
-    parts: [Parts; 2],
+    /// What each host is made of.
+    pub parts: [Parts; 2],
     /// The packages' folder, for what of them runs on this machine.
     pub root: PathBuf,
     /// The state of each host, of one moment.
@@ -72,10 +73,7 @@ impl Laboratory {
         ]);
         let folder = self.layout.lab("cluster/states");
         make_dir(&folder)?;
-        let states = NAMES.map(|name| SavedState {
-            memory: folder.join(format!("{key}-{name}")),
-            disk: folder.join(format!("{key}-{name}.disk")),
-        });
+        let states = NAMES.map(|name| SavedState::named(&folder, &format!("{key}-{name}")));
         if !states.iter().all(SavedState::exists) {
             prune(&folder, OTHER_FILES)?;
         }

@@ -70,15 +70,12 @@ impl Laboratory {
         let recipe = RECIPE.as_bytes();
         let key = cache_key([recipe, build, initramfs, disk, definition.as_bytes()]);
         let folder = self.layout.made("debian-states");
-        let state = SavedState {
-            disk: folder.join(format!("{key}.disk")),
-            memory: folder.join(key),
-        };
+        let state = SavedState::named(&folder, &key);
         // One is made at a time, and there is none of this name besides.
         let _lock = CacheLock::of_debian(&self.layout)?;
         if !state.exists() {
             make_dir(&folder)?;
-            prune(&folder, 2 * OTHER_STATES)?;
+            prune(&folder, OTHER_STATES * SavedState::FILES)?;
             self.make_debian_state(parts, &state)?;
         }
         Ok(state)
@@ -101,7 +98,7 @@ impl Laboratory {
             host.create(&Guest::named(name))?;
             said(&format!("guest {name} is up"));
         }
-        host.machine.save(state)
+        host.machine.save(parts, state)
     }
 
     fn boot_debian(&self, parts: &Parts) -> Result<Host> {

@@ -4,6 +4,7 @@
 use super::Parts;
 use super::shape::Shape;
 use crate::provision::Arch;
+use std::path::Path;
 
 /// QEMU's processor model, without what the emulation gets wrong or warns of: MWAIT faults in Xen's idle loop, SMAP breaks
 /// the return to PV guests, and the rest is not emulated. With XSAVE, and so with AVX, programs in dom0 lost
@@ -53,6 +54,18 @@ const ARM_MODULES: [&str; 2] = ["0x49000000", "0x4d000000"];
 
 /// How far from where it is linked to QEMU puts an Arm hypervisor into memory (hw/arm/boot.c: 2 MiB behind the RAM's beginning).
 pub const ARM_LOADED: u64 = 0x4000_0000;
+
+/// The memory that machines are given, as [`COMMON`] says, from a file. The name is the one that QEMU gives to a PC's memory itself, so
+/// states do not depend on where it is.
+pub(super) fn memory_in(file: &Path, written: bool) -> Vec<String> {
+    let share = if written { "on" } else { "off" };
+    // A comma in a value is written twice.
+    let file = file.display().to_string().replace(',', ",,");
+    let memory = format!("memory-backend-file,id=pc.ram,size=1536M,mem-path={file},share={share}");
+    ["-object", &memory, "-machine", "memory-backend=pc.ram"]
+        .map(str::to_owned)
+        .into()
+}
 
 /// The arguments that define the machine, apart from its files.
 pub fn definition(shape: Shape, arch: Arch) -> Vec<String> {

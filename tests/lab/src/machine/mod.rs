@@ -13,6 +13,7 @@ mod qemu;
 mod qmp;
 mod seen;
 mod shape;
+mod state;
 pub mod symbols;
 mod virtio_guest;
 

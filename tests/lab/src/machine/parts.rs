@@ -3,7 +3,7 @@
 
 use super::shape::Shape;
 use crate::provision::Arch;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a machine is made of. Two machines of the same parts can exchange their saved states.
 #[derive(Debug, Clone)]
@@ -36,18 +36,35 @@ impl Parts {
     }
 }
 
-/// A machine's state on disk.
+/// A machine's state on disk. Machines that begin with it write to none of its files.
 #[derive(Debug, Clone)]
 pub struct SavedState {
-    /// Memory and devices.
+    /// The memory as it was, byte by byte: machines map it, so what they do not touch is never read.
     pub memory: PathBuf,
+    /// All else: processors and devices.
+    pub devices: PathBuf,
     /// The disk at that moment.
     pub disk: PathBuf,
 }
 
 impl SavedState {
+    /// Files of one state.
+    pub const FILES: usize = 3;
+
+    /// The state of this name in a folder.
+    pub fn named(folder: &Path, name: &str) -> Self {
+        let file = |kind: &str| folder.join(format!("{name}.{kind}"));
+        SavedState {
+            memory: file("memory"),
+            devices: file("devices"),
+            disk: file("image"),
+        }
+    }
+
     /// Whether it is there.
     pub fn exists(&self) -> bool {
-        self.memory.exists() && self.disk.exists()
+        [&self.memory, &self.devices, &self.disk]
+            .iter()
+            .all(|file| file.exists())
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One emulated host: starting it, stopping its time, saving and restoring it, and seeing it end.
+//! One emulated host: starting it, stopping its time, and seeing it end.
 //!
 //! QEMU's software emulation runs the hypervisor; `i6300esb` is the hardware watchdog. When it fires, QEMU says so by an event
 //! and, because the reset may not restart it, exits. The kernel kills QEMU when the thread that started it dies.
@@ -9,7 +9,7 @@ use super::definition::{boots, definition_with};
 use super::disk;
 use super::gdb::Gdb;
 use super::log::Log;
-use super::parts::{Parts, SavedState};
+use super::parts::Parts;
 use super::qmp::{Event, Qmp};
 use super::seen::{Counted, FIRST_DAY};
 use super::shape::Shape;
@@ -25,11 +25,9 @@ use std::time::{Duration, Instant};
 use xenwarden_lab_dom0::PULSE_PERIOD;
 
 /// How often a condition outside our reach (a socket that appears, a process that ends) is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long QEMU may take to open its sockets, and to end after it was told to.
-const PROMPT: Duration = Duration::from_secs(20);
-/// How long saving or restoring the machine's state may take.
-const MOVING: Duration = Duration::from_secs(120);
+pub(super) const PROMPT: Duration = Duration::from_secs(20);
 /// How often the machine's own time is looked at, while something is waited for.
 const POLL: Duration = Duration::from_millis(20);
 /// How long some seconds of the machine's time may take, however busy this machine is.
@@ -42,7 +40,7 @@ const SHOWN: usize = 20;
 /// A running QEMU. Dropping it kills it.
 pub struct Machine {
     child: Child,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     shape: Shape,
     pub(super) arch: Arch,
     tables: Option<u64>,
@@ -67,7 +65,7 @@ impl Machine {
     }
 
     fn switch_on(parts: &Parts, folder: &Path, date: &str) -> Result<Self> {
-        let mut machine = Self::start(parts, folder, date, None, 1)?;
+        let mut machine = Self::start(parts, folder, date, &[], 1)?;
         machine.have_no_alarm()?;
         machine.resume()?;
         Ok(machine)
@@ -150,26 +148,12 @@ impl Machine {
         self.qmp.execute("stop", json!({})).map(drop)
     }
 
-    /// Starts a machine from a saved state; it stands still until [`Machine::resume`].
-    pub fn restore(parts: &Parts, folder: &Path, state: &SavedState) -> Result<Self> {
-        fresh_dir(folder)?;
-        disk::copy(&state.disk, &folder.join(disk::NAME))?;
-        // The agent in the saved state may still owe answers to the ids of the boot.
-        let mut machine = Self::start(parts, folder, FIRST_DAY, Some(&state.memory), 1 << 32)?;
-        let deadline = Instant::now() + MOVING;
-        while machine.status()? == "inmigrate" {
-            machine.check_deadline(deadline, "restoring its state")?;
-            sleep(LOOK_EVERY);
-        }
-        Ok(machine)
-    }
-
     /// It stands still until [`Machine::resume`].
-    fn start(
+    pub(super) fn start(
         parts: &Parts,
         folder: &Path,
         date: &str,
-        state: Option<&Path>,
+        more: &[String],
         first_id: u64,
     ) -> Result<Self> {
         let stderr = std::fs::File::create(folder.join("qemu.log"))
@@ -184,13 +168,8 @@ impl Machine {
             ))
             .args(parts.devices.split_whitespace())
             .args(["-S", "-rtc", &format!("base={date},clock=vm")])
-            .args(boots(parts));
-        if let Some(state) = state {
-            std::os::unix::fs::symlink(state, folder.join("state"))
-                .context(|| "cannot link the saved state")?;
-            command.args(["-incoming", "exec:cat state"]);
-        }
-        command
+            .args(boots(parts))
+            .args(more)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -332,37 +311,6 @@ impl Machine {
         }
     }
 
-    /// Stops the machine's time and writes its state to `state`; the machine is of no use after it.
-    pub fn save(mut self, state: &SavedState) -> Result<()> {
-        let part = state.memory.with_extension("part");
-        self.qmp.execute("stop", json!({}))?;
-        self.qmp.execute(
-            "migrate-set-parameters",
-            json!({ "max-bandwidth": 1_u64 << 40 }),
-        )?;
-        self.qmp
-            .execute("migrate", json!({ "uri": "exec:cat > part" }))?;
-        let deadline = Instant::now() + MOVING;
-        loop {
-            let progress = self.qmp.execute("query-migrate", json!({}))?;
-            match progress.get("status").and_then(|status| status.as_str()) {
-                Some("completed") => break,
-                Some("failed" | "cancelled") => {
-                    return Err(Error::new(format!("cannot save the state: {progress}")));
-                }
-                _ => self.check_deadline(deadline, "saving its state")?,
-            }
-            sleep(LOOK_EVERY);
-        }
-        // QEMU and with it the pipe's other end are gone before the file counts as complete.
-        self.qmp.execute("quit", json!({}))?;
-        self.wait_exit(PROMPT)?;
-        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
-        std::fs::rename(self.folder.join("part"), &part)
-            .and_then(|()| std::fs::rename(&part, &state.memory))
-            .context(|| format!("cannot keep {}", state.memory.display()))
-    }
-
     /// Waits for QEMU's end.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
@@ -405,7 +353,7 @@ impl Machine {
         })
     }
 
-    fn status(&mut self) -> Result<String> {
+    pub(super) fn status(&mut self) -> Result<String> {
         let status = self.qmp.execute("query-status", json!({}))?;
         Ok(status
             .get("status")
@@ -414,21 +362,21 @@ impl Machine {
             .to_owned())
     }
 
-    fn check_deadline(&mut self, deadline: Instant, doing: &str) -> Result<()> {
+    pub(super) fn check_deadline(&mut self, deadline: Instant, doing: &str) -> Result<()> {
         match self.is_alive() {
             true => self.check_time(deadline, doing),
             false => Err(self.describe_failure(&format!("QEMU ended while {doing}"))),
         }
     }
 
-    fn check_time(&self, deadline: Instant, doing: &str) -> Result<()> {
+    pub(super) fn check_time(&self, deadline: Instant, doing: &str) -> Result<()> {
         match Instant::now() < deadline {
             true => Ok(()),
             false => Err(self.describe_failure(&format!("QEMU takes too long for {doing}"))),
         }
     }
 
-    fn describe_failure(&self, what: &str) -> Error {
+    pub(super) fn describe_failure(&self, what: &str) -> Error {
         Error::new(format!(
             "{what}\n{}",
             read_text(&self.folder.join("qemu.log")).unwrap_or_default()
@@ -439,7 +387,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         end(&mut self.child);
-        // Its memory's state is only linked there; what is left is small. Should it stay, the laboratory removes it.
+        // Its state is only linked there; what is left is small. Should it stay, the laboratory removes it.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -37,22 +37,10 @@ use crate::machine::Shape;
 use crate::provision::Arch;
 use figures::Figures;
 use std::time::Duration;
-use wedges::{
-    FROM_DEADLINE, FROM_INJECTION, FROM_INJECTION_HELD_ON_STOCK, FROM_INJECTION_ON_STOCK,
-    FROM_STARVING, WEDGES, Wedge,
-};
+use wedges::{WEDGES, Wedge};
 
 /// The wedges that `make test` also runs on hosts of other shapes.
 const ON_EVERY_HOST: &[&str] = &["timer-lost-2", "sched-lost-1"];
-
-/// What is allowed before the host watchdog's own bound.
-const BOUNDS: [Duration; 5] = [
-    FROM_INJECTION_HELD_ON_STOCK,
-    FROM_INJECTION,
-    FROM_DEADLINE,
-    FROM_STARVING,
-    FROM_INJECTION_ON_STOCK,
-];
 
 /// A restored host of this shape that kicks, at `phase` of the timers.
 fn ready(laboratory: &Laboratory, shape: Shape, phase: Duration) -> Result<Host> {
@@ -256,14 +244,6 @@ impl Scenario {
     /// Whether a soak runs it: it ends with a reset, if all is well, or is a wedge that a host must live through.
     pub fn is_soaked(&self) -> bool {
         ["wedge", "down"].contains(&self.group) || matches!(self.kind, Kind::Wedge(..))
-    }
-
-    /// All that its result is judged by, as far as it is in a table.
-    pub fn terms(&self) -> String {
-        match self.kind {
-            Kind::Wedge(wedge, shape) => format!("{} {shape:?} {wedge:?} {BOUNDS:?}", self.name()),
-            Kind::Row(row) => format!("{} {}", self.name(), row.what),
-        }
     }
 
     /// Runs it on a host of its own. A scenario that could not be run to its end has failed, too.

@@ -1,10 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Phases of the timers: when, within the second in which all periodic work recurs, a scenario acts.
 
+use crate::layout::cache_key;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The longest period of what the guard and the hypervisor do over and over: the canary's.
 const PERIOD: Duration = Duration::from_secs(1);
+/// 2^64 divided by the golden ratio.
+pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Phases that lie about evenly in the period, however many there are, and of which no two are the same for long: the fractions of the
+/// multiples of the golden ratio, from some place on.
+pub struct Even {
+    /// The place, of 2^64.
+    begin: u64,
+}
+
+impl Even {
+    /// Those of a row, from a place of its own on, which comes of its name and of a number.
+    pub fn of(seed: u64, name: &str) -> Self {
+        let hash = cache_key([name.as_bytes(), &seed.to_le_bytes()]);
+        Even {
+            begin: u64::from_str_radix(&hash, 16).unwrap_or_default(),
+        }
+    }
+
+    /// The n-th, in whole milliseconds.
+    pub fn nth(&self, n: u64) -> Duration {
+        let fraction = self.begin.wrapping_add(n.wrapping_mul(GOLDEN));
+        let phase_ms = (u128::from(fraction) * PERIOD.as_millis()) >> 64;
+        Duration::from_millis(phase_ms as u64)
+    }
+}
 
 /// A source of phases: Marsaglia's xorshift, which is random enough to land anywhere.
 pub struct Phases(u64);

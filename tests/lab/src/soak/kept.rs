@@ -2,12 +2,13 @@
 //! What a soak keeps, so that it can be ended at any moment and go on: `target/lab/soak/runs.jsonl`, whose first line says what is
 //! tested and by which seed, and in which each further line is a run.
 //!
-//! In: lines of JSON. Promise: a run counts when its whole line is there. Never: results of two things that are tested in one file.
+//! In: lines of JSON. Promise: a run counts when its whole line is there; a run that was under way when a soak was ended is a hole,
+//! which the next soak fills. Never: results of two things that are tested in one file, nor two of one number.
 
 use crate::bench::data::line;
 use crate::command::say;
 use crate::error::{Context, Error, Result};
-use crate::layout::{make_dir, read_text};
+use crate::layout::{make_dir, read};
 use crate::scenario::figures::Figures;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ const LOCK: &str = "lock";
 /// What is tested, and in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// A hash of all that the results depend on: hypervisors, programs, the table of rows and their bounds.
+    /// A hash of all that the results depend on: hypervisors, programs, QEMU, and the laboratory's own program.
     pub key: String,
     /// Makes the order and the phases.
     pub seed: u64,
@@ -47,7 +48,7 @@ pub struct Run {
 pub struct Soak {
     /// What is tested.
     pub head: Head,
-    /// The runs, in order.
+    /// The runs, in the order of their numbers. Some may be missing: several are under way at a time, and each is kept when it is through.
     pub runs: Vec<Run>,
 }
 
@@ -58,34 +59,62 @@ impl Soak {
         if !path.exists() {
             return Ok(None);
         }
-        let text = read_text(&path)?;
-        let whole = whole(&text);
-        let mut lines = whole.lines();
+        let bytes = read(&path)?;
+        let mut lines = whole(&bytes).split_inclusive(|byte| *byte == b'\n');
         let Some(first) = lines.next() else {
             return Ok(None);
         };
-        let damaged = |number: usize| {
-            format!(
-                "{}, line {number}: no result of a soak; move the file away to begin anew",
-                path.display()
-            )
+        let damaged = |number: u64, why: &str| {
+            let path = path.display();
+            format!("{path}, line {number}: {why}; move the file away to begin anew")
         };
-        let head = serde_json::from_str(first).context(|| damaged(1))?;
-        let mut runs: Vec<Run> = Vec::new();
+        let no_result = |number| damaged(number, "no result of a soak");
+        let head = serde_json::from_slice(first).context(|| no_result(1))?;
+        let mut soak = Soak {
+            head,
+            runs: Vec::new(),
+        };
         for (line, number) in lines.zip(2..) {
-            let run: Run = serde_json::from_str(line).context(|| damaged(number))?;
-            if run.n != runs.len() as u64 {
-                return Err(Error::new(damaged(number)));
+            let run: Run = serde_json::from_slice(line).context(|| no_result(number))?;
+            let twice = format!("run {} is there twice", run.n);
+            if !soak.put(run) {
+                return Err(Error::new(damaged(number, &twice)));
             }
-            runs.push(run);
         }
-        Ok(Some(Soak { head, runs }))
+        Ok(Some(soak))
+    }
+
+    /// Where the run of this number is, or would be.
+    fn place(&self, n: u64) -> std::result::Result<usize, usize> {
+        self.runs.binary_search_by_key(&n, |run| run.n)
+    }
+
+    /// Puts a run in its place, unless there is one.
+    fn put(&mut self, run: Run) -> bool {
+        let place = self.place(run.n);
+        if let Err(place) = place {
+            self.runs.insert(place, run);
+        }
+        place.is_err()
+    }
+
+    /// How many runs there are.
+    pub fn count(&self) -> u64 {
+        self.runs.len() as u64
+    }
+
+    /// The numbers that are missing until there are `count` runs in all, the least first: holes, then what comes behind.
+    pub fn missing(&self, count: u64) -> Vec<u64> {
+        let to_come = count.saturating_sub(self.count());
+        let free = (0..).filter(|n| self.place(*n).is_err());
+        free.zip(0..to_come).map(|(n, _)| n).collect()
     }
 }
 
-/// The lines that have an end.
-fn whole(text: &str) -> &str {
-    &text[..text.rfind('\n').map_or(0, |end| end + 1)]
+/// The lines that have an end. What is behind them may end within a character.
+fn whole(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    &bytes[..end.map_or(0, |end| end + 1)]
 }
 
 /// A soak that goes on; while it is there no other is begun.
@@ -93,6 +122,8 @@ pub struct Kept {
     file: File,
     path: PathBuf,
     soak: Soak,
+    /// A line was not written to its end: nothing may come behind it.
+    torn: bool,
     _lock: Flock<File>,
 }
 
@@ -129,6 +160,7 @@ impl Kept {
             file,
             path,
             soak,
+            torn: false,
             _lock: lock,
         })
     }
@@ -138,15 +170,18 @@ impl Kept {
         &self.soak
     }
 
-    /// Keeps the next run.
-    pub fn add(&mut self, figures: Figures) -> Result<()> {
-        let run = Run {
-            n: self.soak.runs.len() as u64,
-            figures,
-        };
-        let what = || format!("cannot keep a result in {}", self.path.display());
-        self.file.write_all(line(&run)?.as_bytes()).context(what)?;
-        self.soak.runs.push(run);
+    /// Keeps the run of this number. After an error nothing more is kept: what is behind a torn line would be damage.
+    pub fn add(&mut self, n: u64, figures: Figures) -> Result<()> {
+        let what = || format!("cannot keep run {n} in {}", self.path.display());
+        if self.torn || self.soak.place(n).is_ok() {
+            return Err(Error::new(what()));
+        }
+        let run = Run { n, figures };
+        let line = line(&run)?;
+        self.torn = true;
+        self.file.write_all(line.as_bytes()).context(what)?;
+        self.torn = false;
+        self.soak.put(run);
         Ok(())
     }
 }
@@ -181,7 +216,7 @@ fn rewritten(path: &Path, head: &Head) -> Result<File> {
     let mut options = OpenOptions::new();
     let file = options.create(true).write(true).truncate(false).open(path);
     let mut file = file.context(what)?;
-    let end = whole(&read_text(path)?).len() as u64;
+    let end = whole(&read(path)?).len() as u64;
     file.set_len(end).context(what)?;
     file.seek(SeekFrom::End(0)).context(what)?;
     if end == 0 {
@@ -193,7 +228,7 @@ fn rewritten(path: &Path, head: &Head) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::{Head, Kept, Run, Soak};
-    use crate::layout::{fresh_dir, read_text, write};
+    use crate::layout::{fresh_dir, read, read_text, write};
     use crate::scenario::figures::Figures;
     use std::path::{Path, PathBuf};
 
@@ -217,9 +252,14 @@ mod tests {
             phase_ms: 5,
             fired_s: Some(5.25),
             dom0_ran_s: Some([0.5, 1.0]),
-            said: vec!["a \"b\"".to_owned()],
+            said: vec!["a \"b\" – 5 µs".to_owned()],
             ..Figures::default()
         }
+    }
+
+    fn run(n: u64, name: &str) -> Run {
+        let figures = figures(name);
+        Run { n, figures }
     }
 
     fn refusal(result: crate::error::Result<Kept>) -> String {
@@ -229,8 +269,8 @@ mod tests {
     /// The file of a soak of two runs.
     fn of_two_runs(folder: &Path) -> String {
         let mut kept = Kept::open(folder, head("k"), None).unwrap();
-        kept.add(figures("a")).unwrap();
-        kept.add(figures("b")).unwrap();
+        kept.add(0, figures("a")).unwrap();
+        kept.add(1, figures("b")).unwrap();
         drop(kept);
         read_text(&folder.join("runs.jsonl")).unwrap()
     }
@@ -239,7 +279,7 @@ mod tests {
     fn a_soak_that_was_ended_goes_on_where_it_was() {
         let folder = folder("goes-on");
         let mut kept = Kept::open(&folder, head("k"), None).unwrap();
-        kept.add(figures("a")).unwrap();
+        kept.add(0, figures("a")).unwrap();
         drop(kept);
         let mut kept = Kept::open(
             &folder,
@@ -255,17 +295,8 @@ mod tests {
             head("k"),
             "the seed is that of the beginning"
         );
-        kept.add(figures("b")).unwrap();
-        let runs = [
-            Run {
-                n: 0,
-                figures: figures("a"),
-            },
-            Run {
-                n: 1,
-                figures: figures("b"),
-            },
-        ];
+        kept.add(1, figures("b")).unwrap();
+        let runs = [run(0, "a"), run(1, "b")];
         assert_eq!(Soak::read(&folder).unwrap().unwrap().runs, runs);
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -274,20 +305,53 @@ mod tests {
     fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
         let folder = folder("torn");
         let path = folder.join("runs.jsonl");
-        let text = of_two_runs(&folder);
-        let first = text.find('\n').unwrap() + 1;
-        for end in 0..text.len() {
-            write(&path, &text[..end]).unwrap();
-            let runs = text[..end].matches('\n').count().saturating_sub(1);
+        // What is said has characters of several bytes.
+        let bytes = of_two_runs(&folder).into_bytes();
+        let first = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for end in 0..bytes.len() {
+            let torn = &bytes[..end];
+            write(&path, torn).unwrap();
+            let ends = torn.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let runs = ends.saturating_sub(1);
+            let read = Soak::read(&folder).unwrap();
+            assert_eq!(read.map_or(0, |soak| soak.count()), runs, "{end}");
             let mut kept = Kept::open(&folder, head("k"), None).unwrap();
-            assert_eq!(kept.soak().runs.len(), runs, "{end}");
-            kept.add(figures("c")).unwrap();
+            assert_eq!(kept.soak().count(), runs, "{end}");
+            kept.add(runs, figures("c")).unwrap();
             drop(kept);
             let soak = Soak::read(&folder).unwrap().unwrap();
-            assert_eq!(soak.runs.len(), runs + 1);
-            assert_eq!(soak.runs[runs].figures, figures("c"));
-            assert!(end < first || text.starts_with(&read_text(&path).unwrap()[..first]));
+            assert_eq!(soak.count(), runs + 1);
+            assert_eq!(soak.runs.last(), Some(&run(runs, "c")));
+            assert!(end < first || read_text(&path).unwrap().as_bytes()[..first] == bytes[..first]);
         }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn lines_come_in_any_order_and_what_is_missing_is_known() {
+        let folder = folder("order");
+        let mut kept = Kept::open(&folder, head("k"), None).unwrap();
+        for n in [3, 0, 1, 6] {
+            kept.add(n, figures("a")).unwrap();
+        }
+        drop(kept);
+        let soak = Soak::read(&folder).unwrap().unwrap();
+        assert!(soak.runs.iter().map(|run| run.n).eq([0, 1, 3, 6]));
+        let kept = Kept::open(&folder, head("k"), None).unwrap();
+        assert!(kept.soak().missing(4).is_empty());
+        assert_eq!(kept.soak().missing(6), [2, 4]);
+        assert_eq!(kept.soak().missing(8), [2, 4, 5, 7]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_run_is_kept_once() {
+        let folder = folder("once");
+        let mut kept = Kept::open(&folder, head("k"), None).unwrap();
+        kept.add(4, figures("a")).unwrap();
+        assert!(kept.add(4, figures("b")).is_err());
+        let soak = Soak::read(&folder).unwrap().unwrap();
+        assert_eq!(soak.runs, [run(4, "a")]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -297,17 +361,25 @@ mod tests {
         let path = folder.join("runs.jsonl");
         let text = of_two_runs(&folder);
         let lines: Vec<&str> = text.lines().collect();
-        for damaged in [
-            format!("{}\n{}\n", lines[0], lines[2]),
-            format!("{}\nno\n{}\n", lines[0], lines[2]),
+        let of = |lines: &[&str]| (lines.join("\n") + "\n").into_bytes();
+        let no_text = [of(&[lines[0], lines[1]]).as_slice(), b"\xc3\n"].concat();
+        for (damaged, said_line, why) in [
+            (of(&[lines[0], "no", lines[2]]), "line 2", "no result"),
+            (of(&["no", lines[2]]), "line 1", "no result"),
+            (of(&[lines[0], lines[1], ""]), "line 3", "no result"),
+            (no_text, "line 3", "no result"),
+            (
+                of(&[lines[0], lines[2], lines[1], lines[2]]),
+                "line 4",
+                "run 1 is there twice",
+            ),
         ] {
             write(&path, &damaged).unwrap();
             let said = refusal(Kept::open(&folder, head("k"), None));
-            assert!(
-                said.contains("line 2") && said.contains("move the file away"),
-                "{said}"
-            );
-            assert_eq!(read_text(&path).unwrap(), damaged);
+            for part in ["runs.jsonl", said_line, why, "move the file away"] {
+                assert!(said.contains(part), "{said}");
+            }
+            assert_eq!(read(&path).unwrap(), damaged);
         }
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -316,10 +388,10 @@ mod tests {
     fn what_is_tested_anew_is_kept_apart() {
         let folder = folder("anew");
         let mut kept = Kept::open(&folder, head("old"), None).unwrap();
-        kept.add(figures("a")).unwrap();
+        kept.add(0, figures("a")).unwrap();
         drop(kept);
         let kept = Kept::open(&folder, head("new"), None).unwrap();
-        assert_eq!(kept.soak().runs, []);
+        assert!(kept.soak().runs.is_empty());
         drop(kept);
         let old = read_text(&folder.join("runs-old-7.jsonl")).unwrap();
         assert_eq!(old.lines().count(), 2);

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The long soak: every row that ends with a reset, and every wedge that a host must live through, over phases of the timers.
 //!
-//! In: how many runs there shall be in all. Out: `target/lab/soak/runs.jsonl`, and what it says of each row. It can be ended at any
-//! moment, also by SIGKILL, and then goes on where it was. Promise: which row and phase is the n-th depends on n and the seed alone.
+//! In: how many runs there shall be in all. Out: `target/lab/soak/runs.jsonl`, and what it says of each row. Several hosts run at a
+//! time, each with a time of its own. It can be ended at any moment, also by SIGKILL, and then goes on where it was. Promise: which
+//! row and phase is the n-th depends on n and the seed alone, however many run at a time and wherever it was ended. A run is what was
+//! tested: where no host can be had, on a disk that is full or without QEMU, the soak ends and counts nothing.
+//!
+//! Hypervisors, programs, QEMU and the laboratory's own program are what is tested: a change of any of them begins a soak anew. One
+//! that takes many sittings is run by a copy of `target/release/lab` with copies of the programs (`XENWARDEN_LAB_PROGRAMS`), so that a
+//! build between two of them changes nothing.
 
 pub mod kept;
 pub mod page;
 pub mod plan;
 pub mod summary;
+mod work;
 
 use crate::bench::data::Results;
 use crate::bench::data_file;
@@ -25,23 +32,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const NONE: &str = "no soak was begun: make soak N=10000";
 /// How often it is said how far it is.
 const SAY_EVERY: u64 = 50;
+/// How many hosts run at a time where nobody says: each keeps a processor busy, and has a GiB of memory.
+const AT_A_TIME: usize = 2;
 
-/// Runs until there are `count` runs in all. `seed`: the order; none: one of this moment, or that of the soak that goes on.
-pub fn run(count: u64, seed: Option<u64>) -> Result<()> {
-    until(|done| count.max(done), seed)
+/// Runs until there are `count` runs in all. `seed`: the order; none: one of this moment, or that of the soak that goes on. `jobs`: how
+/// many hosts run at a time; none: as many as there are processors, at most two.
+pub fn run(count: u64, seed: Option<u64>, jobs: Option<usize>) -> Result<()> {
+    until(|_| count, seed, jobs)
 }
 
 /// Makes so many more.
-pub fn more(count: u64) -> Result<()> {
-    until(|done| done.saturating_add(count), None)
+pub fn more(count: u64, jobs: Option<usize>) -> Result<()> {
+    until(|done| done.saturating_add(count), None, jobs)
 }
 
 /// Runs until there are as many in all as `wanted` makes of those that are there; judges those that it makes.
-fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>) -> Result<()> {
+fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>, jobs: Option<usize>) -> Result<()> {
     let rows = rows()?;
     let names: Vec<String> = rows.iter().map(Scenario::name).collect();
     let laboratory = Laboratory::provide_parts()?;
-    let (key, versions) = laboratory.tested(&rows)?;
+    let (key, versions) = laboratory.tested()?;
     let head = Head {
         key,
         seed: seed.unwrap_or_else(of_this_moment),
@@ -49,29 +59,43 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>) -> Result<()> {
     };
     let mut kept = Kept::open(&folder()?, head, seed)?;
     let plan = Plan::new(kept.soak().head.seed, &names);
-    let done = kept.soak().runs.len() as u64;
-    let count = wanted(done);
+    let done = kept.soak().count();
+    let missing = kept.soak().missing(wanted(done));
+    let jobs = jobs.unwrap_or_else(as_many_as_processors);
     say(format!(
-        "a soak of {} rows, seed {}: {done} runs are there, {} are to come",
+        "a soak of {} rows, seed {}: {done} runs are there, {} are to come, {jobs} at a time",
         rows.len(),
         kept.soak().head.seed,
-        count - done
+        missing.len()
     ));
-    for n in done..count {
+    let all = done + missing.len() as u64;
+    let run = |n| {
         let (row, phase) = plan.nth(n);
         let figures = rows[row].run(&laboratory, phase);
-        eprintln!("  {n}: {}", figures.line());
-        kept.add(figures)?;
-        if (n + 1) % SAY_EVERY == 0 {
-            say(format!("{} of {count} runs", n + 1));
+        if let Some(why) = laboratory.why_no_host() {
+            let (name, phase_ms) = (&figures.scenario, figures.phase_ms);
+            return Err(Error::new(format!(
+                "run {n}, {name} --phase {phase_ms}, could not be made: there is no host: {why}"
+            )));
         }
-    }
+        eprintln!("  {n}: {}", figures.line());
+        Ok(figures)
+    };
+    let failed = work::through(&mut kept, missing, jobs, run, |count| {
+        if count % SAY_EVERY == 0 {
+            say(format!("{count} of {all} runs"));
+        }
+    })?;
     told(kept.soak());
-    let made = kept.soak().runs.iter().filter(|run| run.n >= done);
-    match made.filter(|run| run.figures.failure.is_some()).count() {
+    match failed {
         0 => Ok(()),
         failed => Err(Error::new(format!("{failed} runs failed"))),
     }
+}
+
+fn as_many_as_processors() -> usize {
+    let processors = std::thread::available_parallelism();
+    processors.map_or(1, usize::from).min(AT_A_TIME)
 }
 
 /// Says what is there, also while a soak is under way.

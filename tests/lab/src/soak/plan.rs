@@ -1,73 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which row a soak runs as the n-th, and at which phase of the timers: a function of n, the seed and the names of the rows alone.
 //!
-//! In each round every row comes once, in an order of the round's own. The phases of one row are the fractions of the multiples of the
-//! golden ratio, from a place of the row's own on: however many there are, they lie about evenly in the period, and no two are the same
-//! for long.
+//! In each round every row comes once, in an order of the round's own, and each time at the next of the phases of its own.
 
-use crate::layout::cache_key;
+use crate::scenario::phase::{Even, GOLDEN};
 use std::time::Duration;
-
-/// 2^64 divided by the golden ratio.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-/// The period of the timers, in the unit that phases are told and asked for in.
-const PERIOD_MS: u128 = 1000;
 
 /// The order of a soak.
 pub struct Plan {
     seed: u64,
-    /// Where in the period the phases of each row begin, of 2^64.
-    begins: Vec<u64>,
+    /// The phases of each row.
+    phases: Vec<Even>,
 }
 
 impl Plan {
     /// Of rows with these names.
     pub fn new(seed: u64, names: &[String]) -> Self {
-        let begins = names.iter().map(|name| begin(seed, name));
+        let phases = names.iter().map(|name| Even::of(seed, name));
         Plan {
             seed,
-            begins: begins.collect(),
+            phases: phases.collect(),
         }
     }
 
     /// How many rows there are: a round.
     pub fn round(&self) -> u64 {
-        self.begins.len() as u64
+        self.phases.len() as u64
     }
 
     /// Which row is the n-th, from 0, and when in the period it acts, in whole milliseconds. There is at least one row.
     pub fn nth(&self, n: u64) -> (usize, Duration) {
         let (round, place) = (n / self.round(), n % self.round());
         let row = self.order(round)[place as usize];
-        (row, after(self.begins[row], round))
+        (row, self.phases[row].nth(round))
     }
 
     /// The rows in the order of this round: Fisher and Yates's shuffle.
     fn order(&self, round: u64) -> Vec<usize> {
         let mut numbers = Numbers(self.seed ^ mixed(round));
-        let mut rows: Vec<usize> = (0..self.begins.len()).collect();
+        let mut rows: Vec<usize> = (0..self.phases.len()).collect();
         for last in (1..rows.len()).rev() {
             let other = (u128::from(numbers.next()) * (last as u128 + 1)) >> 64;
             rows.swap(last, other as usize);
         }
         rows
     }
-}
-
-/// The phase of the row of this name in this round, whatever other rows there are.
-pub fn phase_of(seed: u64, name: &str, round: u64) -> Duration {
-    after(begin(seed, name), round)
-}
-
-fn begin(seed: u64, name: &str) -> u64 {
-    let hash = cache_key([name.as_bytes(), &seed.to_le_bytes()]);
-    u64::from_str_radix(&hash, 16).unwrap_or_default()
-}
-
-fn after(begin: u64, round: u64) -> Duration {
-    let fraction = begin.wrapping_add(round.wrapping_mul(GOLDEN));
-    let phase_ms = (u128::from(fraction) * PERIOD_MS) >> 64;
-    Duration::from_millis(phase_ms as u64)
 }
 
 /// Pseudorandom numbers: splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
@@ -88,7 +65,8 @@ fn mixed(mut number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Plan, phase_of};
+    use super::Plan;
+    use crate::scenario::phase::Even;
     use std::collections::BTreeSet;
 
     fn plan(seed: u64) -> Plan {
@@ -146,7 +124,8 @@ mod tests {
     fn a_rows_phases_do_not_depend_on_the_other_rows() {
         let plan = plan(11);
         let of_row = (0..70).map(|n| plan.nth(n)).filter(|(row, _)| *row == 3);
-        let alone = (0..10).map(|round| phase_of(11, "row-3", round));
+        let own = Even::of(11, "row-3");
+        let alone = (0..10).map(|round| own.nth(round));
         assert!(of_row.map(|(_, phase)| phase).eq(alone));
     }
 
