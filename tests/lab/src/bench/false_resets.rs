@@ -26,6 +26,8 @@ pub const SAMPLES: u64 = 200;
 /// A part is so many steps; at the end of each it is looked at what there is, which a reset would take away.
 const STEPS: u32 = 12;
 const STEP: Duration = Duration::from_secs(21);
+/// By when after the load the host watchdog has fired, if it was not kicked any more.
+const LATER: Duration = Duration::from_secs(6);
 /// So many hosts at once are as fast as this machine's processors are.
 const HOSTS: usize = 2;
 /// Where the number of the load's group of processes is.
@@ -190,28 +192,27 @@ impl Bench {
         peer.start(&mut host)?;
         host.note_kicks(peer)?;
         let withheld = host.withholds(peer)?;
-        let name = id(load.name, peer.name(), 0);
-        host.come_to(phase_of(PHASES, &name, part.into()))?;
+        // One for all daemons, so that none is lucky; another in each part.
+        host.come_to(phase_of(PHASES, load.name, part.into()))?;
         let began = host.begin(load)?;
-        let mut seen = (0, 0.0);
-        let mut reset = None;
+        let (mut seen, mut reset) = ((0, 0.0), None);
         for step in 1..=STEPS {
-            reset = host.machine.wait_reset(began + STEP * step)?;
-            if reset.is_some() {
-                break;
+            match host.step(began + STEP * step, step == STEPS)? {
+                Seen::Kicks(so_far) => seen = so_far,
+                Seen::Reset(at) => {
+                    reset = Some(at);
+                    break;
+                }
             }
-            seen = host.kicks_so_far()?;
         }
-        let ended = match reset {
-            Some(at) => at,
-            None => {
-                let ended = host.machine.clock()?;
-                seen = host.end_load()?;
-                ended
-            }
-        };
+        let ended = host.machine.clock()?;
+        if reset.is_none() {
+            // A kick that the load's last seconds kept back.
+            reset = host.machine.wait_reset(ended + LATER)?;
+        }
+        let ended = reset.unwrap_or(ended);
         let withholds = match (withheld, reset) {
-            (Some(before), None) => host.withholds(peer)?.map(|now| now - before),
+            (Some(before), None) => host.withholds(peer)?.map(|now| now.saturating_sub(before)),
             _ => None,
         };
         Ok(Part {
@@ -227,6 +228,14 @@ impl Bench {
     }
 }
 
+/// What a step ended with.
+enum Seen {
+    /// So many intervals since the beginning, and the longest, ms.
+    Kicks((u64, f64)),
+    /// A reset.
+    Reset(Duration),
+}
+
 impl Host {
     /// Begins a load, and to note kicks; returns when.
     fn begin(&mut self, load: &Load) -> Result<Duration> {
@@ -238,6 +247,25 @@ impl Host {
         let began = self.machine.clock()?;
         self.dom0_ok(&begin, PROMPT)?;
         Ok(began)
+    }
+
+    /// Waits for the end of a step, and looks; with the last one the load ends.
+    fn step(&mut self, until: Duration, last: bool) -> Result<Seen> {
+        if let Some(at) = self.machine.wait_reset(until)? {
+            return Ok(Seen::Reset(at));
+        }
+        let looked = match last {
+            true => self.end_load(),
+            false => self.kicks_so_far(),
+        };
+        match looked {
+            Ok(so_far) => Ok(Seen::Kicks(so_far)),
+            // The host may go down while it is looked at.
+            Err(error) => match self.machine.wait_reset(Duration::ZERO)? {
+                Some(at) => Ok(Seen::Reset(at)),
+                None => Err(error),
+            },
+        }
     }
 
     /// How many intervals there were, and the longest, ms.
