@@ -9,6 +9,9 @@ N ?= 150
 SEED ?=
 JOBS ?=
 RUNS ?= 1
+SAMPLES ?= 200
+# One of those that make bench compares; none: all.
+DAEMON ?=
 SECONDS ?= 60
 WEDGE ?= timer-lost-2
 # The series of the laboratory's Xen; none: the usual one.
@@ -18,7 +21,7 @@ export XENWARDEN_LAB_XEN_SERIES = $(XEN)
 ARCH ?=
 export XENWARDEN_LAB_ARCH = $(ARCH)
 
-.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak soak-report cost bench bench-report bench-look growth mutants fuzz lint install alerts oldest-compiler \
+.PHONY: help build cross cross-tools programs prerequisites lab demo test test-all unit simulation scenarios series qemu-test colo cluster pool pool-size portable-test soak soak-report cost bench bench-false-resets bench-report bench-look growth mutants fuzz lint install alerts oldest-compiler \
     install-files install-init install-systemd install-systemd-219 install-sysv install-openrc clean
 
 help:
@@ -43,8 +46,10 @@ help:
 	@echo '                        moment it goes on where it was (N=10000: hours). SEED=NUMBER chooses the order, JOBS=NUMBER how many run at a time'
 	@echo 'make soak-report        what the soak says so far: min, median, p99, max against the bound, and what is out of the common'
 	@echo 'make cost               what the patches cost guests, by instruction count on nested Xen'
-	@echo 'make bench [RUNS=1]     ours against sbd, watchdog(8), busybox and xenwatchdogd on nested Xen: wedges, cost, kicks; into doc/bench.md'
-	@echo '                        (hours; goes on where it was interrupted)'
+	@echo 'make bench [RUNS=1]     ours against sbd, watchdog(8), busybox and xenwatchdogd on nested Xen: wedges, cost, kicks, false resets in'
+	@echo '                        SAMPLES=200 intervals between kicks, a busy device; into doc/bench.md (hours; goes on where it was interrupted)'
+	@echo 'make bench-false-resets SAMPLES=10000 [DAEMON=xenwarden]'
+	@echo '                        only these, of all daemons or of one, until there are so many under each load'
 	@echo 'make bench-report       make doc/bench.md and its figures of the data again'
 	@echo 'make bench-look         what a look at the table costs, in nanoseconds'
 	@echo 'make growth             what it takes by guests and by pCPUs, in instructions; into doc/bench.md (minutes)'
@@ -174,8 +179,13 @@ cost: build
 	$(LAB) cost
 
 bench: build
-	failed=; for part in wedges cost kicks; do $(LAB) bench $$part $(RUNS) || failed=1; done; \
+	failed=; for part in 'wedges $(RUNS)' 'cost $(RUNS)' 'kicks $(RUNS)' 'busy $(RUNS)' 'false-resets $(SAMPLES)'; do \
+	    $(LAB) bench $$part || failed=1; done; \
 	$(LAB) bench report && test -z "$$failed"
+
+bench-false-resets: build
+	$(LAB) bench false-resets $(SAMPLES) $(DAEMON)
+	$(LAB) bench report
 
 bench-report: prerequisites
 	$(LAB) bench report

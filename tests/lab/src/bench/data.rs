@@ -182,6 +182,11 @@ impl<R: Record> Kept<R> {
     }
 
     /// All of them.
+    pub fn records(&self) -> &[R] {
+        &self.records
+    }
+
+    /// The same.
     pub fn into_records(self) -> Vec<R> {
         self.records
     }

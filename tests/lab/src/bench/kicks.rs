@@ -17,8 +17,8 @@ use std::time::Duration;
 const MEASURED_S: u32 = 30;
 /// How long more a command of the load may take to notice that it is to end.
 const ENDS: Duration = Duration::from_secs(5);
-/// What the kernel's notes go to, and how they are read.
-const TRACING: &str = "/sys/kernel/tracing";
+/// Where the kernel's notes are read.
+pub const TRACING: &str = "/sys/kernel/tracing";
 
 /// What dom0 is kept busy with.
 pub struct Load {
@@ -27,7 +27,7 @@ pub struct Load {
     /// What it is, for people.
     pub what: &'static str,
     /// A shell command that goes on for ever.
-    command: &'static str,
+    pub command: &'static str,
 }
 
 /// All of them.
@@ -95,7 +95,7 @@ pub fn run(
 
 impl Host {
     /// Has dom0's kernel note each kick from when it is told to.
-    fn note_kicks(&mut self, peer: Peer) -> Result<()> {
+    pub fn note_kicks(&mut self, peer: Peer) -> Result<()> {
         let function = peer.kicks_by();
         let filter = match peer {
             Peer::Xenwatchdogd => {

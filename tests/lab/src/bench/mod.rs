@@ -4,13 +4,16 @@
 //! In: the laboratory, the daemons' packages. Out: `doc/bench/*.json`, and of these alone `doc/bench.md` and `doc/figures/*.svg`. Never
 //! a number that was not measured: what was not run yet is a gap.
 
+pub mod busy;
 pub mod cost;
 pub mod data;
+pub mod false_resets;
 pub mod figure;
 pub mod growth;
 pub mod kicks;
 pub mod peers;
 pub mod report;
+pub mod tables;
 pub mod wedges;
 
 use crate::command::say;
@@ -21,7 +24,9 @@ use crate::laboratory::bench::BenchParts;
 use crate::layout::{Layout, make_dir, write};
 use crate::machine::Shape;
 use crate::scenario::phase::Even;
+use busy::BusyRun;
 use data::{CostRun, Kept, KickRun, Record, Results, WedgeRun};
+use false_resets::Part;
 use peers::Peer;
 use report::Data;
 use std::path::PathBuf;
@@ -58,13 +63,14 @@ impl Bench {
         name: &str,
         runs: u32,
         cases: &[C],
+        peers: &[Peer],
         mut measure: impl FnMut(&C, Peer, u32) -> Result<R>,
     ) -> Result<()> {
         let mut kept = self.kept(name)?;
         let mut failures = 0;
         for run in 1..=runs {
             for case in cases {
-                for peer in Peer::ALL {
+                for &peer in peers {
                     let id = format!("{} {} {run}", case.name(), peer.name());
                     if kept.has(&id) {
                         continue;
@@ -89,8 +95,11 @@ impl Bench {
         }
     }
 
-    /// Writes all that is there to `doc/bench`.
+    /// Writes all that is there to `doc/bench`. Where nothing is, what was measured with other parts stays.
     fn publish<R: Record>(&self, name: &str, kept: Kept<R>) -> Result<()> {
+        if kept.records().is_empty() {
+            return Ok(());
+        }
         let versions = self.laboratory.bench_versions(&self.parts)?;
         let results = Results {
             versions: versions.into_iter().collect(),
@@ -117,6 +126,13 @@ impl Named for kicks::Load {
     }
 }
 
+/// The only case of its bench.
+impl Named for &str {
+    fn name(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
 /// A number of guests.
 impl Named for u32 {
     fn name(&self) -> String {
@@ -134,19 +150,29 @@ pub fn data_file(name: &str) -> Result<PathBuf> {
 /// Runs every case with every daemon, `runs` times; what was run before is not run again.
 pub fn wedges(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
-    bench.all("wedges", runs, &wedges::cases(), |case, peer, run| {
-        // One for all daemons, so that none is lucky; another in each run.
-        let phase = Even::of(PHASES, case.name).nth(run.into());
-        wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
-    })
+    bench.all(
+        "wedges",
+        runs,
+        &wedges::cases(),
+        &Peer::ALL,
+        |case, peer, run| {
+            // One for all daemons, so that none is lucky; another in each run.
+            let phase = Even::of(PHASES, case.name).nth(run.into());
+            wedges::run(&bench.laboratory, &bench.parts, case, peer, run, phase)
+        },
+    )
 }
 
 /// Measures what each daemon costs with so many guests, `runs` times, likewise.
 pub fn cost(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
-    bench.all("cost", runs, &cost::GUESTS_IN_ALL, |guests, peer, run| {
-        cost::run(&bench.laboratory, &bench.parts, peer, *guests, run)
-    })
+    bench.all(
+        "cost",
+        runs,
+        &cost::GUESTS_IN_ALL,
+        &Peer::ALL,
+        |guests, peer, run| cost::run(&bench.laboratory, &bench.parts, peer, *guests, run),
+    )
 }
 
 /// What ours cost with so many guests, thread by thread and mapping by mapping. Keeps nothing.
@@ -160,9 +186,25 @@ pub fn parts(guests: u32) -> Result<()> {
 /// Measures the gaps between each daemon's kicks under each load, `runs` times, likewise.
 pub fn kicks(runs: u32) -> Result<()> {
     let bench = Bench::open()?;
-    bench.all("kicks", runs, &kicks::LOADS, |load, peer, run| {
-        kicks::run(&bench.laboratory, &bench.parts, peer, load, run)
-    })
+    bench.all(
+        "kicks",
+        runs,
+        &kicks::LOADS,
+        &Peer::ALL,
+        |load, peer, run| kicks::run(&bench.laboratory, &bench.parts, peer, load, run),
+    )
+}
+
+/// Sees what each daemon does where the device is held, `runs` times, likewise.
+pub fn busy(runs: u32) -> Result<()> {
+    let bench = Bench::open()?;
+    bench.all(
+        busy::NAME,
+        runs,
+        &[busy::CASE],
+        &busy::PEERS,
+        |_, peer, run| busy::run(&bench.laboratory, &bench.parts, peer, run),
+    )
 }
 
 /// Runs commands in dom0 of a host on which no daemon runs, and shows what they print.
@@ -183,7 +225,9 @@ pub fn publish() -> Result<()> {
     let bench = Bench::open()?;
     bench.publish::<WedgeRun>("wedges", bench.kept("wedges")?)?;
     bench.publish::<CostRun>("cost", bench.kept("cost")?)?;
-    bench.publish::<KickRun>("kicks", bench.kept("kicks")?)
+    bench.publish::<KickRun>("kicks", bench.kept("kicks")?)?;
+    bench.publish::<Part>(false_resets::NAME, bench.kept(false_resets::NAME)?)?;
+    bench.publish::<BusyRun>(busy::NAME, bench.kept(busy::NAME)?)
 }
 
 /// Makes the page and the figures of the data in `doc/bench`.

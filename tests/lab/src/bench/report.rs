@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `doc/bench.md` and the figures, made of the committed data and of nothing else, so that they can be made again and compared.
 
-use super::data::{CostRun, KickRun, Program, Record, Results, WedgeRun};
+use super::busy::{self, BusyRun};
+use super::data::{CostRun, KickRun, Record, Results, WedgeRun};
+use super::false_resets::{self, Part};
 use super::figure::{self, cpu_ms_a_minute, memory_mib};
 use super::growth::{self, GrowthRun};
-use super::kicks::LOADS;
 use super::peers::Peer;
+use super::tables::{costs, kicks, peers_head, spread};
 use super::wedges::{Act, Case, WATCHED, cases};
 use crate::error::Result;
 use crate::machine::Shape;
@@ -24,6 +26,8 @@ pub struct Data {
     wedges: Vec<WedgeRun>,
     cost: Vec<CostRun>,
     kicks: Vec<KickRun>,
+    false_resets: Vec<Part>,
+    busy: Vec<BusyRun>,
     soak: Vec<SoakRow>,
     growth: Vec<GrowthRun>,
 }
@@ -36,6 +40,8 @@ impl Data {
             wedges: records(folder, "wedges", &mut versions)?,
             cost: records(folder, "cost", &mut versions)?,
             kicks: records(folder, "kicks", &mut versions)?,
+            false_resets: records(folder, false_resets::NAME, &mut versions)?,
+            busy: records(folder, busy::NAME, &mut versions)?,
             soak: records(folder, "soak", &mut versions)?,
             growth: records(folder, "growth", &mut versions)?,
             versions: Versions::new(),
@@ -74,6 +80,8 @@ impl Data {
         page += &resets(&self.wedges);
         page += &costs(&self.cost);
         page += &kicks(&self.kicks);
+        page += &false_resets::page(&self.false_resets, &peers_head("dom0 is busy with"));
+        page += &busy::page(&self.busy);
         page += &growth::page(&self.growth);
         page += &page::page(&self.soak);
         page
@@ -156,15 +164,6 @@ Not compared: watchdogd, which Debian does not have; Xen's own NMI watchdog (`wa
 own has not run on a pCPU for 5 s), which cannot be measured there, as the emulated processors have no performance counters to raise its
 NMIs; and what the others can do besides, such as sbd's fencing by disk or watchdog(8)'s tests of load and files.
 ";
-
-fn peers_head(first: &str) -> String {
-    let names: Vec<&str> = Peer::ALL.iter().map(|peer| peer.name()).collect();
-    format!(
-        "| {first} | {} |\n|---|{}\n",
-        names.join(" | "),
-        "---|".repeat(names.len())
-    )
-}
 
 /// One cell of the table of resets.
 fn came(runs: &[&WedgeRun]) -> String {
@@ -285,128 +284,6 @@ each does differs by where dom0's processors happened to run. Names that end in 
 `idle-only`: xenwarden has `evidence.starved_s = 3`, which is not its default; without it the host lives. `guest-handler`: from the
 deadline of a guest that no longer feeds. xenwatchdogd has no hardware, nor a driver that could refuse a kick: what it does is Xen's, which a wedge may stop.
 ";
-
-fn costs(runs: &[CostRun]) -> String {
-    let mut text = "\n## Cost\n\n![Processor time and memory by guests](figures/costs.svg)\n\nOf dom0, in a minute. Processor time is what dom0's \
-         scheduler counts, of the emulated host's time, of which an instruction takes 8 ns: a million instructions are 8 ms. Memory: \
-         all pages of each process (resident), the same where shared pages are divided among those who share them (proportional), \
-         and what is locked of the address space.\n\n\
-         | guests | program | CPU, ms a minute | wakeups a minute | processes | threads | resident, MiB | proportional, MiB | locked, MiB |\n\
-         |---|---|---|---|---|---|---|---|---|\n"
-        .to_owned();
-    let mut guests: Vec<u32> = runs.iter().map(|run| run.guests).collect();
-    guests.sort_unstable();
-    guests.dedup();
-    for guests in guests {
-        for peer in Peer::ALL {
-            let of_peer = runs
-                .iter()
-                .filter(|run| run.guests == guests && run.peer == peer.name());
-            let of_peer: Vec<&CostRun> = of_peer.collect();
-            if of_peer.is_empty() {
-                let _ = writeln!(text, "| {guests} | {} | not run | | | | | | |", peer.name());
-                continue;
-            }
-            for name in peer.processes() {
-                let _ = writeln!(text, "{}", cost_line(guests, peer, name, &of_peer));
-            }
-            if peer.processes().len() > 1 {
-                let cpu = spread(of_peer.iter().map(|run| cpu_ms_a_minute(run)));
-                let memory = spread(of_peer.iter().map(|run| memory_mib(run)));
-                let _ = writeln!(text, "| {guests} | **both** | {cpu} | | | | | {memory} | |");
-            }
-        }
-    }
-    text + "\nThe 1,000 guests are records that are written into the hypervisor's table from outside, each about every 1.4 s; no host of the \
-            laboratory can carry as many. The other daemons know nothing of guests, so theirs is the same host as with 2.\n"
-}
-
-fn cost_line(guests: u32, peer: Peer, name: &str, runs: &[&CostRun]) -> String {
-    let of_name = |run: &&CostRun| run.programs.iter().find(|one| one.name == name).cloned();
-    let programs: Vec<_> = runs.iter().filter_map(of_name).collect();
-    let of_name = |run: &&&CostRun| run.programs.iter().any(|one| one.name == name);
-    let minutes: Vec<f64> = runs
-        .iter()
-        .filter(of_name)
-        .map(|run| run.over_s / 60.0)
-        .collect();
-    let a_minute = |value: fn(&Program) -> f64| {
-        let both = programs.iter().zip(&minutes);
-        spread(both.map(|(program, minutes)| value(program) / minutes))
-    };
-    let now = |value: fn(&Program) -> f64| spread(programs.iter().map(value));
-    let mib = |value: fn(&Program) -> u64| {
-        spread(
-            programs
-                .iter()
-                .map(|program| value(program) as f64 / 1024.0),
-        )
-    };
-    let shown = match peer {
-        Peer::Busybox => "busybox watchdog",
-        Peer::Watchdog => "watchdog(8)",
-        _ => name,
-    };
-    format!(
-        "| {guests} | {shown} | {} | {} | {} | {} | {} | {} | {} |",
-        a_minute(|one| one.cpu_ns as f64 / 1e6),
-        a_minute(|one| one.wakeups as f64),
-        now(|one| one.processes as f64),
-        now(|one| one.threads as f64),
-        mib(|one| one.resident_kib),
-        mib(|one| one.proportional_kib),
-        mib(|one| one.locked_kib),
-    )
-}
-
-/// Least to most, with as many digits as say something.
-fn spread(values: impl Iterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let shown = |value: &f64| match value.fract().abs() < 0.005 || *value >= 100.0 {
-        true => format!("{value:.0}"),
-        false => format!("{value:.1}"),
-    };
-    match (values.first().map(shown), values.last().map(shown)) {
-        (Some(first), Some(last)) if first == last => first,
-        (Some(first), Some(last)) => format!("{first} to {last}"),
-        _ => "not run".to_owned(),
-    }
-}
-
-fn kicks(runs: &[KickRun]) -> String {
-    if runs.is_empty() {
-        return String::new();
-    }
-    let mut text = "\n## Kicks under load\n\nThe longest gap between two kicks, ms, and behind it how many gaps there were, of all runs; by a kprobe on the driver's \
-         keepalive (xenwatchdogd: its hypercall). A gap of 5,000 would have reset the host.\n\n"
-        .to_owned();
-    text += &peers_head("dom0 is busy with");
-    for load in &LOADS {
-        let cells = Peer::ALL.map(|peer| {
-            let of_peer = runs
-                .iter()
-                .filter(|run| run.load == load.name && run.peer == peer.name());
-            let of_peer: Vec<&KickRun> = of_peer.collect();
-            let gaps: Vec<f64> = of_peer.iter().flat_map(|run| run.gaps_ms.clone()).collect();
-            let longest = gaps.iter().copied().fold(0.0, f64::max);
-            let resets = of_peer.iter().filter(|run| run.reset).count();
-            match (of_peer.len(), resets) {
-                (0, _) => "not run".to_owned(),
-                (_, 0) => format!("{longest:.0} ({})", gaps.len()),
-                (_, resets) => format!("{longest:.0} ({}), **reset {resets} times**", gaps.len()),
-            }
-        });
-        let _ = writeln!(
-            text,
-            "| {}: {} | {} |",
-            load.name,
-            load.what,
-            cells.join(" | ")
-        );
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {

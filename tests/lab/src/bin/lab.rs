@@ -4,6 +4,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 use xenwarden_lab::bench;
+use xenwarden_lab::bench::false_resets::{SAMPLES, measure};
+use xenwarden_lab::bench::peers::Peer;
 use xenwarden_lab::cluster;
 use xenwarden_lab::command::say;
 use xenwarden_lab::cost;
@@ -37,6 +39,10 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab bench cost [RUNS]        likewise: what they cost dom0
        lab bench parts GUESTS       what ours cost with so many guests, thread by thread and mapping by mapping
        lab bench kicks [RUNS]       likewise: gaps between their kicks under load
+       lab bench false-resets [SAMPLES [DAEMON]]
+                                    under the same loads, until there are so many intervals between kicks of each daemon under
+                                    each load, or of one: whether the host was reset
+       lab bench busy [RUNS]        what they do where another process has the host watchdog open
        lab bench growth             what a look takes by guests and pCPUs, in instructions, at a simulated table
        lab bench publish            write what there is of an interrupted bench to doc/bench/*.json, then the same as
        lab bench report             make doc/bench.md and its figures of doc/bench/*.json
@@ -92,6 +98,11 @@ fn run(words: &[&str]) -> Result<()> {
             let guests = u16::try_from(number(guests)?).context(|| "too many guests")?;
             bench::growth::look(who, number(pcpus)?, guests, number(looks)?)
         }
+        ["bench", "false-resets"] => measure(SAMPLES, None),
+        ["bench", "false-resets", samples] => measure(number(samples)?.into(), None),
+        ["bench", "false-resets", samples, daemon] => {
+            measure(number(samples)?.into(), Some(Peer::named(daemon)?))
+        }
         ["bench", what] => compare(what, 1),
         ["bench", what, runs] => compare(what, number(runs)?),
         ["cluster", "list"] => {
@@ -144,6 +155,7 @@ fn compare(what: &str, runs: u32) -> Result<()> {
         "wedges" => bench::wedges(runs),
         "cost" => bench::cost(runs),
         "kicks" => bench::kicks(runs),
+        "busy" => bench::busy(runs),
         "publish" => bench::publish().and_then(|()| bench::report()),
         "report" => bench::report(),
         _ => Err(Error::new(USAGE)),

@@ -29,13 +29,26 @@ pub struct BenchParts {
     pub key: String,
 }
 
-/// The version of xenwarden, and the last commit that changed the programs, if this is no tarball.
+/// The version of xenwarden, and if this is no tarball the last commit that changed the programs, and whether their files differ from it.
 pub fn own_version(layout: &Layout) -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(layout.project(""));
     let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
     let commit = commit.unwrap_or_default();
-    format!("{}, commit {}", env!("CARGO_PKG_VERSION"), commit.trim())
+    let mut git = Command::new("git");
+    git.arg("-C").arg(layout.project(""));
+    let changed = output(git.args(["status", "--porcelain", "--"]).args(SOURCES));
+    let changed = changed.is_ok_and(|files| !files.trim().is_empty());
+    format!(
+        "{}, commit {}{}",
+        env!("CARGO_PKG_VERSION"),
+        commit.trim(),
+        if changed {
+            ", with uncommitted changes"
+        } else {
+            ""
+        }
+    )
 }
 
 impl Laboratory {
