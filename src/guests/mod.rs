@@ -11,10 +11,13 @@
 
 pub mod alarm;
 pub mod changed;
+pub mod fed;
 pub mod guest;
 pub mod interpret;
+pub mod owners;
 pub mod registry;
 pub mod report;
+pub mod roster;
 pub mod slot;
 pub mod state;
 
