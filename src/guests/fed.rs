@@ -66,11 +66,10 @@ impl Guest {
         }
         for ((slot, shown), change) in domain.slots.iter_mut().zip(&record.slots).zip(&changes) {
             if change.feeds > 0 {
-                slot.fed_ns = Some(look.at.ns);
+                slot.fed_ns = Some(look.at.ns.into());
             }
             slot.update(shown, change, look.at.ns);
         }
-        domain.record = Some(*record);
         self.lifecycle.skip(look.at.ns);
         true
     }

@@ -19,6 +19,7 @@ pub mod registry;
 pub mod report;
 pub mod roster;
 pub mod slot;
+pub mod stamp;
 pub mod state;
 
 use crate::event::{Guest, Kind, Uuid};

@@ -332,7 +332,7 @@ impl Registry {
 
     /// What is due by time alone; bounds what is remembered of guests that are gone.
     fn tidy(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
-        let before = self.guests.len();
+        let before = self.guests.count();
         let mut gone = 0;
         self.guests.retain(|guest| {
             guest.step(look, Input::Tick, out);
@@ -350,7 +350,7 @@ impl Registry {
         if gone > MOST_GONE {
             self.evict(gone - MOST_GONE, look, out);
         }
-        self.changes.any += u64::from(self.guests.len() != before);
+        self.changes.any += u64::from(self.guests.count() != before);
     }
 
     /// Forgets so many of those that are gone, those with an alarm last, the oldest first.

@@ -32,7 +32,7 @@ pub struct Roster {
 impl Roster {
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_uuid.len()
     }
 
@@ -153,7 +153,7 @@ mod tests {
             guest.domid != 7
         });
         assert_eq!(order, [4, 7, 9, 4, 7, 9]);
-        assert_eq!((all(&roster), roster.len()), (vec![4, 9], 2));
+        assert_eq!((all(&roster), roster.count()), (vec![4, 9], 2));
         assert!(roster.at(places[2].1).is_none() && roster.get(Uuid::from_u128(7)).is_none());
         assert_eq!(roster.insert(guest(5)), places[2].1, "used again");
         assert_eq!(roster.remove(Uuid::from_u128(9)).map(|g| g.domid), Some(9));
