@@ -2,8 +2,8 @@
 //! Evidence: what the hypervisor's liveness table proves, from look to look.
 //!
 //! In: the table, and the moment at which a look at it began. Out: a [`Verdict`]: served,
-//! lagging since t, or unknown with the cause. Nothing is allocated after [`Evidence::new`],
-//! and unknown is never turned into either of the others.
+//! lagging since t, or unknown with the cause. Nothing is allocated after [`Evidence::new`] but by
+//! [`Evidence::grow`], and unknown is never turned into either of the others.
 //!
 //! Everything is judged by progress on the reader's own clock, so that no two clocks are
 //! compared and no clock of the hypervisor is trusted:
@@ -34,6 +34,8 @@ pub const SLACK_NS: u64 = 500 * NS_PER_MS;
 pub const EXCUSED_NS: u64 = 30 * NS_PER_S;
 /// A look that took longer than this was interrupted, ns.
 const INTERRUPTED_NS: u64 = 20 * NS_PER_MS;
+/// Domids that room is made for at once.
+const ROOM: usize = 64;
 
 /// What a look proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +112,7 @@ impl Longest {
 #[derive(Debug)]
 pub struct Evidence {
     pcpus: Box<[PcpuProgress]>,
-    domains: Box<[SlotProgress]>,
+    domains: Vec<SlotProgress>,
     proven: bool,
     /// The moment that the last look counts as: its beginning, or its end where it was interrupted.
     seen: Tick,
@@ -125,6 +127,16 @@ impl Evidence {
     /// each domid, 640 KiB for all, and 104 for each pCPU.
     #[must_use]
     pub fn new(table: &Table<'_>) -> Self {
+        Self {
+            domains: vec![SlotProgress::default(); table.nr_domains()],
+            ..Self::growing(table)
+        }
+    }
+
+    /// The same for one who may allocate later: before each look it has to [`Evidence::grow`], as a
+    /// domid that there is no room for is not judged.
+    #[must_use]
+    pub fn growing(table: &Table<'_>) -> Self {
         let start = Monotonic(0);
         let unseen = PcpuProgress {
             online: false,
@@ -139,11 +151,22 @@ impl Evidence {
         };
         Self {
             pcpus: vec![unseen; table.nr_pcpus()].into(),
-            domains: vec![SlotProgress::default(); table.nr_domains()].into(),
+            domains: Vec::new(),
             proven: false,
             seen: Tick::default(),
             excused_at: None,
             starved_ns: None,
+        }
+    }
+
+    /// Makes room for the domids that had a domain by now: 20 bytes for each. Allocates.
+    pub fn grow(&mut self, table: &Table<'_>) {
+        let used = table.domids_used();
+        if used > self.domains.len() {
+            // To the size, as it is many bytes; some more, as the next domain is likely to come.
+            let room = used.next_multiple_of(ROOM).min(table.nr_domains());
+            self.domains.reserve_exact(room - self.domains.len());
+            self.domains.resize(room, SlotProgress::default());
         }
     }
 
@@ -401,5 +424,36 @@ impl PcpuProgress {
         }
         self.decided = record.decided;
         self.proven |= record.canary != self.first.canary && record.decided != self.first.decided;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::simulation::Simulation;
+    use uuid::Uuid;
+
+    #[test]
+    fn evidence_that_grows_as_domids_are_used_judges_as_one_that_has_room_for_all() {
+        let xen = Simulation::sized(1, 300);
+        let (mut all, mut grows) = (Evidence::new(&xen.table()), Evidence::growing(&xen.table()));
+        let mut lagging = 0;
+        for second in 1..400_u16 {
+            xen.tick_all();
+            if second < 300 {
+                xen.create(second, Uuid::nil());
+                xen.arm(second, 0, 60);
+            }
+            // From then on the last of them feeds no more.
+            let fed = if second < 330 { second.min(299) } else { 298 };
+            (1..=fed).for_each(|domid| xen.feed(domid, 0));
+            grows.grow(&xen.table());
+            assert!(grows.domains.len() >= xen.table().domids_used());
+            let now = Monotonic((1_000 + u64::from(second)) * NS_PER_S);
+            let verdicts = [&mut all, &mut grows].map(|e| e.look(&xen.table(), || now).0);
+            assert_eq!(verdicts[0], verdicts[1]);
+            lagging += u32::from(matches!(verdicts[0], Verdict::Lagging { .. }));
+        }
+        assert!(lagging > 0);
     }
 }

@@ -7,34 +7,42 @@
 
 use crate::xen::table::{DOMAIN_WORDS, Domain, Table};
 
-/// The words of the last look, and the records that changed in it.
+/// Room is made for so many domids at once.
+const ROOM: usize = 64;
+
+/// The words of the last look.
 #[derive(Debug, Default)]
-pub struct Changed {
-    words: Vec<[u64; DOMAIN_WORDS]>,
-    records: Vec<Domain>,
-}
+pub struct Changed(Vec<[u64; DOMAIN_WORDS]>);
 
 impl Changed {
-    /// Looks; gives the records that changed, in the order in which their domains were
-    /// created. dom0 is no guest: when its watchdog expires the host goes down.
-    pub fn look(&mut self, table: &Table<'_>) -> &[Domain] {
-        self.records.clear();
-        if self.words.len() < table.domids_used() {
-            self.words.resize(table.domids_used(), [0; DOMAIN_WORDS]);
+    /// Looks. `takes` is asked first of each record that changed, in order of domid; gives those that it does not
+    /// take, in the order in which their domains were created. dom0 is no guest: when its watchdog
+    /// expires the host goes down.
+    pub fn look(
+        &mut self,
+        table: &Table<'_>,
+        mut takes: impl FnMut(&Domain) -> bool,
+    ) -> Vec<Domain> {
+        let (used, mut records) = (table.domids_used(), Vec::new());
+        if self.0.len() < used {
+            let room = used.next_multiple_of(ROOM).min(table.nr_domains());
+            self.0.reserve_exact(room - self.0.len());
+            self.0.resize(room, [0; DOMAIN_WORDS]);
         }
-        for (domid, words) in (0..).zip(&mut self.words).skip(1) {
+        for (domid, words) in (0..).zip(self.0.iter_mut().take(used)).skip(1) {
             // These first: what comes in between makes the next look see a change.
             if !table.renew(domid, words) {
                 continue;
             }
             match table.domain(domid) {
-                Some(domain) => self.records.push(domain),
+                Some(domain) if takes(&domain) => {}
+                Some(domain) => records.push(domain),
                 // Passing from one domain to the next: to be looked at again.
                 None => *words = [0; DOMAIN_WORDS],
             }
         }
-        self.records.sort_unstable_by_key(|domain| domain.created);
-        &self.records
+        records.sort_unstable_by_key(|domain| domain.created);
+        records
     }
 }
 
@@ -49,12 +57,13 @@ mod tests {
         let xen = Simulation::new(1);
         let mut changed = Changed::default();
         let mut look = || {
-            let records = changed.look(&xen.table()).iter();
-            records.map(|d| d.domid).collect::<Vec<_>>()
+            let records = changed.look(&xen.table(), |record| record.domid == 5);
+            records.iter().map(|d| d.domid).collect::<Vec<_>>()
         };
         xen.create(0, Uuid::nil());
         xen.create(9, Uuid::nil());
         xen.create(4, Uuid::nil());
+        xen.create(5, Uuid::nil());
         assert_eq!(look(), [9, 4]);
         assert_eq!(look(), [0; 0]);
         type Act = fn(&Simulation);

@@ -23,6 +23,7 @@ use super::GuestEvent;
 use super::alarm::{Input, Lifecycle, Moment, Nanoseconds, Rules};
 use super::report::{AlarmReport, GuestReport, SlotReport};
 use super::slot::Slot;
+use super::stamp::Stamp;
 use super::state::DomainState;
 use crate::event::{self, Cause, Closing, Gap, Kind, Uuid};
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
@@ -54,14 +55,14 @@ pub struct GuestDomain {
     /// Its creation number, which no other domain of the host's boot has.
     pub created: u64,
     /// When it was first seen; `None` if it was there before the monitor.
-    pub first_seen_ns: Option<Nanoseconds>,
+    pub first_seen_ns: Option<Stamp>,
     /// What it is doing.
     pub state: DomainState,
     /// Its slots, as far as they are told.
     pub slots: [Slot; SLOTS],
-    /// The table's latest record of it.
+    /// While it is not current: the table's latest record of it since, which is told once it is.
     #[serde(skip)]
-    pub(super) record: Option<Domain>,
+    pub(super) record: Option<Box<Domain>>,
 }
 
 impl GuestDomain {
@@ -71,7 +72,7 @@ impl GuestDomain {
         Self {
             domid: record.domid,
             created: record.created,
-            first_seen_ns,
+            first_seen_ns: first_seen_ns.map(Stamp::from),
             state: DomainState::Running,
             slots: <[Slot; SLOTS]>::default(),
             record: None,
@@ -175,16 +176,12 @@ impl Guest {
 
     /// Takes the record of one of its domains, and says what has happened since the last.
     pub fn observe(&mut self, record: &Domain, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
-        if let Some(current) = self
-            .current
-            .as_mut()
-            .filter(|d| d.created == record.created)
-        {
-            current.record = Some(*record);
-            self.follow(look, out);
+        let current = self.current.as_ref();
+        if current.is_some_and(|d| d.created == record.created) {
+            self.follow(Some(record), look, out);
         } else if let Some(at) = self.place(record.created) {
             let mut other = self.others.remove(at);
-            other.record = Some(*record);
+            other.record = Some(Box::new(*record));
             self.observe_other(&mut other, record, look, out);
             self.others.insert(at, other);
         }
@@ -205,7 +202,11 @@ impl Guest {
     ) -> Option<GuestDomain> {
         let all = self.current.iter_mut().chain(&mut self.others);
         let lost = all.into_iter().find(|d| d.created == created)?;
-        let before = lost.clone();
+        // Whoever takes it over is about to be given its present record.
+        let before = GuestDomain {
+            record: None,
+            ..lost.clone()
+        };
         lost.state = lost.state.lost();
         self.update_current(look, out);
         Some(before)
@@ -224,14 +225,15 @@ impl Guest {
             match next {
                 _ if state == DomainState::Running => return,
                 Some(next) => {
-                    let next = self.others.remove(next);
+                    let mut next = self.others.remove(next);
+                    let record = next.record.take();
                     let left = self.current.take().filter(|d| !d.is_gone());
                     self.others.extend(left);
                     self.others.sort_by_key(|d| d.created);
                     self.enter(next, state, look, out);
                     // It may have fed before the alarm was raised.
                     let clears = false;
-                    self.follow(&Look { clears, ..*look }, out);
+                    self.follow(record.as_deref(), &Look { clears, ..*look }, out);
                 }
                 None if current.is_gone() => {
                     self.current = None;
@@ -328,5 +330,16 @@ impl Guest {
         if let Some(current) = &mut self.current {
             current.created = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_of_one_domain_takes_no_more_than_320_bytes() {
+        assert_eq!(size_of::<Slot>(), 64);
+        assert!(size_of::<Guest>() <= 320, "{}", size_of::<Guest>());
     }
 }

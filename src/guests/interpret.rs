@@ -6,19 +6,25 @@ use super::GuestEvent;
 use super::alarm::{Input, Nanoseconds};
 use super::guest::{Guest, GuestDomain, Look};
 use super::slot::Change;
+use super::stamp::Stamp;
 use super::state::DomainState;
 use crate::event::{Gap, Kind};
 use crate::sys::clock::NS_PER_MS;
 use crate::xen::table::Domain;
 
 impl Guest {
-    /// What has happened to the current domain.
-    pub(super) fn follow(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
+    /// What has happened to the current domain; `record`: what of it is not told yet.
+    pub(super) fn follow(
+        &mut self,
+        record: Option<&Domain>,
+        look: &Look<'_>,
+        out: &mut Vec<GuestEvent>,
+    ) {
         let Some(mut domain) = self.current.take() else {
             return;
         };
-        if let Some(record) = domain.record {
-            self.tell(&mut domain, &record, look, out);
+        if let Some(record) = record {
+            self.tell(&mut domain, record, look, out);
         }
         if !domain.is_gone() {
             self.step(look, Input::State(domain.state), out);
@@ -41,6 +47,9 @@ impl Guest {
             first.change(shows_first, look.before, ended),
             second.change(shows_second, look.before, ended),
         ];
+        for (slot, shown) in domain.slots.iter_mut().zip(&record.slots) {
+            slot.timeout_s = shown.armed.unwrap_or(slot.timeout_s);
+        }
         let expired = changes.iter().any(|c| c.expired);
         // Once its watchdog has shut a domain down nothing that it does is a sign of life
         // until it runs again: another vCPU's last instructions may still arm or feed. Which
@@ -149,8 +158,8 @@ impl Guest {
         let Some(state) = domain.slots.get_mut(usize::from(n)) else {
             return;
         };
-        let since = |then: Nanoseconds| millis(now.saturating_sub(then));
-        let (before, after) = (state.fed_ns.replace(now), state.after.take());
+        let since = |then: Stamp| millis(now.saturating_sub(then.ns()));
+        let (before, after) = (state.fed_ns.replace(now.into()), state.after.take());
         if !self.lifecycle.has_fed() {
             let what = Kind::GuestFirstFed {
                 slot,
@@ -237,13 +246,10 @@ fn millis(ns: Nanoseconds) -> u64 {
     u64::try_from(ns).unwrap_or(0) / NS_PER_MS
 }
 
-/// The timeout of a slot that the latest record shows, or that was last seen.
+/// The timeout of a slot as it was last seen.
 fn timeout(domain: &GuestDomain, n: u8) -> u32 {
-    let n = usize::from(n);
-    let shown = domain.record.as_ref().and_then(|r| r.slots.get(n)?.armed);
-    shown
-        .or(domain.slots.get(n).map(|s| s.timeout_s))
-        .unwrap_or(0)
+    let slot = domain.slots.get(usize::from(n));
+    slot.map_or(0, |slot| slot.timeout_s)
 }
 
 fn tells(domain: &mut GuestDomain, n: u8, look: &Look<'_>) -> Option<u32> {

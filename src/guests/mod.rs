@@ -11,11 +11,15 @@
 
 pub mod alarm;
 pub mod changed;
+pub mod fed;
 pub mod guest;
 pub mod interpret;
+pub mod owners;
 pub mod registry;
 pub mod report;
+pub mod roster;
 pub mod slot;
+pub mod stamp;
 pub mod state;
 
 use crate::event::{Guest, Kind, Uuid};

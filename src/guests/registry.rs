@@ -17,14 +17,15 @@
 use super::alarm::{Input, Moment, Nanoseconds, Rules};
 use super::changed::Changed;
 use super::guest::{Guest, GuestDomain, Look, identity};
+use super::owners::{Owner, Owners};
 use super::report::GuestsReport;
+use super::roster::{Place, Roster};
 use super::state::DomainState;
 use super::{DomainNames, GuestEvent, RequestError};
 use crate::event::{Cause, Closing, Kind, Timestamp, Uuid};
 use crate::sys::clock::NS_PER_MS;
 use crate::xen::table::{Domain, Table};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NS_PER_S: Nanoseconds = 1_000_000_000;
@@ -74,9 +75,9 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
-    guests: BTreeMap<Uuid, Guest>,
+    guests: Roster,
     /// The domain of each domid: its creation number and its guest.
-    domains: BTreeMap<u16, (u64, Uuid)>,
+    domains: Owners,
     /// The highest creation number that was looked at; none before the first look.
     created: Option<u64>,
     changed: Changed,
@@ -95,8 +96,8 @@ impl Registry {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
-            guests: BTreeMap::new(),
-            domains: BTreeMap::new(),
+            guests: Roster::default(),
+            domains: Owners::default(),
             created: None,
             changed: Changed::default(),
             looked: None,
@@ -121,11 +122,12 @@ impl Registry {
             if !same_boot {
                 guest.outlive_boot(shift);
             }
-            for domain in guest.domains().filter(|_| same_boot) {
-                let owner = (domain.created, guest.uuid);
-                registry.domains.insert(domain.domid, owner);
+            let domains = guest.domains().filter(|_| same_boot);
+            let domains: Vec<(u16, u64)> = domains.map(|d| (d.domid, d.created)).collect();
+            let place = registry.guests.insert(guest);
+            for (domid, created) in domains {
+                registry.domains.set(domid, Owner { created, place });
             }
-            registry.guests.insert(guest.uuid, guest);
         }
         registry
     }
@@ -139,7 +141,7 @@ impl Registry {
             monotonic_ns: at.ns,
             time: at.wall,
             created: self.created.unwrap_or(0),
-            guests: self.guests.values().cloned().collect(),
+            guests: self.guests.iter().cloned().collect(),
         }
     }
 
@@ -157,8 +159,7 @@ impl Registry {
 
     /// The domains that are there: domid and creation number.
     pub fn domains(&self) -> impl Iterator<Item = (u16, u64)> {
-        let there = self.domains.iter();
-        there.map(|(domid, (created, _))| (*domid, *created))
+        self.domains.iter()
     }
 
     /// Takes a look at the table.
@@ -182,8 +183,9 @@ impl Registry {
         self.created = Some(created.max(seen));
         let before_domains = self.changes.domains;
         let mut changed = std::mem::take(&mut self.changed);
-        for record in changed.look(table) {
-            self.take(record, seen, &look, &mut out);
+        // What is left, as others have nothing to tell.
+        for record in changed.look(table, |record| self.fed(record, &look)) {
+            self.take(&record, seen, &look, &mut out);
         }
         self.changed = changed;
         if self.changes.domains != before_domains {
@@ -204,54 +206,72 @@ impl Registry {
     /// The first look, or the first after a break: what nobody saw counts for nothing, and
     /// domains whose record is another's by now are gone.
     fn resume(&mut self, table: &Table<'_>, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
-        for guest in self.guests.values_mut() {
+        let domains = &mut self.domains;
+        self.guests.update(|guest| {
             guest.lifecycle.skip(look.at.ns);
-            let domains = guest.domains().map(|d| (d.domid, d.created));
-            let domains: Vec<(u16, u64)> = domains.collect();
-            for (domid, created) in domains {
+            let all = guest.domains().map(|d| (d.domid, d.created));
+            let all: Vec<(u16, u64)> = all.collect();
+            for (domid, created) in all {
                 if created == 0 || table.created_of(domid) != created {
                     guest.domain_lost(created, look, out);
-                    self.domains.retain(|_, (owned, _)| *owned != created);
+                    if domains.get(domid).is_some_and(|d| d.created == created) {
+                        domains.clear(domid);
+                    }
                 }
             }
-        }
+        });
         // Before another domain has their creation numbers, after a boot of the host.
-        self.guests.retain(|_, guest| !guest.is_over());
+        self.guests.retain(|guest| !guest.is_over());
+    }
+
+    /// Takes a record of a domain that has done nothing since the look before but feed, so that there is nothing to
+    /// tell; says whether it is one. Most that change are, and it costs far less than [`Registry::take`].
+    fn fed(&mut self, record: &Domain, look: &Look<'_>) -> bool {
+        let Some(owner) = self.domains.get(record.domid) else {
+            return false;
+        };
+        let guest = self.guests.at_mut(owner.place);
+        guest.is_some_and(|guest| guest.only_fed(record, look))
     }
 
     /// Takes a record that changed. `seen`: domains up to this number were looked at before.
     fn take(&mut self, record: &Domain, seen: u64, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
         let uuid = identity(record);
         let ended = record.dying || !record.exists;
-        let owner = self.domains.get(&record.domid).copied();
+        let owner = self.domains.get(record.domid);
+        let is_same = |owner: Owner| {
+            let guest = self.guests.at(owner.place);
+            owner.created == record.created && guest.is_some_and(|guest| guest.uuid == uuid)
+        };
         let mut domain = None;
-        match owner {
-            Some(owner) if owner == (record.created, uuid) => {}
-            Some((created, before)) => {
-                let before = self.guests.get_mut(&before);
-                let lost = before.and_then(|guest| guest.domain_lost(created, look, out));
-                domain = lost.filter(|_| created == record.created);
-                self.domains.remove(&record.domid);
-            }
+        let place = match owner {
+            Some(owner) if is_same(owner) => owner.place,
             // What is gone since a look before was told then.
             None if ended && record.created <= seen => return,
-            None => {}
-        }
-        if owner != Some((record.created, uuid)) {
-            let first_seen_ns = look.before.map(|_| look.at.ns);
-            let domain = domain.unwrap_or_else(|| GuestDomain::new(record, first_seen_ns));
-            self.add_domain(uuid, domain, look, out);
-            self.name_new(uuid, record.created);
-            self.domains.insert(record.domid, (record.created, uuid));
-            self.changes.domains += 1;
-        }
-        if let Some(guest) = self.guests.get_mut(&uuid) {
+            owner => {
+                if let Some(Owner { created, place }) = owner {
+                    let before = self.guests.at_mut(place);
+                    let lost = before.and_then(|guest| guest.domain_lost(created, look, out));
+                    domain = lost.filter(|_| created == record.created);
+                    self.domains.clear(record.domid);
+                }
+                let first_seen_ns = look.before.map(|_| look.at.ns);
+                let domain = domain.unwrap_or_else(|| GuestDomain::new(record, first_seen_ns));
+                let place = self.add_domain(uuid, domain, look, out);
+                self.name_new(place, record.created);
+                let created = record.created;
+                self.domains.set(record.domid, Owner { created, place });
+                self.changes.domains += 1;
+                place
+            }
+        };
+        if let Some(guest) = self.guests.at_mut(place) {
             let state = guest.lifecycle.state;
             guest.observe(record, look, out);
             self.changes.any += u64::from(guest.lifecycle.state != state);
         }
         if ended {
-            self.domains.remove(&record.domid);
+            self.domains.clear(record.domid);
             self.changes.domains += 1;
         }
         self.created = self.created.map(|created| created.max(record.created));
@@ -263,18 +283,21 @@ impl Registry {
         domain: GuestDomain,
         look: &Look<'_>,
         out: &mut Vec<GuestEvent>,
-    ) {
-        if let Some(guest) = self.guests.get_mut(&uuid) {
-            guest.add_domain(domain, look, out);
-        } else {
-            let guest = Guest::new(uuid, domain, look.at.ns);
-            self.guests.insert(uuid, guest);
+    ) -> Place {
+        let known = self.guests.place(uuid);
+        let guest = known.and_then(|place| self.guests.at_mut(place));
+        match (known, guest) {
+            (Some(place), Some(guest)) => {
+                guest.add_domain(domain, look, out);
+                place
+            }
+            _ => self.guests.insert(Guest::new(uuid, domain, look.at.ns)),
         }
     }
 
     /// Names a guest that has no name yet after its new domain, before anything is told of it.
-    fn name_new(&mut self, uuid: Uuid, created: u64) {
-        let guest = self.guests.get_mut(&uuid);
+    fn name_new(&mut self, place: Place, created: u64) {
+        let guest = self.guests.at_mut(place);
         if let Some(guest) = guest.filter(|guest| guest.name.is_none()) {
             guest.name = self.names.by_domain.get(&created).cloned();
         }
@@ -296,24 +319,23 @@ impl Registry {
     /// Takes the names as far as they are known.
     pub fn rename(&mut self, names: &Arc<DomainNames>) {
         self.names = Arc::clone(names);
-        for guest in self.guests.values_mut() {
+        let any = &mut self.changes.any;
+        self.guests.update(|guest| {
             let current = guest.current.as_ref();
             let name = current.and_then(|d| names.by_domain.get(&d.created));
             if name.is_some() && guest.name.as_ref() != name {
                 guest.name = name.cloned();
-                self.changes.any += 1;
+                *any += 1;
             }
-        }
+        });
     }
 
     /// What is due by time alone; bounds what is remembered of guests that are gone.
     fn tidy(&mut self, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
-        for guest in self.guests.values_mut() {
-            guest.step(look, Input::Tick, out);
-        }
-        let before = self.guests.len();
+        let before = self.guests.count();
         let mut gone = 0;
-        self.guests.retain(|_, guest| {
+        self.guests.retain(|guest| {
+            guest.step(look, Input::Tick, out);
             let remember = match guest.lifecycle.state {
                 DomainState::Gone(Cause::Suspend) => REMEMBER_SUSPENDED_NS,
                 DomainState::Gone(_) => REMEMBER_NS,
@@ -328,18 +350,18 @@ impl Registry {
         if gone > MOST_GONE {
             self.evict(gone - MOST_GONE, look, out);
         }
-        self.changes.any += u64::from(self.guests.len() != before);
+        self.changes.any += u64::from(self.guests.count() != before);
     }
 
     /// Forgets so many of those that are gone, those with an alarm last, the oldest first.
     fn evict(&mut self, surplus: usize, look: &Look<'_>, out: &mut Vec<GuestEvent>) {
-        let gone = self.guests.values().filter(|g| g.current.is_none());
+        let gone = self.guests.iter().filter(|g| g.current.is_none());
         let mut gone: Vec<_> = gone
             .map(|g| (g.lifecycle.alarm.is_some(), g.lifecycle.since_ns, g.uuid))
             .collect();
         gone.sort_unstable();
         for (_, _, uuid) in gone.into_iter().take(surplus) {
-            if let Some(mut guest) = self.guests.remove(&uuid) {
+            if let Some(mut guest) = self.guests.remove(uuid) {
                 guest.step(look, Input::Close(Closing::Evicted), out);
             }
         }
@@ -376,7 +398,7 @@ impl Registry {
         expiries: u32,
         at: Moment,
     ) -> Result<Vec<GuestEvent>, RequestError> {
-        let guest = self.guests.get(&uuid).ok_or(RequestError::NoGuest)?;
+        let guest = self.guests.get(uuid).ok_or(RequestError::NoGuest)?;
         let alarm = guest.lifecycle.alarm.ok_or(RequestError::NoAlarm)?;
         if alarm.expiries != expiries {
             return Err(RequestError::AnotherAlarm);
@@ -400,7 +422,7 @@ impl Registry {
     ) -> Result<Vec<GuestEvent>, RequestError> {
         let is_looked_at = self.is_looked_at(at);
         let rules = &self.rules;
-        let guest = self.guests.get_mut(&uuid).ok_or(RequestError::NoGuest)?;
+        let guest = self.guests.get_mut(uuid).ok_or(RequestError::NoGuest)?;
         if guest.lifecycle.alarm.is_none() {
             return Err(RequestError::NoAlarm);
         }
@@ -424,7 +446,7 @@ impl Registry {
     pub fn report(&self, now: Nanoseconds) -> GuestsReport {
         let age_ns = self.looked.map(|looked| now.saturating_sub(looked));
         let stale = age_ns.is_none_or(|age| age > STALE_NS);
-        let shown = self.guests.values().filter(|g| {
+        let shown = self.guests.iter().filter(|g| {
             let recent = now.saturating_sub(g.lifecycle.since_ns) < REMEMBER_NS;
             g.lifecycle.alarm.is_some()
                 || g.lifecycle.is_watched() && (g.current.is_some() || recent)

@@ -8,6 +8,7 @@
 //! What cannot be told apart counts as less: a feed that may have been an arm is no feed.
 
 use super::alarm::Nanoseconds;
+use super::stamp::Stamp;
 use crate::event::Gap;
 use crate::sys::clock::{NS_PER_MS, NS_PER_S};
 use crate::xen::table;
@@ -38,7 +39,7 @@ pub struct Slot {
     /// When the last arm or feed was seen.
     pub set_ns: Nanoseconds,
     /// When a feed was last seen.
-    pub fed_ns: Option<Nanoseconds>,
+    pub fed_ns: Option<Stamp>,
     /// Expiries that were seen.
     pub expiries: u32,
     /// Why the next feed is one after a break.
@@ -46,11 +47,11 @@ pub struct Slot {
     /// Late feeds that no event has told of.
     pub late: u32,
     /// When one last did.
-    pub late_told_ns: Option<Nanoseconds>,
+    pub late_told_ns: Option<Stamp>,
     /// When the present minute of its arms, disarms and feeds after those began.
-    pub minute_ns: Option<Nanoseconds>,
+    pub minute_ns: Option<Stamp>,
     /// How many of them were told in it.
-    pub told: u32,
+    pub told: u8,
     /// How many were left out since one was told.
     pub left_out: u32,
 }
@@ -182,11 +183,11 @@ impl Slot {
     pub fn tells(&mut self, now: Nanoseconds) -> Option<u32> {
         let began = self
             .minute_ns
-            .filter(|at| (0..MINUTE_NS).contains(&now.saturating_sub(*at)));
+            .filter(|at| (0..MINUTE_NS).contains(&now.saturating_sub(at.ns())));
         if began.is_none() {
-            (self.minute_ns, self.told) = (Some(now), 0);
+            (self.minute_ns, self.told) = (Some(now.into()), 0);
         }
-        if self.told >= MOST_TOLD {
+        if u32::from(self.told) >= MOST_TOLD {
             self.left_out = self.left_out.saturating_add(1);
             return None;
         }
@@ -198,10 +199,10 @@ impl Slot {
     pub fn tells_late(&mut self, now: Nanoseconds) -> Option<u32> {
         self.late = self.late.saturating_add(1);
         let told = self.late_told_ns;
-        if told.is_some_and(|told| now.saturating_sub(told) < LATE_EVERY_NS) {
+        if told.is_some_and(|told| now.saturating_sub(told.ns()) < LATE_EVERY_NS) {
             return None;
         }
-        self.late_told_ns = Some(now);
+        self.late_told_ns = Some(now.into());
         Some(std::mem::take(&mut self.late))
     }
 

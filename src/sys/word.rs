@@ -22,10 +22,12 @@ pub trait Word {
 }
 
 impl Word for AtomicU64 {
+    #[inline]
     fn load(&self, order: Ordering) -> u64 {
         self.load(order)
     }
 
+    #[inline]
     fn store(&self, value: u64, order: Ordering) {
         self.store(value, order);
     }
@@ -39,6 +41,7 @@ impl Word for AtomicU64 {
         self.fetch_max(value, order)
     }
 
+    #[inline]
     fn fence(order: Ordering) {
         fence(order);
     }

@@ -323,13 +323,15 @@ impl<'a, W: Word> Table<'a, W> {
         };
         let record = self.words.get(at..at + RECORD_LEN / 8);
         let handle = self.words.get(handle..handle + HANDLE_LEN / 8);
-        let now = [record, handle].into_iter().flatten().flatten();
-        let mut changed = false;
-        for (word, now) in words.iter_mut().zip(now) {
-            let now = now.load(Ordering::Relaxed);
-            changed |= std::mem::replace(word, now) != now;
+        let (seen, seen_handle) = words.split_at_mut(RECORD_LEN / 8);
+        let mut changed = 0;
+        for (seen, now) in [(seen, record), (seen_handle, handle)] {
+            for (word, now) in seen.iter_mut().zip(now.unwrap_or_default()) {
+                let now = now.load(Ordering::Relaxed);
+                changed |= std::mem::replace(word, now) ^ now;
+            }
         }
-        changed
+        changed != 0
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.

@@ -7,11 +7,12 @@
 use super::data::{Kept, Record};
 use super::kicks::{LOADS, Load, TRACING};
 use super::peers::Peer;
-use super::{Bench, PHASES, phase_of};
+use super::{Bench, PHASES};
 use crate::command::say;
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, PROMPT};
 use crate::machine::Shape;
+use crate::scenario::phase::Even;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -193,7 +194,7 @@ impl Bench {
         host.note_kicks(peer)?;
         let withheld = host.withholds(peer)?;
         // One for all daemons, so that none is lucky; another in each part.
-        host.come_to(phase_of(PHASES, load.name, part.into()))?;
+        host.come_to(Even::of(PHASES, load.name).nth(part.into()))?;
         let began = host.begin(load)?;
         let (mut seen, mut reset) = ((0, 0.0), None);
         for step in 1..=STEPS {

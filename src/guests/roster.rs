@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guests by UUID, each at a place of its own: who remembers the place finds a guest without a search.
+//!
+//! In: guests. Out: guests, by UUID, by place, or all in order of UUID. Pure. A place is used again once its guest is
+//! forgotten, so who remembers one compares what he finds there.
+
+use super::guest::Guest;
+use crate::event::Uuid;
+use std::collections::BTreeMap;
+
+/// Where a guest is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl Place {
+    /// Where no guest is.
+    pub const NONE: Self = Self(u32::MAX);
+
+    fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// All guests that are not forgotten.
+#[derive(Debug, Default)]
+pub struct Roster {
+    by_uuid: BTreeMap<Uuid, Place>,
+    places: Vec<Option<Box<Guest>>>,
+    free: Vec<Place>,
+}
+
+impl Roster {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_uuid.len()
+    }
+
+    /// Where the guest with this UUID is.
+    #[must_use]
+    pub fn place(&self, uuid: Uuid) -> Option<Place> {
+        self.by_uuid.get(&uuid).copied()
+    }
+
+    /// The guest at a place.
+    #[must_use]
+    pub fn at(&self, place: Place) -> Option<&Guest> {
+        self.places.get(place.index())?.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn at_mut(&mut self, place: Place) -> Option<&mut Guest> {
+        self.places.get_mut(place.index())?.as_deref_mut()
+    }
+
+    /// The guest with this UUID.
+    #[must_use]
+    pub fn get(&self, uuid: Uuid) -> Option<&Guest> {
+        self.at(self.place(uuid)?)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, uuid: Uuid) -> Option<&mut Guest> {
+        self.at_mut(self.place(uuid)?)
+    }
+
+    /// Takes a guest in, in place of one with the same UUID; says where it is.
+    pub fn insert(&mut self, guest: Guest) -> Place {
+        let uuid = guest.uuid;
+        let place = self.place(uuid).or_else(|| self.free.pop());
+        let place = place.unwrap_or_else(|| {
+            self.places.push(None);
+            // There are no more than domids and those that are gone: some 40,000.
+            Place(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+        });
+        if let Some(kept) = self.places.get_mut(place.index()) {
+            *kept = Some(Box::new(guest));
+            self.by_uuid.insert(uuid, place);
+        }
+        place
+    }
+
+    /// Forgets a guest, and gives it.
+    pub fn remove(&mut self, uuid: Uuid) -> Option<Guest> {
+        let place = self.by_uuid.remove(&uuid)?;
+        self.free.push(place);
+        let kept = self.places.get_mut(place.index())?;
+        kept.take().map(|guest| *guest)
+    }
+
+    /// All in order of UUID.
+    pub fn iter(&self) -> impl Iterator<Item = &Guest> {
+        let places = self.by_uuid.values();
+        places.filter_map(|place| self.at(*place))
+    }
+
+    /// Changes all, in order of UUID.
+    pub fn update(&mut self, mut change: impl FnMut(&mut Guest)) {
+        for place in self.by_uuid.values() {
+            let kept = self.places.get_mut(place.index());
+            kept.and_then(Option::as_deref_mut).map(&mut change);
+        }
+    }
+
+    /// The same, and forgets those of which `change` says so by false.
+    pub fn retain(&mut self, mut change: impl FnMut(&mut Guest) -> bool) {
+        let (places, free) = (&mut self.places, &mut self.free);
+        self.by_uuid.retain(|_, place| {
+            let kept = places.get_mut(place.index());
+            let Some(kept) = kept else {
+                return false;
+            };
+            let stays = kept.as_deref_mut().is_some_and(&mut change);
+            if !stays {
+                *kept = None;
+                free.push(*place);
+            }
+            stays
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guests::guest::GuestDomain;
+    use crate::xen::simulation::Simulation;
+
+    fn guest(n: u16) -> Guest {
+        let xen = Simulation::sized(1, 100);
+        xen.create(n, Uuid::from_u128(n.into()));
+        let record = xen.table().domain(n).expect("created");
+        Guest::new(record.uuid, GuestDomain::new(&record, None), 0)
+    }
+
+    #[test]
+    fn guests_are_found_by_place_and_by_uuid_and_listed_in_order_of_uuid() {
+        let mut roster = Roster::default();
+        let all = |roster: &Roster| roster.iter().map(|g| g.domid).collect::<Vec<_>>();
+        let places = [9, 4, 7].map(|n| (n, roster.insert(guest(n))));
+        assert_eq!(all(&roster), [4, 7, 9]);
+        for (n, place) in places {
+            let uuid = Uuid::from_u128(n.into());
+            assert_eq!(roster.at(place).map(|g| g.domid), Some(n));
+            assert_eq!(roster.get(uuid).map(|g| g.domid), Some(n));
+            assert_eq!(roster.place(uuid), Some(place));
+        }
+        assert_eq!(roster.insert(guest(4)), places[1].1, "in its own place");
+        let mut order = Vec::new();
+        roster.update(|guest| order.push(guest.domid));
+        roster.retain(|guest| {
+            order.push(guest.domid);
+            guest.domid != 7
+        });
+        assert_eq!(order, [4, 7, 9, 4, 7, 9]);
+        assert_eq!((all(&roster), roster.count()), (vec![4, 9], 2));
+        assert!(roster.at(places[2].1).is_none() && roster.get(Uuid::from_u128(7)).is_none());
+        assert_eq!(roster.insert(guest(5)), places[2].1, "used again");
+        assert_eq!(roster.remove(Uuid::from_u128(9)).map(|g| g.domid), Some(9));
+        assert!(roster.remove(Uuid::from_u128(9)).is_none());
+        assert_eq!(roster.insert(guest(6)), places[0].1);
+        assert_eq!(all(&roster), [4, 5, 6]);
+    }
+}
