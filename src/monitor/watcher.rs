@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Time between two looks.
 pub const LOOK_EACH: Duration = Duration::from_millis(250);
 /// The same while there is no domain but dom0, whatever became of those who would say so.
-pub const LOOK_FOR_ANY_EACH: Duration = Duration::from_secs(30);
+pub const LOOK_FOR_ANY_EACH: Duration = Duration::from_secs(60);
 /// How long the first look waits for names.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 

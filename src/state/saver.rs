@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time between two looks at whether numbers of events run low: a block of them is far more than there are in this time.
-const POLL: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_secs(60);
 /// Time between two attempts after the disk failed.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the state of the host watchdog is written anew: the heartbeat. Each costs

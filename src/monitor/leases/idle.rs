@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The longest sleep: whatever inotify missed is found after that.
-pub const LONGEST: Duration = Duration::from_secs(30);
+pub const LONGEST: Duration = Duration::from_secs(60);
 
 /// Told of whatever appears in a directory, or befalls it.
 #[derive(Debug)]
