@@ -5,6 +5,7 @@
 //! [`Evidence`] for the withhold record. It waits for no lock for longer than a moment: who
 //! holds one may be on a vCPU that is wedged. What cannot be had is null.
 
+use crate::guard::gate::{Decision, Reason};
 use crate::guard::page::{self, Reader};
 use crate::guests::report::GuestsReport;
 use crate::monitor::reporter::{Reporter, last_entries};
@@ -31,7 +32,12 @@ pub fn gather(reporter: Option<&Reporter<'_>>, guests: &SharedRegistry) -> Evide
         .zip(view.as_ref())
         .map(|(page, view)| last_entries(page, view, MOST_ENTRIES as u64, now));
     let entries = entries.unwrap_or_default().into_iter();
-    let pcpus = reporter.and_then(|reporter| attempt(|| reporter.try_pcpus(Monotonic::now())));
+    let proved = view.as_ref().and_then(|view| match view.status.decision {
+        Decision::Withhold(Reason::Lagging { work, overdue_ns }) => Some((work, overdue_ns)),
+        _ => None,
+    });
+    let pcpus =
+        reporter.and_then(|reporter| attempt(|| reporter.try_pcpus(Monotonic::now(), proved)));
     let report = attempt(|| guests.try_report());
     let report = report.filter(|report| report.evidence_age_ms.is_some());
     Evidence {

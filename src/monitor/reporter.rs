@@ -99,14 +99,18 @@ impl<'a> Reporter<'a> {
         look.pcpus.status(table.canary_period_ms(), now)
     }
 
-    /// The pCPUs as they are now; none without a table, and where somebody else looks just now.
+    /// The pCPUs as they are now, with what the guard has proved of them; none without a table, and where somebody else looks just now.
     /// Does not wait.
     #[must_use]
-    pub fn try_pcpus(&self, now: Monotonic) -> Option<Vec<PcpuEvidence>> {
+    pub fn try_pcpus(
+        &self,
+        now: Monotonic,
+        proved: Option<(Work, u64)>,
+    ) -> Option<Vec<PcpuEvidence>> {
         let mut look = self.look.get()?.try_lock().ok()?;
         let table = look.table;
         look.pcpus.look(&table, now);
-        Some(look.pcpus.evidence(table.canary_period_ms(), now))
+        Some(look.pcpus.evidence(table.canary_period_ms(), now, proved))
     }
 
     /// Entries of the guard that no watcher read in time.
