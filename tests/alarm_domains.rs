@@ -192,6 +192,27 @@ fn a_domid_that_is_used_again_is_another_domain() {
 }
 
 #[test]
+fn a_fed_guests_domid_that_is_used_again_is_another_domain_though_that_feeds_at_once() {
+    for guest in [1, 2] {
+        let mut w = World::with_a_fed_guest();
+        w.take();
+        w.xen.destroy(1);
+        w.xen.create(1, uuid(guest));
+        w.xen.arm(1, 0, TIMEOUT_S);
+        (0..9).for_each(|_| w.xen.feed(1, 0));
+        w.sample();
+        let told = w.kinds();
+        assert_eq!(told.first(), Some(&"guest.gone"), "{guest}: {told:?}");
+        assert_eq!(told.contains(&"guest.rebooted"), guest == 1, "{told:?}");
+        // And it is followed: its expiry is told.
+        w.take();
+        w.expire(1);
+        w.sample();
+        assert!(w.kinds().contains(&"guest.expired"), "{guest}");
+    }
+}
+
+#[test]
 fn equal_counters_of_different_creations_are_neither_a_feed_nor_an_expiry() {
     let mut w = World::with_an_alarm();
     let saved = w.saved();

@@ -116,6 +116,36 @@ fn a_look_that_came_to_a_kick_changes_nothing_else_that_is_told() {
 }
 
 #[test]
+fn what_a_reader_knows_of_a_guard_is_made_out_again_once_another_told() {
+    let writer = Writer::private().expect("a page");
+    let reader = writer.reader();
+    assert!(reader.know(None).is_none());
+    writer.info(&info());
+    writer.status(&status(Decision::Kick));
+    let known = reader.know(None);
+    assert_eq!(
+        known.as_ref().map(|known| &known.view),
+        reader.view().as_ref()
+    );
+    // Looks on, and knows what is new of the status alone.
+    let withheld = status(Decision::Withhold(Reason::Unknown(Unknown::NoPcpu)));
+    writer.status(&withheld);
+    let known = reader.know(known);
+    assert_eq!(
+        known.as_ref().map(|known| &known.view),
+        reader.view().as_ref()
+    );
+    let other = Info {
+        pid: info().pid + 1,
+        weakness: "another".to_owned(),
+        ..info()
+    };
+    writer.info(&other);
+    let known = reader.know(known).expect("told");
+    assert_eq!(known.view.info, other);
+}
+
+#[test]
 fn each_kind_of_entry_is_read_as_it_was_written() {
     let kinds = [
         EntryKind::Armed,

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Numbers reserved at a time.
-pub const BLOCK: u64 = 1 << 16;
+pub const BLOCK: u64 = 1 << 17;
 
 /// The numbers.
 #[derive(Debug)]

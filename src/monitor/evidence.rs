@@ -8,7 +8,7 @@
 use crate::guard::gate::{Decision, Reason};
 use crate::guard::page::{self, Reader};
 use crate::guests::report::GuestsReport;
-use crate::monitor::reporter::{Reporter, last_entries};
+use crate::monitor::reporter::{RECENT_NS, Reporter, last_entries};
 use crate::monitor::shared_registry::SharedRegistry;
 use crate::state::reset_reason::Watchdog;
 use crate::state::withhold::{Evidence, GuardEntry, Load, MOST_ENTRIES, OverdueSlot};
@@ -32,7 +32,11 @@ pub fn gather(reporter: Option<&Reporter<'_>>, guests: &SharedRegistry) -> Evide
         .zip(view.as_ref())
         .map(|(page, view)| last_entries(page, view, MOST_ENTRIES as u64, now));
     let entries = entries.unwrap_or_default().into_iter();
-    let proved = view.as_ref().and_then(|view| match view.status.decision {
+    // What a guard said that has fallen silent since may be over.
+    let told = view
+        .as_ref()
+        .filter(|view| now.since_ns(view.status.looked) <= RECENT_NS);
+    let proved = told.and_then(|view| match view.status.decision {
         Decision::Withhold(Reason::Lagging { work, overdue_ns }) => Some((work, overdue_ns)),
         _ => None,
     });

@@ -136,16 +136,16 @@ fn with(evidence: PcpuEvidence, work: Work, overdue_ns: u64, period_ms: u32) -> 
         canary_age_ms,
         canary_overdue_ms,
         request_age_ms,
-        ..
+        online,
     } = evidence;
     let overdue_ms = overdue_ns / NS_PER_MS;
     match work {
-        Work::PcpuTimers(late) if late == cpu => PcpuEvidence {
+        Work::PcpuTimers(late) if late == cpu && online => PcpuEvidence {
             canary_age_ms: canary_age_ms.max(overdue_ms.saturating_add(period_ms.into())),
             canary_overdue_ms: canary_overdue_ms.max(overdue_ms),
             ..evidence
         },
-        Work::PcpuScheduler(late) if late == cpu => PcpuEvidence {
+        Work::PcpuScheduler(late) if late == cpu && online => PcpuEvidence {
             request_age_ms: request_age_ms.max(overdue_ms),
             ..evidence
         },

@@ -70,7 +70,7 @@ const TURN_WELL_NS: u64 = 1_000 * NS_PER_MS;
 /// to tell of it long before the host goes down.
 const LONGEST_NS: u64 = 2_000 * NS_PER_MS;
 /// Between two looks for vCPUs that came online.
-const SUPERVISE: Duration = Duration::from_secs(60);
+const SUPERVISE: Duration = Duration::from_secs(20);
 /// Between two attempts to say READY=1 to a service manager that is busy.
 const AGAIN: Duration = Duration::from_millis(100);
 

@@ -8,8 +8,9 @@
 //! - it is measured against the clock, from each reading to the next, and has to run as fast as the time before;
 //! - it is gone by for [`MOMENT_NS`] at most, then the kernel is asked.
 //!
-//! A counter that stands still, jumps, or is another processor's costs a system call. It never costs more than a moment's truth: each
-//! [`Stopwatch::now`] asks the kernel.
+//! It is read before the clock, so that whoever is held up between the two believes that more has passed, and asks the kernel. A counter
+//! that stands still, jumps, or is another processor's costs a system call, and a moment's truth at most: each [`Stopwatch::now`] asks
+//! the kernel.
 
 use super::clock::{Monotonic, NS_PER_MS};
 use std::cell::Cell;
@@ -25,6 +26,8 @@ const AGREE_WITHIN: u128 = 16;
 #[derive(Debug, Default)]
 pub struct Stopwatch {
     last: Cell<Option<Reading>>,
+    /// The latest moment that was told.
+    told: Cell<u64>,
     pace: Cell<Option<Pace>>,
     /// The last measure agreed with the one before.
     trusted: Cell<bool>,
@@ -49,18 +52,22 @@ impl Stopwatch {
         self.read(&Monotonic::now, &counter)
     }
 
-    /// The same, soon after [`Stopwatch::now`]: by the counter if it is, by the kernel if it is not. Does not block.
+    /// The same, soon after [`Stopwatch::now`]: by the counter if it is, by the kernel if it is not. Never before what was told last.
+    /// Does not block.
     pub fn soon(&self) -> Monotonic {
         self.soon_by(&Monotonic::now, &counter)
     }
 
     fn read(&self, clock: &dyn Fn() -> Monotonic, counter: &dyn Fn() -> Option<u64>) -> Monotonic {
+        // In this order: whoever is held up between the two takes more to have passed since, and asks the kernel again.
+        let count = counter();
         let at = clock();
-        let reading = counter().map(|count| Reading { at, count });
+        let reading = count.map(|count| Reading { at, count });
         if let (Some(last), Some(reading)) = (self.last.get(), reading) {
             self.measure(last, reading);
         }
         self.last.set(reading);
+        self.told.set(at.0);
         at
     }
 
@@ -91,7 +98,10 @@ impl Stopwatch {
             let passed_ns = pace.ns_of(counter()?.checked_sub(last.count)?);
             (passed_ns <= MOMENT_NS).then(|| last.at.plus_ns(passed_ns))
         };
-        by_counter().unwrap_or_else(|| self.read(clock, counter))
+        let at = by_counter().unwrap_or_else(|| self.read(clock, counter));
+        let at = Monotonic(at.0.max(self.told.get()));
+        self.told.set(at.0);
+        at
     }
 }
 
@@ -112,8 +122,8 @@ impl Pace {
 /// The time-stamp counter (Intel's Software Developer's Manual, volume 3, 18.17; AMD's, volume 2, 13.2.4).
 #[cfg(target_arch = "x86_64")]
 fn counter() -> Option<u64> {
-    // SAFETY: RDTSC reads a register. Every x86-64 processor has it, and it faults only for a process that asked for that by
-    // prctl(PR_SET_TSC), which this one does not.
+    // SAFETY: RDTSC reads a register. Every x86-64 processor has it, and it faults only in a process that asked for that by
+    // prctl(PR_SET_TSC), or was started by one: such a process dies before it has armed anything.
     Some(unsafe { core::arch::x86_64::_rdtsc() })
 }
 
@@ -205,6 +215,47 @@ mod tests {
         set.pass(NS_PER_S / 5, 3 * NS_PER_S / 5);
         assert_eq!(set.soon(), set.ns.get(), "held up between two readings");
         assert_eq!(set.asked.get(), 2);
+    }
+
+    #[test]
+    fn whoever_is_held_up_while_the_clock_is_read_does_not_lose_that_time() {
+        for (since_ms, held_ms) in [(250, 15), (250, 17), (4_000, 240), (4_000, 700)] {
+            let set = Set::measured();
+            set.pass(since_ms * NS_PER_MS, 3 * since_ms * NS_PER_MS);
+            // Between the two readings, whichever is the first.
+            let held = Cell::new(false);
+            let hold = || {
+                if !held.replace(true) {
+                    return;
+                }
+                set.pass(held_ms * NS_PER_MS, 3 * held_ms * NS_PER_MS);
+            };
+            let clock = || {
+                hold();
+                set.clock()
+            };
+            let counter = || {
+                hold();
+                set.count.get()
+            };
+            let began = set.watch.read(&clock, &counter).0;
+            set.pass(1_000, 3_000);
+            let soon = set.soon();
+            assert!(soon >= set.ns.get(), "{since_ms} {held_ms}");
+            assert!(soon - began <= held_ms * NS_PER_MS + 1_000);
+        }
+    }
+
+    #[test]
+    fn no_moment_is_before_one_that_was_told() {
+        let set = Set::measured();
+        let began = set.now();
+        set.count
+            .set(set.count.get().map(|count| count + 3 * 1_900_000));
+        assert_eq!(set.soon(), began + 1_900_000, "a counter that is ahead");
+        set.count.set(None);
+        set.ns.set(began + 1_200_000);
+        assert_eq!(set.soon(), began + 1_900_000);
     }
 
     #[test]

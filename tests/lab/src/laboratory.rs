@@ -183,14 +183,27 @@ impl Laboratory {
         }
         let host = self.provide_state(&parts, &state);
         let host = host.and_then(|()| self.restored(&parts, &state));
-        host.inspect_err(|error| {
-            let mut no_host = self.no_host.lock().unwrap_or_else(PoisonError::into_inner);
-            no_host.insert(thread::current().id(), error.to_string());
-        })
+        self.had(host)
     }
 
-    /// Why the calling thread had no host from a saved state, if it was not given one since it was last asked: then it is this machine
-    /// that is broken, and nothing was tested.
+    /// A machine from power-on.
+    fn switched_on(&self, parts: &Parts) -> Result<Machine> {
+        self.had(Machine::boot(parts, &self.run_folder()))
+    }
+
+    /// Notes whether the calling thread was given what it asked for.
+    fn had<T>(&self, given: Result<T>) -> Result<T> {
+        let mut no_host = self.no_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = thread::current().id();
+        match &given {
+            Ok(_) => no_host.remove(&this),
+            Err(error) => no_host.insert(this, error.to_string()),
+        };
+        given
+    }
+
+    /// Why the calling thread had no machine, if it was not given the last that it asked for: then it is this one that is broken, and nothing
+    /// was tested.
     pub fn why_no_host(&self) -> Option<String> {
         let mut no_host = self.no_host.lock().unwrap_or_else(PoisonError::into_inner);
         no_host.remove(&thread::current().id())
@@ -215,7 +228,7 @@ impl Laboratory {
         tamper: impl FnOnce(&mut Gdb, &Symbols) -> Result<()>,
     ) -> Result<Host> {
         let (parts, _) = self.made_of(Shape::Apart)?;
-        let machine = Machine::boot(&parts, &self.run_folder())?;
+        let machine = self.switched_on(&parts)?;
         let mut host = self.host_on(machine)?;
         let symbols = Arc::clone(&host.symbols);
         host.machine.debug(|gdb| tamper(gdb, &symbols))?;
@@ -229,7 +242,7 @@ impl Laboratory {
     }
 
     fn boot_bare(&self, parts: &Parts) -> Result<Host> {
-        let machine = Machine::boot(parts, &self.run_folder())?;
+        let machine = self.switched_on(parts)?;
         machine.agent.wait_ready(BOOT)?;
         self.host_on(machine)
     }
@@ -370,7 +383,7 @@ impl Laboratory {
     /// A host as it should be, from power-on.
     fn booted(&self, parts: &Parts) -> Result<Host> {
         let began = Instant::now();
-        let machine = Machine::boot(parts, &self.run_folder())?;
+        let machine = self.switched_on(parts)?;
         let mut host = self.host_on(machine)?;
         let brought_up = self.bring_up(&mut host, began);
         match brought_up {

@@ -8,6 +8,7 @@ use crate::error::{Context, Result};
 use crate::machine::Shape;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,12 @@ impl Layout {
             programs: std::env::var_os(PROGRAMS).map(|folder| project.join(folder)),
             variant: None,
         }
+    }
+
+    /// Where other programs are than those of this tree, as `XENWARDEN_LAB_PROGRAMS` names it.
+    pub fn other_programs(&self) -> Option<PathBuf> {
+        let programs = self.programs.as_ref();
+        programs.and(std::env::var_os(PROGRAMS).map(PathBuf::from))
     }
 
     /// The same with other folders for the cache and for what cargo builds.
@@ -148,9 +155,15 @@ pub fn prune(folder: &Path, keep: usize) -> Result<()> {
     }
     files.sort();
     let surplus = files.len().saturating_sub(keep);
-    files
+    // What belongs together goes together: the oldest file takes those with it that differ from it by their extension alone.
+    let stems: BTreeSet<_> = files
         .iter()
         .take(surplus)
+        .map(|file| file.1.with_extension(""))
+        .collect();
+    files
+        .iter()
+        .filter(|(_, path)| stems.contains(&path.with_extension("")))
         .try_for_each(|(_, path)| fs::remove_file(path))
         .context(what)
 }

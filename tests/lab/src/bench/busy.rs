@@ -144,7 +144,7 @@ impl Host {
     fn gone(&mut self, peer: Peer) -> Result<Option<f64>> {
         let names = peer.processes().join(" ");
         let wait = format!(
-            "read began < /run/busy.began; n=0; until [ -s /run/busy.code ] && ! pidof {names} > /dev/null; do n=$((n+1)); [ $n -lt 300 ] || exit 0; \
+            "read began < /run/busy.began; n=0; until [ -s /run/busy.code ] && ! pidof {names} > /dev/null; do n=$((n+1)); [ $n -lt 400 ] || exit 0; \
              sleep 0.1; done; read up idle < /proc/uptime; echo $began $up"
         );
         let said = self.dom0_ok(&wait, PROMPT)?;

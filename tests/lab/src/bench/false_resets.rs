@@ -338,7 +338,13 @@ fn cell(parts: &[&Part]) -> String {
         (false, 0) => ", never withheld".to_owned(),
         (false, count) => format!(", withheld {count} times"),
     };
-    format!("{samples}: {resets}, {longest_ms:.0}{withheld}")
+    // After a reset there is nobody who would say.
+    let unknown = match parts.len() - withholds.len() {
+        0 => String::new(),
+        _ if withholds.is_empty() => String::new(),
+        count => format!(" (not known of {count} parts)"),
+    };
+    format!("{samples}: {resets}, {longest_ms:.0}{withheld}{unknown}")
 }
 
 #[cfg(test)]

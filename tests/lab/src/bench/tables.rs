@@ -210,12 +210,17 @@ fn kicks_apart(runs: &[KickRun]) -> String {
         longest_ms(run).map(|longest| (cell, longest))
     });
     let apart = Apart::of(cells, |least, most| most - least);
+    let left_out = match runs.iter().filter(|run| longest_ms(run).is_none()).count() {
+        0 => String::new(),
+        count => format!(" {count} runs with a reset or without two kicks are left out of this."),
+    };
     match apart.furthest {
         Some((ms, cell)) => format!(
-            "Least to most of the longest gaps of up to {} runs: those of one daemon under one load differ by at most {ms:.0} ms ({cell}).",
+            "Least to most of the longest gaps of up to {} runs: those of one daemon under one load differ by at most {ms:.0} ms ({cell}).{left_out}",
             apart.runs
         ),
-        None => "One run of each.".to_owned(),
+        None if left_out.is_empty() => "One run of each.".to_owned(),
+        None => format!("No two runs that could be compared.{left_out}"),
     }
 }
 

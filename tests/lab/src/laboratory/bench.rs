@@ -31,6 +31,10 @@ pub struct BenchParts {
 
 /// The version of xenwarden, and if this is no tarball the last commit that changed the programs, and whether their files differ from it.
 pub fn own_version(layout: &Layout) -> String {
+    // What is tested may be another build than this tree's.
+    if let Some(programs) = layout.other_programs() {
+        return format!("programs of {}", programs.display());
+    }
     let mut git = Command::new("git");
     git.arg("-C").arg(layout.project(""));
     let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
@@ -59,11 +63,18 @@ impl Laboratory {
         let images = &self.images;
         let initramfs = images.with_peers(&self.layout, &self.packages, &peers.root)?;
         let name = initramfs.file_name().unwrap_or_default().to_owned();
+        let qemu = output(Command::new(self.packages.arch.qemu()).arg("--version"))?;
         let key = cache_key([
             RECIPE.as_bytes(),
             // How each daemon is started, and what dom0 is busy with.
             include_bytes!("../bench/peers.rs"),
             include_bytes!("../bench/kicks.rs"),
+            // And how each is looked at.
+            include_bytes!("../bench/wedges.rs"),
+            include_bytes!("../bench/cost.rs"),
+            include_bytes!("../bench/busy.rs"),
+            include_bytes!("../bench/false_resets.rs"),
+            qemu.as_bytes(),
             self.patched.key.as_bytes(),
             name.as_encoded_bytes(),
         ]);

@@ -2,7 +2,9 @@
 //! What machines are made of, and where their states are kept.
 
 use super::shape::Shape;
+use crate::error::{Context, Result};
 use crate::provision::Arch;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What a machine is made of. Two machines of the same parts can exchange their saved states.
@@ -59,6 +61,20 @@ impl SavedState {
             devices: file("devices"),
             disk: file("image"),
         }
+    }
+
+    /// Removes what there is of it.
+    pub fn remove(&self) -> Result<()> {
+        // The devices first: without them it is none.
+        for file in [&self.devices, &self.memory, &self.disk] {
+            match std::fs::remove_file(file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).context(|| format!("cannot remove {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is there.

@@ -72,19 +72,26 @@ impl Machine {
         self.qmp.execute("stop", json!({}))?;
         // Its memory is no file: another machine takes all of it over, whose memory is one.
         let whole = self.write_state("whole")?;
-        disk::copy(&self.folder.join(disk::NAME), &state.disk)?;
         let heir = self.folder.with_extension("saved");
         fresh_dir(&heir)?;
-        disk::copy(&state.disk, &heir.join(disk::NAME))?;
+        disk::copy(&self.folder.join(disk::NAME), &heir.join(disk::NAME))?;
+        let image = self.folder.join("image");
+        disk::copy(&self.folder.join(disk::NAME), &image)?;
         let memory = heir.join("memory");
         let mut heir = Self::start_incoming(parts, &heir, &memory, true)?;
         heir.come_in(&whole)?;
         heir.leave_memory_out()?;
         let devices = heir.write_state("devices")?;
-        [(memory, &state.memory), (devices, &state.devices)]
-            .iter()
-            .try_for_each(|(from, to)| std::fs::rename(from, to))
-            .context(|| format!("cannot keep {}", state.devices.display()))
+        // What is left of one of the same name goes first, and what is asked for last comes last: no two make one.
+        state.remove()?;
+        [
+            (image, &state.disk),
+            (memory, &state.memory),
+            (devices, &state.devices),
+        ]
+        .iter()
+        .try_for_each(|(from, to)| std::fs::rename(from, to))
+        .context(|| format!("cannot keep {}", state.devices.display()))
     }
 
     /// Writes its state to a file of this name in its folder, and ends QEMU.

@@ -149,10 +149,11 @@ impl Kept {
                 if let Some(other) = other {
                     set_aside(folder, &other.head)?;
                 }
-                Soak {
+                let begun = taken_up(folder, &head, seed)?;
+                begun.unwrap_or(Soak {
                     head,
                     runs: Vec::new(),
-                }
+                })
             }
         };
         let file = rewritten(&path, &soak.head)?;
@@ -186,10 +187,53 @@ impl Kept {
     }
 }
 
+/// What a soak of this key and seed is called while it is not the one that goes on.
+fn aside(folder: &Path, key: &str, seed: u64) -> PathBuf {
+    folder.join(format!("runs-{key}-{seed}.jsonl"))
+}
+
+/// Goes on with a soak of what is tested now that was set aside; with one of any seed where none was asked for.
+fn taken_up(folder: &Path, head: &Head, seed: Option<u64>) -> Result<Option<Soak>> {
+    let seeds = match seed {
+        Some(seed) => vec![seed],
+        None => seeds_of(folder, &head.key)?,
+    };
+    let all = seeds.into_iter().map(|seed| aside(folder, &head.key, seed));
+    let Some(kept) = all.into_iter().find(|path| path.exists()) else {
+        return Ok(None);
+    };
+    let path = folder.join(RUNS);
+    std::fs::rename(&kept, &path).context(|| format!("cannot rename {}", kept.display()))?;
+    say(format!("{} goes on", kept.display()));
+    Soak::read(folder)
+}
+
+/// The seeds of the soaks of this key that were set aside.
+fn seeds_of(folder: &Path, key: &str) -> Result<Vec<u64>> {
+    let what = || format!("cannot read {}", folder.display());
+    let mut seeds = Vec::new();
+    for entry in std::fs::read_dir(folder).context(what)? {
+        let name = entry.context(what)?.file_name();
+        let name = name.to_string_lossy();
+        let seed = name.strip_prefix(&format!("runs-{key}-"));
+        let seed = seed.and_then(|name| name.strip_suffix(".jsonl"));
+        seeds.extend(seed.and_then(|seed| seed.parse::<u64>().ok()));
+    }
+    seeds.sort_unstable();
+    Ok(seeds)
+}
+
 /// Keeps the results of a soak that tested something else under the name of its key.
 fn set_aside(folder: &Path, of_other: &Head) -> Result<()> {
     let path = folder.join(RUNS);
-    let kept = folder.join(format!("runs-{}-{}.jsonl", of_other.key, of_other.seed));
+    let kept = aside(folder, &of_other.key, of_other.seed);
+    if kept.exists() {
+        return Err(Error::new(format!(
+            "{} is there already: move it or {} away",
+            kept.display(),
+            path.display()
+        )));
+    }
     std::fs::rename(&path, &kept).context(|| format!("cannot rename {}", path.display()))?;
     say(format!(
         "what is tested has changed: a soak is begun anew, the other's results are {}",
@@ -395,6 +439,24 @@ mod tests {
         drop(kept);
         let old = read_text(&folder.join("runs-old-7.jsonl")).unwrap();
         assert_eq!(old.lines().count(), 2);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_soak_that_was_set_aside_goes_on_when_what_it_tests_is_back() {
+        let folder = folder("back");
+        for (turn, key) in ["old", "new", "old", "new", "old"].into_iter().enumerate() {
+            let mut kept = Kept::open(&folder, head(key), None).unwrap();
+            let before = turn as u64 / 2;
+            assert_eq!(kept.soak().runs.len() as u64, before, "{turn}");
+            kept.add(before, figures(key)).unwrap();
+        }
+        let other = Head {
+            seed: 8,
+            ..head("new")
+        };
+        let kept = Kept::open(&folder, other, Some(8)).unwrap();
+        assert!(kept.soak().runs.is_empty(), "another seed was asked for");
         std::fs::remove_dir_all(folder).unwrap();
     }
 
