@@ -98,8 +98,9 @@ impl Stopwatch {
             let passed_ns = pace.ns_of(counter()?.checked_sub(last.count)?);
             (passed_ns <= MOMENT_NS).then(|| last.at.plus_ns(passed_ns))
         };
+        let told = self.told.get();
         let at = by_counter().unwrap_or_else(|| self.read(clock, counter));
-        let at = Monotonic(at.0.max(self.told.get()));
+        let at = Monotonic(at.0.max(told));
         self.told.set(at.0);
         at
     }
