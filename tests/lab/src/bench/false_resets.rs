@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Whether any load has a daemon miss its kicks, over so many samples that what is rare shows.
 //!
-//! A sample is an interval between two kicks, noted as [`super::kicks`] does it. They are taken in parts of some minutes of the host's time,
+//! A sample is an interval between two kicks, noted as [`mod@super::kicks`] does it. They are taken in parts of some minutes of the host's time,
 //! each on a host of its own that begins at a phase of the timers of its own: no part repeats another. Results are kept part by part.
 
 use super::data::{Kept, Record};
