@@ -23,6 +23,7 @@ use super::starving::{Starving, Waiting};
 use super::tick::Tick;
 pub use super::work::{Unknown, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
+use crate::xen::room;
 use crate::xen::table::{Pcpu, SLOTS, Slot, Table};
 
 /// How late the hypervisor may serve a piece of work, ns: 500 ms. Emulation, a slow serial
@@ -34,8 +35,6 @@ pub const SLACK_NS: u64 = 500 * NS_PER_MS;
 pub const EXCUSED_NS: u64 = 30 * NS_PER_S;
 /// A look that took longer than this was interrupted, ns.
 const INTERRUPTED_NS: u64 = 20 * NS_PER_MS;
-/// Domids that room is made for at once.
-const ROOM: usize = 64;
 
 /// What a look proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,13 +160,8 @@ impl Evidence {
 
     /// Makes room for the domids that had a domain by now: 20 bytes for each. Allocates.
     pub fn grow(&mut self, table: &Table<'_>) {
-        let used = table.domids_used();
-        if used > self.domains.len() {
-            // To the size, as it is many bytes; some more, as the next domain is likely to come.
-            let room = used.next_multiple_of(ROOM).min(table.nr_domains());
-            self.domains.reserve_exact(room - self.domains.len());
-            self.domains.resize(room, SlotProgress::default());
-        }
+        let (used, most) = (table.domids_used(), table.nr_domains());
+        room::make(&mut self.domains, used, most, SlotProgress::default());
     }
 
     /// A runnable vCPU that waits for longer than this on a pCPU that idles is not served.

@@ -153,8 +153,6 @@ fn errno(error: &io::Error) -> i32 {
 /// What the guard remembers, to tell only what changed. It begins with a kick: the arming.
 struct History {
     status: Status,
-    /// The page has been told the whole of it.
-    is_told: bool,
     base: PageFaults,
     /// When the faults were counted last.
     counted: Monotonic,
@@ -180,7 +178,6 @@ impl History {
                 entries: 0,
                 counters: Counters::default(),
             },
-            is_told: false,
             base: page_faults_of_this_thread().unwrap_or_default(),
             counted: armed,
             refused: 0,
@@ -197,9 +194,10 @@ impl History {
     /// that the device takes.
     fn serves(&mut self, page: &mut Writer, looked: Monotonic, now: Monotonic) {
         (self.status.looked, self.status.served) = (looked, now);
-        match self.is_told {
-            true => page.serves(looked, now),
-            false => page.status(&self.status),
+        // The first look's has not been told as a whole yet.
+        match self.status.counters.looks {
+            0 => page.status(&self.status),
+            _ => page.serves(looked, now),
         }
     }
 
@@ -326,6 +324,5 @@ impl History {
         }
         self.status.looked = looked;
         page.status(&self.status);
-        self.is_told = true;
     }
 }

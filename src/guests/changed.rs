@@ -5,10 +5,8 @@
 //! with thousands of guests has few that changed in a quarter of a second, and many domids
 //! that nobody uses any more: these cost a comparison of their words.
 
+use crate::xen::room;
 use crate::xen::table::{DOMAIN_WORDS, Domain, Table};
-
-/// Room is made for so many domids at once.
-const ROOM: usize = 64;
 
 /// The words of the last look.
 #[derive(Debug, Default)]
@@ -24,11 +22,7 @@ impl Changed {
         mut takes: impl FnMut(&Domain) -> bool,
     ) -> Vec<Domain> {
         let (used, mut records) = (table.domids_used(), Vec::new());
-        if self.0.len() < used {
-            let room = used.next_multiple_of(ROOM).min(table.nr_domains());
-            self.0.reserve_exact(room - self.0.len());
-            self.0.resize(room, [0; DOMAIN_WORDS]);
-        }
+        room::make(&mut self.0, used, table.nr_domains(), [0; DOMAIN_WORDS]);
         for (domid, words) in (0..).zip(self.0.iter_mut().take(used)).skip(1) {
             // These first: what comes in between makes the next look see a change.
             if !table.renew(domid, words) {

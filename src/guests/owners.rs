@@ -5,9 +5,7 @@
 //! highest that was used.
 
 use super::roster::Place;
-
-/// Room is made for so many domids at once.
-const ROOM: usize = 64;
+use crate::xen::room;
 
 /// A domain that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +36,7 @@ impl Owners {
     /// It is this one's from now on.
     pub fn set(&mut self, domid: u16, owner: Owner) {
         let domid = usize::from(domid);
-        if domid >= self.0.len() {
-            let room = (domid + 1).next_multiple_of(ROOM);
-            self.0.reserve_exact(room - self.0.len());
-            self.0.resize(room, NOBODY);
-        }
+        room::make(&mut self.0, domid + 1, usize::MAX, NOBODY);
         if let Some(kept) = self.0.get_mut(domid) {
             *kept = owner;
         }

@@ -3,6 +3,7 @@
 //!
 //! In: a mapping, a connection. Out: records and answers as values. Nothing is judged here.
 
+pub mod room;
 pub mod simulation;
 pub mod table;
 pub mod xenstore;

@@ -32,6 +32,8 @@ pub const GUESTS: [&str; 2] = ["web", "db"];
 const BOOT: Duration = Duration::from_secs(180);
 /// How many states of other versions are kept besides the one in use; each takes some 500 MB.
 const OTHER_STATES: usize = 7;
+/// How many hosts run at a time where nobody says: each keeps a processor busy, and has a GiB of memory.
+const AT_A_TIME: usize = 2;
 /// What the guard is told where the hypervisor has no table.
 pub const PARTIAL: &str =
     "sed -i 's/^coverage = .*/coverage = \"partial\"/' /etc/xenwarden/xenwarden.conf";
@@ -77,6 +79,12 @@ pub struct Laboratory {
     machines: AtomicU32,
     /// Why the last host could not be had that a thread asked for, by these threads.
     no_host: Mutex<HashMap<ThreadId, String>>,
+}
+
+/// As many hosts as there are processors, at most two.
+pub fn hosts_at_a_time() -> usize {
+    let processors = thread::available_parallelism();
+    processors.map_or(1, usize::from).min(AT_A_TIME)
 }
 
 impl Laboratory {

@@ -11,6 +11,7 @@ use super::{Bench, PHASES};
 use crate::command::say;
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, PROMPT};
+use crate::laboratory::hosts_at_a_time;
 use crate::machine::Shape;
 use crate::scenario::phase::Even;
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,6 @@ const STEPS: u32 = 12;
 const STEP: Duration = Duration::from_secs(21);
 /// By when after the load the host watchdog has fired, if it was not kicked any more.
 const LATER: Duration = Duration::from_secs(6);
-/// So many hosts at once are as fast as this machine's processors are.
-const HOSTS: usize = 2;
 /// Where the number of the load's group of processes is.
 const GROUP: &str = "/run/load.group";
 /// How many intervals the kernel noted, and the longest, ms. The notes are in order; the time is before the note's name.
@@ -138,12 +137,9 @@ pub fn measure(samples: u64, only: Option<Peer>) -> Result<()> {
         taken: BTreeSet::new(),
         failed: BTreeSet::new(),
     });
-    let processors = thread::available_parallelism().map_or(1, usize::from);
     let done: Vec<Result<()>> = thread::scope(|scope| {
         let work = || work_off(&bench, &shared, samples, &peers);
-        let begun: Vec<_> = (0..processors.min(HOSTS))
-            .map(|_| scope.spawn(work))
-            .collect();
+        let begun: Vec<_> = (0..hosts_at_a_time()).map(|_| scope.spawn(work)).collect();
         let ended = begun.into_iter().map(|one| one.join());
         ended
             .map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -35,13 +35,13 @@ pub fn own_version(layout: &Layout) -> String {
     if let Some(programs) = layout.other_programs() {
         return format!("programs of {}", programs.display());
     }
-    let mut git = Command::new("git");
-    git.arg("-C").arg(layout.project(""));
-    let commit = output(git.args(["log", "-1", "--format=%H", "--"]).args(SOURCES));
-    let commit = commit.unwrap_or_default();
-    let mut git = Command::new("git");
-    git.arg("-C").arg(layout.project(""));
-    let changed = output(git.args(["status", "--porcelain", "--"]).args(SOURCES));
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(layout.project("")).args(arguments);
+        output(git.arg("--").args(SOURCES))
+    };
+    let commit = git(&["log", "-1", "--format=%H"]).unwrap_or_default();
+    let changed = git(&["status", "--porcelain"]);
     let changed = changed.is_ok_and(|files| !files.trim().is_empty());
     format!(
         "{}, commit {}{}",

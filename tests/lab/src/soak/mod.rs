@@ -20,7 +20,7 @@ use crate::bench::data::Results;
 use crate::bench::data_file;
 use crate::command::say;
 use crate::error::{Context, Error, Result};
-use crate::laboratory::Laboratory;
+use crate::laboratory::{Laboratory, hosts_at_a_time};
 use crate::layout::Layout;
 use crate::provision::{Arch, Release};
 use crate::scenario::Scenario;
@@ -32,8 +32,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const NONE: &str = "no soak was begun: make soak N=10000";
 /// How often it is said how far it is.
 const SAY_EVERY: u64 = 50;
-/// How many hosts run at a time where nobody says: each keeps a processor busy, and has a GiB of memory.
-const AT_A_TIME: usize = 2;
 
 /// Runs until there are `count` runs in all. `seed`: the order; none: one of this moment, or that of the soak that goes on. `jobs`: how
 /// many hosts run at a time; none: as many as there are processors, at most two.
@@ -61,7 +59,7 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>, jobs: Option<usize>) ->
     let plan = Plan::new(kept.soak().head.seed, &names);
     let done = kept.soak().count();
     let missing = kept.soak().missing(wanted(done));
-    let jobs = jobs.unwrap_or_else(as_many_as_processors);
+    let jobs = jobs.unwrap_or_else(hosts_at_a_time);
     say(format!(
         "a soak of {} rows, seed {}: {done} runs are there, {} are to come, {jobs} at a time",
         rows.len(),
@@ -91,11 +89,6 @@ fn until(wanted: impl Fn(u64) -> u64, seed: Option<u64>, jobs: Option<usize>) ->
         0 => Ok(()),
         failed => Err(Error::new(format!("{failed} runs failed"))),
     }
-}
-
-fn as_many_as_processors() -> usize {
-    let processors = std::thread::available_parallelism();
-    processors.map_or(1, usize::from).min(AT_A_TIME)
 }
 
 /// Says what is there, also while a soak is under way.
