@@ -7,7 +7,7 @@
 
 use super::alarm::{Boot, Lifecycle, Watchdog};
 use super::guest::{Guest, GuestDomain, Look, identity};
-use super::slot::{Change, Slot};
+use super::slot::{Change, Slot, sets_between};
 use super::state::DomainState;
 use crate::xen::table::{self, Domain};
 
@@ -22,13 +22,26 @@ impl Lifecycle {
 }
 
 impl Slot {
-    /// What has happened, found sooner where it is nothing, as with most second slots.
+    fn counts(&self) -> (u32, u32, u32) {
+        (self.sets, self.acted, self.disarms)
+    }
+
+    /// What has happened, found sooner where it is nothing, as with most second slots, or feeds, as with most first ones.
     fn change_in(&self, now: &table::Slot, look: &Look<'_>) -> Change {
-        let counts = (self.sets, self.acted, self.disarms);
-        let is_unarmed = !self.armed && now.armed.is_none();
-        match is_unarmed && counts == (now.sets, now.acted, now.disarms) {
-            true => Change::default(),
-            false => self.change(now, look.before, false),
+        let is_as_it_was = self.armed == now.armed.is_some()
+            && (self.acted, self.disarms) == (now.acted, now.disarms);
+        if !is_as_it_was || !self.armed && self.sets != now.sets {
+            return self.change(now, look.before, false);
+        }
+        let feeds = sets_between(self.sets, now.sets);
+        let may_be_late = feeds > 0 && self.after.is_none();
+        let late = look.before.filter(|_| may_be_late);
+        Change {
+            was_armed: self.armed,
+            is_armed: self.armed,
+            feeds,
+            late_margin_ms: late.and_then(|at| self.late_margin_ms(at)),
+            ..Change::default()
         }
     }
 
@@ -68,7 +81,9 @@ impl Guest {
             if change.feeds > 0 {
                 slot.fed_ns = Some(look.at.ns.into());
             }
-            slot.update(shown, change, look.at.ns);
+            if slot.counts() != (shown.sets, shown.acted, shown.disarms) {
+                slot.update(shown, change, look.at.ns);
+            }
         }
         self.lifecycle.skip(look.at.ns);
         true

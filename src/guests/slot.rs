@@ -110,7 +110,7 @@ impl Change {
 }
 
 /// The count of sets leaves 0 out when it wraps.
-fn sets_between(then: u32, now: u32) -> u32 {
+pub(super) fn sets_between(then: u32, now: u32) -> u32 {
     now.wrapping_sub(then) - u32::from(now < then)
 }
 
@@ -161,7 +161,7 @@ impl Slot {
 
     /// The first feed came after the look at `before`, and the set before it no later than it
     /// was seen.
-    fn late_margin_ms(&self, before: Nanoseconds) -> Option<u64> {
+    pub(super) fn late_margin_ms(&self, before: Nanoseconds) -> Option<u64> {
         let unfed_ns = u64::try_from(before.saturating_sub(self.set_ns)).unwrap_or(0);
         let timeout_ns = u64::from(self.timeout_s) * NS_PER_S;
         let margin_ns = timeout_ns.saturating_sub(unfed_ns);

@@ -195,6 +195,64 @@ pub fn length(words: &[AtomicU64]) -> Result<usize, Malformed> {
         .ok_or(Malformed::Layout)
 }
 
+/// Brings `seen` up to date; 0 if it was.
+fn renew_words(seen: &mut [u64], now: &[impl Word]) -> u64 {
+    let mut changed = 0;
+    for (word, now) in seen.iter_mut().zip(now) {
+        let now = now.load(Ordering::Relaxed);
+        changed |= std::mem::replace(word, now) ^ now;
+    }
+    changed
+}
+
+/// An armed slot, as far as the guard looks at it.
+fn armed_slot(set: &impl Word, handled: &impl Word) -> Option<Slot> {
+    let set = set.load(Ordering::Relaxed);
+    let armed = high(set).checked_sub(1)?;
+    let handled = handled.load(Ordering::Relaxed);
+    Some(Slot {
+        sets: low(set),
+        armed: Some(armed),
+        acted: low(handled),
+        done: high(handled),
+        disarms: 0,
+    })
+}
+
+/// Both slots of a domid's record, each as it is now.
+fn slots_of<W: Word>(record: &[W; RECORD_LEN / 8]) -> [Slot; SLOTS] {
+    let [set, handled, second, second_handled, _, _, disarms, _] = record;
+    [
+        slot_of(set, handled, disarms, low),
+        slot_of(second, second_handled, disarms, high),
+    ]
+}
+
+/// One slot, as it is now. `half`: which half of the disarms are its own.
+fn slot_of<W: Word>(set: &W, handled: &W, disarms: &W, half: impl Fn(u64) -> u32) -> Slot {
+    let mut before = set.load(Ordering::Relaxed);
+    let mut attempt = 0;
+    loop {
+        let handled = handled.load(Ordering::Relaxed);
+        let disarms = half(disarms.load(Ordering::Relaxed));
+        W::fence(Ordering::Acquire);
+        let again = set.load(Ordering::Relaxed);
+        attempt += 1;
+        // A guest may feed without a break. What was read between two different values
+        // is then older than the newer one: nothing in it passes for more than it is.
+        if again == before || attempt == ATTEMPTS {
+            return Slot {
+                sets: low(before),
+                armed: high(before).checked_sub(1),
+                acted: low(handled),
+                done: high(handled),
+                disarms,
+            };
+        }
+        before = again;
+    }
+}
+
 impl<'a, W: Word> Table<'a, W> {
     /// Checks the header of `words`, and that all it speaks of is there.
     ///
@@ -207,6 +265,18 @@ impl<'a, W: Word> Table<'a, W> {
             return Err(Malformed::Truncated);
         }
         Ok(table)
+    }
+
+    /// The words of a domid's record. In one piece, so that they are found once for all.
+    fn record(&self, domid: u16) -> Option<&'a [W; RECORD_LEN / 8]> {
+        let at = self.domains.at(usize::from(domid))?;
+        self.words.get(at..)?.first_chunk()
+    }
+
+    /// The words of a domid's UUID.
+    fn handle(&self, domid: u16) -> Option<&'a [W; HANDLE_LEN / 8]> {
+        let at = self.handles.at(usize::from(domid))?;
+        self.words.get(at..)?.first_chunk()
     }
 
     fn words_needed(&self) -> Option<usize> {
@@ -292,77 +362,35 @@ impl<'a, W: Word> Table<'a, W> {
     /// number; none where no slot is armed. What the guard looks at four times a second.
     #[must_use]
     pub fn armed(&self, domid: u16) -> Option<(u32, [Option<Slot>; SLOTS])> {
-        let at = self.domains.at(usize::from(domid))?;
-        let slots = [0, 1].map(|slot| {
-            let set = self.word(at + 2 * slot);
-            let armed = high(set).checked_sub(1)?;
-            let handled = self.word(at + 2 * slot + 1);
-            Some(Slot {
-                sets: low(set),
-                armed: Some(armed),
-                acted: low(handled),
-                done: high(handled),
-                disarms: 0,
-            })
-        });
+        let [set, handled, second, second_handled, _, created, ..] = self.record(domid)?;
+        let slots = [armed_slot(set, handled), armed_slot(second, second_handled)];
         // Read last: slots of a domain that was created meanwhile come with its number.
         W::fence(Ordering::Acquire);
-        let created = low(self.word(at + 5));
-        slots
-            .iter()
-            .any(Option::is_some)
-            .then_some((created, slots))
+        let created = low(created.load(Ordering::Relaxed));
+        match slots {
+            [None, None] => None,
+            slots => Some((created, slots)),
+        }
     }
 
     /// Brings `words`, those of a domid's record and its UUID at an earlier look, up to date.
     /// Says whether any of them was another: otherwise nothing has changed in between.
     pub fn renew(&self, domid: u16, words: &mut [u64; DOMAIN_WORDS]) -> bool {
-        let domid = usize::from(domid);
-        let (Some(at), Some(handle)) = (self.domains.at(domid), self.handles.at(domid)) else {
+        let (Some(record), Some(handle)) = (self.record(domid), self.handle(domid)) else {
             return false;
         };
-        let record = self.words.get(at..at + RECORD_LEN / 8);
-        let handle = self.words.get(handle..handle + HANDLE_LEN / 8);
         let (seen, seen_handle) = words.split_at_mut(RECORD_LEN / 8);
-        let mut changed = 0;
-        for (seen, now) in [(seen, record), (seen_handle, handle)] {
-            for (word, now) in seen.iter_mut().zip(now.unwrap_or_default()) {
-                let now = now.load(Ordering::Relaxed);
-                changed |= std::mem::replace(word, now) ^ now;
-            }
-        }
-        changed != 0
+        renew_words(seen, record) | renew_words(seen_handle, handle) != 0
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.
     #[must_use]
     pub fn slot(&self, domid: u16, slot: usize) -> Option<Slot> {
-        let at = self.domains.at(usize::from(domid))?;
-        let slot = (slot < SLOTS).then_some(slot)?;
-        let mut set = self.word(at + 2 * slot);
-        let mut attempt = 0;
-        loop {
-            let handled = self.word(at + 2 * slot + 1);
-            let disarms = self.word(at + 6);
-            W::fence(Ordering::Acquire);
-            let again = self.word(at + 2 * slot);
-            attempt += 1;
-            // A guest may feed without a break. What was read between two different values
-            // is then older than the newer one: nothing in it passes for more than it is.
-            if again == set || attempt == ATTEMPTS {
-                return Some(Slot {
-                    sets: low(set),
-                    armed: high(set).checked_sub(1),
-                    acted: low(handled),
-                    done: high(handled),
-                    disarms: if slot == 0 {
-                        low(disarms)
-                    } else {
-                        high(disarms)
-                    },
-                });
-            }
-            set = again;
+        let [first, second] = slots_of(self.record(domid)?);
+        match slot {
+            0 => Some(first),
+            1 => Some(second),
+            _ => None,
         }
     }
 
@@ -370,18 +398,20 @@ impl<'a, W: Word> Table<'a, W> {
     /// while it is passing from one domain to the next.
     #[must_use]
     pub fn domain(&self, domid: u16) -> Option<Domain> {
-        let at = self.domains.at(usize::from(domid))?;
+        let (record, [first, second]) = (self.record(domid)?, self.handle(domid)?);
+        let [_, _, _, _, state, number, ..] = record;
         for _ in 0..ATTEMPTS {
-            let created = self.word(at + 5);
+            let created = number.load(Ordering::Relaxed);
             if created == 0 {
                 return None;
             }
             W::fence(Ordering::Acquire);
-            let slots = [self.slot(domid, 0)?, self.slot(domid, 1)?];
-            let [exists, paused, dying, shutdown, ..] = self.word(at + 4).to_le_bytes();
-            let uuid = self.uuid(domid)?;
+            let slots = slots_of(record);
+            let [exists, paused, dying, shutdown, ..] = state.load(Ordering::Relaxed).to_le_bytes();
+            let [first, second] = [first, second].map(|w| u128::from(w.load(Ordering::Relaxed)));
+            let uuid = Uuid::from_bytes((first | second << 64).to_le_bytes());
             W::fence(Ordering::Acquire);
-            if self.word(at + 5) == created {
+            if number.load(Ordering::Relaxed) == created {
                 return Some(Domain {
                     domid,
                     created,
@@ -395,16 +425,6 @@ impl<'a, W: Word> Table<'a, W> {
             }
         }
         None
-    }
-
-    fn uuid(&self, domid: u16) -> Option<Uuid> {
-        let at = self.handles.at(usize::from(domid))?;
-        let [first, second] = [self.word(at).to_le_bytes(), self.word(at + 1).to_le_bytes()];
-        let mut bytes = [0; HANDLE_LEN];
-        for (to, from) in bytes.iter_mut().zip(first.into_iter().chain(second)) {
-            *to = from;
-        }
-        Some(Uuid::from_bytes(bytes))
     }
 
     /// All domains that are there, or were last on their domid, in order of domid.
