@@ -40,6 +40,14 @@ fn has_thread(name: &str) -> bool {
     })
 }
 
+fn wait(until: impl Fn() -> bool, what: &str) {
+    let began = Instant::now();
+    while !until() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// A look in each of so many seconds, in all of which every canary runs and those guests feed.
 fn pass(
     sight: &mut Patched<'_>,
@@ -71,7 +79,8 @@ fn what_is_far_from_used_takes_no_memory_and_a_guest_that_comes_there_is_judged_
     sight.begin(1).expect("begins");
     let few = resident_kib();
     assert!(few + FAR_KIB <= all, "{few} KiB of {all}");
-    assert!(has_thread("room"));
+    // It names itself.
+    wait(|| has_thread("room"), "no thread");
     assert_eq!(pass(&mut sight, &xen, 1_000..1_005, &fed), SERVED);
     // A look needs no more of it.
     let looked = resident_kib();
@@ -93,10 +102,7 @@ fn what_is_far_from_used_takes_no_memory_and_a_guest_that_comes_there_is_judged_
     assert_eq!(pass(&mut sight, &xen, 1_070..1_071, &fed), SERVED);
 
     // All domids up to there count as used: they become resident as time comes.
-    let began = Instant::now();
-    while resident_kib() < few + FAR_KIB {
-        assert!(began.elapsed() < PATIENCE, "{} KiB", resident_kib());
-        thread::sleep(Duration::from_millis(100));
-    }
+    let moved_on = || resident_kib() >= few + FAR_KIB;
+    wait(moved_on, "it does not become resident");
     assert_eq!(pass(&mut sight, &xen, 1_071..1_072, &fed), SERVED);
 }

@@ -27,7 +27,7 @@ pub struct Reserve<const WORDS: usize> {
 
 impl<const WORDS: usize> Reserve<WORDS> {
     /// So many records; takes address space, and memory for what is touched. In a process that has locked its memory all of it is
-    /// resident and locked until it is [released](Reserve::release). As with any allocation, the process ends where there is no room for it.
+    /// resident and locked until it is [released](Reserve::release), or once it locks its memory again. As with any allocation, the process ends where there is no room for it.
     #[must_use]
     pub fn new(records: usize) -> Self {
         let bytes = records.saturating_mul(size_of::<[u32; WORDS]>());
