@@ -266,22 +266,19 @@ impl Evidence {
                     ..SlotProgress::default()
                 };
             }
-            for (number, slot) in (1u8..).zip(slots) {
-                let n = usize::from(number - 1);
-                let (Some(sets), Some(since)) =
-                    (progress.sets.get_mut(n), progress.since.get_mut(n))
-                else {
-                    continue;
-                };
-                let unfed = slot.and_then(|slot| unfed(sets, since, seen, &slot, now));
-                let Some(unfed_ns) = unfed else {
-                    continue;
-                };
-                if unfed_ns > SLACK_NS {
-                    let slot = number;
+            let mut judge = |slot, shows: &Option<Slot>, sets, since| {
+                let unfed = shows
+                    .as_ref()
+                    .map(|shows| unfed(sets, since, seen, shows, now));
+                if let Some(unfed_ns) = unfed.flatten().filter(|unfed_ns| *unfed_ns > SLACK_NS) {
                     lagging.add(Work::GuestWatchdog { domid, slot }, unfed_ns);
                 }
-            }
+            };
+            let SlotProgress { sets, since, .. } = &mut progress;
+            let ([first, second], [first_since, second_since]) = (sets, since);
+            let [shows_first, shows_second] = &slots;
+            judge(1, shows_first, first, first_since);
+            judge(2, shows_second, second, second_since);
             *record = progress.into();
         }
     }

@@ -195,14 +195,10 @@ pub fn length(words: &[AtomicU64]) -> Result<usize, Malformed> {
         .ok_or(Malformed::Layout)
 }
 
-/// Brings `seen` up to date; 0 if it was.
-fn renew_words(seen: &mut [u64], now: &[impl Word]) -> u64 {
-    let mut changed = 0;
-    for (word, now) in seen.iter_mut().zip(now) {
-        let now = now.load(Ordering::Relaxed);
-        changed |= std::mem::replace(word, now) ^ now;
-    }
-    changed
+/// Brings a word up to date; 0 if it was.
+fn renew(seen: &mut u64, now: &impl Word) -> u64 {
+    let now = now.load(Ordering::Relaxed);
+    std::mem::replace(seen, now) ^ now
 }
 
 /// An armed slot, as far as the guard looks at it.
@@ -379,8 +375,13 @@ impl<'a, W: Word> Table<'a, W> {
         let (Some(record), Some(handle)) = (self.record(domid), self.handle(domid)) else {
             return false;
         };
-        let (seen, seen_handle) = words.split_at_mut(RECORD_LEN / 8);
-        renew_words(seen, record) | renew_words(seen_handle, handle) != 0
+        // Each by itself: a loop would cost more than what it does.
+        let [a, b, c, d, e, f, g, h, i, j] = words;
+        let [at, bt, ct, dt, et, ft, gt, ht] = record;
+        let [it, jt] = handle;
+        let slots = renew(a, at) | renew(b, bt) | renew(c, ct) | renew(d, dt);
+        let state = renew(e, et) | renew(f, ft) | renew(g, gt) | renew(h, ht);
+        slots | state | renew(i, it) | renew(j, jt) != 0
     }
 
     /// A slot (0 or 1) of a domid's record, as it is now.
