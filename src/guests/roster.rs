@@ -25,7 +25,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Roster {
     by_uuid: BTreeMap<Uuid, Place>,
-    places: Vec<Option<Box<Guest>>>,
+    /// In one piece, so that nothing that is soon freed lies between two of them.
+    places: Vec<Option<Guest>>,
     free: Vec<Place>,
 }
 
@@ -45,12 +46,12 @@ impl Roster {
     /// The guest at a place.
     #[must_use]
     pub fn at(&self, place: Place) -> Option<&Guest> {
-        self.places.get(place.index())?.as_deref()
+        self.places.get(place.index())?.as_ref()
     }
 
     /// The same, to be changed.
     pub fn at_mut(&mut self, place: Place) -> Option<&mut Guest> {
-        self.places.get_mut(place.index())?.as_deref_mut()
+        self.places.get_mut(place.index())?.as_mut()
     }
 
     /// The guest with this UUID.
@@ -74,7 +75,7 @@ impl Roster {
             Place(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
         });
         if let Some(kept) = self.places.get_mut(place.index()) {
-            *kept = Some(Box::new(guest));
+            *kept = Some(guest);
             self.by_uuid.insert(uuid, place);
         }
         place
@@ -84,8 +85,7 @@ impl Roster {
     pub fn remove(&mut self, uuid: Uuid) -> Option<Guest> {
         let place = self.by_uuid.remove(&uuid)?;
         self.free.push(place);
-        let kept = self.places.get_mut(place.index())?;
-        kept.take().map(|guest| *guest)
+        self.places.get_mut(place.index())?.take()
     }
 
     /// All in order of UUID.
@@ -98,7 +98,7 @@ impl Roster {
     pub fn update(&mut self, mut change: impl FnMut(&mut Guest)) {
         for place in self.by_uuid.values() {
             let kept = self.places.get_mut(place.index());
-            kept.and_then(Option::as_deref_mut).map(&mut change);
+            kept.and_then(Option::as_mut).map(&mut change);
         }
     }
 
@@ -110,7 +110,7 @@ impl Roster {
             let Some(kept) = kept else {
                 return false;
             };
-            let stays = kept.as_deref_mut().is_some_and(&mut change);
+            let stays = kept.as_mut().is_some_and(&mut change);
             if !stays {
                 *kept = None;
                 free.push(*place);
