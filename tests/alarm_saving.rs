@@ -364,3 +364,33 @@ fn what_is_not_urgent_is_saved_once_a_second() {
     };
     assert_eq!(turn(&fed), 9, "at once");
 }
+
+#[test]
+fn memory_is_given_back_once_no_guests_were_saved_for_10_s() {
+    let saved_at = Arc::new(Mutex::new(None));
+    let given_back = Arc::new(Mutex::new(Vec::new()));
+    let (saves, gives) = (Arc::clone(&saved_at), Arc::clone(&given_back));
+    let saver = saver("quiet", move |_| {
+        *saves.lock().expect("saves") = Some(Instant::now());
+        Ok(())
+    });
+    let saver = Arc::new(saver.giving_back(Box::new(move || {
+        gives.lock().expect("gives").push(Instant::now());
+    })));
+    run(&saver);
+    for _ in 0..20 {
+        let given = saver.guests(Registry::new(Rules::default()).saved("boot", now()));
+        assert!(saver.wait(given, LONG));
+        thread::sleep(Duration::from_millis(50));
+    }
+    let given_back = || given_back.lock().expect("gives").clone();
+    eventually("it is given back", || !given_back().is_empty());
+    saver.finish(LONG).expect("saved");
+    let last = saved_at.lock().expect("saves").expect("was saved");
+    let quiet: Vec<Duration> = given_back().iter().map(|at| *at - last).collect();
+    assert!(
+        quiet.iter().all(|quiet| *quiet >= Duration::from_secs(10)),
+        "{quiet:?}"
+    );
+    assert_eq!(quiet.len(), 1);
+}

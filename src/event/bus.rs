@@ -11,7 +11,7 @@ use crate::event::sequence::Sequence;
 use crate::event::{Event, Guest, Kind, Timestamp, VERSION};
 use crate::sys::clock::Monotonic;
 use crate::sys::wake::waking_pair;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -43,8 +43,11 @@ struct Inner {
 #[derive(Debug)]
 struct AttachedSink {
     sink: &'static str,
-    /// None once the bus is closed, and for a sink that only reports failures.
+    /// None once the bus is closed, and for a sink that only reports failures. It takes memory for what waits in it
+    /// alone; one of crossbeam's that is bounded has all of its slots from the start.
     queue: Option<Sender<Arc<Event>>>,
+    /// Events that may wait in it. Nobody else sends, and we hold the bus's lock: it never has more.
+    capacity: usize,
     /// Written to after each event, for a sink that waits in poll(2).
     wake: Option<UnixStream>,
     losses: Losses,
@@ -98,7 +101,7 @@ impl AttachedSink {
             return;
         };
         // Full, or its sink has died: lost for this sink either way.
-        if queue.try_send(Arc::clone(event)).is_err() {
+        if !self.has_room() || queue.send(Arc::clone(event)).is_err() {
             let is_report = matches!(event.what, Kind::SinkDropped { .. });
             self.losses.add(1, (!is_report).then_some(now));
         }
@@ -109,7 +112,8 @@ impl AttachedSink {
     }
 
     fn has_room(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| !queue.is_full())
+        let queue = self.queue.as_ref();
+        queue.is_none_or(|queue| queue.len() < self.capacity)
     }
 }
 
@@ -156,6 +160,7 @@ impl Inner {
         let mut attached = AttachedSink {
             sink,
             queue: None,
+            capacity: 0,
             wake: None,
             losses: Losses::default(),
         };
@@ -216,11 +221,12 @@ impl Bus {
         capacity: usize,
         wake: Option<UnixStream>,
     ) -> Receiver<Arc<Event>> {
-        let (send, receive) = bounded(capacity);
+        let (send, receive) = unbounded();
         let mut inner = self.lock();
         if !self.is_closed() {
             inner.with_sink(sink, |attached| {
                 attached.queue = Some(send);
+                attached.capacity = capacity;
                 attached.wake = wake;
             });
         }

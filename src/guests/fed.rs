@@ -67,23 +67,27 @@ impl Guest {
         if !runs || domain.state != DomainState::Running {
             return false;
         }
-        let [first, second] = &domain.slots;
+        let [first, second] = domain.slots.both();
         let [shows_first, shows_second] = &record.slots;
         let changes = [
             first.change_in(shows_first, look),
             second.change_in(shows_second, look),
         ];
-        let mut all = domain.slots.iter().zip(&changes);
-        if !all.all(|(slot, change)| slot.only_fed(change)) {
+        let [of_first, of_second] = &changes;
+        if !(first.only_fed(of_first) && second.only_fed(of_second)) {
             return false;
         }
-        for ((slot, shown), change) in domain.slots.iter_mut().zip(&record.slots).zip(&changes) {
-            if change.feeds > 0 {
-                slot.fed_ns = Some(look.at.ns.into());
+        for (n, (shown, change)) in (0..).zip(record.slots.iter().zip(&changes)) {
+            let has_news = |slot: &Slot| slot.counts() != (shown.sets, shown.acted, shown.disarms);
+            if !domain.slots.get(n).is_some_and(has_news) {
+                continue;
             }
-            if slot.counts() != (shown.sets, shown.acted, shown.disarms) {
+            domain.slots.change(n, |slot| {
+                if change.feeds > 0 {
+                    slot.fed_ns = Some(look.at.ns.into());
+                }
                 slot.update(shown, change, look.at.ns);
-            }
+            });
         }
         self.lifecycle.skip(look.at.ns);
         true

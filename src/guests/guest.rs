@@ -23,6 +23,7 @@ use super::GuestEvent;
 use super::alarm::{Input, Lifecycle, Moment, Nanoseconds, Rules};
 use super::report::{AlarmReport, GuestReport, SlotReport};
 use super::slot::Slot;
+use super::slots::Slots;
 use super::stamp::Stamp;
 use super::state::DomainState;
 use crate::event::{self, Cause, Closing, Gap, Kind, Uuid};
@@ -59,7 +60,7 @@ pub struct GuestDomain {
     /// What it is doing.
     pub state: DomainState,
     /// Its slots, as far as they are told.
-    pub slots: [Slot; SLOTS],
+    pub slots: Slots,
     /// While it is not current: the table's latest record of it since, which is told once it is.
     #[serde(skip)]
     pub(super) record: Option<Box<Domain>>,
@@ -74,7 +75,7 @@ impl GuestDomain {
             created: record.created,
             first_seen_ns: first_seen_ns.map(Stamp::from),
             state: DomainState::Running,
-            slots: <[Slot; SLOTS]>::default(),
+            slots: Slots::default(),
             record: None,
         }
     }
@@ -273,8 +274,9 @@ impl Guest {
             }
             self.step(look, Input::Started, out);
         } else {
-            for slot in &mut domain.slots {
-                slot.after.get_or_insert(Gap::Suspended);
+            for n in 0..SLOTS {
+                let suspended = |slot: &mut Slot| _ = slot.after.get_or_insert(Gap::Suspended);
+                domain.slots.change(n, suspended);
             }
             self.step(look, Input::Returned, out);
         }
@@ -288,7 +290,7 @@ impl Guest {
     /// As people are told. `now`: the look that `stale` says is too long ago or not.
     #[must_use]
     pub fn report(&self, now: Nanoseconds, stale: bool) -> GuestReport {
-        let slots = self.current.iter().flat_map(|d| (1..).zip(&d.slots));
+        let slots = self.current.iter().flat_map(|d| (1..).zip(d.slots.iter()));
         let slot = |(n, s): (u8, &Slot)| {
             let unfed_ns = u64::try_from(now.saturating_sub(s.set_ns)).unwrap_or(0);
             let left_ns = (u64::from(s.timeout_s) * NS_PER_S).saturating_sub(unfed_ns);
@@ -338,8 +340,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_of_one_domain_takes_no_more_than_320_bytes() {
+    fn a_guest_of_one_domain_takes_no_more_than_256_bytes() {
         assert_eq!(size_of::<Slot>(), 64);
-        assert!(size_of::<Guest>() <= 320, "{}", size_of::<Guest>());
+        assert!(size_of::<Guest>() <= 256, "{}", size_of::<Guest>());
     }
 }

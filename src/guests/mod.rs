@@ -19,12 +19,14 @@ pub mod registry;
 pub mod report;
 pub mod roster;
 pub mod slot;
+pub mod slots;
+pub mod sorted;
 pub mod stamp;
 pub mod state;
 
 use crate::event::{Guest, Kind, Uuid};
 use report::GuestsReport;
-use std::collections::BTreeMap;
+use sorted::SortedMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,7 +43,7 @@ pub struct GuestEvent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainNames {
     /// By creation number.
-    pub by_domain: BTreeMap<u64, Arc<str>>,
+    pub by_domain: SortedMap<u64, Arc<str>>,
     /// Why some may be missing.
     pub trouble: Option<String>,
 }

@@ -135,13 +135,15 @@ impl Registry {
     /// What is to be kept, as of now.
     #[must_use]
     pub fn saved(&self, boot_id: &str, at: Moment) -> Saved {
+        let mut guests = Vec::with_capacity(self.guests.count());
+        guests.extend(self.guests.iter().cloned());
         Saved {
             version: SAVED_VERSION,
             boot_id: boot_id.to_owned(),
             monotonic_ns: at.ns,
             time: at.wall,
             created: self.created.unwrap_or(0),
-            guests: self.guests.iter().cloned().collect(),
+            guests,
         }
     }
 

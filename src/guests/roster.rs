@@ -6,7 +6,6 @@
 
 use super::guest::Guest;
 use crate::event::Uuid;
-use std::collections::BTreeMap;
 
 /// Where a guest is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +23,10 @@ impl Place {
 /// All guests that are not forgotten.
 #[derive(Debug, Default)]
 pub struct Roster {
-    by_uuid: BTreeMap<Uuid, Place>,
-    places: Vec<Option<Box<Guest>>>,
+    /// In order of UUID. To take one in moves those after it: four bytes each.
+    by_uuid: Vec<Place>,
+    /// In one piece, so that nothing that is soon freed lies between two of them.
+    places: Vec<Option<Guest>>,
     free: Vec<Place>,
 }
 
@@ -36,21 +37,28 @@ impl Roster {
         self.by_uuid.len()
     }
 
+    /// Where in order of UUID this one is, or would be.
+    fn search(&self, uuid: Uuid) -> Result<usize, usize> {
+        let of = |place: &Place| self.at(*place).map(|guest| guest.uuid);
+        self.by_uuid
+            .binary_search_by(|place| of(place).cmp(&Some(uuid)))
+    }
+
     /// Where the guest with this UUID is.
     #[must_use]
     pub fn place(&self, uuid: Uuid) -> Option<Place> {
-        self.by_uuid.get(&uuid).copied()
+        self.by_uuid.get(self.search(uuid).ok()?).copied()
     }
 
     /// The guest at a place.
     #[must_use]
     pub fn at(&self, place: Place) -> Option<&Guest> {
-        self.places.get(place.index())?.as_deref()
+        self.places.get(place.index())?.as_ref()
     }
 
-    /// The same, to be changed.
+    /// The same, to be changed, but for its UUID.
     pub fn at_mut(&mut self, place: Place) -> Option<&mut Guest> {
-        self.places.get_mut(place.index())?.as_deref_mut()
+        self.places.get_mut(place.index())?.as_mut()
     }
 
     /// The guest with this UUID.
@@ -59,58 +67,58 @@ impl Roster {
         self.at(self.place(uuid)?)
     }
 
-    /// The same, to be changed.
+    /// The same, to be changed, but for its UUID.
     pub fn get_mut(&mut self, uuid: Uuid) -> Option<&mut Guest> {
         self.at_mut(self.place(uuid)?)
     }
 
     /// Takes a guest in, in place of one with the same UUID; says where it is.
     pub fn insert(&mut self, guest: Guest) -> Place {
-        let uuid = guest.uuid;
-        let place = self.place(uuid).or_else(|| self.free.pop());
-        let place = place.unwrap_or_else(|| {
+        let found = self.search(guest.uuid);
+        let known = found.ok().and_then(|at| self.by_uuid.get(at).copied());
+        let place = known.or_else(|| self.free.pop()).unwrap_or_else(|| {
             self.places.push(None);
             // There are no more than domids and those that are gone: some 40,000.
             Place(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
         });
         if let Some(kept) = self.places.get_mut(place.index()) {
-            *kept = Some(Box::new(guest));
-            self.by_uuid.insert(uuid, place);
+            *kept = Some(guest);
+            if let Err(at) = found {
+                self.by_uuid.insert(at, place);
+            }
         }
         place
     }
 
     /// Forgets a guest, and gives it.
     pub fn remove(&mut self, uuid: Uuid) -> Option<Guest> {
-        let place = self.by_uuid.remove(&uuid)?;
+        let place = self.by_uuid.remove(self.search(uuid).ok()?);
         self.free.push(place);
-        let kept = self.places.get_mut(place.index())?;
-        kept.take().map(|guest| *guest)
+        self.places.get_mut(place.index())?.take()
     }
 
     /// All in order of UUID.
     pub fn iter(&self) -> impl Iterator<Item = &Guest> {
-        let places = self.by_uuid.values();
-        places.filter_map(|place| self.at(*place))
+        self.by_uuid.iter().filter_map(|place| self.at(*place))
     }
 
     /// Changes all, in order of UUID.
     pub fn update(&mut self, mut change: impl FnMut(&mut Guest)) {
-        for place in self.by_uuid.values() {
+        for place in &self.by_uuid {
             let kept = self.places.get_mut(place.index());
-            kept.and_then(Option::as_deref_mut).map(&mut change);
+            kept.and_then(Option::as_mut).map(&mut change);
         }
     }
 
     /// The same, and forgets those of which `change` says so by false.
     pub fn retain(&mut self, mut change: impl FnMut(&mut Guest) -> bool) {
         let (places, free) = (&mut self.places, &mut self.free);
-        self.by_uuid.retain(|_, place| {
+        self.by_uuid.retain(|place| {
             let kept = places.get_mut(place.index());
             let Some(kept) = kept else {
                 return false;
             };
-            let stays = kept.as_deref_mut().is_some_and(&mut change);
+            let stays = kept.as_mut().is_some_and(&mut change);
             if !stays {
                 *kept = None;
                 free.push(*place);

@@ -12,9 +12,9 @@
 //! follows an answer, and a question that takes too long is told as trouble.
 
 use crate::guests::DomainNames;
+use crate::guests::sorted::SortedMap;
 use crate::sys::wake::waking_pair;
 use crate::xen::xenstore::{Xenstore, XenstoreError};
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -61,7 +61,7 @@ pub struct Names {
 #[derive(Default)]
 struct Present {
     /// Domid and creation number.
-    domains: Arc<BTreeMap<u16, u64>>,
+    domains: Arc<SortedMap<u16, u64>>,
     /// Somebody has said which there are.
     known: bool,
     /// Each was asked for, or that failed.
@@ -125,14 +125,14 @@ impl Names {
     }
 
     /// The domains that are there, waiting at most [`ROUND`] until it is known which.
-    fn present(&self) -> Option<Arc<BTreeMap<u16, u64>>> {
+    fn present(&self) -> Option<Arc<SortedMap<u16, u64>>> {
         let (present, open) = (locked(&self.present), |p: &mut Present| !p.known);
         let waited = self.changed.wait_timeout_while(present, ROUND, open);
         let present = waited.unwrap_or_else(PoisonError::into_inner).0;
         present.known.then(|| Arc::clone(&present.domains))
     }
 
-    fn set_asked(&self, domains: &Arc<BTreeMap<u16, u64>>) {
+    fn set_asked(&self, domains: &Arc<SortedMap<u16, u64>>) {
         let mut present = locked(&self.present);
         present.asked |= Arc::ptr_eq(&present.domains, domains);
         self.changed.notify_all();
@@ -156,7 +156,7 @@ impl Names {
         let mut reader = NameReader {
             names: self,
             connection: None,
-            watched: BTreeMap::new(),
+            watched: SortedMap::default(),
             lost: None,
             silent_since: None,
         };
@@ -196,7 +196,7 @@ struct NameReader<'a> {
     names: &'a Names,
     connection: Option<Xenstore>,
     /// Domains that were asked for and whose names are watched.
-    watched: BTreeMap<u16, u64>,
+    watched: SortedMap<u16, u64>,
     /// Events of this connection that found no room, as far as they were made up for; none where what
     /// one told of is still to be asked for.
     lost: Option<u64>,
@@ -205,7 +205,7 @@ struct NameReader<'a> {
 
 impl NameReader<'_> {
     /// Asks for the names of domains that came, and forgets those that went.
-    fn round(&mut self, present: &Arc<BTreeMap<u16, u64>>) -> Result<(), XenstoreError> {
+    fn round(&mut self, present: &Arc<SortedMap<u16, u64>>) -> Result<(), XenstoreError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
@@ -217,12 +217,13 @@ impl NameReader<'_> {
         let lost = Some(connection.lost_events());
         if lost != self.lost {
             // Which changed is not known. The watches stand: Linux would take each a second time.
-            for (domid, created) in self.watched.clone() {
+            let watched: Vec<_> = self.watched.iter().copied().collect();
+            for (domid, created) in watched {
                 self.ask(domid, created)?;
             }
             self.lost = lost;
         }
-        for (domid, created) in &**present {
+        for (domid, created) in present.iter() {
             if self.watched.get(domid) != Some(created) {
                 self.come(*domid, *created)?;
                 // A watch fires when it is set: many that are set at once are heard as they come.
@@ -230,8 +231,9 @@ impl NameReader<'_> {
             }
         }
         self.names.set_asked(present);
-        let gone = self.watched.keys().filter(|d| !present.contains_key(d));
-        for domid in gone.copied().collect::<Vec<_>>() {
+        let watched = self.watched.iter().map(|(domid, _)| *domid);
+        let gone = watched.filter(|domid| !present.contains(domid));
+        for domid in gone.collect::<Vec<_>>() {
             self.unwatch(domid)?;
         }
         self.forget(present);
@@ -272,8 +274,9 @@ impl NameReader<'_> {
         while let Some(token) = self.next_event(timeout, woken)? {
             timeout = Duration::ZERO;
             let told = token.parse().ok();
-            if let Some((domid, created)) = told.and_then(|d| self.watched.get_key_value(&d)) {
-                if let Err(error) = self.ask(*domid, *created) {
+            let watched = told.and_then(|domid| Some((domid, *self.watched.get(&domid)?)));
+            if let Some((domid, created)) = watched {
+                if let Err(error) = self.ask(domid, created) {
                     self.lost = None;
                     return Err(error);
                 }
@@ -301,7 +304,7 @@ impl NameReader<'_> {
         if self.watched.is_empty() {
             self.timed(|bus| bus.watch(INTRODUCED, INTRODUCED, TIMEOUT))?;
         }
-        if !self.watched.contains_key(&domid) {
+        if !self.watched.contains(&domid) {
             let path = path_of(domid);
             self.timed(|bus| bus.watch(&path, &domid.to_string(), TIMEOUT))?;
         }
@@ -357,12 +360,12 @@ impl NameReader<'_> {
     }
 
     /// Forgets the names of domains that are gone.
-    fn forget(&self, present: &BTreeMap<u16, u64>) {
+    fn forget(&self, present: &SortedMap<u16, u64>) {
         let mut table = locked(&self.names.table);
-        let there = |created: &u64| present.values().any(|p| p == created);
+        let there = |created: &u64| present.iter().any(|(_, present)| present == created);
         if table.by_domain.len() > present.len() {
             let named = &mut Arc::make_mut(&mut table).by_domain;
-            named.retain(|created, _| there(created));
+            named.retain(there);
         }
     }
 

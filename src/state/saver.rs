@@ -17,6 +17,7 @@ use crate::state::reset_reason::{HostRecord, HostState, boot_id};
 use crate::state::sequence;
 use crate::state::store::{Store, Stored};
 use crate::state::traces::Places;
+use crate::sys::realtime::give_back_memory;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the state of the host watchdog is written anew: the heartbeat. Each costs
 /// two fsync(2).
 const REFRESH: Duration = Duration::from_secs(60);
+/// Time without another save of guests after which what a storm of them has left free is given back to the system.
+const QUIET: Duration = Duration::from_secs(10);
 
 impl Stored for Saved {
     const FILE: &'static str = "guests.json";
@@ -76,6 +79,8 @@ struct Waiting {
     history: Option<Arc<History>>,
     /// Nothing is tried before.
     not_before: Option<Instant>,
+    /// When memory is given back, if no guests are saved before.
+    gives_back: Option<Instant>,
     health: Health,
     stop: bool,
     ended: bool,
@@ -83,6 +88,8 @@ struct Waiting {
 
 /// How guests are written; tests have others than the store's.
 type Write = Box<dyn Fn(&Store, &Saved) -> io::Result<()> + Send + Sync>;
+/// How memory is given back; likewise.
+type GiveBack = Box<dyn Fn() + Send + Sync>;
 
 /// Where state is handed over.
 pub struct Saver {
@@ -92,6 +99,7 @@ pub struct Saver {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     write: Write,
+    give_back: GiveBack,
 }
 
 impl std::fmt::Debug for Saver {
@@ -164,6 +172,7 @@ impl Saver {
             waiting: Mutex::default(),
             changed: Condvar::new(),
             write: Box::new(|store, saved| store.save(saved)),
+            give_back: Box::new(give_back_memory),
         }
     }
 
@@ -171,6 +180,12 @@ impl Saver {
     #[must_use]
     pub fn writing(self, write: Write) -> Self {
         Self { write, ..self }
+    }
+
+    /// The same with another way of giving memory back: for tests.
+    #[must_use]
+    pub fn giving_back(self, give_back: GiveBack) -> Self {
+        Self { give_back, ..self }
     }
 
     /// Where it writes.
@@ -266,12 +281,16 @@ impl Saver {
     fn write_on(&self) {
         loop {
             let (guests, host, stop) = self.due();
+            let saves = guests.is_some();
             // What the host watchdog does goes first: the host may be about to go down. But
             // a reset that was told is not to be told again.
             let written = self.write_history().and(self.write_host(host, stop));
             let written = written.and(self.write_guests(guests));
             let written = written.and(self.write_sequence());
             let mut waiting = self.waiting();
+            if saves {
+                waiting.gives_back = Some(Instant::now() + QUIET);
+            }
             match written {
                 Err(error) => self.failed(&mut waiting, error.to_string()),
                 Ok(()) => {
@@ -321,13 +340,29 @@ impl Saver {
                 let host = waiting.host.clone().filter(|_| host_due);
                 return (waiting.guests.clone(), host, waiting.stop);
             }
+            if waiting.gives_back.take_if(|at| *at <= now).is_some() {
+                drop(waiting);
+                self.give_back_memory();
+                waiting = self.waiting();
+                continue;
+            }
             let beats = waiting.host_written.filter(|_| waiting.host.is_some());
             let beats = beats.map(|at| REFRESH.saturating_sub(now.saturating_duration_since(at)));
             let timeout = rest.filter(|rest| !rest.is_zero());
             let timeout = timeout.unwrap_or(POLL.min(beats.unwrap_or(POLL)));
+            let quiet = waiting.gives_back;
+            let quiet = quiet.map(|at| at.saturating_duration_since(now));
+            let timeout = timeout.min(quiet.unwrap_or(POLL));
             let waited = self.changed.wait_timeout(waiting, timeout);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// A storm of guests, and of their events, leaves more free than the present needs. The C library holds the lock of one
+    /// arena at a time for it, and for no longer than a look through its free blocks takes, as it also does for each block that another
+    /// thread frees there: a thread of the monitor's may wait that long, and the guard is another process.
+    fn give_back_memory(&self) {
+        (self.give_back)();
     }
 
     /// `last`: no heartbeat will follow.

@@ -12,13 +12,15 @@ use crate::event::Kind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a file that is read: far more than 4096 guests need.
 const MOST_BYTES: u64 = 16 << 20;
+/// Bytes that are written at a time.
+const BUFFER: usize = 8 << 10;
 /// Files of one name that are kept aside; the oldest go.
 const KEPT_ASIDE: usize = 5;
 /// What the name of a file ends with while it is written, before a number.
@@ -118,10 +120,6 @@ impl Store {
     /// # Errors
     /// The errno; too large what [`Store::load`] would not read. The file is then as it was.
     pub fn save<T: Stored>(&self, value: &T) -> io::Result<()> {
-        let bytes = serde_json::to_vec(value)?;
-        if bytes.len() as u64 > MOST_BYTES {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
-        }
         // Each save has a file of its own: two threads may save at once.
         let number = SAVES.fetch_add(1, Ordering::Relaxed);
         let new = self.path(&format!("{}{NEW}{number}", T::FILE));
@@ -130,7 +128,7 @@ impl Store {
             .recursive(true)
             .mode(0o750)
             .create(&self.directory)?;
-        let written = write_new(&new, &bytes).and_then(|()| fs::rename(&new, &path));
+        let written = write_new(&new, value).and_then(|()| fs::rename(&new, &path));
         if let Err(error) = written {
             // A full disk has better uses for the room.
             let _ = fs::remove_file(&new);
@@ -251,13 +249,41 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Piece by piece, as thousands of guests are some megabytes.
+fn write_new(path: &Path, value: &impl Serialize) -> io::Result<()> {
     remove(path)?;
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(bytes)?;
+    let limited = Limited {
+        file: &file,
+        left: MOST_BYTES,
+    };
+    let mut buffered = BufWriter::with_capacity(BUFFER, limited);
+    serde_json::to_writer(&mut buffered, value)?;
+    buffered.flush()?;
     file.sync_all()
+}
+
+/// A file that takes so many bytes and no more.
+struct Limited<'a> {
+    file: &'a File,
+    left: u64,
+}
+
+impl Write for Limited<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large()));
+        }
+        let written = self.file.write(bytes)?;
+        self.left = self.left.saturating_sub(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -5,7 +5,7 @@
 //! can make the monitor hold is its request ([`MAX_REQUEST`]) and its queue
 //! ([`MAX_QUEUED`]).
 
-use super::Kept;
+use super::kept::Kept;
 use crate::control::client_pool;
 use crate::control::protocol::line;
 use crate::event::Event;
@@ -169,17 +169,14 @@ impl Client {
         let oldest = kept.oldest();
         // Where the oldest kept event is one of those that were asked for by number or
         // time, there may have been others before it; the first event of all is 1.
-        let reaches_back = kept
-            .events
-            .front()
-            .is_none_or(|event| wanted.replays(event));
+        let reaches_back = kept.first().is_none_or(|event| wanted.replays(&event));
         if asks && reaches_back && oldest > wanted.since_seq.unwrap_or(0).max(1) {
             self.push_notice(&Notice::ReplayBeginsAt(oldest));
         }
         let from = if asks {
             oldest.max(wanted.since_seq.unwrap_or(0))
         } else {
-            kept.next_seq
+            kept.next_seq()
         };
         self.state = State::Replaying { wanted, from };
     }
@@ -203,7 +200,7 @@ impl Client {
                 break;
             }
             *from = event.seq.saturating_add(1);
-            if wanted.replays(event) && wanted.wants(event) {
+            if wanted.replays(&event) && wanted.wants(&event) {
                 let text: Arc<[u8]> = line(event.as_ref()).into();
                 queued += text.len();
                 lines.push(Line {
@@ -212,7 +209,7 @@ impl Client {
                 });
             }
         }
-        let complete = *from >= kept.next_seq || kept.since(*from).next().is_none();
+        let complete = *from >= kept.next_seq() || kept.since(*from).next().is_none();
         let wanted = complete.then(|| std::mem::take(wanted));
         for line in lines {
             self.push(line);

@@ -15,6 +15,7 @@
 //! ([`Bus::attach_waking`]), and closes it at the end.
 
 mod client;
+mod kept;
 
 use crate::control::client_pool::ClientPool;
 use crate::control::protocol::line;
@@ -23,7 +24,7 @@ use crate::event::bus::Bus;
 use crate::event::request::Notice;
 use client::Client;
 use crossbeam_channel::{Receiver, TryRecvError};
-use std::collections::VecDeque;
+use kept::Kept;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -52,38 +53,6 @@ pub struct Settings {
     pub group: Option<u32>,
 }
 
-/// The most recent events.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    events: VecDeque<Arc<Event>>,
-    keep: usize,
-    /// The number that the next event will have, as far as is known here.
-    next_seq: u64,
-}
-
-impl Kept {
-    fn add(&mut self, event: Arc<Event>) {
-        self.next_seq = event.seq.saturating_add(1);
-        if self.events.len() >= self.keep {
-            self.events.pop_front();
-        }
-        if self.keep > 0 {
-            self.events.push_back(event);
-        }
-    }
-
-    /// The number of the oldest that is kept; of the next event where none is.
-    fn oldest(&self) -> u64 {
-        self.events.front().map_or(self.next_seq, |e| e.seq)
-    }
-
-    /// Those from number `seq` on.
-    fn since(&self, seq: u64) -> impl Iterator<Item = &Arc<Event>> {
-        let start = self.events.partition_point(|event| event.seq < seq);
-        self.events.range(start..)
-    }
-}
-
 struct Server<'a> {
     pool: ClientPool<Client>,
     kept: Kept,
@@ -102,11 +71,7 @@ pub fn run(
     let refuse = |why: &str| line(&Notice::Error(why.to_owned()));
     let mut server = Server {
         pool: ClientPool::new(MAX_CLIENTS, settings.group, refuse, REFUSALS),
-        kept: Kept {
-            events: VecDeque::new(),
-            keep: settings.keep,
-            next_seq: bus.next_seq(),
-        },
+        kept: Kept::new(settings.keep, bus.next_seq()),
         bus,
     };
     loop {
