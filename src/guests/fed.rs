@@ -64,13 +64,20 @@ impl Guest {
         if !(first.only_fed(of_first) && second.only_fed(of_second)) {
             return false;
         }
-        for (n, (shown, change)) in (0..).zip(record.slots.iter().zip(&changes)) {
-            domain.slots.change(n, |slot| {
-                if change.feeds > 0 {
-                    slot.fed_ns = Some(look.at.ns.into());
-                }
-                slot.update(shown, change, look.at.ns);
-            });
+        let take = |slot: &mut Slot, shown: &table::Slot, change: &Change| {
+            if change.feeds > 0 {
+                slot.fed_ns = Some(look.at.ns.into());
+            }
+            slot.update(shown, change, look.at.ns);
+        };
+        match domain.slots.parts_mut() {
+            // It is left to `observe` to take a slot into use.
+            (_, None) if shows_second.sets | shows_second.disarms != 0 => return false,
+            (first, None) => take(first, shows_first, of_first),
+            (first, Some(second)) => {
+                take(first, shows_first, of_first);
+                take(second, shows_second, of_second);
+            }
         }
         self.lifecycle.skip(look.at.ns);
         true
