@@ -22,10 +22,6 @@ impl Lifecycle {
 }
 
 impl Slot {
-    fn counts(&self) -> (u32, u32, u32) {
-        (self.sets, self.acted, self.disarms)
-    }
-
     /// What has happened, found sooner where it is nothing, as with most second slots, or feeds, as with most first ones.
     fn change_in(&self, now: &table::Slot, look: &Look<'_>) -> Change {
         let is_as_it_was = self.armed == now.armed.is_some()
@@ -77,17 +73,20 @@ impl Guest {
         if !(first.only_fed(of_first) && second.only_fed(of_second)) {
             return false;
         }
-        for (n, (shown, change)) in (0..).zip(record.slots.iter().zip(&changes)) {
-            let has_news = |slot: &Slot| slot.counts() != (shown.sets, shown.acted, shown.disarms);
-            if !domain.slots.get(n).is_some_and(has_news) {
-                continue;
+        let take = |slot: &mut Slot, shown: &table::Slot, change: &Change| {
+            if change.feeds > 0 {
+                slot.fed_ns = Some(look.at.ns.into());
             }
-            domain.slots.change(n, |slot| {
-                if change.feeds > 0 {
-                    slot.fed_ns = Some(look.at.ns.into());
-                }
-                slot.update(shown, change, look.at.ns);
-            });
+            slot.update(shown, change, look.at.ns);
+        };
+        match domain.slots.parts_mut() {
+            // It is left to `observe` to take a slot into use.
+            (_, None) if shows_second.sets | shows_second.disarms != 0 => return false,
+            (first, None) => take(first, shows_first, of_first),
+            (first, Some(second)) => {
+                take(first, shows_first, of_first);
+                take(second, shows_second, of_second);
+            }
         }
         self.lifecycle.skip(look.at.ns);
         true

@@ -50,11 +50,15 @@ impl Slots {
         self.both().into_iter()
     }
 
+    /// The first, and the second if it is used, to be changed.
+    pub fn parts_mut(&mut self) -> (&mut Slot, Option<&mut Slot>) {
+        (&mut self.first, self.second.as_deref_mut())
+    }
+
     /// Those that are used, to be changed.
     pub fn used_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        [Some(&mut self.first), self.second.as_deref_mut()]
-            .into_iter()
-            .flatten()
+        let (first, second) = self.parts_mut();
+        std::iter::once(first).chain(second)
     }
 
     /// One of them, if there is such a slot.

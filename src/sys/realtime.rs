@@ -42,9 +42,18 @@ pub fn keep_little_memory() {
     {
         /// glibc's own, which it otherwise raises by itself with each large block that is freed, up to 32 MiB.
         const LARGE: libc::c_int = 128 * 1024;
-        for what in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        /// What stays free at the end of an arena once more than [`MOST_AT_END`] is; its own is 128 KiB, for each arena, and
+        /// malloc_trim(3) gives back the end of the first one alone.
+        const LEFT_AT_END: libc::c_int = 16 * 1024;
+        /// It is looked at only where a block of 64 KiB is freed.
+        const MOST_AT_END: libc::c_int = 32 * 1024;
+        for (what, bytes) in [
+            (libc::M_MMAP_THRESHOLD, LARGE),
+            (libc::M_TRIM_THRESHOLD, MOST_AT_END),
+            (libc::M_TOP_PAD, LEFT_AT_END),
+        ] {
             // SAFETY: it takes two integers, and sets a limit for what is allocated from now on.
-            unsafe { libc::mallopt(what, LARGE) };
+            unsafe { libc::mallopt(what, bytes) };
         }
     }
 }
