@@ -11,7 +11,7 @@ use guard_told::{info, status};
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use uuid::Uuid;
 use xenwarden::config::leases::{Lease, LeaseName, Leases as Policy};
 use xenwarden::guard::deadlines::Deadlines;
@@ -39,15 +39,6 @@ const LOOKS: u64 = 100;
 const WEDGE: std::ops::RangeInclusive<u64> = LOOKS / 2..=LOOKS / 2 + 40;
 /// Long enough for a look without optimisation: evidence that is older than a period is stale.
 const PERIOD_NS: u64 = 50 * NS_PER_MS;
-
-/// Locks memory as the guard does, once: a second time would make resident what the guard gave back after the first. Without the
-/// privilege to do so the faults cannot be promised, nor tested.
-fn lock_memory_once() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        lock_memory().expect("memory can be locked: run as root, or raise RLIMIT_MEMLOCK");
-    });
-}
 
 struct Kicked(Rc<Cell<u64>>);
 
@@ -140,14 +131,6 @@ fn the_kick_path_allocates_nothing_and_faults_no_page() {
         xen.arm(domid, 1, 3_600);
     }
     let host = |looks| {
-        // Domains come while it runs, nearly as many as there were: their records are resident by then.
-        if (WARM_UP..LOOKS - 10).contains(&looks) {
-            let first = 1_001 + 12 * u16::try_from(looks - WARM_UP).unwrap_or(u16::MAX);
-            for domid in first..first + 12 {
-                xen.create(domid, Uuid::from_u128(u128::from(domid)));
-                xen.arm(domid, 0, 3_600);
-            }
-        }
         // A wedge in the middle: withholding costs no more than kicking.
         if !WEDGE.contains(&looks) {
             xen.tick_all();
@@ -165,8 +148,6 @@ fn the_kick_path_allocates_nothing_and_faults_no_page() {
     };
     // All evidence that can be asked for.
     let mut sight = Patched::new(xen.table()).starved_after(Some(PERIOD_NS));
-    lock_memory_once();
-    sight.begin(1).expect("begins");
     costs_nothing("table", &mut sight, &host);
 }
 
@@ -202,7 +183,8 @@ fn costs_nothing(name: &str, sight: &mut dyn Sight, host: &dyn Fn(u64)) {
         leases: Leases::new(a_hundred_leases(name).leak(), Monotonic::now()),
     };
     std::fs::remove_file(&file).expect("removed");
-    lock_memory_once();
+    // Without the privilege to lock memory the faults cannot be promised, nor tested.
+    lock_memory().expect("memory can be locked: run as root, or raise RLIMIT_MEMLOCK");
     let watchdog = Kicked(Rc::clone(&kicks));
     let armed = Monotonic::now();
     let outcome = run(watchdog, sight, &mut world, &mut page, armed, PERIOD_NS);

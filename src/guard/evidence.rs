@@ -2,8 +2,8 @@
 //! Evidence: what the hypervisor's liveness table proves, from look to look.
 //!
 //! In: the table, and the moment at which a look at it began. Out: a [`Verdict`]: served,
-//! lagging since t, or unknown with the cause. Nothing is allocated after [`Evidence::new`], and
-//! unknown is never turned into either of the others.
+//! lagging since t, or unknown with the cause. Nothing is allocated after [`Evidence::new`] but by
+//! [`Evidence::grow`], and unknown is never turned into either of the others.
 //!
 //! Everything is judged by progress on the reader's own clock, so that no two clocks are
 //! compared and no clock of the hypervisor is trusted:
@@ -19,13 +19,12 @@
 //! the middle of a look, or between two, never takes his own absence for the hypervisor's.
 //! Until each pCPU that is online has been seen to make progress, all is unknown.
 
-use super::records::{Records, SlotProgress};
 use super::starving::{Starving, Waiting};
 use super::tick::Tick;
 pub use super::work::{Unknown, Work};
 use crate::sys::clock::{Monotonic, NS_PER_MS, NS_PER_S};
-use crate::xen::table::{Pcpu, Slot, Table};
-use std::io;
+use crate::xen::room;
+use crate::xen::table::{Pcpu, SLOTS, Slot, Table};
 
 /// How late the hypervisor may serve a piece of work, ns: 500 ms. Emulation, a slow serial
 /// line or a busy host cost tens of milliseconds; the rest of the patience is the
@@ -74,6 +73,28 @@ struct PcpuProgress {
     starving: Starving,
 }
 
+/// What was seen of a domid's slots.
+#[derive(Clone, Copy, Debug, Default)]
+struct SlotProgress {
+    /// The low half of the domain's creation number: another domain has another.
+    created: u32,
+    sets: [u32; SLOTS],
+    since: [Tick; SLOTS],
+}
+
+impl SlotProgress {
+    /// As if each armed slot had been fed last before its deadline and the slack.
+    fn overdue(&mut self, created: u32, slots: &[Option<Slot>; SLOTS], now: Monotonic) {
+        self.created = created;
+        for ((slot, sets), since) in slots.iter().zip(&mut self.sets).zip(&mut self.since) {
+            let Some(slot) = slot else { continue };
+            let granted = u64::from(slot.armed.unwrap_or(0)).saturating_mul(NS_PER_S);
+            let at = now.0.saturating_sub(granted.saturating_add(2 * SLACK_NS));
+            (*sets, *since) = (slot.sets, Tick::up(Monotonic(at)));
+        }
+    }
+}
+
 /// The work that has been due longest.
 #[derive(Clone, Copy, Debug, Default)]
 struct Longest(Option<(Work, u64)>);
@@ -90,7 +111,7 @@ impl Longest {
 #[derive(Debug)]
 pub struct Evidence {
     pcpus: Box<[PcpuProgress]>,
-    domains: Records,
+    domains: Vec<SlotProgress>,
     proven: bool,
     /// The moment that the last look counts as: its beginning, or its end where it was interrupted.
     seen: Tick,
@@ -101,10 +122,20 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Nothing seen yet; allocates all it will ever need for tables of this size: 104 bytes for each pCPU, and address space for 20 bytes for
-    /// each domid, 640 KiB, of which what is touched takes memory.
+    /// Nothing seen yet; allocates all it will ever need for tables of this size: 20 bytes for
+    /// each domid, 640 KiB for all, and 104 for each pCPU.
     #[must_use]
     pub fn new(table: &Table<'_>) -> Self {
+        Self {
+            domains: vec![SlotProgress::default(); table.nr_domains()],
+            ..Self::growing(table)
+        }
+    }
+
+    /// The same for one who may allocate later: before each look it has to [`Evidence::grow`], as a
+    /// domid that there is no room for is not judged.
+    #[must_use]
+    pub fn growing(table: &Table<'_>) -> Self {
         let start = Monotonic(0);
         let unseen = PcpuProgress {
             online: false,
@@ -119,7 +150,7 @@ impl Evidence {
         };
         Self {
             pcpus: vec![unseen; table.nr_pcpus()].into(),
-            domains: Records::new(table.nr_domains()),
+            domains: Vec::new(),
             proven: false,
             seen: Tick::default(),
             excused_at: None,
@@ -127,13 +158,10 @@ impl Evidence {
         }
     }
 
-    /// In a process that has locked its memory, gives back what there is for domids that are far from being used; see
-    /// [`Records::keep_ahead`]. To be called once, before looks that are to fault no page.
-    ///
-    /// # Errors
-    /// What was given back cannot be locked again.
-    pub fn keep_ahead(&mut self, table: &Table<'_>) -> io::Result<()> {
-        self.domains.keep_ahead(table.domids_used())
+    /// Makes room for the domids that had a domain by now: 20 bytes for each. Allocates.
+    pub fn grow(&mut self, table: &Table<'_>) {
+        let (used, most) = (table.domids_used(), table.nr_domains());
+        room::make(&mut self.domains, used, most, SlotProgress::default());
     }
 
     /// A runnable vCPU that waits for longer than this on a pCPU that idles is not served.
@@ -148,11 +176,9 @@ impl Evidence {
     /// scheduler have to prove themselves anyhow.
     pub fn overdue(&mut self, table: &Table<'_>, now: Monotonic) {
         let used = table.domids_used();
-        for (domid, record) in (0u16..).zip(self.domains.first(used)) {
+        for (domid, progress) in (0u16..).zip(self.domains.iter_mut().take(used)) {
             if let Some((created, slots)) = table.armed(domid) {
-                let mut progress = SlotProgress::from(*record);
                 progress.overdue(created, &slots, now);
-                *record = progress.into();
             }
         }
         let Some(granted_ns) = self.starved_ns else {
@@ -255,13 +281,12 @@ impl Evidence {
 
     fn judge_guests(&mut self, table: &Table<'_>, now: Monotonic, lagging: &mut Longest) {
         let (used, seen) = (table.domids_used(), self.seen);
-        for (domid, record) in (0u16..).zip(self.domains.first(used)) {
+        for (domid, progress) in (0u16..).zip(self.domains.iter_mut().take(used)) {
             let Some((created, slots)) = table.armed(domid) else {
                 continue;
             };
-            let mut progress = SlotProgress::from(*record);
             if progress.created != created {
-                progress = SlotProgress {
+                *progress = SlotProgress {
                     created,
                     ..SlotProgress::default()
                 };
@@ -274,12 +299,11 @@ impl Evidence {
                     lagging.add(Work::GuestWatchdog { domid, slot }, unfed_ns);
                 }
             };
-            let SlotProgress { sets, since, .. } = &mut progress;
+            let SlotProgress { sets, since, .. } = progress;
             let ([first, second], [first_since, second_since]) = (sets, since);
             let [shows_first, shows_second] = &slots;
             judge(1, shows_first, first, first_since);
             judge(2, shows_second, second, second_since);
-            *record = progress.into();
         }
     }
 
@@ -391,5 +415,36 @@ impl PcpuProgress {
         }
         self.decided = record.decided;
         self.proven |= record.canary != self.first.canary && record.decided != self.first.decided;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::simulation::Simulation;
+    use uuid::Uuid;
+
+    #[test]
+    fn evidence_that_grows_as_domids_are_used_judges_as_one_that_has_room_for_all() {
+        let xen = Simulation::sized(1, 300);
+        let (mut all, mut grows) = (Evidence::new(&xen.table()), Evidence::growing(&xen.table()));
+        let mut lagging = 0;
+        for second in 1..400_u16 {
+            xen.tick_all();
+            if second < 300 {
+                xen.create(second, Uuid::nil());
+                xen.arm(second, 0, 60);
+            }
+            // From then on the last of them feeds no more.
+            let fed = if second < 330 { second.min(299) } else { 298 };
+            (1..=fed).for_each(|domid| xen.feed(domid, 0));
+            grows.grow(&xen.table());
+            assert!(grows.domains.len() >= xen.table().domids_used());
+            let now = Monotonic((1_000 + u64::from(second)) * NS_PER_S);
+            let verdicts = [&mut all, &mut grows].map(|e| e.look(&xen.table(), || now).0);
+            assert_eq!(verdicts[0], verdicts[1]);
+            lagging += u32::from(matches!(verdicts[0], Verdict::Lagging { .. }));
+        }
+        assert!(lagging > 0);
     }
 }

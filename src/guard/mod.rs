@@ -22,7 +22,6 @@ pub mod leases;
 pub mod page;
 pub mod probes;
 pub mod probing;
-pub mod records;
 pub mod request;
 pub mod run;
 pub mod seqlock;

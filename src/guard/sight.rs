@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 /// A way to look at the hypervisor.
 pub trait Sight {
-    /// Starts what it needs, with threads of this priority where they look. The caller is the guard's thread, whose process has locked its memory.
+    /// Starts what it needs, with threads of this priority. The caller is the guard's thread.
     ///
     /// # Errors
-    /// The errno of making a thread, or of locking memory.
+    /// The errno of making a thread.
     fn begin(&mut self, _priority: u8) -> io::Result<()> {
         Ok(())
     }
@@ -69,10 +69,6 @@ impl<'a> Patched<'a> {
 }
 
 impl Sight for Patched<'_> {
-    fn begin(&mut self, _priority: u8) -> io::Result<()> {
-        self.evidence.keep_ahead(&self.table)
-    }
-
     fn look(&mut self, clock: &dyn Fn() -> Monotonic) -> (Verdict, Monotonic) {
         self.evidence.look(&self.table, clock)
     }

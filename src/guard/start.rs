@@ -94,7 +94,7 @@ fn guard_with(policy: &Policy, kept: Vec<OwnedFd>) -> Result<(), Failure> {
     become_realtime(policy.priority).map_err(os("become real-time"))?;
     sight
         .begin(policy.priority)
-        .map_err(|error| Failure::new(OSERR, format!("cannot begin to look: {error}")))?;
+        .map_err(|error| Failure::new(OSERR, format!("cannot start a probe: {error}")))?;
     if withheld {
         sight.overdue(Monotonic::now());
     }

@@ -8,18 +8,6 @@ use crate::sys::clock::Monotonic;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tick(u32);
 
-impl From<u32> for Tick {
-    fn from(word: u32) -> Self {
-        Self(word)
-    }
-}
-
-impl From<Tick> for u32 {
-    fn from(tick: Tick) -> Self {
-        tick.0
-    }
-}
-
 const TICK_SHIFT: u32 = 24;
 
 impl Tick {

@@ -78,7 +78,7 @@ impl<'a> Reporter<'a> {
     pub fn see(&self, table: Table<'static>) {
         let _ = self.look.set(Mutex::new(Look {
             table,
-            evidence: Evidence::new(&table),
+            evidence: Evidence::growing(&table),
             pcpus: Pcpus::default(),
             starving: StarvingPcpus::new(self.told.last(Stream::Starving)),
             told: None,
@@ -146,6 +146,7 @@ impl Look {
     fn judge(&mut self, now: Monotonic, wanted: bool, clock: &Stopwatch) -> Option<String> {
         let began = Cell::new(Some(now));
         let clock = || began.take().unwrap_or_else(|| clock.soon());
+        self.evidence.grow(&self.table);
         let (verdict, _) = self.evidence.look(&self.table, clock);
         if !wanted {
             self.told = None;

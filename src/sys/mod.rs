@@ -17,7 +17,6 @@ pub mod notify;
 pub mod peer;
 pub mod privcmd;
 pub mod realtime;
-pub mod reserve;
 pub mod stopwatch;
 pub mod terminal;
 pub mod wake;
