@@ -63,30 +63,21 @@ impl Guest {
         if !runs || domain.state != DomainState::Running {
             return false;
         }
-        let [first, second] = domain.slots.both();
+        let [first, second] = &domain.slots;
         let [shows_first, shows_second] = &record.slots;
         let changes = [
             first.change_in(shows_first, look),
             second.change_in(shows_second, look),
         ];
-        let [of_first, of_second] = &changes;
-        if !(first.only_fed(of_first) && second.only_fed(of_second)) {
+        let mut all = domain.slots.iter().zip(&changes);
+        if !all.all(|(slot, change)| slot.only_fed(change)) {
             return false;
         }
-        let take = |slot: &mut Slot, shown: &table::Slot, change: &Change| {
+        for ((slot, shown), change) in domain.slots.iter_mut().zip(&record.slots).zip(&changes) {
             if change.feeds > 0 {
                 slot.fed_ns = Some(look.at.ns.into());
             }
             slot.update(shown, change, look.at.ns);
-        };
-        match domain.slots.parts_mut() {
-            // It is left to `observe` to take a slot into use.
-            (_, None) if shows_second.sets | shows_second.disarms != 0 => return false,
-            (first, None) => take(first, shows_first, of_first),
-            (first, Some(second)) => {
-                take(first, shows_first, of_first);
-                take(second, shows_second, of_second);
-            }
         }
         self.lifecycle.skip(look.at.ns);
         true

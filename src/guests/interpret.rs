@@ -5,7 +5,7 @@
 use super::GuestEvent;
 use super::alarm::{Input, Nanoseconds};
 use super::guest::{Guest, GuestDomain, Look};
-use super::slot::{Change, Slot};
+use super::slot::Change;
 use super::stamp::Stamp;
 use super::state::DomainState;
 use crate::event::{Gap, Kind};
@@ -41,17 +41,14 @@ impl Guest {
     ) {
         let ended = record.dying || !record.exists;
         let runs = record.shutdown.is_none() && !ended;
-        let [first, second] = domain.slots.both();
+        let [first, second] = &domain.slots;
         let [shows_first, shows_second] = &record.slots;
         let changes = [
             first.change(shows_first, look.before, ended),
             second.change(shows_second, look.before, ended),
         ];
-        for (n, shown) in (0..).zip(&record.slots) {
-            let timeout_s = |slot: &mut Slot| {
-                slot.timeout_s = shown.armed.unwrap_or(slot.timeout_s);
-            };
-            domain.slots.change(n, timeout_s);
+        for (slot, shown) in domain.slots.iter_mut().zip(&record.slots) {
+            slot.timeout_s = shown.armed.unwrap_or(slot.timeout_s);
         }
         let expired = changes.iter().any(|c| c.expired);
         // Once its watchdog has shut a domain down nothing that it does is a sign of life
@@ -76,9 +73,9 @@ impl Guest {
         for (n, (_, after)) in (0..).zip(parts) {
             self.sets(domain, n, &after, look, out);
         }
-        for (n, (shown, change)) in (0..).zip(record.slots.iter().zip(&changes)) {
-            let update = |slot: &mut Slot| slot.update(shown, change, look.at.ns);
-            domain.slots.change(n, update);
+        let slots = domain.slots.iter_mut().zip(&record.slots);
+        for ((slot, shown), change) in slots.zip(&changes) {
+            slot.update(shown, change, look.at.ns);
         }
         for (n, change) in (0..).zip(&changes) {
             if !change.is_armed && (change.was_armed || change.arms > 0) {
@@ -221,7 +218,7 @@ impl Guest {
         let Some(shown) = record.slots.get(usize::from(n)) else {
             return;
         };
-        for slot in domain.slots.used_mut().filter(|s| s.armed) {
+        for slot in domain.slots.iter_mut().filter(|s| s.armed) {
             slot.after = Some(Gap::Expired);
         }
         let Some(state) = domain.slots.get_mut(usize::from(n)) else {
@@ -267,7 +264,7 @@ fn hold(domain: &mut GuestDomain) {
         DomainState::Paused => Gap::Paused,
         _ => return,
     };
-    for slot in domain.slots.used_mut().filter(|s| s.armed) {
+    for slot in domain.slots.iter_mut().filter(|s| s.armed) {
         if matches!(slot.after, None | Some(Gap::Paused)) {
             slot.after = Some(held);
         }

@@ -19,7 +19,6 @@ pub mod registry;
 pub mod report;
 pub mod roster;
 pub mod slot;
-pub mod slots;
 pub mod sorted;
 pub mod stamp;
 pub mod state;

@@ -24,7 +24,7 @@ pub const MOST_TOLD: u32 = 20;
 const MINUTE_NS: Nanoseconds = 60_000_000_000;
 
 /// What was last seen of a slot, and what was told of it. Times are our own clock's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     /// Arms and feeds.
     pub sets: u32,
@@ -54,32 +54,6 @@ pub struct Slot {
     pub told: u8,
     /// How many were left out since one was told.
     pub left_out: u32,
-}
-
-impl Slot {
-    /// One that was never used.
-    pub const UNUSED: Self = Self {
-        sets: 0,
-        armed: false,
-        timeout_s: 0,
-        acted: 0,
-        disarms: 0,
-        set_ns: 0,
-        fed_ns: None,
-        expiries: 0,
-        after: None,
-        late: 0,
-        late_told_ns: None,
-        minute_ns: None,
-        told: 0,
-        left_out: 0,
-    };
-}
-
-impl Default for Slot {
-    fn default() -> Self {
-        Self::UNUSED
-    }
 }
 
 /// What happened to a slot between two looks.
