@@ -42,6 +42,8 @@ impl Place {
         // A socket's path is short.
         let name = format!("xwl-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
+        // One that was killed may have had the same number.
+        let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).expect("made");
         Self(directory)
     }

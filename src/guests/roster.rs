@@ -20,6 +20,9 @@ impl Place {
     }
 }
 
+/// Room for so many is kept.
+const FEW: usize = 64;
+
 /// All guests that are not forgotten.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -125,6 +128,22 @@ impl Roster {
             }
             stays
         });
+        self.shrink();
+    }
+
+    /// Gives back the places at the end that nobody has, and memory once most is not needed.
+    fn shrink(&mut self) {
+        let used = self.places.iter().rposition(Option::is_some);
+        let used = used.map_or(0, |last| last + 1);
+        if used < self.places.len() {
+            self.places.truncate(used);
+            self.free.retain(|place| place.index() < used);
+        }
+        if self.places.capacity() > 4 * used.max(FEW) {
+            self.places.shrink_to(2 * used.max(FEW));
+            self.by_uuid.shrink_to(2 * used.max(FEW));
+            self.free.shrink_to(used);
+        }
     }
 }
 
@@ -168,5 +187,34 @@ mod tests {
         assert!(roster.remove(Uuid::from_u128(9)).is_none());
         assert_eq!(roster.insert(guest(6)), places[0].1);
         assert_eq!(all(&roster), [4, 5, 6]);
+    }
+    #[test]
+    fn what_many_guests_took_is_given_back_once_few_are_left() {
+        let mut roster = Roster::default();
+        let some = guest(1);
+        for n in 1..=2_000_u128 {
+            let uuid = Uuid::from_u128(n);
+            roster.insert(Guest {
+                uuid,
+                ..some.clone()
+            });
+        }
+        let last = roster.place(Uuid::from_u128(3));
+        roster.retain(|guest| guest.uuid.as_u128() <= 3 && guest.uuid.as_u128() != 2);
+        assert_eq!((roster.count(), roster.places.len()), (2, 3));
+        assert!(roster.places.capacity() <= 4 * FEW && roster.free.len() == 1);
+        assert_eq!(roster.place(Uuid::from_u128(3)), last);
+        // The place between is used again, and then new ones.
+        let places = [2, 4].map(|n| {
+            let uuid = Uuid::from_u128(n);
+            roster.insert(Guest {
+                uuid,
+                ..some.clone()
+            })
+        });
+        assert_eq!(places, [Place(1), Place(3)]);
+        roster.retain(|_| false);
+        assert_eq!((roster.count(), roster.places.len()), (0, 0));
+        assert!(roster.free.is_empty());
     }
 }

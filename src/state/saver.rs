@@ -32,8 +32,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Age at which the state of the host watchdog is written anew: the heartbeat. Each costs
 /// two fsync(2).
 const REFRESH: Duration = Duration::from_secs(60);
-/// Time without another save of guests after which what a storm of them has left free is given back to the system.
-const QUIET: Duration = Duration::from_secs(10);
+/// How long after a save of guests what a storm of them has left free is given back to the system: at most so often.
+const GIVES_BACK: Duration = Duration::from_secs(10);
 
 impl Stored for Saved {
     const FILE: &'static str = "guests.json";
@@ -79,7 +79,7 @@ struct Waiting {
     history: Option<Arc<History>>,
     /// Nothing is tried before.
     not_before: Option<Instant>,
-    /// When memory is given back, if no guests are saved before.
+    /// When memory is given back; none: no guests were saved since it was.
     gives_back: Option<Instant>,
     health: Health,
     stop: bool,
@@ -100,6 +100,7 @@ pub struct Saver {
     changed: Condvar,
     write: Write,
     give_back: GiveBack,
+    gives_back_after: Duration,
 }
 
 impl std::fmt::Debug for Saver {
@@ -173,6 +174,7 @@ impl Saver {
             changed: Condvar::new(),
             write: Box::new(|store, saved| store.save(saved)),
             give_back: Box::new(give_back_memory),
+            gives_back_after: GIVES_BACK,
         }
     }
 
@@ -182,10 +184,14 @@ impl Saver {
         Self { write, ..self }
     }
 
-    /// The same with another way of giving memory back: for tests.
+    /// The same with another way of giving memory back, and another time after a save of guests: for tests.
     #[must_use]
-    pub fn giving_back(self, give_back: GiveBack) -> Self {
-        Self { give_back, ..self }
+    pub fn giving_back(self, gives_back_after: Duration, give_back: GiveBack) -> Self {
+        Self {
+            give_back,
+            gives_back_after,
+            ..self
+        }
     }
 
     /// Where it writes.
@@ -289,7 +295,8 @@ impl Saver {
             let written = written.and(self.write_sequence());
             let mut waiting = self.waiting();
             if saves {
-                waiting.gives_back = Some(Instant::now() + QUIET);
+                let at = Instant::now() + self.gives_back_after;
+                waiting.gives_back.get_or_insert(at);
             }
             match written {
                 Err(error) => self.failed(&mut waiting, error.to_string()),
@@ -350,9 +357,9 @@ impl Saver {
             let beats = beats.map(|at| REFRESH.saturating_sub(now.saturating_duration_since(at)));
             let timeout = rest.filter(|rest| !rest.is_zero());
             let timeout = timeout.unwrap_or(POLL.min(beats.unwrap_or(POLL)));
-            let quiet = waiting.gives_back;
-            let quiet = quiet.map(|at| at.saturating_duration_since(now));
-            let timeout = timeout.min(quiet.unwrap_or(POLL));
+            let gives_back = waiting.gives_back;
+            let gives_back = gives_back.map(|at| at.saturating_duration_since(now));
+            let timeout = timeout.min(gives_back.unwrap_or(POLL));
             let waited = self.changed.wait_timeout(waiting, timeout);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
