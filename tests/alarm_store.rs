@@ -6,9 +6,11 @@
 mod alarm_world;
 
 use alarm_world::World;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +27,7 @@ use xenwarden::monitor::shared_registry;
 use xenwarden::state::reset_reason::HostState;
 use xenwarden::state::saver::{Opened, Saver, open};
 use xenwarden::state::sequence;
-use xenwarden::state::store::Store;
+use xenwarden::state::store::{Store, Stored};
 use xenwarden::xen::table::Shutdown;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -417,4 +419,35 @@ fn saves_at_once_hinder_nobody_and_what_one_that_was_cut_short_left_goes() {
     assert!(store.load::<HostRecord>().0.is_some());
     let names: Vec<_> = fs::read_dir(&directory).expect("there").flatten().collect();
     assert_eq!(names.len(), 1, "{names:?}");
+}
+
+/// So many bytes of it are too large to be read again, which is 16 MiB.
+#[derive(Serialize, Deserialize)]
+struct Large {
+    version: u32,
+    text: String,
+}
+
+impl Stored for Large {
+    const FILE: &'static str = "large.json";
+    const VERSION: u32 = 1;
+}
+
+#[test]
+fn what_is_too_large_to_be_read_again_is_refused_and_leaves_the_file_as_it_was() {
+    let directory = directory("large");
+    let store = Store::new(&directory);
+    let of = |bytes| Large {
+        version: 1,
+        text: "x".repeat(bytes),
+    };
+    store.save(&of(15 << 20)).expect("saved");
+    let before = fs::read(directory.join(Large::FILE)).expect("a file");
+    let error = store.save(&of(16 << 20)).expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{error}");
+    let after = fs::read(directory.join(Large::FILE)).expect("a file");
+    assert_eq!(before, after);
+    assert_eq!(fs::read_dir(&directory).expect("a list").count(), 1);
+    let (read, aside) = store.load::<Large>();
+    assert!(read.is_some_and(|large| large.text.len() == 15 << 20) && aside.is_none());
 }

@@ -480,3 +480,32 @@ fn the_end_of_the_bus_ends_the_server_and_its_clients() {
     assert_eq!(client.next(), Value::Null);
     server.thread = Some(spawn(|| {}));
 }
+
+#[test]
+fn what_guests_do_in_their_ordinary_lives_is_replayed_as_it_was_told() {
+    let server = Server::start("ordinary", 8);
+    let mut live = server.follower();
+    for n in 1..=12_u16 {
+        let slot = 1 + u8::from(n % 3 == 0);
+        let what = match n % 4 {
+            0 => raised(),
+            1 => Kind::GuestDisarmed { slot, left_out: 2 },
+            _ => Kind::GuestFirstFed {
+                slot,
+                timeout_s: 30,
+                since_seen_ms: (n > 6).then_some(1_234),
+            },
+        };
+        server
+            .bus
+            .publish(Some(guest(Some(n.into()), n, "db")), what);
+    }
+    let told: Vec<Value> = (1..=12).map(|_| live.next()).collect();
+    let replayed = server.ask(&json!({"since_seq": told[4]["seq"]})).rest();
+    assert_eq!(replayed, told[4..]);
+    let kinds = json!({"since_seq": told[4]["seq"], "kinds": ["guest.first_fed"]});
+    let first_feds: Vec<u64> = numbers(&server.ask(&kinds).rest());
+    let of_kind = |line: &&Value| line["kind"] == "guest.first_fed";
+    let expected: Vec<Value> = told[4..].iter().filter(of_kind).cloned().collect();
+    assert_eq!(first_feds, numbers(&expected));
+}

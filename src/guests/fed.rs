@@ -87,7 +87,7 @@ impl Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Timestamp, Uuid};
+    use crate::event::{Gap, Timestamp, Uuid};
     use crate::guests::alarm::{Moment, Rules};
     use crate::xen::simulation::Simulation;
     use crate::xen::table::Shutdown;
@@ -118,7 +118,15 @@ mod tests {
             9 => xen.rename(DOMID, Uuid::from_u128(dice.roll(2).into())),
             10 => xen.destroy(DOMID),
             11..=14 => xen.arm(DOMID, slot, 4),
-            15..=20 => {}
+            15..=18 => {}
+            19 => {
+                xen.expire(DOMID, slot);
+                xen.resume(DOMID);
+            }
+            20 => {
+                xen.arm(DOMID, slot, 4);
+                xen.disarm(DOMID, slot);
+            }
             _ => xen.feed(DOMID, slot),
         }
     }
@@ -148,7 +156,11 @@ mod tests {
                     rules: &rules,
                 };
                 before = Some(ns);
-                let record = xen.table().domain(DOMID).expect("it was there");
+                let mut record = xen.table().domain(DOMID).expect("it was there");
+                // A look between a disarm and its count.
+                for slot in record.slots.iter_mut().filter(|s| s.armed.is_none()) {
+                    slot.disarms -= u32::from(slot.disarms > 0 && dice.roll(4) == 0);
+                }
                 let (mut quick, mut told) = (guest.clone(), Vec::new());
                 let is_taken = quick.only_fed(&record, &look);
                 if !is_taken {
@@ -164,5 +176,52 @@ mod tests {
             }
         }
         assert!(taken > 1_000 && left > 1_000, "{taken} and {left}");
+    }
+    #[test]
+    fn a_change_that_is_found_sooner_is_the_same_change() {
+        const COUNTS: [u32; 6] = [0, 1, 2, 7, u32::MAX - 1, u32::MAX];
+        fn one_of<T: Copy>(dice: &mut Dice, all: &[T]) -> T {
+            let n = usize::try_from(dice.roll(all.len() as u64)).expect("few");
+            all[n]
+        }
+        let (rules, mut dice) = (Rules::default(), Dice(5));
+        for _ in 0..300_000 {
+            let count = |dice: &mut Dice| one_of(dice, &COUNTS);
+            let slot = Slot {
+                armed: dice.roll(2) == 0,
+                sets: count(&mut dice),
+                acted: count(&mut dice),
+                disarms: count(&mut dice),
+                after: one_of(&mut dice, &[None, Some(Gap::Paused)]),
+                set_ns: one_of(&mut dice, &[0, 9_000_000_000]),
+                timeout_s: one_of(&mut dice, &[0, 10]),
+                ..Slot::default()
+            };
+            let mut changed = |before: u32| match dice.roll(2) {
+                0 => before,
+                _ => count(&mut dice),
+            };
+            let (sets, acted) = (changed(slot.sets), changed(slot.acted));
+            let disarms = changed(slot.disarms);
+            let shown = table::Slot {
+                armed: one_of(&mut dice, &[None, Some(0), Some(10)]),
+                sets,
+                acted,
+                done: 0,
+                disarms,
+            };
+            let wall = Timestamp(0);
+            let look = Look {
+                at: Moment {
+                    ns: 9_750_000_000,
+                    wall,
+                },
+                before: one_of(&mut dice, &[None, Some(9_500_000_000), Some(8_000_000_000)]),
+                clears: true,
+                rules: &rules,
+            };
+            let all = slot.change(&shown, look.before, false);
+            assert_eq!(slot.change_in(&shown, &look), all, "{slot:?} {shown:?}");
+        }
     }
 }

@@ -6,9 +6,11 @@
 
 use super::guest::Guest;
 use crate::event::Uuid;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Where a guest is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(u32);
 
 impl Place {
@@ -30,7 +32,8 @@ pub struct Roster {
     by_uuid: Vec<Place>,
     /// In one piece, so that nothing that is soon freed lies between two of them.
     places: Vec<Option<Guest>>,
-    free: Vec<Place>,
+    /// The lowest first, so that those at the end become free.
+    free: BinaryHeap<Reverse<Place>>,
 }
 
 impl Roster {
@@ -79,11 +82,13 @@ impl Roster {
     pub fn insert(&mut self, guest: Guest) -> Place {
         let found = self.search(guest.uuid);
         let known = found.ok().and_then(|at| self.by_uuid.get(at).copied());
-        let place = known.or_else(|| self.free.pop()).unwrap_or_else(|| {
-            self.places.push(None);
-            // There are no more than domids and those that are gone: some 40,000.
-            Place(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
-        });
+        let place = known
+            .or_else(|| Some(self.free.pop()?.0))
+            .unwrap_or_else(|| {
+                self.places.push(None);
+                // There are no more than domids and those that are gone: some 40,000.
+                Place(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+            });
         if let Some(kept) = self.places.get_mut(place.index()) {
             *kept = Some(guest);
             if let Err(at) = found {
@@ -96,7 +101,7 @@ impl Roster {
     /// Forgets a guest, and gives it.
     pub fn remove(&mut self, uuid: Uuid) -> Option<Guest> {
         let place = self.by_uuid.remove(self.search(uuid).ok()?);
-        self.free.push(place);
+        self.free.push(Reverse(place));
         self.places.get_mut(place.index())?.take()
     }
 
@@ -124,20 +129,20 @@ impl Roster {
             let stays = kept.as_mut().is_some_and(&mut change);
             if !stays {
                 *kept = None;
-                free.push(*place);
+                free.push(Reverse(*place));
             }
             stays
         });
         self.shrink();
     }
 
-    /// Gives back the places at the end that nobody has, and memory once most is not needed.
+    /// Gives back the places at the end that nobody has, and memory once most is not needed. Who is at the end keeps the rest.
     fn shrink(&mut self) {
         let used = self.places.iter().rposition(Option::is_some);
         let used = used.map_or(0, |last| last + 1);
         if used < self.places.len() {
             self.places.truncate(used);
-            self.free.retain(|place| place.index() < used);
+            self.free.retain(|place| place.0.index() < used);
         }
         if self.places.capacity() > 4 * used.max(FEW) {
             self.places.shrink_to(2 * used.max(FEW));

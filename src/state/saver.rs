@@ -333,6 +333,14 @@ impl Saver {
         let mut waiting = self.waiting();
         loop {
             let now = Instant::now();
+            let gives_back = waiting.gives_back.filter(|_| !waiting.stop);
+            if gives_back.is_some_and(|at| at <= now) {
+                waiting.gives_back = None;
+                drop(waiting);
+                self.give_back_memory();
+                waiting = self.waiting();
+                continue;
+            }
             let rest = waiting
                 .not_before
                 .map(|at| at.saturating_duration_since(now));
@@ -347,17 +355,10 @@ impl Saver {
                 let host = waiting.host.clone().filter(|_| host_due);
                 return (waiting.guests.clone(), host, waiting.stop);
             }
-            if waiting.gives_back.take_if(|at| *at <= now).is_some() {
-                drop(waiting);
-                self.give_back_memory();
-                waiting = self.waiting();
-                continue;
-            }
             let beats = waiting.host_written.filter(|_| waiting.host.is_some());
             let beats = beats.map(|at| REFRESH.saturating_sub(now.saturating_duration_since(at)));
             let timeout = rest.filter(|rest| !rest.is_zero());
             let timeout = timeout.unwrap_or(POLL.min(beats.unwrap_or(POLL)));
-            let gives_back = waiting.gives_back;
             let gives_back = gives_back.map(|at| at.saturating_duration_since(now));
             let timeout = timeout.min(gives_back.unwrap_or(POLL));
             let waited = self.changed.wait_timeout(waiting, timeout);
