@@ -301,33 +301,39 @@ impl Xen<'_> {
     /// Where a processor finds its number, relative to the last byte of its stack.
     ///
     /// The build decides it, so it is looked up: `struct cpu_info` lies at the end of the stack and also holds the processor's
-    /// per-CPU offset, which on processor 1 is like no other number there. Processor 0 must agree.
+    /// per-CPU offset. What was pushed on the stack before may be that number as well, so both processors must agree on the place, and
+    /// only one place may be such.
     fn processor_id_displacement(&mut self) -> Result<i32> {
         let offset = self.per_cpu_offset(1)?;
         let end = self.stack_end(1)?;
-        let words = (8..CPU_INFO_MAX).step_by(8);
-        let mut found = None;
-        for distance in words {
+        let mut found = Vec::new();
+        for distance in (8..CPU_INFO_MAX).step_by(8) {
             if self.gdb.read_u64(end - distance)? == offset {
-                found = Some(distance + PROCESSOR_TO_OFFSET);
+                found.push(distance + PROCESSOR_TO_OFFSET);
             }
         }
-        let distance = found.context(|| "the stack of pCPU 1 does not end with its cpu_info")?;
-        for cpu in [0, 1] {
-            let at = self.stack_end(cpu)? - distance;
-            let (number, offset) = (
-                self.gdb.read_u32(at)?,
-                self.gdb.read_u64(at + PROCESSOR_TO_OFFSET)?,
-            );
-            if number != u32::from(cpu) || offset != self.per_cpu_offset(cpu)? {
-                return Err(Error::new(format!(
-                    "the cpu_info of pCPU {cpu} says {number}, offset {offset:#x}"
-                )));
+        let mut agreed = Vec::new();
+        for distance in &found {
+            if self.has_cpu_info(0, *distance)? && self.has_cpu_info(1, *distance)? {
+                agreed.push(*distance);
             }
         }
+        let [distance] = agreed[..] else {
+            return Err(Error::new(format!(
+                "cpu_info is at {agreed:?} of {found:?} bytes before the stacks' ends"
+            )));
+        };
         i32::try_from(distance)
             .map(|distance| 1 - distance)
             .context(|| "cpu_info is too large")
+    }
+
+    /// Whether a processor's number and its per-CPU offset are so many bytes before the end of its stack.
+    fn has_cpu_info(&mut self, cpu: u8, distance: u64) -> Result<bool> {
+        let at = self.stack_end(cpu)? - distance;
+        let number = self.gdb.read_u32(at)?;
+        let offset = self.gdb.read_u64(at + PROCESSOR_TO_OFFSET)?;
+        Ok(number == u32::from(cpu) && offset == self.per_cpu_offset(cpu)?)
     }
 
     fn stack_end(&mut self, cpu: u8) -> Result<u64> {

@@ -66,7 +66,8 @@ fn with_two(laboratory: &Laboratory, phase: Duration) -> Result<Host> {
     );
     host.dom0_ok(&configure, PROMPT)?;
     host.start_program(GUARD)?;
-    let status = host.status()?.host_watchdog;
+    // A guard that has just armed them kicks each sample only once all has made progress.
+    let status = host.wait_kicking()?.host_watchdog;
     if status.device != Path::new("/dev/watchdog, /dev/watchdog1") {
         return Err(Error::new(format!("it has armed {status:?}")));
     }
