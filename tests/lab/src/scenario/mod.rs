@@ -84,7 +84,7 @@ const LEFT: &[&str] = &[
     "wedge/timer-spin-irqoff-3",
     "wedge/timer-lock-3",
     "survive/idle-only-1-unbound",
-    "survive/idle-only-2-told",
+    "survive/idle-only-1-told",
     "survive/feeder-killed-destroy",
     "survive/feeder-killed-restart",
     "survive/guest-reboots",
