@@ -101,7 +101,10 @@ fn killed(
     } = fires.watchdog();
     let said = host.machine.log.length();
     let killed = host.machine.clock()?;
-    host.dom0_ok(&format!("killall -9 {GUARD}"), PROMPT)?;
+    // As its files are closed the kernel kicks once more (Linux: drivers/watchdog/watchdog_dev.c, watchdog_release()), which sets off
+    // again one that has been disarmed.
+    let kill = format!("killall -9 {GUARD}; while pidof {GUARD} > /dev/null; do :; done");
+    host.dom0_ok(&kill, PROMPT)?;
     let acted = host.machine.clock()?;
     if one_left {
         // The port that disarms it (QEMU: hw/watchdog/wdt_ib700.c).
