@@ -31,6 +31,7 @@ const USAGE: &str = "usage: lab build                 provide all parts and the 
        lab soak RUNS [SEED]         run all that end with a reset, over phases, until there are so many runs in all
        lab soak more RUNS           so many more; both: --jobs N runs so many at a time, at most two where nobody says
        lab soak report              what the soak says so far, row by row, and what is out of the common
+       lab soak take-up             goes on from the runs in doc/bench/soak.json, if they are of what is tested here
        lab soak publish             write that to doc/bench/soak.json, then the same as bench report
        lab cost [RUNS]              what the hypervisor's patches cost guests, by instruction count
        lab series                   apply each series of Xen patches to its tree
@@ -132,6 +133,7 @@ fn soaked(words: &[&str]) -> Result<()> {
     };
     match words {
         ["report"] => soak::report(),
+        ["take-up"] => soak::take_up(),
         ["publish"] => soak::publish().and_then(|()| bench::report()),
         ["more", runs] => soak::more(number(runs)?.into(), jobs),
         [runs] => soak::run(number(runs)?.into(), None, jobs),

@@ -12,8 +12,8 @@ use crate::provision::peers::{self, Peers, version_in};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// What the programs are made of.
-const SOURCES: [&str; 3] = ["src", "Cargo.toml", "Cargo.lock"];
+/// What the programs and the hypervisor are made of.
+const SOURCES: [&str; 4] = ["src", "Cargo.toml", "Cargo.lock", "xen-patches"];
 /// A change of how the saved state comes about; it makes old ones invalid.
 const RECIPE: &str = "bench 2";
 /// What sbd loads is large, and dom0's initramfs has it. The last such argument counts.
@@ -29,7 +29,8 @@ pub struct BenchParts {
     pub key: String,
 }
 
-/// The version of xenwarden, and if this is no tarball the last commit that changed the programs, and whether their files differ from it.
+/// The version of xenwarden, and if this is no tarball the last commit that changed the programs or the
+/// hypervisor's patches, and whether their files differ from it.
 pub fn own_version(layout: &Layout) -> String {
     // What is tested may be another build than this tree's.
     if let Some(programs) = layout.other_programs() {

@@ -89,6 +89,11 @@ impl Soak {
         self.runs.binary_search_by_key(&n, |run| run.n)
     }
 
+    /// Whether the run of this number is there.
+    pub fn has(&self, n: u64) -> bool {
+        self.place(n).is_ok()
+    }
+
     /// Puts a run in its place, unless there is one.
     fn put(&mut self, run: Run) -> bool {
         let place = self.place(run.n);
@@ -106,7 +111,7 @@ impl Soak {
     /// The numbers that are missing until there are `count` runs in all, the least first: holes, then what comes behind.
     pub fn missing(&self, count: u64) -> Vec<u64> {
         let to_come = count.saturating_sub(self.count());
-        let free = (0..).filter(|n| self.place(*n).is_err());
+        let free = (0..).filter(|n| !self.has(*n));
         free.zip(0..to_come).map(|(n, _)| n).collect()
     }
 }
@@ -174,7 +179,7 @@ impl Kept {
     /// Keeps the run of this number. After an error nothing more is kept: what is behind a torn line would be damage.
     pub fn add(&mut self, n: u64, figures: Figures) -> Result<()> {
         let what = || format!("cannot keep run {n} in {}", self.path.display());
-        if self.torn || self.soak.place(n).is_ok() {
+        if self.torn || self.soak.has(n) {
             return Err(Error::new(what()));
         }
         let run = Run { n, figures };

@@ -14,6 +14,7 @@ pub mod kept;
 pub mod page;
 pub mod plan;
 pub mod summary;
+mod taken;
 mod work;
 
 use crate::bench::data::Results;
@@ -100,6 +101,29 @@ pub fn report() -> Result<()> {
         }
         None => Err(Error::new(NONE)),
     }
+}
+
+/// Takes the runs of `doc/bench/soak.json` for runs of the soak here, if it tests the same; those that are there already stay.
+pub fn take_up() -> Result<()> {
+    let names: Vec<String> = rows()?.iter().map(Scenario::name).collect();
+    let (key, versions) = Laboratory::provide_parts()?.tested()?;
+    let published = Results::read(&data_file("soak")?)?;
+    let (seed, runs) = taken::runs_of(&published, &versions, &names)?;
+    let head = Head {
+        key,
+        seed,
+        versions,
+    };
+    let mut kept = Kept::open(&folder()?, head, Some(seed))?;
+    let before = kept.soak().count();
+    for run in runs {
+        if !kept.soak().has(run.n) {
+            kept.add(run.n, run.figures)?;
+        }
+    }
+    let all = kept.soak().count();
+    say(format!("{} runs taken up, {all} are there", all - before));
+    Ok(())
 }
 
 /// Writes what is there to `doc/bench/soak.json`.

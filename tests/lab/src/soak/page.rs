@@ -60,7 +60,8 @@ pub fn rows_of(soak: &Soak) -> Vec<SoakRow> {
 }
 
 impl SoakRow {
-    fn as_runs(&self) -> impl Iterator<Item = Run> {
+    /// The runs, as far as they are committed.
+    pub fn as_runs(&self) -> impl Iterator<Item = Run> {
         self.runs.iter().map(|(n, phase_ms, fired_s)| {
             let failure = self.failed.iter().find(|(failed, _)| failed == n);
             let figures = Figures {
