@@ -138,11 +138,11 @@ pool: prerequisites
 	@$(call need,ip,iproute2)
 	$(CARGO) test -p xenwarden --test pool_corosync --test pool_fencing --test pool_links --test pool_situations -- --ignored --test-threads 1 --nocapture
 
-# What 64 hosts and 10,000 guests cost.
 cluster: lab
 	$(LAB) cluster all
 	$(LAB) cluster fence- 12
 
+# What 64 hosts and 10,000 guests cost.
 pool-size: prerequisites
 	$(CARGO) test --release -p xenwarden --test pool_size -- --ignored --nocapture
 

@@ -61,6 +61,23 @@ fn late_feeds_are_told_once_a_minute_with_their_count() {
 }
 
 #[test]
+fn a_look_of_a_moment_before_the_latest_look_dates_nothing_back() {
+    let mut w = World::with_a_fed_guest();
+    // Another thread has read the clock, and is held up.
+    let held_up = w.at;
+    w.samples(3);
+    w.xen.feed(1, 0);
+    let told = w.registry.turn(held_up, &w.xen.table());
+    assert!(told.is_empty(), "{told:?}");
+    // Six seconds and a half after that feed.
+    for _ in 0..26 {
+        w.sample();
+    }
+    w.feed(1);
+    assert_eq!(w.kinds(), NOTHING);
+}
+
+#[test]
 fn a_disarm_is_told_and_an_arm_after_it_is_no_feed() {
     let mut w = World::with_a_fed_guest();
     w.xen.disarm(1, 0);

@@ -103,6 +103,32 @@ impl Monitor {
     }
 }
 
+/// A monitor whose service manager does not read: its queue is full.
+fn unheard(name: &str) -> (Monitor, UnixDatagram) {
+    let directory = fresh(name);
+    let path = |name: &str| directory.join(name).display().to_string();
+    let config = format!(
+        "[log]\nsyslog = false\n[control]\nsocket = {:?}\n[state]\ndirectory = {:?}\n[events]\nsocket = {:?}\nsyslog = false\n",
+        path("control.sock"),
+        path("state"),
+        path("events.sock"),
+    );
+    fs::write(directory.join("conf"), config).expect("a configuration");
+    let manager = UnixDatagram::bind(directory.join("notify")).expect("bind");
+    let other = UnixDatagram::unbound().expect("a socket");
+    other.set_nonblocking(true).expect("a socket");
+    while other.send_to(b"STATUS=", directory.join("notify")).is_ok() {}
+    let child = Command::new(env!("CARGO_BIN_EXE_xenwarden-monitor"))
+        .args(["--config", &path("conf")])
+        .env("NOTIFY_SOCKET", path("notify"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let child = Some(child);
+    (Monitor { child, directory }, manager)
+}
+
 fn fresh(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
     let _ = fs::remove_dir_all(&directory);
@@ -234,6 +260,22 @@ fn what_cannot_be_saved_is_shown_and_is_no_success_at_the_end() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(74), "{said}");
     assert!(said.contains("the state is not saved: "), "{said}");
+}
+
+#[test]
+fn a_monitor_whose_manager_does_not_hear_that_it_is_ready_serves_and_ends() {
+    if Path::new("/dev/xen/privcmd").exists() {
+        eprintln!("skipped: this machine may have a liveness table");
+        return;
+    }
+    let (mut monitor, manager) = unheard("unheard");
+    eventually("it answers", || {
+        monitor.ask("guests").status.code() == Some(3)
+    });
+    kill(monitor.pid(), Signal::SIGTERM).expect("runs");
+    let process = monitor.child.as_mut().expect("runs");
+    eventually("it ends", || process.try_wait().expect("ours").is_some());
+    drop(manager);
 }
 
 #[test]

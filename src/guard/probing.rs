@@ -101,8 +101,8 @@ struct Stay {
     came: bool,
 }
 
-/// The way of a vCPU over the pCPUs. The first walk finds out which there are; the later ones
-/// also look for one more.
+/// The way of a vCPU over the pCPUs. The first walk finds out which there are. Each later one also tries the number behind the highest,
+/// and one of the [`GAP`] numbers behind that, another one each time: a pCPU that joins the pool is found within so many walks.
 #[derive(Debug)]
 pub struct Walk {
     next: u16,
@@ -111,6 +111,12 @@ pub struct Walk {
     /// Numbers in a row that were none.
     missed: u16,
     walked: bool,
+    /// How far behind the number behind the highest a later walk tries one more.
+    beyond: u16,
+    /// Some pCPU was visited since the walk began.
+    has_stayed: bool,
+    /// A later walk has come to its end, and visited none.
+    rests: bool,
     sent: u32,
     last: Option<Stay>,
     /// It was sent away from the pCPU of the last stay, and is still there.
@@ -129,6 +135,9 @@ impl Default for Walk {
             pcpus: 0,
             missed: 0,
             walked: false,
+            beyond: 0,
+            has_stayed: false,
+            rests: false,
             sent: 0,
             last: None,
             kept: false,
@@ -145,6 +154,8 @@ impl Walk {
     /// It is not allowed at all.
     pub fn step(&mut self, words: &Words, vcpu: u16, way: &impl Way) -> Result<(), Errno> {
         let pcpu = self.next;
+        // Where another vCPU is kept says nothing of this one.
+        self.kept &= self.last.is_some_and(|last| last.vcpu == vcpu);
         if !self.kept {
             self.sent = self.sent.wrapping_add(1);
             self.late_ms = self.late_ms(pcpu, way.now());
@@ -156,27 +167,29 @@ impl Walk {
                 way.stay();
                 let given_ns = way.given_ns(vcpu);
                 self.stayed(vcpu, pcpu, given_ns, given_ns != before_ns);
-                // Nothing is left to be done about it; it is tried again before the next one.
+                // Nothing is left to be done about it: the next one is refused then, and it is tried again.
                 let _ = way.release();
                 self.pcpus = self.pcpus.max(pcpu + 1);
                 self.missed = 0;
+                self.has_stayed = true;
                 let ended = (!self.kept).then(|| Tick::up(way.now()));
                 self.visited(pcpu, ended);
             }
-            Err(Errno::EINVAL | Errno::EBUSY) => {
-                self.missed += 1;
+            Err(errno @ (Errno::EINVAL | Errno::EBUSY)) => {
+                if errno == Errno::EBUSY {
+                    // It may be away still.
+                    let _ = way.release();
+                }
+                self.missed = self.missed.saturating_add(1);
                 self.visited(pcpu, None);
             }
             Err(errno) => return Err(errno),
         }
-        self.next = pcpu + 1;
-        let is_end = match self.walked {
-            true => self.next > self.pcpus,
-            false => self.missed >= GAP || self.next >= MOST_PCPUS,
-        };
-        if is_end {
-            (self.next, self.walked) = (0, true);
-        }
+        let next = self.behind(pcpu);
+        self.next = next.unwrap_or(0);
+        self.rests = next.is_none() && self.walked && !self.has_stayed;
+        self.has_stayed &= next.is_some();
+        self.walked |= next.is_none();
         if self.walked && self.pcpus == 0 {
             return Err(Errno::EBUSY);
         }
@@ -189,6 +202,22 @@ impl Walk {
             _ => words.back(self.walked),
         }
         Ok(())
+    }
+
+    /// The number behind this one; none: the walk is at its end.
+    fn behind(&mut self, pcpu: u16) -> Option<u16> {
+        let next = match self.walked {
+            false if self.missed >= GAP => return None,
+            // One that is kept finds no other.
+            true if pcpu > self.pcpus || self.kept && pcpu + 1 >= self.pcpus => return None,
+            true if pcpu == self.pcpus => {
+                let further = pcpu + 1 + self.beyond;
+                self.beyond = (self.beyond + 1) % GAP;
+                further
+            }
+            _ => pcpu + 1,
+        };
+        (next < MOST_PCPUS).then_some(next)
     }
 
     /// There was nothing to send for a while: no visit is late for that.
@@ -227,10 +256,10 @@ impl Walk {
     }
 
     /// How long to wait before the next step, ns: none on the first walk, nor after a number that
-    /// is no pCPU, unless the vCPU is kept somewhere.
+    /// is no pCPU, unless the vCPU is kept somewhere, or a whole walk has visited none.
     #[must_use]
     pub fn pause_ns(&self) -> u64 {
-        match self.kept || self.walked && self.missed == 0 {
+        match self.kept || self.rests || self.walked && self.missed == 0 {
             true => (WALK_NS / u64::from(self.pcpus.max(1))).max(PCPU_EACH_NS),
             false => 0,
         }
@@ -357,18 +386,20 @@ impl Drop for Sender {
 fn send_in_turn(way: &impl Way, words: &Words, guard: Pid, stop: &AtomicBool) {
     let mut walk = Walk::default();
     let mut home = None;
-    // The vCPU that was home when it went offline: it may be away still when it comes back.
-    let mut left = None;
+    let mut left = Left::default();
     while !stop.load(Ordering::Relaxed) {
         let is_home = home.is_some() && sched_getcpu().ok() == home;
-        if !is_home || words.counting().any(|vcpu| Some(vcpu) == left) {
-            left = left.or(home);
+        if !is_home {
+            left.add(home.take());
+        }
+        let back = left.back(words);
+        if !is_home || back.is_some() {
             walk.forget();
-            home = settle(words, guard, left);
-            if home.is_some() {
+            home = settle(words, guard, back);
+            if let Some(home) = home {
                 // It may have been left away by this thread, or by a guard that was killed.
                 let _ = way.release();
-                left = left.filter(|_| left != home);
+                left.is_back(home);
             }
         }
         let pause_ns = match home {
@@ -379,6 +410,28 @@ fn send_in_turn(way: &impl Way, words: &Words, guard: Pid, stop: &AtomicBool) {
         if pause_ns != 0 {
             sleep_until(Monotonic::now().plus_ns(pause_ns));
         }
+    }
+}
+
+/// The vCPUs that were home when they went offline: each may be away still when it comes back.
+#[derive(Default)]
+struct Left(CpuSet);
+
+impl Left {
+    fn add(&mut self, home: Option<usize>) {
+        // Beyond what a set holds there is no vCPU either.
+        let _ = home.map(|home| self.0.set(home));
+    }
+
+    /// One of them that counts again.
+    fn back(&self, words: &Words) -> Option<usize> {
+        let mut counting = words.counting();
+        counting.find(|vcpu| self.0.is_set(*vcpu) == Ok(true))
+    }
+
+    /// It was released.
+    fn is_back(&mut self, vcpu: usize) {
+        let _ = self.0.unset(vcpu);
     }
 }
 
@@ -519,6 +572,24 @@ mod tests {
             assert_eq!(words.sends(), still_expected);
             words.absent(1);
         }
+    }
+
+    #[test]
+    fn all_that_went_offline_while_they_were_away_are_released_once_they_are_back() {
+        let words = Words::new(4, true);
+        [0, 1].into_iter().for_each(|vcpu| words.count(vcpu));
+        let mut left = Left::default();
+        [Some(3), None, Some(2)]
+            .into_iter()
+            .for_each(|home| left.add(home));
+        assert_eq!(left.back(&words), None, "both are offline still");
+        [2, 3].into_iter().for_each(|vcpu| words.count(vcpu));
+        let mut released = Vec::new();
+        while let Some(home) = left.back(&words) {
+            released.push(home);
+            left.is_back(home);
+        }
+        assert_eq!(released, [2, 3]);
     }
 
     #[test]

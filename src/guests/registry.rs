@@ -164,8 +164,12 @@ impl Registry {
         self.domains.iter()
     }
 
-    /// Takes a look at the table.
+    /// Takes a look at the table. One of a moment before that of the latest look is none: whoever was held up since it read the clock
+    /// would have fed guests fed then, and the time between count twice.
     pub fn turn(&mut self, at: Moment, table: &Table<'_>) -> Vec<GuestEvent> {
+        if self.looked.is_some_and(|looked| at.ns < looked) {
+            return Vec::new();
+        }
         let rules = self.rules;
         let live = |then: &Nanoseconds| at.ns.saturating_sub(*then) <= STALE_NS;
         let before = self.looked.filter(live);

@@ -189,7 +189,7 @@ pub fn run(policy: &Policy) -> Result<(), Failure> {
     shared.note_present();
     threads.producers(&shared, control, table);
     threads.signals(signals);
-    say_ready();
+    threads.say_ready();
     give_back_memory();
     let panicked = threads.supervise(&shared);
     let saved = threads.end(&shared);
@@ -241,14 +241,6 @@ fn open(policy: &Policy) -> Result<(Arc<Shared>, SinkQueues, Vec<Kind>), Failure
     let reporter = Reporter::new(Path::new(page::PATH), reported, publish);
     let _ = shared.reporter.set(reporter);
     Ok((shared, queues, first_events))
-}
-
-/// The service manager must hear it: a send that would block is tried again.
-fn say_ready() {
-    let notifier = Notifier::from_environment();
-    while !notifier.tell("READY=1") {
-        thread::sleep(AGAIN);
-    }
 }
 
 /// The threads, and how they end.
@@ -363,33 +355,34 @@ impl Threads {
         });
         self.spawn("names", false, move || names.guests.read_names());
         self.spawn("state", false, move || saves.guests.save());
-        if let Some(woken) = self
-            .woken
-            .as_ref()
-            .and_then(|(end, _)| end.try_clone().ok())
-        {
-            let asked = Arc::clone(shared);
-            let tellers = Tellers::known();
-            let open = Mutex::new(OpenAlarms::default());
-            self.spawn("control", false, move || {
-                let monitor = MonitorContext {
-                    status: &|| asked.status(),
-                    resets: &asked.resets,
-                    tellers: &tellers,
-                    publish: &|told: Told| {
-                        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-                        open.take(&told)?;
-                        Ok(asked.bus.publish(told.guest, told.what))
-                    },
-                };
-                let context = Context {
-                    guests: &asked.guests.registry,
-                    monitor: Some(monitor),
-                    group: asked.group,
-                };
-                server::run(&control, &context, &woken);
-            });
-        }
+        // Its end is asked for as that of a panic: a monitor that answers nobody is none.
+        let woken = self.woken.as_ref().map(|(end, _)| end.try_clone());
+        let Some(Ok(woken)) = woken else {
+            log::error!("control: nothing would end it");
+            let _ = self.ends.try_send(Some("control"));
+            return;
+        };
+        let asked = Arc::clone(shared);
+        let tellers = Tellers::known();
+        let open = Mutex::new(OpenAlarms::default());
+        self.spawn("control", false, move || {
+            let monitor = MonitorContext {
+                status: &|| asked.status(),
+                resets: &asked.resets,
+                tellers: &tellers,
+                publish: &|told: Told| {
+                    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                    open.take(&told)?;
+                    Ok(asked.bus.publish(told.guest, told.what))
+                },
+            };
+            let context = Context {
+                guests: &asked.guests.registry,
+                monitor: Some(monitor),
+                group: asked.group,
+            };
+            server::run(&control, &context, &woken);
+        });
         self.watchers(shared);
     }
 
@@ -420,6 +413,14 @@ impl Threads {
 
     /// Waits for the end, and gives the name of the thread that panicked, if one did. A vCPU
     /// that comes online meanwhile gets a watcher.
+    /// The service manager must hear it: a send that would block is tried again, until the end is asked for.
+    fn say_ready(&self) {
+        let notifier = Notifier::from_environment();
+        while self.ended.is_empty() && !notifier.tell("READY=1") {
+            thread::sleep(AGAIN);
+        }
+    }
+
     fn supervise(&mut self, shared: &Arc<Shared>) -> Option<&'static str> {
         loop {
             match self.ended.recv_timeout(SUPERVISE) {

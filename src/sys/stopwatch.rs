@@ -9,8 +9,9 @@
 //! - it is gone by for [`MOMENT_NS`] at most, then the kernel is asked.
 //!
 //! It is read before the clock, so that whoever is held up between the two believes that more has passed, and asks the kernel. A counter
-//! that stands still, jumps, or is another processor's costs a system call, and a moment's truth at most: each [`Stopwatch::now`] asks
-//! the kernel.
+//! that jumps or is another processor's costs a system call, and a moment's truth at most: each [`Stopwatch::now`] asks the kernel. What
+//! it is relied upon for: that it does not stand still, nor is behind on the processor where the thread goes on by just as long, to within
+//! [`MOMENT_NS`], as the thread was held up. Such a hold-up would not show until the next look.
 
 use super::clock::{Monotonic, NS_PER_MS};
 use std::cell::Cell;

@@ -113,9 +113,12 @@ impl Client {
     /// Ends it at once, in favour of a new one. It is told so if its socket has room. Gives
     /// how many events it loses that waited for it.
     pub fn give_way(mut self) -> u64 {
+        let begun = usize::from(self.written > 0).min(self.queue.len());
+        let rest = self.queue.split_off(begun);
+        let begun = std::mem::replace(&mut self.queue, rest);
+        // What was begun it may get yet.
         let lost = self.unread();
-        let begun = usize::from(self.written > 0);
-        self.queue.truncate(begun);
+        self.queue = begun;
         let why = "gave way to a newer subscriber: all places are taken, and most by this user";
         self.push_notice(&Notice::Error(why.to_owned()));
         self.write(Instant::now());
@@ -341,5 +344,32 @@ fn understand(request: &[u8]) -> Result<Subscription, String> {
             "unknown kind {kind:?}: see xenwarden-events(7); a beginning must end with a dot"
         )),
         None => Ok(wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_line_that_was_begun_is_not_lost_to_whoever_gives_way() {
+        for (written, lost) in [(0, 2), (3, 1)] {
+            let (stream, mut peer) = UnixStream::pair().expect("a pair");
+            stream.set_nonblocking(true).expect("a socket");
+            let mut client = Client::new(stream, 0);
+            for (seq, text) in [(1, b"first\n".as_slice()), (2, b"second\n")] {
+                client.push(Line {
+                    seq: Some(seq),
+                    text: text.into(),
+                });
+            }
+            client.written = written;
+            assert_eq!(client.give_way(), lost);
+            let mut got = String::new();
+            peer.read_to_string(&mut got).expect("text");
+            assert_eq!(got.contains("st\n"), written > 0, "{got}");
+            assert!(!got.contains("second"), "{got}");
+        }
     }
 }
