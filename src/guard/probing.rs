@@ -102,7 +102,7 @@ struct Stay {
 }
 
 /// The way of a vCPU over the pCPUs. The first walk finds out which there are. Each later one also tries the number behind the highest,
-/// and one of the [`GAP`] numbers behind that, another one each time: a pCPU that joins the pool is found within so many walks.
+/// and one of the 256 numbers behind that, another one each time: a pCPU that joins the pool is found within so many walks.
 #[derive(Debug)]
 pub struct Walk {
     next: u16,
