@@ -56,10 +56,15 @@ impl Course {
     /// For people, to be put behind what else is said of the run.
     fn told(figures: &Figures) -> String {
         let reason = figures.reason.as_ref();
+        let kick = figures.last_kick_s.map(|at| match figures.fired_s {
+            Some(reset) => format!(
+                "last kick at {at:.2} s, the reset {:.2} s behind it",
+                reset - at
+            ),
+            None => format!("last kick at {at:.2} s"),
+        });
         let parts = [
-            figures
-                .last_kick_s
-                .map(|at| format!("last kick at {at:.2} s")),
+            kick,
             figures
                 .withheld_s
                 .map(|at| format!("withheld at {at:.2} s")),
