@@ -90,6 +90,36 @@ fn said(host: &Host) -> Vec<(Level, String)> {
 }
 
 #[test]
+fn the_example_of_a_cluster_is_as_the_check_wants_it() {
+    let example = |name: &str| {
+        let path = format!("{}/doc/examples/cluster/{name}", env!("CARGO_MANIFEST_DIR"));
+        fs::read_to_string(path).expect("it is there")
+    };
+    let host = Host::new("pool-example");
+    with_pool(&host);
+    host.put(COROSYNC, &example("corosync.conf"));
+    host.put(CIB, &example("cib.xml"));
+    let (_, lease) = example("xenwarden.conf")
+        .split_once("[[lease]]")
+        .map(|(before, lease)| (before.to_owned(), lease.to_owned()))
+        .expect("a lease");
+    let lease = lease.replace("\"xenwarden-pool\"", &format!("\"{UID}\""));
+    let lease = format!("[[lease]]\n{lease}");
+    host.put(CONFIG, &lease);
+    guard_goes_by(&host, |lease| lease.timeout_ns = 16 * NS_PER_S);
+    let said = said(&host);
+    let wrong: Vec<_> = said.iter().filter(|(level, _)| *level == Wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(said.iter().any(|(level, _)| *level == Fine), "{said:?}");
+    // The same with the lease that it once had.
+    host.put(CONFIG, &lease.replace("= 16", "= 14"));
+    guard_goes_by(&host, |lease| lease.timeout_ns = 14 * NS_PER_S);
+    let said = crate::said(&host);
+    let is_short = |(level, text): &(Level, String)| *level == Wrong && text.contains("new ring");
+    assert!(said.iter().any(is_short), "{said:?}");
+}
+
+#[test]
 fn where_no_pool_is_meant_nothing_is_said_of_it() {
     let host = Host::new("no-pool");
     assert_eq!(said(&host), []);
