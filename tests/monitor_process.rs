@@ -44,6 +44,19 @@ impl Monitor {
 
     /// The same in a directory of the caller's.
     fn start_in(directory: PathBuf, state: Option<&str>, more: &str) -> Self {
+        let notify = directory.join("notify");
+        let _ = fs::remove_file(&notify);
+        let manager = UnixDatagram::bind(notify).expect("bind");
+        manager.set_read_timeout(Some(LONG)).expect("timeout");
+        let monitor = Self::launch(directory, state, more);
+        let mut message = [0; 64];
+        let length = manager.recv(&mut message).expect("ready in time");
+        assert_eq!(&message[..length], b"READY=1");
+        monitor
+    }
+
+    /// One that tells the manager that is bound to `notify` in this directory.
+    fn launch(directory: PathBuf, state: Option<&str>, more: &str) -> Self {
         let path = |name: &str| directory.join(name).display().to_string();
         let state = state.map_or_else(|| path("state"), str::to_owned);
         let config = format!(
@@ -53,9 +66,6 @@ impl Monitor {
             path("events.sock"),
         );
         fs::write(directory.join("conf"), config).expect("a configuration");
-        let _ = fs::remove_file(directory.join("notify"));
-        let manager = UnixDatagram::bind(directory.join("notify")).expect("bind");
-        manager.set_read_timeout(Some(LONG)).expect("timeout");
         let child = Command::new(env!("CARGO_BIN_EXE_xenwarden-monitor"))
             .args(["--config", &path("conf")])
             .env("NOTIFY_SOCKET", path("notify"))
@@ -63,14 +73,10 @@ impl Monitor {
             .stderr(Stdio::piped())
             .spawn()
             .expect("starts");
-        let monitor = Self {
+        Self {
             child: Some(child),
             directory,
-        };
-        let mut message = [0; 64];
-        let length = manager.recv(&mut message).expect("ready in time");
-        assert_eq!(&message[..length], b"READY=1");
-        monitor
+        }
     }
 
     fn pid(&self) -> Pid {
@@ -106,27 +112,12 @@ impl Monitor {
 /// A monitor whose service manager does not read: its queue is full.
 fn unheard(name: &str) -> (Monitor, UnixDatagram) {
     let directory = fresh(name);
-    let path = |name: &str| directory.join(name).display().to_string();
-    let config = format!(
-        "[log]\nsyslog = false\n[control]\nsocket = {:?}\n[state]\ndirectory = {:?}\n[events]\nsocket = {:?}\nsyslog = false\n",
-        path("control.sock"),
-        path("state"),
-        path("events.sock"),
-    );
-    fs::write(directory.join("conf"), config).expect("a configuration");
-    let manager = UnixDatagram::bind(directory.join("notify")).expect("bind");
+    let notify = directory.join("notify");
+    let manager = UnixDatagram::bind(&notify).expect("bind");
     let other = UnixDatagram::unbound().expect("a socket");
     other.set_nonblocking(true).expect("a socket");
-    while other.send_to(b"STATUS=", directory.join("notify")).is_ok() {}
-    let child = Command::new(env!("CARGO_BIN_EXE_xenwarden-monitor"))
-        .args(["--config", &path("conf")])
-        .env("NOTIFY_SOCKET", path("notify"))
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let child = Some(child);
-    (Monitor { child, directory }, manager)
+    while other.send_to(b"STATUS=", &notify).is_ok() {}
+    (Monitor::launch(directory, None, ""), manager)
 }
 
 fn fresh(name: &str) -> PathBuf {

@@ -356,8 +356,7 @@ impl Threads {
         self.spawn("names", false, move || names.guests.read_names());
         self.spawn("state", false, move || saves.guests.save());
         // Its end is asked for as that of a panic: a monitor that answers nobody is none.
-        let woken = self.woken.as_ref().map(|(end, _)| end.try_clone());
-        let Some(Ok(woken)) = woken else {
+        let Some(woken) = self.its_end() else {
             log::error!("control: nothing would end it");
             let _ = self.ends.try_send(Some("control"));
             return;
@@ -413,6 +412,11 @@ impl Threads {
 
     /// Waits for the end, and gives the name of the thread that panicked, if one did. A vCPU
     /// that comes online meanwhile gets a watcher.
+    /// What wakes another thread when all shall end; none: nothing would end it.
+    fn its_end(&self) -> Option<UnixStream> {
+        self.woken.as_ref()?.0.try_clone().ok()
+    }
+
     /// The service manager must hear it: a send that would block is tried again, until the end is asked for.
     fn say_ready(&self) {
         let notifier = Notifier::from_environment();
@@ -443,8 +447,7 @@ impl Threads {
         let all = u64::try_from(cpus.len()).unwrap_or(u64::MAX).max(1);
         let each_ns = turns_each_ns(self.watched.len() + cpus.len());
         for (cpu, n) in cpus.into_iter().zip(0u64..) {
-            let woken = self.woken.as_ref().map(|(end, _)| end.try_clone());
-            let Some(Ok(stop)) = woken else {
+            let Some(stop) = self.its_end() else {
                 log::error!("cpu {cpu} has no watcher yet: nothing would end it");
                 self.online = CpuSet::new();
                 continue;

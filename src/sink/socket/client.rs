@@ -113,12 +113,8 @@ impl Client {
     /// Ends it at once, in favour of a new one. It is told so if its socket has room. Gives
     /// how many events it loses that waited for it.
     pub fn give_way(mut self) -> u64 {
-        let begun = usize::from(self.written > 0).min(self.queue.len());
-        let rest = self.queue.split_off(begun);
-        let begun = std::mem::replace(&mut self.queue, rest);
-        // What was begun it may get yet.
-        let lost = self.unread();
-        self.queue = begun;
+        let unread = self.cut_off();
+        let lost = self.lost_with(&unread);
         let why = "gave way to a newer subscriber: all places are taken, and most by this user";
         self.push_notice(&Notice::Error(why.to_owned()));
         self.write(Instant::now());
@@ -246,8 +242,7 @@ impl Client {
     /// Gives up on one that reads too slowly: it keeps the line that it has begun to read,
     /// and gets the number of the first event that it lost.
     fn drop_from(&mut self, seq: u64) -> u64 {
-        let begun = usize::from(self.written > 0);
-        let lost = self.queue.split_off(begun.min(self.queue.len()));
+        let lost = self.cut_off();
         let mut numbers = lost.iter().filter_map(|line| line.seq).chain([seq]);
         let first = numbers.next().unwrap_or(seq);
         let count = 1 + numbers.count();
@@ -296,12 +291,23 @@ impl Client {
         done.then_some(0)
     }
 
+    /// Takes all lines but one that was begun: that one it may get yet.
+    fn cut_off(&mut self) -> VecDeque<Line> {
+        let begun = usize::from(self.written > 0);
+        self.queue.split_off(begun.min(self.queue.len()))
+    }
+
     /// Events in the queue that nobody has counted as lost.
     fn unread(&self) -> u64 {
+        self.lost_with(&self.queue)
+    }
+
+    /// Events among these lines of its queue that nobody has counted as lost.
+    fn lost_with(&self, lines: &VecDeque<Line>) -> u64 {
         if matches!(self.state, State::Ending { soon: true }) {
             return 0;
         }
-        let events = self.queue.iter().filter(|line| line.seq.is_some()).count();
+        let events = lines.iter().filter(|line| line.seq.is_some()).count();
         u64::try_from(events).unwrap_or(u64::MAX)
     }
 
